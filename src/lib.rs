@@ -1,0 +1,12 @@
+//! Web servers as their own load balancer.
+
+pub mod arp;
+mod error;
+pub mod ipvs;
+mod netlink;
+mod netns;
+mod sysctl;
+pub mod vip;
+
+pub use error::{Cause, Error, Result};
+pub use netns::Netns;

@@ -1,0 +1,16 @@
+//! Netlink: one socket type that asks, lists and batches, and a sender of link-layer frames.
+//!
+//! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
+
+mod generic;
+mod packet;
+mod socket;
+
+pub(crate) use generic::GenericSocket;
+pub(crate) use packet::send_frame;
+pub(crate) use socket::{Failure, Socket};
+
+use std::time::Duration;
+
+/// How long an answer may take. The kernel answers at once, or within the time that loading a module takes.
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(5);

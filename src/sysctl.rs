@@ -1,0 +1,41 @@
+//! Numbers below /proc/sys: read, written, and read back.
+
+use std::fmt::Display;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::netns::Netns;
+
+/// Reads the setting at `path` below /proc/sys, as `netns` sees it. `None`: this kernel has no such setting.
+pub(crate) fn read(netns: &Netns, path: &str) -> Result<Option<String>> {
+    let file = Path::new("/proc/sys").join(path);
+    match netns.run(|| fs::read_to_string(&file))? {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::system("read", file.display(), error)),
+    }
+}
+
+/// Reads a setting that holds one number.
+pub(crate) fn read_number(netns: &Netns, path: &str) -> Result<Option<i64>> {
+    let Some(text) = read(netns, path)? else { return Ok(None) };
+    match text.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => {
+            Err(Error::invalid(format!("/proc/sys/{path}"), format!("it holds {text:?} where a number was expected")))
+        }
+    }
+}
+
+/// Writes the setting at `path` below /proc/sys.
+pub(crate) fn write(netns: &Netns, path: &str, value: impl Display) -> Result<()> {
+    let file = Path::new("/proc/sys").join(path);
+    let text = value.to_string();
+    // Not fs::write: a missing setting must not be tried as a new file.
+    let write = || {
+        fs::OpenOptions::new().write(true).open(&file).and_then(|mut f| io::Write::write_all(&mut f, text.as_bytes()))
+    };
+    netns.run(write)?.map_err(|error| Error::system("write", file.display(), error))
+}

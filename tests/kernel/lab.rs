@@ -1,0 +1,59 @@
+//! A fresh network namespace for each test, and the programs that judge.
+
+use std::process::{Command, Output};
+
+use lvs_dr::Netns;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Moves the calling thread (and the programs that it starts from here on) into a new network namespace with `lo` up.
+///
+/// Panics outside of the lab's guest: a test must not touch the tables of the machine that it runs on.
+pub fn enter_new_netns() {
+    let lab = std::env::var("LAB").unwrap_or_default();
+    assert!(
+        matches!(lab.as_str(), "guest" | "none"),
+        "kernel tests run in the lab's guest: use `cargo test`, not the test binary itself"
+    );
+    // SAFETY: a network namespace belongs to the thread; no memory or descriptor is shared differently afterwards.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace (are you root in the guest?)");
+    ip("link set lo up");
+}
+
+/// A further network namespace, with `lo` up.
+pub fn new_netns() -> Netns {
+    std::thread::spawn(|| {
+        enter_new_netns();
+        Netns::current().unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+/// Runs a program, its arguments separated by blanks, and returns what it printed. Panics if it fails.
+pub fn run(command: &str) -> String {
+    let output = try_run(command);
+    assert!(
+        output.status.success(),
+        "`{command}` failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a program, its arguments separated by blanks.
+pub fn try_run(command: &str) -> Output {
+    let mut words = command.split_whitespace();
+    let program = words.next().unwrap();
+    Command::new(program).args(words).output().unwrap_or_else(|e| panic!("cannot run {program}: {e}"))
+}
+
+/// `ip ARGUMENTS`, see ip(8).
+pub fn ip(arguments: &str) -> String {
+    run(&format!("ip {arguments}"))
+}
+
+/// `ipvsadm ARGUMENTS`, see ipvsadm(8).
+pub fn ipvsadm(arguments: &str) -> String {
+    run(&format!("ipvsadm {arguments}"))
+}

@@ -1,1 +1,481 @@
-//! stub
+//! The kernel's IPVS table: virtual services and their destinations. See ipvsadm(8) for what each means.
+//!
+//! ```no_run
+//! use lvs_dr::ipvs::{Destination, Ipvs, Plan, Scheduler, Service, ServiceId, Table};
+//!
+//! let mut ipvs = Ipvs::open()?;
+//! let web = ServiceId::tcp("192.168.0.254:80".parse()?);
+//! ipvs.add_service(&Service::new(web, Scheduler::WRR))?;
+//! ipvs.add_destination(&web, &Destination::new("192.168.0.12:80".parse()?).weight(3))?;
+//!
+//! let wanted: Table = std::fs::read_to_string("web.ipvs")?.parse()?;
+//! let plan = Plan::between(&ipvs.table()?, &wanted);
+//! print!("{plan}");
+//! ipvs.apply(&plan)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod destination;
+mod plan;
+mod service;
+mod stats;
+mod table;
+mod text;
+mod wire;
+
+pub use destination::{Destination, DestinationEntry, Forward, Tunnel, TunnelChecksum};
+pub use plan::{Change, Plan};
+pub use service::{Family, Netmask, Persistence, Scheduler, Service, ServiceEntry, ServiceFlags, ServiceId};
+pub use stats::Stats;
+pub use table::{Table, VirtualService};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+
+use netlink_packet_core::DecodeError;
+use rustix::io::Errno;
+
+use crate::error::{Cause, Error, Result};
+use crate::netlink::{Failure, GenericSocket, TIME_LIMIT};
+use crate::netns::Netns;
+use destination::Named;
+use wire::{Attribute, Command, Message};
+
+/// How often a table is read again while it changes under the reader.
+const READS: usize = 5;
+
+/// A client of IPVS in one network namespace.
+///
+/// Each client has a socket of its own. Give each thread its own client; none of them blocks another. After a failure of its
+/// socket a client opens a new one at the next call.
+///
+/// Reading works for everyone; changing needs `CAP_NET_ADMIN` in the initial user namespace ([`Cause::Permission`], `EPERM`).
+pub struct Ipvs {
+    socket: GenericSocket<Message>,
+}
+
+/// What IPVS says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Info {
+    /// The version of IPVS: major, minor, patch. It has been 1.2.1 for many years.
+    pub version: (u8, u8, u8),
+    /// How many buckets the connection table has. From kernel 7.2 on it grows with the load, and is 0 before the first service.
+    pub connection_table_size: u32,
+}
+
+impl Ipvs {
+    /// A client in the calling thread's network namespace. Loads the kernel's module where there is one and it is not loaded yet.
+    ///
+    /// # Errors
+    /// [`Cause::NoIpvs`] (`ENOENT`): the kernel has no IPVS.
+    pub fn open() -> Result<Self> {
+        Self::open_in(Netns::current()?)
+    }
+
+    /// A client in the given network namespace.
+    ///
+    /// # Errors
+    /// As [`Ipvs::open`], and [`Error::System`] when the namespace cannot be entered.
+    pub fn open_in(netns: Netns) -> Result<Self> {
+        let mut ipvs = Ipvs { socket: GenericSocket::new(netns, TIME_LIMIT) };
+        ipvs.info()?;
+        Ok(ipvs)
+    }
+
+    /// The network namespace that this client belongs to.
+    pub fn netns(&self) -> &Netns {
+        self.socket.netns()
+    }
+
+    /// Version and size of the connection table.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] (`EPERM`), [`Cause::NoIpvs`] (`ENOENT`).
+    pub fn info(&mut self) -> Result<Info> {
+        let (operation, object) = ("read", "the version of IPVS");
+        let explain = |failure: Failure| failure.explain(operation, object, |errno| cause(Command::GetInfo, errno));
+        let answers = self.socket.request(&Message::new(Command::GetInfo, Vec::new()), 0).map_err(explain)?;
+        let read = || {
+            let (mut version, mut size) = (None, None);
+            for attribute in answers.iter().flat_map(|answer| &answer.attributes) {
+                match attribute.kind() {
+                    wire::INFO_VERSION => version = Some(wire::u32(attribute.raw())?),
+                    wire::INFO_CONNECTION_TABLE_SIZE => size = Some(wire::u32(attribute.raw())?),
+                    _ => {}
+                }
+            }
+            let [_, major, minor, patch] = wire::needed(version, "the version")?.to_be_bytes();
+            Ok(Info {
+                version: (major, minor, patch),
+                connection_table_size: wire::needed(size, "the connection table's size")?,
+            })
+        };
+        read().map_err(|e: DecodeError| explain(Failure::Malformed(e.to_string())))
+    }
+
+    /// All services, in the order in which ipvsadm lists them.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] (`EPERM`).
+    pub fn services(&mut self) -> Result<Vec<ServiceEntry>> {
+        let mut found = BTreeMap::new();
+        let request = Message::new(Command::GetService, Vec::new());
+        let result = self.socket.dump(&request, |answer| {
+            let entry = decode_service(&answer)?;
+            // A list that changes while it is read names some entries twice.
+            found.insert(entry.service.id, entry);
+            Ok(())
+        });
+        result.map_err(|failure| {
+            failure.explain("list", "the virtual services", |errno| cause(Command::GetService, errno))
+        })?;
+        Ok(found.into_values().collect())
+    }
+
+    /// One service.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`).
+    pub fn service(&mut self, id: &ServiceId) -> Result<ServiceEntry> {
+        let explain = |failure: Failure| failure.explain("read service", id, |errno| cause(Command::GetService, errno));
+        let answers = self
+            .socket
+            .request(&Message::new(Command::GetService, vec![wire::service::encode_id(id)]), 0)
+            .map_err(explain)?;
+        match answers.first() {
+            Some(answer) => decode_service(answer).map_err(explain),
+            None => Err(explain(Failure::Malformed("the answer is empty".into()))),
+        }
+    }
+
+    /// Adds a service.
+    ///
+    /// # Errors
+    /// [`Cause::ServiceExists`] (`EEXIST`); [`Cause::NoModule`] (`ENOENT`): scheduler or persistence engine unknown;
+    /// [`Error::Invalid`]: see [`Service::check`].
+    pub fn add_service(&mut self, service: &Service) -> Result<()> {
+        self.change(&Change::AddService(service.clone()))
+    }
+
+    /// Sets a service to all of this; what it was set to before is lost. It keeps its destinations and connections.
+    /// To change one thing, see [`Ipvs::edit_service`].
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`); otherwise as [`Ipvs::add_service`].
+    pub fn replace_service(&mut self, service: &Service) -> Result<()> {
+        self.change(&Change::ReplaceService(service.clone()))
+    }
+
+    /// Reads a service, lets `edit` change it, and writes it where it differs. What `edit` does not name stays.
+    ///
+    /// ```no_run
+    /// # use lvs_dr::ipvs::{Ipvs, Scheduler, ServiceId};
+    /// # let mut ipvs = Ipvs::open()?;
+    /// # let web = ServiceId::tcp(([192, 168, 0, 254], 80).into());
+    /// ipvs.edit_service(&web, |service| service.scheduler = Scheduler::MH)?;
+    /// # Ok::<(), lvs_dr::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Ipvs::replace_service`].
+    pub fn edit_service(&mut self, id: &ServiceId, edit: impl FnOnce(&mut Service)) -> Result<()> {
+        let before = self.service(id)?.service;
+        let mut after = before.clone();
+        edit(&mut after);
+        after.id = *id;
+        match after == before {
+            true => Ok(()),
+            false => self.replace_service(&after),
+        }
+    }
+
+    /// Removes a service and its destinations.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`).
+    pub fn remove_service(&mut self, id: &ServiceId) -> Result<()> {
+        self.change(&Change::RemoveService(*id))
+    }
+
+    /// The destinations of a service, by address.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`).
+    pub fn destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
+        let found = self.read_destinations(id)?;
+        if found.is_empty() {
+            // The kernel lists the destinations of a missing service as none.
+            self.service(id)?;
+        }
+        Ok(found)
+    }
+
+    fn read_destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
+        let mut found = BTreeMap::new();
+        let request = Message::new(Command::GetDestination, vec![wire::service::encode_id(id)]);
+        let result = self.socket.dump(&request, |answer| {
+            let octets = answer.nested(wire::DESTINATION).map_err(malformed)?;
+            let entry = wire::destination::decode(octets, id.family()).map_err(malformed)?;
+            found.insert(entry.destination.address, entry);
+            Ok(())
+        });
+        result.map_err(|failure| {
+            failure.explain("list the destinations of", id, |errno| cause(Command::GetDestination, errno))
+        })?;
+        Ok(found.into_values().collect())
+    }
+
+    /// One destination.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`), [`Cause::NoDestination`] (`ENOENT`).
+    pub fn destination(&mut self, id: &ServiceId, address: SocketAddr) -> Result<DestinationEntry> {
+        let found = self.destinations(id)?.into_iter().find(|entry| entry.destination.address == address);
+        found.ok_or_else(|| Error::Refused {
+            operation: "read destination",
+            object: Named { service: id, address }.to_string(),
+            errno: Errno::NOENT.raw_os_error(),
+            cause: Cause::NoDestination,
+            message: None,
+        })
+    }
+
+    /// Adds a destination to a service.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`), [`Cause::DestinationExists`] (`EEXIST`), [`Cause::OutOfRange`] (`ERANGE`);
+    /// [`Error::Invalid`]: see [`Destination::check`].
+    pub fn add_destination(&mut self, id: &ServiceId, destination: &Destination) -> Result<()> {
+        self.change(&Change::AddDestination(*id, destination.clone()))
+    }
+
+    /// Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
+    /// To change one thing, see [`Ipvs::edit_destination`].
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`), [`Cause::NoDestination`] (`ENOENT`); otherwise as [`Ipvs::add_destination`].
+    pub fn replace_destination(&mut self, id: &ServiceId, destination: &Destination) -> Result<()> {
+        self.change(&Change::ReplaceDestination(*id, destination.clone()))
+    }
+
+    /// Reads a destination, lets `edit` change it, and writes it where it differs. What `edit` does not name stays:
+    /// unlike with `ipvsadm -e -w`, forwarding method, tunnel and thresholds.
+    ///
+    /// ```no_run
+    /// # use lvs_dr::ipvs::{Ipvs, ServiceId};
+    /// # let mut ipvs = Ipvs::open()?;
+    /// # let web = ServiceId::tcp(([192, 168, 0, 254], 80).into());
+    /// ipvs.edit_destination(&web, ([192, 168, 0, 12], 80).into(), |destination| destination.weight = 0)?;
+    /// # Ok::<(), lvs_dr::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Ipvs::replace_destination`].
+    pub fn edit_destination(
+        &mut self,
+        id: &ServiceId,
+        address: SocketAddr,
+        edit: impl FnOnce(&mut Destination),
+    ) -> Result<()> {
+        let before = self.destination(id, address)?.destination;
+        let mut after = before.clone();
+        edit(&mut after);
+        after.address = address;
+        match after == before {
+            true => Ok(()),
+            false => self.replace_destination(id, &after),
+        }
+    }
+
+    /// Removes a destination. Its connections break.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`), [`Cause::NoDestination`] (`ENOENT`).
+    pub fn remove_destination(&mut self, id: &ServiceId, address: SocketAddr) -> Result<()> {
+        self.change(&Change::RemoveDestination(*id, Destination::new(address)))
+    }
+
+    /// Removes every service: also those of others. To remove your own, [`apply`](Ipvs::apply) a plan.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] (`EPERM`).
+    pub fn flush(&mut self) -> Result<()> {
+        let result = self.socket.request(&Message::new(Command::Flush, Vec::new()), 0);
+        result
+            .map(|_| ())
+            .map_err(|failure| failure.explain("flush", "the table", |errno| cause(Command::Flush, errno)))
+    }
+
+    /// All services with their destinations, as of one moment.
+    ///
+    /// The kernel reads its table in pieces. Where the services changed meanwhile, it is read again.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`] when it changed during each of several readings.
+    pub fn table(&mut self) -> Result<Table> {
+        let mut services = self.services()?;
+        for _ in 0..READS {
+            let mut table = Table::new();
+            for entry in &services {
+                table.insert(entry.service.clone());
+                for found in self.read_destinations(&entry.service.id)? {
+                    // The service was inserted just now.
+                    let _ = table.insert_destination(&entry.service.id, found.destination);
+                }
+            }
+            let again = self.services()?;
+            if again.iter().map(|entry| &entry.service).eq(services.iter().map(|entry| &entry.service)) {
+                return Ok(table);
+            }
+            services = again;
+        }
+        let reason =
+            format!("the table changed during each of {READS} readings: does somebody rewrite it all the time?");
+        Err(Failure::Malformed(reason).explain("list", "the table", |_| Cause::Other))
+    }
+
+    /// Carries out a plan: many changes in a send. When one fails, those that were done are undone.
+    ///
+    /// # Errors
+    /// [`Error::Change`] names the change that failed and why, and says whether the table is as it was before;
+    /// [`Error::Invalid`] before anything is done, see [`Table::check`].
+    pub fn apply(&mut self, plan: &Plan) -> Result<()> {
+        for change in plan.changes() {
+            check(change)?;
+        }
+        let requests: Vec<Message> = plan.changes().iter().map(encode).collect();
+        let (number, source) = match self.socket.batch(&requests, false) {
+            Ok(outcomes) => {
+                let failed = outcomes.into_iter().enumerate().find_map(|(i, outcome)| Some((i, outcome.err()?)));
+                let Some((index, failure)) = failed else { return Ok(()) };
+                (index, failure)
+            }
+            // How far the kernel came is not known.
+            Err(failure) => (0, failure),
+        };
+        let Some(change) = plan.changes().get(number) else { return Ok(()) };
+        let outcome = match self.undo(plan) {
+            Ok(()) => "the table is as it was before".into(),
+            Err(error) => format!("and the changes before it could not be undone: {error}"),
+        };
+        Err(Error::Change {
+            number: number + 1,
+            total: plan.changes().len(),
+            change: change.to_string(),
+            source: Box::new(explain(change, source)),
+            outcome,
+        })
+    }
+
+    /// Brings the services that a plan touches back to what they were.
+    fn undo(&mut self, plan: &Plan) -> Result<()> {
+        let touched: BTreeSet<&ServiceId> = plan.changes().iter().map(Change::service).collect();
+        let back = Plan::between(&self.table()?.filtered(|id| touched.contains(id)), plan.before());
+        let requests: Vec<Message> = back.changes().iter().map(encode).collect();
+        let outcomes = self
+            .socket
+            .batch(&requests, true)
+            .map_err(|f| f.explain("undo changes of", "the table", |_| Cause::Other))?;
+        match outcomes.into_iter().zip(back.changes()).find_map(|(outcome, change)| Some((outcome.err()?, change))) {
+            Some((failure, change)) => Err(explain(change, failure)),
+            None => Ok(()),
+        }
+    }
+
+    fn change(&mut self, change: &Change) -> Result<()> {
+        check(change)?;
+        self.socket.request(&encode(change), 0).map(|_| ()).map_err(|failure| explain(change, failure))
+    }
+}
+
+impl fmt::Debug for Ipvs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ipvs").field("netns", self.netns()).finish_non_exhaustive()
+    }
+}
+
+fn check(change: &Change) -> Result<()> {
+    match change {
+        Change::AddService(service) | Change::ReplaceService(service) => service.check(),
+        Change::AddDestination(id, destination) | Change::ReplaceDestination(id, destination) => destination.check(id),
+        Change::RemoveService(_) | Change::RemoveDestination(..) => Ok(()),
+    }
+}
+
+fn command(change: &Change) -> Command {
+    match change {
+        Change::AddService(_) => Command::NewService,
+        Change::ReplaceService(_) => Command::SetService,
+        Change::RemoveService(_) => Command::DelService,
+        Change::AddDestination(..) => Command::NewDestination,
+        Change::ReplaceDestination(..) => Command::SetDestination,
+        Change::RemoveDestination(..) => Command::DelDestination,
+    }
+}
+
+fn encode(change: &Change) -> Message {
+    let service = wire::service::encode_id(change.service());
+    let attributes: Vec<Attribute> = match change {
+        Change::AddService(service) | Change::ReplaceService(service) => vec![wire::service::encode(service)],
+        Change::RemoveService(_) => vec![service],
+        Change::AddDestination(_, destination) | Change::ReplaceDestination(_, destination) => {
+            vec![service, wire::destination::encode(destination)]
+        }
+        Change::RemoveDestination(_, destination) => {
+            vec![service, wire::destination::encode_address(destination.address)]
+        }
+    };
+    Message::new(command(change), attributes)
+}
+
+fn explain(change: &Change, failure: Failure) -> Error {
+    let cause = |errno| cause(command(change), errno);
+    let operation = match change {
+        Change::AddService(_) => "add service",
+        Change::ReplaceService(_) => "change service",
+        Change::RemoveService(_) => "remove service",
+        Change::AddDestination(..) => "add destination",
+        Change::ReplaceDestination(..) => "change destination",
+        Change::RemoveDestination(..) => "remove destination",
+    };
+    match change {
+        Change::AddService(service) | Change::ReplaceService(service) => {
+            failure.explain(operation, format!("{} (scheduler {})", service.id, service.scheduler), cause)
+        }
+        Change::RemoveService(id) => failure.explain(operation, id, cause),
+        Change::AddDestination(service, d)
+        | Change::ReplaceDestination(service, d)
+        | Change::RemoveDestination(service, d) => {
+            failure.explain(operation, Named { service, address: d.address }, cause)
+        }
+    }
+}
+
+/// What an errno means: one value means different things in different operations. From net/netfilter/ipvs/ip_vs_ctl.c.
+fn cause(command: Command, errno: i32) -> Cause {
+    use Command::*;
+    match (Errno::from_raw_os_error(errno), command) {
+        (Errno::PERM, _) => Cause::Permission,
+        (Errno::SRCH, _) => Cause::NoService,
+        (Errno::NOENT, NewService | SetService) => Cause::NoModule,
+        (Errno::NOENT, SetDestination | DelDestination) => Cause::NoDestination,
+        (Errno::EXIST, NewService) => Cause::ServiceExists,
+        (Errno::EXIST, NewDestination) => Cause::DestinationExists,
+        (Errno::RANGE, _) => Cause::OutOfRange,
+        (Errno::AFNOSUPPORT, _) => Cause::NoFamily,
+        (Errno::NOMEM | Errno::NOBUFS, _) => Cause::NoMemory,
+        (Errno::BUSY, _) => Cause::Busy,
+        (Errno::INVAL, _) => Cause::Invalid,
+        _ => Cause::Other,
+    }
+}
+
+fn decode_service(answer: &Message) -> Result<ServiceEntry, Failure> {
+    answer.nested(wire::SERVICE).and_then(wire::service::decode).map_err(malformed)
+}
+
+fn malformed(error: DecodeError) -> Failure {
+    Failure::Malformed(error.to_string())
+}

@@ -1,1 +1,320 @@
-//! stub
+//! The IPVS table: what we write is judged by ipvsadm, what we read was written by ipvsadm.
+
+use std::net::SocketAddr;
+
+use lvs_dr::ipvs::{Change, Destination, Ipvs, Plan, Scheduler, Service, ServiceId, Table};
+use lvs_dr::{Cause, Error, Netns};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+
+use crate::lab::{enter_new_netns, ip, ipvsadm, new_netns, try_run};
+
+fn web() -> ServiceId {
+    ServiceId::tcp("192.0.2.1:80".parse().unwrap())
+}
+
+fn server(last: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, last], 80))
+}
+
+/// Every kind of line that `ipvsadm -Sn` writes.
+const EVERYTHING: &str = "\
+-A -f 1 -s rr -p 300
+-a -f 1 -r 10.0.0.1:0 -g -w 1
+-A -t 192.0.2.1:80 -s wrr
+-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1
+-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 2147483647
+-a -t 192.0.2.1:80 -r 10.0.0.3:8080 -m -w 0
+-a -t 192.0.2.1:80 -r 10.0.0.4:80 -i -w 4
+-a -t 192.0.2.1:80 -r 10.0.0.5:80 -i -w 5 --tun-type gue --tun-port 6080 --tun-nocsum
+-a -t 192.0.2.1:80 -r 10.0.0.6:80 -i -w 6 --tun-type gre --tun-csum
+-A -t 192.0.2.2:443 -s mh -b mh-fallback,mh-port
+-A -u 192.0.2.1:53 -s rr -o
+-A -u 192.0.2.1:5060 -s sh -p 60 -M 255.255.255.0 --pe sip -b sh-port
+-A --sctp-service 192.0.2.1:9 -s wlc -p 3
+-A -f 2 -6 -s mh
+-a -f 2 -6 -r [2001:db8::1]:0 -g -w 1
+-A -t [2001:db8::fe]:80 -s lc -p 10 -M 64
+-a -t [2001:db8::fe]:80 -r [2001:db8::11]:80 -g -w 3
+";
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn the_guest_has_ipvs() {
+    enter_new_netns();
+    let info = Ipvs::open().unwrap().info().unwrap();
+    assert_eq!(info.version, (1, 2, 1));
+    assert!(info.connection_table_size > 0);
+}
+
+#[test]
+fn every_scheduler_is_added_and_read() {
+    enter_new_netns();
+    let mut ipvs = Ipvs::open().unwrap();
+    let all = [
+        Scheduler::RR,
+        Scheduler::WRR,
+        Scheduler::LC,
+        Scheduler::WLC,
+        Scheduler::LBLC,
+        Scheduler::LBLCR,
+        Scheduler::DH,
+        Scheduler::SH,
+        Scheduler::MH,
+        Scheduler::SED,
+        Scheduler::NQ,
+        Scheduler::FO,
+        Scheduler::OVF,
+        Scheduler::TWOS,
+    ];
+    for (port, scheduler) in (1..).zip(all) {
+        let id = ServiceId::tcp(SocketAddr::from(([192, 0, 2, 1], port)));
+        ipvs.add_service(&Service::new(id, scheduler.clone())).unwrap();
+        assert!(ipvsadm("-Sn").contains(&format!("-A -t 192.0.2.1:{port} -s {scheduler}\n")));
+        assert_eq!(ipvs.service(&id).unwrap().service.scheduler, scheduler);
+    }
+}
+
+#[test]
+fn a_table_made_by_ipvsadm_is_read_in_full() {
+    enter_new_netns();
+    for line in EVERYTHING.lines() {
+        ipvsadm(line);
+    }
+    let saved = ipvsadm("-Sn");
+    assert_eq!(sorted(&saved), sorted(EVERYTHING), "ipvsadm itself does not keep the test's lines");
+    let table = Ipvs::open().unwrap().table().unwrap();
+    assert_eq!(sorted(&table.to_string()), sorted(&saved));
+    assert_eq!(table, saved.parse().unwrap());
+}
+
+#[test]
+fn a_table_made_by_us_is_read_by_ipvsadm() {
+    enter_new_netns();
+    let wanted: Table = EVERYTHING.parse().unwrap();
+    let mut ipvs = Ipvs::open().unwrap();
+    ipvs.apply(&Plan::between(&ipvs.table().unwrap(), &wanted)).unwrap();
+    assert_eq!(sorted(&ipvsadm("-Sn")), sorted(EVERYTHING));
+    // And what is there already needs nothing.
+    assert!(Plan::between(&ipvs.table().unwrap(), &wanted).is_empty());
+    ipvs.apply(&Plan::between(&wanted, &Table::new())).unwrap();
+    assert_eq!(ipvsadm("-Sn"), "");
+}
+
+#[test]
+fn single_changes_do_what_ipvsadm_shows() {
+    enter_new_netns();
+    let mut ipvs = Ipvs::open().unwrap();
+    ipvs.add_service(&Service::new(web(), Scheduler::WRR)).unwrap();
+    ipvs.add_destination(&web(), &Destination::new(server(1)).weight(3).thresholds(5, 10)).unwrap();
+    ipvs.add_destination(&web(), &Destination::new(server(2))).unwrap();
+    assert_eq!(
+        ipvsadm("-Sn"),
+        "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3\n-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 1\n"
+    );
+    ipvs.edit_destination(&web(), server(1), |d| d.weight = 0).unwrap();
+    ipvs.edit_service(&web(), |s| s.scheduler = Scheduler::SH).unwrap();
+    let thresholds = ipvsadm("-Ln --thresholds");
+    assert!(
+        thresholds.lines().any(|l| l.split_whitespace().collect::<Vec<_>>().starts_with(&[
+            "->",
+            "10.0.0.1:80",
+            "10",
+            "5"
+        ])),
+        "{thresholds}"
+    );
+    ipvs.remove_destination(&web(), server(2)).unwrap();
+    assert_eq!(ipvsadm("-Sn"), "-A -t 192.0.2.1:80 -s sh\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 0\n");
+    ipvs.remove_service(&web()).unwrap();
+    assert_eq!(ipvsadm("-Sn"), "");
+    ipvsadm("-A -t 192.0.2.9:1 -s rr");
+    ipvs.flush().unwrap();
+    assert_eq!(ipvsadm("-Sn"), "");
+}
+
+#[track_caller]
+fn expect<T: std::fmt::Debug>(result: lvs_dr::Result<T>, cause: Cause, words: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(error.cause(), Some(cause), "{error}");
+    for word in words {
+        assert!(error.to_string().contains(word), "{word:?} is missing in: {error}");
+    }
+}
+
+#[test]
+fn refusals_name_operation_object_cause_and_way_out() {
+    enter_new_netns();
+    let mut ipvs = Ipvs::open().unwrap();
+    let service = Service::new(web(), Scheduler::WRR);
+    expect(ipvs.service(&web()), Cause::NoService, &["read service", "tcp 192.0.2.1:80", "errno 3"]);
+    expect(ipvs.destinations(&web()), Cause::NoService, &["192.0.2.1:80"]);
+    expect(ipvs.replace_service(&service), Cause::NoService, &["change service", "add it first"]);
+    expect(ipvs.remove_service(&web()), Cause::NoService, &["remove service"]);
+    expect(
+        ipvs.add_destination(&web(), &Destination::new(server(1))),
+        Cause::NoService,
+        &["add destination", "10.0.0.1:80 of tcp"],
+    );
+    let unknown = Service::new(web(), Scheduler::new("nosuch").unwrap());
+    expect(ipvs.add_service(&unknown), Cause::NoModule, &["scheduler nosuch", "modprobe ip_vs_NAME", "errno 2"]);
+    ipvs.add_service(&service).unwrap();
+    expect(ipvs.add_service(&service), Cause::ServiceExists, &["there already", "errno 17"]);
+    expect(ipvs.edit_destination(&web(), server(1), |_| ()), Cause::NoDestination, &["10.0.0.1:80"]);
+    expect(
+        ipvs.replace_destination(&web(), &Destination::new(server(1))),
+        Cause::NoDestination,
+        &["change destination", "errno 2"],
+    );
+    expect(ipvs.remove_destination(&web(), server(1)), Cause::NoDestination, &["remove destination"]);
+    ipvs.add_destination(&web(), &Destination::new(server(1))).unwrap();
+    expect(ipvs.add_destination(&web(), &Destination::new(server(1))), Cause::DestinationExists, &["there already"]);
+    let mixed = ipvs.add_destination(&web(), &Destination::new("[2001:db8::1]:80".parse().unwrap())).unwrap_err();
+    assert!(matches!(mixed, Error::Invalid { .. }), "{mixed}");
+    ip("link set lo down");
+    expect(ipvs.add_destination(&web(), &Destination::new(server(2))), Cause::Invalid, &["`lo` is up"]);
+}
+
+#[test]
+fn without_the_capability_nothing_is_changed() {
+    enter_new_netns();
+    ipvsadm("-A -t 192.0.2.1:80 -s wrr");
+    // Of this thread only.
+    let all = capabilities(None).unwrap();
+    let less = CapabilitySets { effective: all.effective - CapabilitySet::NET_ADMIN, ..all };
+    set_capabilities(None, less).unwrap();
+    let refused = Ipvs::open().and_then(|mut ipvs| ipvs.remove_service(&web()));
+    set_capabilities(None, all).unwrap();
+    expect(refused, Cause::Permission, &["CAP_NET_ADMIN", "errno 1"]);
+    assert_eq!(ipvsadm("-Sn"), "-A -t 192.0.2.1:80 -s wrr\n");
+}
+
+#[test]
+fn a_failed_plan_leaves_the_table_as_it_was() {
+    enter_new_netns();
+    let before = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n-A -u 192.0.2.7:53 -s rr\n";
+    before.lines().for_each(|line| drop(ipvsadm(line)));
+    let mut ipvs = Ipvs::open().unwrap();
+    let seen = ipvs.table().unwrap();
+    // A change of every kind, and one that the kernel refuses. It stands first and last among those of one send, and in a later one.
+    let wanted = |many: u16, bad: &str| -> Table {
+        let mut text =
+            format!("-A -t 192.0.2.1:80 -s sh\n-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 7\n-A -t {bad} -s nosuch\n");
+        (1..=many).for_each(|i| text += &format!("-A -t 192.0.2.3:{i} -s rr\n"));
+        text.parse().unwrap()
+    };
+    for (many, bad) in [(0, "192.0.2.9:9"), (10, "192.0.2.0:9"), (600, "192.0.2.9:9")] {
+        let plan = Plan::between(&seen, &wanted(many, bad));
+        let error = ipvs.apply(&plan).unwrap_err();
+        match &error {
+            Error::Change { number, total, change, outcome, .. } => {
+                assert_eq!(*total, plan.changes().len());
+                assert!(plan.changes()[*number - 1].to_string() == *change && change.contains("nosuch"), "{error}");
+                assert!(outcome.contains("as it was before"), "{error}");
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(error.cause(), Some(Cause::NoModule));
+        assert_eq!(sorted(&ipvsadm("-Sn")), sorted(before));
+    }
+}
+
+#[test]
+fn a_large_table_is_written_and_read_whole() {
+    enter_new_netns();
+    let mut wanted = Table::new();
+    for port in 1..=300 {
+        let id = ServiceId::tcp(SocketAddr::from(([192, 0, 2, 1], port)));
+        wanted.insert(Service::new(id, Scheduler::WRR));
+        for last in 1..=4 {
+            wanted.insert_destination(&id, Destination::new(SocketAddr::from(([10, 0, 0, last], port)))).unwrap();
+        }
+    }
+    let one = ServiceId::tcp("192.0.2.2:80".parse().unwrap());
+    wanted.insert(Service::new(one, Scheduler::RR));
+    for i in 0..700u16 {
+        let [a, b] = i.to_be_bytes();
+        wanted.insert_destination(&one, Destination::new(SocketAddr::from(([10, 1, a, b], 80)))).unwrap();
+    }
+    let mut ipvs = Ipvs::open().unwrap();
+    let plan = Plan::between(&Table::new(), &wanted);
+    assert_eq!(plan.changes().len(), 301 + 1200 + 700);
+    ipvs.apply(&plan).unwrap();
+    assert_eq!(ipvs.table().unwrap(), wanted);
+    assert_eq!(ipvsadm("-Sn").parse::<Table>().unwrap(), wanted);
+}
+
+#[test]
+fn a_client_belongs_to_its_namespace() {
+    enter_new_netns();
+    let other = new_netns();
+    let mut there = Ipvs::open_in(other.clone()).unwrap();
+    there.add_service(&Service::new(web(), Scheduler::RR)).unwrap();
+    assert_eq!(ipvsadm("-Sn"), "");
+    assert_eq!(other.run(|| ipvsadm("-Sn")).unwrap(), "-A -t 192.0.2.1:80 -s rr\n");
+    // Also when it is used from a thread that is elsewhere.
+    std::thread::spawn(move || {
+        enter_new_netns();
+        assert_eq!(there.services().unwrap().len(), 1);
+        assert_eq!(Ipvs::open().unwrap().services().unwrap().len(), 0);
+    })
+    .join()
+    .unwrap();
+    assert!(matches!(Netns::named("no-such-namespace"), Err(Error::System { .. })));
+}
+
+#[test]
+fn counters_are_read() {
+    enter_new_netns();
+    ip("addr add 192.0.2.1/32 dev lo");
+    ipvsadm("-A -t 192.0.2.1:80 -s rr");
+    ipvsadm("-a -t 192.0.2.1:80 -r 127.0.0.1:80 -m");
+    let _ =
+        std::net::TcpStream::connect_timeout(&"192.0.2.1:80".parse().unwrap(), std::time::Duration::from_millis(200));
+    let entry = Ipvs::open().unwrap().service(&web()).unwrap();
+    // `ipvsadm -Ln --stats --exact` reads the same counters.
+    let stats = ipvsadm("-Ln --stats --exact");
+    let line = stats.lines().find(|line| line.starts_with("TCP")).unwrap();
+    let shown: Vec<u64> = line.split_whitespace().skip(2).map(|n| n.parse().unwrap()).collect();
+    let s = entry.stats;
+    assert_eq!(shown, [s.connections, s.packets_in, s.packets_out, s.bytes_in, s.bytes_out], "{stats}");
+    assert!(s.connections > 0, "{stats}");
+}
+
+#[test]
+fn kernel_fact_a_removed_service_lists_no_destinations() {
+    enter_new_netns();
+    assert!(try_run("ipvsadm -Ln -t 192.0.2.1:80").status.code() != Some(0));
+    let mut ipvs = Ipvs::open().unwrap();
+    assert_eq!(ipvs.destinations(&web()).unwrap_err().cause(), Some(Cause::NoService));
+}
+
+#[test]
+fn no_descriptor_is_left_open() {
+    enter_new_netns();
+    let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = count();
+    for _ in 0..1000 {
+        Ipvs::open().unwrap();
+    }
+    assert_eq!(count(), before);
+}
+
+#[test]
+fn a_plan_prints_what_ipvsadm_understands() {
+    enter_new_netns();
+    let seen: Table = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n-A -t 192.0.2.8:80 -s rr\n"
+        .parse()
+        .unwrap();
+    let wanted: Table = "-A -t 192.0.2.1:80 -s wrr -p 10\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 4\n-a -t 192.0.2.1:80 -r 10.0.0.2:80 -i -w 1\n".parse().unwrap();
+    let mut ipvs = Ipvs::open().unwrap();
+    ipvs.apply(&Plan::between(&Table::new(), &seen)).unwrap();
+    let plan = Plan::between(&seen, &wanted);
+    assert!(plan.changes().iter().any(|change| matches!(change, Change::RemoveService(_))));
+    plan.to_string().lines().for_each(|line| drop(ipvsadm(line)));
+    assert_eq!(ipvsadm("-Sn").parse::<Table>().unwrap(), wanted);
+}

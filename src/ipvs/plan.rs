@@ -1,0 +1,183 @@
+//! What changes one table into another, in an order that breaks no served connection on its way.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::text::{DestinationLine, IdOption};
+use super::{Destination, Service, ServiceId, Table};
+
+/// One change of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// A new service.
+    AddService(Service),
+    /// A service is set otherwise; it keeps its destinations and connections.
+    ReplaceService(Service),
+    /// A service goes, with its destinations.
+    RemoveService(ServiceId),
+    /// A new destination.
+    AddDestination(ServiceId, Destination),
+    /// A destination is set otherwise; it keeps its connections.
+    ReplaceDestination(ServiceId, Destination),
+    /// A destination goes.
+    RemoveDestination(ServiceId, Destination),
+}
+
+impl Change {
+    /// The service that it is about.
+    pub fn service(&self) -> &ServiceId {
+        match self {
+            Change::AddService(service) | Change::ReplaceService(service) => &service.id,
+            Change::RemoveService(id) => id,
+            Change::AddDestination(id, _) | Change::ReplaceDestination(id, _) | Change::RemoveDestination(id, _) => id,
+        }
+    }
+}
+
+/// As the command of ipvsadm(8) that does the same.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The first two characters of a line that adds are the command.
+        let command = |f: &mut fmt::Formatter<'_>, command: &str, line: String| {
+            write!(f, "{command}{}", line.get(2..).unwrap_or_default())
+        };
+        match self {
+            Change::AddService(service) => write!(f, "{service}"),
+            Change::ReplaceService(service) => command(f, "-E", service.to_string()),
+            Change::RemoveService(id) => write!(f, "-D {}", IdOption(id)),
+            Change::AddDestination(id, destination) => write!(f, "{}", DestinationLine(id, destination)),
+            Change::ReplaceDestination(id, destination) => {
+                command(f, "-e", DestinationLine(id, destination).to_string())
+            }
+            Change::RemoveDestination(id, destination) => {
+                write!(f, "-d {} -r {}", IdOption(id), destination.address)
+            }
+        }
+    }
+}
+
+/// The changes from one table to another, in order. Printed, it is a list of ipvsadm commands.
+///
+/// What is added comes first, then what changes, then what goes: no destination goes before its replacement is there. A service
+/// that stays is never taken down, and neither is a destination that stays: their connections live on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    changes: Vec<Change>,
+    before: Table,
+}
+
+impl Plan {
+    /// What makes `wanted` out of `seen`. Services that are only in `seen` go: leave those of others out of it, see
+    /// [`Table::filtered`].
+    ///
+    /// ```
+    /// use lvs_dr::ipvs::{Plan, Table};
+    ///
+    /// let seen: Table = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1".parse()?;
+    /// let wanted: Table = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 1".parse()?;
+    /// let plan = Plan::between(&seen, &wanted);
+    /// assert_eq!(plan.to_string(), "\
+    /// -a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 1
+    /// -E -t 192.0.2.1:80 -s wrr
+    /// -d -t 192.0.2.1:80 -r 10.0.0.1:80
+    /// ");
+    /// # Ok::<(), lvs_dr::Error>(())
+    /// ```
+    pub fn between(seen: &Table, wanted: &Table) -> Self {
+        let (mut add, mut replace, mut remove) = (Vec::new(), Vec::new(), Vec::new());
+        for new in wanted.services() {
+            let id = new.service.id;
+            let old = seen.service(&id);
+            match old {
+                None => add.push(Change::AddService(new.service.clone())),
+                Some(old) if old.service != new.service => replace.push(Change::ReplaceService(new.service.clone())),
+                Some(_) => {}
+            }
+            for destination in new.destinations() {
+                match old.and_then(|old| old.destination(destination.address)) {
+                    None => add.push(Change::AddDestination(id, destination.clone())),
+                    Some(old) if old != destination => {
+                        replace.push(Change::ReplaceDestination(id, destination.clone()))
+                    }
+                    Some(_) => {}
+                }
+            }
+            let gone =
+                old.into_iter().flat_map(|old| old.destinations()).filter(|d| new.destination(d.address).is_none());
+            remove.extend(gone.map(|destination| Change::RemoveDestination(id, destination.clone())));
+        }
+        let gone = seen.services().filter(|old| wanted.service(&old.service.id).is_none());
+        remove.extend(gone.map(|old| Change::RemoveService(old.service.id)));
+
+        // A service's own change comes before that of its destinations: both are in order within `replace`.
+        let changes: Vec<Change> = add.into_iter().chain(replace).chain(remove).collect();
+        let touched: BTreeSet<&ServiceId> = changes.iter().map(Change::service).collect();
+        let before = seen.filtered(|id| touched.contains(id));
+        Plan { changes, before }
+    }
+
+    /// The changes, in order.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// How the services that change were seen before.
+    pub(super) fn before(&self) -> &Table {
+        &self.before
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.changes.iter().try_for_each(|change| writeln!(f, "{change}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(seen: &str, wanted: &str) -> String {
+        Plan::between(&seen.parse().unwrap(), &wanted.parse().unwrap()).to_string()
+    }
+
+    const WEB: &str = "-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1\n";
+
+    #[test]
+    fn equal_tables_need_nothing() {
+        assert_eq!(plan(WEB, WEB), "");
+    }
+
+    #[test]
+    fn replacements_come_before_removals() {
+        let other = "-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.2:80 -g -w 1\n";
+        assert_eq!(plan(WEB, other), "-a -t 1.2.3.4:80 -r 10.0.0.2:80 -g -w 1\n-d -t 1.2.3.4:80 -r 10.0.0.1:80\n");
+        let moved = WEB.replace("1.2.3.4", "1.2.3.5");
+        assert_eq!(plan(WEB, &moved), format!("{moved}-D -t 1.2.3.4:80\n"));
+    }
+
+    #[test]
+    fn every_field_counts() {
+        let table = |service: &str, destination: &str| {
+            format!("-A -t 1.2.3.4:80 {service}\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 {destination}\n")
+        };
+        let plain = table("-s rr", "-g -w 1");
+        for (service, destination, change) in [
+            ("-s wrr", "-g -w 1", "-E -t 1.2.3.4:80 -s wrr\n"),
+            ("-s rr -p 60", "-g -w 1", "-E -t 1.2.3.4:80 -s rr -p 60\n"),
+            ("-s rr -b flag-2", "-g -w 1", "-E -t 1.2.3.4:80 -s rr -b flag-2\n"),
+            ("-s rr", "-g -w 0", "-e -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 0\n"),
+            ("-s rr", "-i -w 1", "-e -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1\n"),
+            ("-s rr", "-g -w 1 -x 5", "-e -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1 -x 5\n"),
+            ("-s rr", "-g -w 1 -x 5 -y 3", "-e -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1 -x 5 -y 3\n"),
+        ] {
+            assert_eq!(plan(&plain, &table(service, destination)), change);
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The text form of a table: what `ipvsadm-save -n` writes.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::{FromStr, SplitAsciiWhitespace};
+use std::time::Duration;
+
+use super::{
+    Destination, Family, Forward, Netmask, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table, Tunnel,
+    TunnelChecksum,
+};
+use crate::error::{Error, Result};
+
+/// What `-p` without a number means, as in ipvsadm.
+const DEFAULT_PERSISTENCE: u64 = 300;
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for content in self.services() {
+            writeln!(f, "{}", content.service)?;
+            for destination in content.destinations() {
+                writeln!(f, "{}", DestinationLine(&content.service.id, destination))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "-A {} -s {}", IdOption(&self.id), self.scheduler)?;
+        if let Some(persistence) = &self.persistence {
+            write!(f, " -p {}", persistence.timeout.as_secs())?;
+            if persistence.netmask != Netmask::full(self.id.family()) {
+                match persistence.netmask {
+                    Netmask::V4(mask) => write!(f, " -M {mask}")?,
+                    Netmask::V6(prefix) => write!(f, " -M {prefix}")?,
+                }
+            }
+            if let Some(engine) = &persistence.engine {
+                write!(f, " --pe {engine}")?;
+            }
+        }
+        if self.flags.contains(ServiceFlags::ONE_PACKET) {
+            f.write_str(" -o")?;
+        }
+        let names: Vec<&str> = scheduler_flags(&self.scheduler)
+            .iter()
+            .filter(|(_, bit)| self.flags.contains(*bit))
+            .map(|(name, _)| *name)
+            .collect();
+        if !names.is_empty() {
+            write!(f, " -b {}", names.join(","))?;
+        }
+        Ok(())
+    }
+}
+
+/// The names that a scheduler's flags go by.
+fn scheduler_flags(scheduler: &Scheduler) -> &'static [(&'static str, ServiceFlags)] {
+    match scheduler.name() {
+        "sh" => &[
+            ("sh-fallback", ServiceFlags::SCHED1),
+            ("sh-port", ServiceFlags::SCHED2),
+            ("flag-3", ServiceFlags::SCHED3),
+        ],
+        "mh" => &[
+            ("mh-fallback", ServiceFlags::SCHED1),
+            ("mh-port", ServiceFlags::SCHED2),
+            ("flag-3", ServiceFlags::SCHED3),
+        ],
+        _ => &[("flag-1", ServiceFlags::SCHED1), ("flag-2", ServiceFlags::SCHED2), ("flag-3", ServiceFlags::SCHED3)],
+    }
+}
+
+impl ServiceFlags {
+    /// A scheduler's flag by its name as in `-b` of ipvsadm(8): `mh-port`, `sh-fallback`, `flag-3`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that this scheduler does not have.
+    pub fn scheduler_flag(scheduler: &Scheduler, name: &str) -> Result<Self> {
+        let general =
+            [("flag-1", ServiceFlags::SCHED1), ("flag-2", ServiceFlags::SCHED2), ("flag-3", ServiceFlags::SCHED3)];
+        let found = scheduler_flags(scheduler).iter().chain(&general).find(|(known, _)| *known == name);
+        found.map(|(_, flag)| *flag).ok_or_else(|| {
+            let known: Vec<&str> = scheduler_flags(scheduler).iter().map(|(name, _)| *name).collect();
+            Error::invalid(
+                format!("flag {name:?} of scheduler {scheduler}"),
+                format!("{} were expected", known.join(", ")),
+            )
+        })
+    }
+}
+
+/// `-t 192.168.0.254:80`
+pub(super) struct IdOption<'a>(pub(super) &'a ServiceId);
+
+impl fmt::Display for IdOption<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ServiceId::Tcp(a) => write!(f, "-t {a}"),
+            ServiceId::Udp(a) => write!(f, "-u {a}"),
+            ServiceId::Sctp(a) => write!(f, "--sctp-service {a}"),
+            ServiceId::Fwmark { mark, family: Family::V4 } => write!(f, "-f {mark}"),
+            ServiceId::Fwmark { mark, family: Family::V6 } => write!(f, "-f {mark} -6"),
+        }
+    }
+}
+
+/// The line of a destination, which names its service too.
+pub(super) struct DestinationLine<'a>(pub(super) &'a ServiceId, pub(super) &'a Destination);
+
+impl fmt::Display for DestinationLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let DestinationLine(id, destination) = self;
+        write!(f, "-a {} -r {}", IdOption(id), destination.address)?;
+        match destination.forward {
+            Forward::Direct | Forward::Local => write!(f, " -g")?,
+            Forward::Masquerade => write!(f, " -m")?,
+            Forward::Tunnel(_) => write!(f, " -i")?,
+        }
+        write!(f, " -w {}", destination.weight)?;
+        // ipvsadm-restore reads these, although ipvsadm-save does not write them.
+        if destination.upper_threshold != 0 {
+            write!(f, " -x {}", destination.upper_threshold)?;
+        }
+        if destination.lower_threshold != 0 {
+            write!(f, " -y {}", destination.lower_threshold)?;
+        }
+        let checksum = |checksum| match checksum {
+            TunnelChecksum::None => "--tun-nocsum",
+            TunnelChecksum::Full => "--tun-csum",
+            TunnelChecksum::Remote => "--tun-remcsum",
+        };
+        match destination.forward {
+            Forward::Tunnel(Tunnel::Gue { port, checksum: c }) => {
+                write!(f, " --tun-type gue --tun-port {port} {}", checksum(c))
+            }
+            Forward::Tunnel(Tunnel::Gre { checksum: c }) => write!(f, " --tun-type gre {}", checksum(c)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Table {
+    type Err = Error;
+
+    /// Reads the lines of `ipvsadm-save -n`. Empty lines and lines that begin with `#` are passed over.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] with the line. Nothing is taken from a text that is wrong anywhere: a file that was cut short
+    /// in the middle of a line is refused.
+    fn from_str(text: &str) -> Result<Self> {
+        let mut table = Table::new();
+        for (index, line) in text.lines().enumerate() {
+            let number = index + 1;
+            if line.trim().is_empty() || line.trim_start().starts_with('#') {
+                continue;
+            }
+            match read_line(line).map_err(|reason| Error::parse(number, reason))? {
+                Line::Service(service) => {
+                    service.check().map_err(|e| Error::parse(number, e.to_string()))?;
+                    let id = service.id;
+                    if !table.insert(service) {
+                        return Err(Error::parse(number, format!("{id} is added for the second time")));
+                    }
+                }
+                Line::Destination(id, destination) => {
+                    destination.check(&id).map_err(|e| Error::parse(number, e.to_string()))?;
+                    let address = destination.address;
+                    match table.insert_destination(&id, destination) {
+                        Ok(None) => {}
+                        Ok(Some(_)) => {
+                            return Err(Error::parse(number, format!("{address} is added to {id} for the second time")));
+                        }
+                        Err(_) => {
+                            return Err(Error::parse(
+                                number,
+                                format!("{id} must be added, with -A, before its destinations"),
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(table)
+    }
+}
+
+enum Line {
+    Service(Service),
+    Destination(ServiceId, Destination),
+}
+
+type Reason = String;
+
+/// Reads one line: the command, then options in any order.
+fn read_line(line: &str) -> Result<Line, Reason> {
+    let mut words = Words(line.split_ascii_whitespace());
+    let mut first = words.next();
+    if first == Some("ipvsadm") {
+        first = words.next();
+    }
+    match first {
+        Some("-A" | "--add-service") => read_service(words).map(Line::Service),
+        Some("-a" | "--add-server") => {
+            read_destination(words).map(|(id, destination)| Line::Destination(id, destination))
+        }
+        other => Err(format!("{:?} was found where -A or -a was expected", other.unwrap_or(""))),
+    }
+}
+
+struct Words<'a>(SplitAsciiWhitespace<'a>);
+
+impl<'a> Words<'a> {
+    fn next(&mut self) -> Option<&'a str> {
+        self.0.next()
+    }
+
+    /// The next word where it is not an option.
+    fn next_value(&mut self) -> Option<&'a str> {
+        let word = self.0.clone().next().filter(|word| !word.starts_with('-'))?;
+        self.0.next();
+        Some(word)
+    }
+
+    fn value(&mut self, option: &str) -> Result<&'a str, Reason> {
+        self.next().ok_or_else(|| format!("{option} ends the line, but needs a value"))
+    }
+
+    fn number(&mut self, option: &str) -> Result<u32, Reason> {
+        let word = self.value(option)?;
+        word.parse().map_err(|_| format!("{option} has {word:?} where a number was expected"))
+    }
+}
+
+/// The options that name a service; a mark's family comes in an option of its own.
+#[derive(Default)]
+struct IdOptions {
+    id: Option<ServiceId>,
+    ipv6: bool,
+}
+
+impl IdOptions {
+    /// Whether this option was one of them.
+    fn take(&mut self, option: &str, words: &mut Words<'_>) -> Result<bool, Reason> {
+        let id = match option {
+            "-t" | "--tcp-service" => ServiceId::Tcp(address(words.value(option)?)?),
+            "-u" | "--udp-service" => ServiceId::Udp(address(words.value(option)?)?),
+            "--sctp-service" => ServiceId::Sctp(address(words.value(option)?)?),
+            "-f" | "--fwmark-service" => {
+                ServiceId::fwmark(words.number(option)?, Family::V4).map_err(|e| e.to_string())?
+            }
+            "-6" | "--ipv6" => {
+                self.ipv6 = true;
+                return Ok(true);
+            }
+            _ => return Ok(false),
+        };
+        match self.id.replace(id) {
+            None => Ok(true),
+            Some(first) => Err(format!("{first} and {id} are both named")),
+        }
+    }
+
+    fn finish(self) -> Result<ServiceId, Reason> {
+        match self.id {
+            Some(ServiceId::Fwmark { mark, .. }) if self.ipv6 => Ok(ServiceId::Fwmark { mark, family: Family::V6 }),
+            Some(_) if self.ipv6 => Err("-6 goes with -f only".into()),
+            Some(id) => Ok(id),
+            None => Err("the service is missing: -t, -u, --sctp-service or -f was expected".into()),
+        }
+    }
+}
+
+fn read_service(mut words: Words<'_>) -> Result<Service, Reason> {
+    let mut id = IdOptions::default();
+    let (mut scheduler, mut flags, mut one_packet) = (None, "", false);
+    let (mut timeout, mut netmask, mut engine) = (None, None, None);
+    while let Some(option) = words.next() {
+        match option {
+            "-s" | "--scheduler" => scheduler = Some(Scheduler::new(words.value(option)?).map_err(|e| e.to_string())?),
+            "-p" | "--persistent" => {
+                let secs = words.next_value().map_or(Ok(DEFAULT_PERSISTENCE), |w| {
+                    w.parse().map_err(|_| format!("-p has {w:?} where seconds were expected"))
+                })?;
+                timeout = Some(Duration::from_secs(secs));
+            }
+            "-M" | "--netmask" => netmask = Some(words.value(option)?),
+            "--pe" => engine = Some(words.value(option)?.to_owned()),
+            "-o" | "--ops" => one_packet = true,
+            "-b" | "--sched-flags" => flags = words.value(option)?,
+            _ if id.take(option, &mut words)? => {}
+            _ => return Err(format!("{option:?} is not an option of -A")),
+        }
+    }
+    let id = id.finish()?;
+    // ipvsadm's default
+    let mut service = Service::new(id, scheduler.unwrap_or(Scheduler::WLC));
+    for name in flags.split(',').filter(|name| !name.is_empty()) {
+        service.flags |= ServiceFlags::scheduler_flag(&service.scheduler, name).map_err(|e| e.to_string())?;
+    }
+    service.flags.set(ServiceFlags::ONE_PACKET, one_packet);
+    match timeout {
+        Some(timeout) => {
+            let mut persistence = Persistence::new(timeout, id.family());
+            if let Some(mask) = netmask {
+                persistence.netmask = read_netmask(mask, id.family())?;
+            }
+            persistence.engine = engine;
+            service.persistence = Some(persistence);
+        }
+        None if netmask.is_some() || engine.is_some() => return Err("-M and --pe go with -p only".into()),
+        None => {}
+    }
+    Ok(service)
+}
+
+fn read_netmask(text: &str, family: Family) -> Result<Netmask, Reason> {
+    let read = match family {
+        Family::V4 => text.parse::<Ipv4Addr>().ok().map(Netmask::V4),
+        Family::V6 => text.parse().ok().map(Netmask::V6),
+    };
+    read.ok_or_else(|| {
+        format!("-M has {text:?} where a mask such as 255.255.255.0, or for IPv6 a prefix such as 64, was expected")
+    })
+}
+
+fn read_destination(mut words: Words<'_>) -> Result<(ServiceId, Destination), Reason> {
+    let mut id = IdOptions::default();
+    let (mut server, mut method, mut weight, mut upper, mut lower) = (None, None, 1, 0, 0);
+    let (mut kind, mut port, mut checksum) = (None, None, TunnelChecksum::None);
+    while let Some(option) = words.next() {
+        match option {
+            "-r" | "--real-server" => server = Some(words.value(option)?),
+            "-g" | "--gatewaying" => method = Some(Forward::Direct),
+            "-m" | "--masquerading" => method = Some(Forward::Masquerade),
+            "-i" | "--ipip" => method = Some(Forward::Tunnel(Tunnel::Ipip)),
+            "-w" | "--weight" => weight = words.number(option)?,
+            "-x" | "--u-threshold" => upper = words.number(option)?,
+            "-y" | "--l-threshold" => lower = words.number(option)?,
+            "--tun-type" => kind = Some(words.value(option)?),
+            "--tun-port" => {
+                port = Some(u16::try_from(words.number(option)?).map_err(|_| "--tun-port is above 65535".to_owned())?);
+            }
+            "--tun-nocsum" => checksum = TunnelChecksum::None,
+            "--tun-csum" => checksum = TunnelChecksum::Full,
+            "--tun-remcsum" => checksum = TunnelChecksum::Remote,
+            _ if id.take(option, &mut words)? => {}
+            _ => return Err(format!("{option:?} is not an option of -a")),
+        }
+    }
+    let id = id.finish()?;
+    let server = server.ok_or("the destination is missing: -r was expected")?;
+    let tunnel = match kind {
+        None | Some("ipip") => Tunnel::Ipip,
+        Some("gue") => Tunnel::Gue { port: port.ok_or("--tun-type gue needs --tun-port")?, checksum },
+        Some("gre") => Tunnel::Gre { checksum },
+        Some(other) => return Err(format!("--tun-type has {other:?} where ipip, gue or gre was expected")),
+    };
+    let forward = match method.unwrap_or_default() {
+        Forward::Tunnel(_) => Forward::Tunnel(tunnel),
+        _ if kind.is_some() => return Err("--tun-type goes with -i only".into()),
+        other => other,
+    };
+    // Without a port it is the service's; a mark's is 0.
+    let default_port = id.address().map_or(0, |address| address.port());
+    let address = match server.parse::<IpAddr>().ok().or_else(|| bracketed(server)) {
+        Some(ip) => SocketAddr::new(ip, default_port),
+        None => address(server)?,
+    };
+    Ok((id, Destination { address, forward, weight, upper_threshold: upper, lower_threshold: lower }))
+}
+
+fn bracketed(text: &str) -> Option<IpAddr> {
+    text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+}
+
+fn address(text: &str) -> Result<SocketAddr, Reason> {
+    text.parse().map_err(|_| {
+        format!("{text:?} was found where ADDRESS:PORT in numbers was expected (IPv6 in brackets); names are not looked up: save with `ipvsadm -Sn`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn same(text: &str) {
+        assert_eq!(text.parse::<Table>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn what_ipvsadm_saves_is_printed_as_it_was() {
+        same("-A -t 192.168.0.254:80 -s wrr\n-a -t 192.168.0.254:80 -r 192.168.0.11:80 -g -w 1\n");
+        same(
+            "-A -f 1 -s rr -p 300\n-a -f 1 -r 10.0.0.1:0 -m -w 0\n-A -f 2 -6 -s mh -p 10 -M 64 -b mh-fallback,mh-port\n",
+        );
+        same("-A -u 10.0.0.1:5060 -s sh -p 60 -M 255.255.255.0 --pe sip -o -b sh-port\n");
+        same(
+            "-A --sctp-service [2001:db8::1]:9 -s wlc\n-a --sctp-service [2001:db8::1]:9 -r [2001:db8::2]:9 -i -w 5\n",
+        );
+        same(
+            "-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum\n",
+        );
+        same(
+            "-A -t 1.2.3.4:80 -s rr -b flag-1,flag-3\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1 --tun-type gre --tun-nocsum\n",
+        );
+    }
+
+    #[test]
+    fn what_ipvsadm_takes_is_taken() {
+        let table: Table =
+            "# a comment\n\nipvsadm --add-service --tcp-service 1.2.3.4:80 -p\n-a -r 10.0.0.1 -t 1.2.3.4:80\n"
+                .parse()
+                .unwrap();
+        assert_eq!(table.to_string(), "-A -t 1.2.3.4:80 -s wlc -p 300\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1\n");
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        let service = "-A -t 1.2.3.4:80 -s rr\n";
+        for (wrong, words) in [
+            ("-a -t 1.2.3.5:80 -r 10.0.0.1:80\n", "must be added"),
+            ("-A -t 1.2.3.4:80 -s wrr\n", "second time"),
+            ("-a -t 1.2.3.4:80 -r 10.0.0.1:80 -w\n", "needs a value"),
+            ("-a -t 1.2.3.4:80 -r 10.0.0.1:80 -w -1\n", "where a number"),
+            ("-a -t 1.2.3.4:80\n", "-r was expected"),
+            ("-a -t www:http -r 10.0.0.1:80\n", "names are not looked up"),
+            ("-a -t 1.2.3.4:80 -r [2001:db8::1]:80 -g\n", "mixed"),
+            ("-A -s rr\n", "service is missing"),
+            ("-A -f 0 -s rr\n", "mark 0"),
+            ("-A -t 1.2.3.6:80 -s \u{fe0f}\n", "letters, digits"),
+            ("-E -t 1.2.3.4:80\n", "-A or -a"),
+            ("-A -t 1.2.3.6:80 -s rr -b mh-port\n", "flag-1, flag-2"),
+            ("-A -t 1.2.3.6:80 -s rr -M 255.0.0.0\n", "go with -p"),
+        ] {
+            let error = format!("{service}{wrong}").parse::<Table>().unwrap_err();
+            assert!(matches!(error, Error::Parse { line: 2, .. }), "{wrong}: {error}");
+            assert!(error.to_string().contains(words), "{wrong}: {error}");
+        }
+    }
+}

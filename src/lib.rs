@@ -1,5 +1,8 @@
 //! Web servers as their own load balancer.
 
+#![deny(missing_docs, unsafe_code)]
+#![warn(unreachable_pub)]
+
 pub mod arp;
 mod error;
 pub mod ipvs;

@@ -133,6 +133,7 @@ impl fmt::Display for DestinationLine<'_> {
             TunnelChecksum::Remote => "--tun-remcsum",
         };
         match destination.forward {
+            Forward::Tunnel(Tunnel::Ipip) => write!(f, " --tun-type ipip"),
             Forward::Tunnel(Tunnel::Gue { port, checksum: c }) => {
                 write!(f, " --tun-type gue --tun-port {port} {}", checksum(c))
             }
@@ -399,7 +400,7 @@ mod tests {
         );
         same("-A -u 10.0.0.1:5060 -s sh -p 60 -M 255.255.255.0 --pe sip -o -b sh-port\n");
         same(
-            "-A --sctp-service [2001:db8::1]:9 -s wlc\n-a --sctp-service [2001:db8::1]:9 -r [2001:db8::2]:9 -i -w 5\n",
+            "-A --sctp-service [2001:db8::1]:9 -s wlc\n-a --sctp-service [2001:db8::1]:9 -r [2001:db8::2]:9 -i -w 5 --tun-type ipip\n",
         );
         same(
             "-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum\n",

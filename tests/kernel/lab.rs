@@ -9,6 +9,12 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 ///
 /// Panics outside of the lab's guest: a test must not touch the tables of the machine that it runs on.
 pub fn enter_new_netns() {
+    enter_bare_netns();
+    ip("link set lo up");
+}
+
+/// The same with `lo` down, as a new namespace is.
+pub fn enter_bare_netns() {
     let lab = std::env::var("LAB").unwrap_or_default();
     assert!(
         matches!(lab.as_str(), "guest" | "none"),
@@ -16,7 +22,6 @@ pub fn enter_new_netns() {
     );
     // SAFETY: a network namespace belongs to the thread; no memory or descriptor is shared differently afterwards.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace (are you root in the guest?)");
-    ip("link set lo up");
 }
 
 /// A further network namespace, with `lo` up.

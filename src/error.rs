@@ -221,6 +221,8 @@ pub enum Cause {
     OutOfRange,
     /// No such network interface.
     NoInterface,
+    /// The network interface is down, or has no carrier.
+    InterfaceDown,
     /// The address is there already.
     AddressExists,
     /// The address is not there.
@@ -262,6 +264,7 @@ impl fmt::Display for Cause {
                 "a number is out of range: weights are 0 to 2147483647, and the lower threshold must not be above the upper"
             }
             Cause::NoInterface => "there is no such network interface: see `ip link`",
+            Cause::InterfaceDown => "the interface is down or has no carrier: see `ip link`",
             Cause::AddressExists => "the address is there already",
             Cause::NoAddress => "the address is not there",
             Cause::DaemonRuns => "the sync daemon runs already: stop it before starting it with other settings",

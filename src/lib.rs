@@ -8,6 +8,7 @@ mod error;
 pub mod ipvs;
 mod netlink;
 mod netns;
+pub mod node;
 mod sysctl;
 pub mod vip;
 

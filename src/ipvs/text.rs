@@ -172,7 +172,10 @@ impl FromStr for Table {
                     match table.insert_destination(&id, destination) {
                         Ok(None) => {}
                         Ok(Some(_)) => {
-                            return Err(Error::parse(number, format!("{address} is added to {id} for the second time")));
+                            return Err(Error::parse(
+                                number,
+                                format!("{address} is added to {id} for the second time"),
+                            ));
                         }
                         Err(_) => {
                             return Err(Error::parse(

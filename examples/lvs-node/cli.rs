@@ -1,0 +1,284 @@
+//! The commands of `lvs-node`.
+
+#[path = "file.rs"]
+mod file;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lvs_dr::node::{Node, Role, Status, Step};
+use lvs_dr::{Error, Netns};
+use serde_json::json;
+
+const AFTER_HELP: &str = r#"THE FILE
+  interface = "bond0"             # what clients reach; it holds the director's VIP
+  vips = ["192.168.0.254"]        # IPv4 and IPv6
+  vip_owner = "node"              # or "keepalived": its virtual_ipaddress moves the VIP on the interface
+  fence = "clear"                 # a backup has no table; it is kept in state_dir and restored on promotion
+  loopback = "always"             # or "backup": the VIP leaves lo while this node directs
+  state_dir = "/run/lvs-dr"       # a directory for root alone; below /var/lib it outlives a reboot
+  announcements = 5               # gratuitous ARP (IPv6: neighbour advertisements) after a move
+
+  [arp]                           # left out: ignore = 1, announce = 2, on the interface
+  manage = true                   # false: ARP settings are left alone
+  ignore = 3                      # arp_ignore; 1 is safe with route_localnet too
+  announce = 2                    # arp_announce
+  on = "interface"                # or "all"; the greater of the two counts
+
+  [[service]]                     # one for each virtual service
+  listen = "tcp 192.168.0.254:80" # tcp, udp, sctp ADDRESS:PORT; fwmark MARK [ipv6]
+  scheduler = "wrr"
+  flags = []                      # of the scheduler: "mh-port", "sh-fallback" ...
+  one_packet = false              # of UDP: schedule each packet
+  persistence = 300               # seconds; left out: none
+  destinations = [ { address = "192.168.0.11:80", weight = 1 },
+                   { address = "192.168.0.12:80", weight = 1 } ]
+
+  Instead of [[service]]: services = "saved.ipvs", as written by `ipvsadm -Sn`. With neither, the table that is found
+  running is the one that is kept.
+
+KEEPALIVED
+  vrrp_instance web {
+      ...
+      virtual_ipaddress {
+          192.168.0.254/32 dev bond0
+      }
+      notify "/usr/local/sbin/lvs-node --config /etc/lvs-dr/node.toml notify"
+  }
+  with vip_owner = "keepalived"; or notify_master, notify_backup, notify_fault and notify_stop with `role ...`.
+
+EXIT CODES
+  0  the role is reached (status: and all is in place)
+  1  something failed; the message says what, and the same command goes on from there (status: something is missing)
+  2  the command line or the file is wrong
+  3  a later request overtook this one"#;
+
+/// Makes this node the director for its VIPs, or one of the servers behind it.
+#[derive(Debug, Parser)]
+#[command(name = "lvs-node", version, after_help = AFTER_HELP, arg_required_else_help = true)]
+struct Cli {
+    /// What the node is to be.
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/lvs-dr/node.toml", global = true)]
+    config: PathBuf,
+
+    /// Work in this network namespace, named as by `ip netns`.
+    #[arg(long, value_name = "NAME", global = true)]
+    netns: Option<String>,
+
+    /// Say nothing but what went wrong.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take on a role: master, backup, fault or stop. Does nothing where it is in place.
+    Role {
+        /// master directs and serves; the others serve.
+        role: Role,
+    },
+    /// What keepalived's `notify` calls, with its own words behind: INSTANCE web MASTER 100.
+    Notify {
+        /// INSTANCE or GROUP.
+        kind: String,
+        /// The instance's name.
+        name: String,
+        /// The state that it is in now.
+        state: String,
+        /// Its priority.
+        priority: Option<u32>,
+    },
+    /// Print what would be done for a role, or to release the node. Changes nothing.
+    Plan {
+        /// master, backup, fault, stop or release.
+        role: String,
+    },
+    /// Print what the node is. Exit code 1: not all of it is in place.
+    Status {
+        /// As JSON, on one line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give back all that was changed: VIPs, ARP settings, the table.
+    Release,
+}
+
+/// What ended the program, besides success.
+enum Failure {
+    /// The file or the command line.
+    Usage(String),
+    Error(Error),
+    /// Told already.
+    Missing,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+/// Runs the program with these arguments, its name first.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Missing) => ExitCode::from(1),
+        Err(Failure::Usage(message)) => {
+            eprintln!("lvs-node: {message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Error(error @ Error::Overtaken { .. })) => {
+            eprintln!("lvs-node: {error}");
+            ExitCode::from(3)
+        }
+        Err(Failure::Error(error)) => {
+            eprintln!("lvs-node: {error}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    let config = file::read(&cli.config).map_err(Failure::Usage)?;
+    let netns = match &cli.netns {
+        Some(name) => Netns::named(name)?,
+        None => Netns::current()?,
+    };
+    let mut node = match Node::open_in(config, netns) {
+        // The file is well-formed, but says what makes no sense.
+        Err(Error::Invalid { object, reason, .. }) => {
+            return Err(Failure::Usage(format!("{}: {object}: {reason}", cli.config.display())));
+        }
+        opened => opened?,
+    };
+    let say = |step: &Step| {
+        if !cli.quiet {
+            println!("{step}");
+        }
+    };
+    match &cli.command {
+        Command::Role { role } => become_role(&mut node, *role, cli.quiet),
+        Command::Notify { state, name, .. } => match state.as_str() {
+            "DELETED" => become_role(&mut node, Role::Stop, cli.quiet),
+            state => match state.parse() {
+                Ok(role) => become_role(&mut node, role, cli.quiet),
+                // keepalived also tells of events that change no role.
+                Err(_) => {
+                    if !cli.quiet {
+                        println!("{name} {state}: nothing to do");
+                    }
+                    Ok(())
+                }
+            },
+        },
+        Command::Plan { role } => {
+            let plan = match role.as_str() {
+                "release" => node.plan_release()?,
+                role => node.plan(role.parse().map_err(|e: Error| Failure::Usage(format!("{e}, or release")))?)?,
+            };
+            print!("{plan}");
+            if plan.is_empty() {
+                println!("nothing to do");
+            }
+            Ok(())
+        }
+        Command::Status { json } => {
+            let status = node.status()?;
+            print!("{}", if *json { status_json(&status) } else { status_text(&node, &status) });
+            let in_place = status.role.is_some_and(|(_, reached)| reached)
+                && status.missing.is_empty()
+                && status.warnings.is_empty();
+            if in_place { Ok(()) } else { Err(Failure::Missing) }
+        }
+        Command::Release => {
+            let plan = node.release(say)?;
+            if plan.is_empty() && !cli.quiet {
+                println!("nothing to give back");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn become_role(node: &mut Node, role: Role, quiet: bool) -> Result<(), Failure> {
+    let plan = node.become_role_with(role, |step| {
+        if !quiet {
+            println!("{step}");
+        }
+    })?;
+    for warning in plan.warnings() {
+        eprintln!("lvs-node: warning: {warning}");
+    }
+    if plan.is_empty() && !quiet {
+        println!("{role}: in place already");
+    }
+    Ok(())
+}
+
+fn status_text(node: &Node, status: &Status) -> String {
+    let role = match status.role {
+        Some((role, true)) => format!("{role}, request {}", status.generation),
+        Some((role, false)) => format!("{role}, not reached, request {}", status.generation),
+        None => "none taken on yet".into(),
+    };
+    let mut lines = vec![format!("role     {role}")];
+    for (vip, found) in &status.vips {
+        let places: Vec<String> =
+            found.iter().map(|place| format!("{} (scope {})", place.interface, place.scope)).collect();
+        lines.push(format!(
+            "VIP      {vip} on {}",
+            if places.is_empty() { "no interface".into() } else { places.join(" and ") }
+        ));
+    }
+    let hidden = if status.hidden { "a VIP on lo stays hidden" } else { "a VIP on lo is answered for" };
+    lines.push(format!("ARP      {} on {}: {hidden}", status.arp, node.config().interface));
+    let count = |table: &lvs_dr::ipvs::Table| {
+        format!(
+            "{} services, {} destinations",
+            table.len(),
+            table.services().map(|s| s.destinations().len()).sum::<usize>()
+        )
+    };
+    lines.push(format!("table    {}; a director of this node has {}", count(&status.table), count(&status.kept)));
+    lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
+    lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
+    lines.join("\n") + "\n"
+}
+
+fn status_json(status: &Status) -> String {
+    let value = json!({
+        "role": status.role.map(|(role, _)| role.to_string()),
+        "reached": status.role.is_some_and(|(_, reached)| reached),
+        "request": status.generation,
+        "vips": status.vips.iter().map(|(vip, found)| json!({
+            "vip": vip.to_string(),
+            "on": found.iter().map(|place| json!({
+                "interface": place.interface,
+                "prefix": place.prefix,
+                "scope": place.scope.to_string(),
+            })).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "arp": {
+            "ignore": status.arp.ignore.value(),
+            "announce": status.arp.announce.value(),
+            "hidden": status.hidden,
+        },
+        "table": status.table.to_string().lines().collect::<Vec<_>>(),
+        "kept": status.kept.to_string().lines().collect::<Vec<_>>(),
+        "missing": status.missing,
+        "warnings": status.warnings,
+    });
+    format!("{value}\n")
+}

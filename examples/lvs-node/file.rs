@@ -1,0 +1,223 @@
+//! The TOML file of `lvs-node`.
+
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use lvs_dr::arp::{ArpTarget, Settings};
+use lvs_dr::ipvs::{Destination, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table};
+use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, VipOwner};
+use serde::{Deserialize, Deserializer};
+
+/// Reads a node's file. The error names the file, the line, and what was expected.
+pub fn read(path: &Path) -> Result<Config, String> {
+    let failed = |reason: &dyn Display| format!("{}: {}", path.display(), reason.to_string().trim_end());
+    let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
+    let file: File = toml::from_str(&text).map_err(|e| failed(&e))?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let config = file.into_config(directory).map_err(|e| failed(&e))?;
+    config.check().map_err(|e| failed(&e))?;
+    Ok(config)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    interface: String,
+    #[serde(deserialize_with = "addresses")]
+    vips: Vec<IpAddr>,
+    #[serde(default)]
+    vip_owner: Owner,
+    #[serde(default)]
+    fence: FenceName,
+    #[serde(default)]
+    loopback: LoopbackName,
+    state_dir: Option<PathBuf>,
+    announcements: Option<u32>,
+    #[serde(default)]
+    arp: Arp,
+    services: Option<PathBuf>,
+    service: Option<Vec<ServiceTable>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Owner {
+    #[default]
+    Node,
+    Keepalived,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FenceName {
+    #[default]
+    Clear,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum LoopbackName {
+    #[default]
+    Always,
+    Backup,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Arp {
+    manage: bool,
+    ignore: u8,
+    announce: u8,
+    on: ArpOn,
+}
+
+impl Default for Arp {
+    fn default() -> Self {
+        let hide = Settings::HIDE;
+        Arp {
+            manage: true,
+            ignore: hide.ignore.value() as u8,
+            announce: hide.announce.value() as u8,
+            on: ArpOn::Interface,
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ArpOn {
+    #[default]
+    Interface,
+    All,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceTable {
+    #[serde(deserialize_with = "text")]
+    listen: ServiceId,
+    #[serde(deserialize_with = "text")]
+    scheduler: Scheduler,
+    #[serde(default)]
+    flags: Vec<String>,
+    #[serde(default)]
+    one_packet: bool,
+    persistence: Option<u64>,
+    destinations: Vec<DestinationTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DestinationTable {
+    #[serde(deserialize_with = "socket_address")]
+    address: SocketAddr,
+    #[serde(default = "one")]
+    weight: u32,
+    #[serde(default)]
+    upper_threshold: u32,
+    #[serde(default)]
+    lower_threshold: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A value that this crate reads from a text.
+fn text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<T, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(from)?;
+    let expected = "ADDRESS:PORT was expected, as in \"192.168.0.11:80\" or \"[2001:db8::11]:80\"";
+    text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is no address with a port: {expected}")))
+}
+
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    let expected = "addresses without prefix or port were expected, as in [\"192.168.0.254\"]";
+    let read = |text: &String| {
+        text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is no address: {expected}")))
+    };
+    Vec::<String>::deserialize(from)?.iter().map(read).collect()
+}
+
+impl File {
+    fn into_config(self, directory: &Path) -> Result<Config, String> {
+        let mut config = Config::new(&self.interface, self.vips);
+        config.vip_owner = match self.vip_owner {
+            Owner::Node => VipOwner::Node,
+            Owner::Keepalived => VipOwner::Keepalived,
+        };
+        config.fence = match self.fence {
+            FenceName::Clear => Fence::Clear,
+        };
+        config.loopback = match self.loopback {
+            LoopbackName::Always => Loopback::Always,
+            LoopbackName::Backup => Loopback::Backup,
+        };
+        if let Some(state_dir) = self.state_dir {
+            config.state_dir = state_dir;
+        }
+        if let Some(announcements) = self.announcements {
+            config.announcements = announcements;
+        }
+        config.arp = self.arp.manage.then(|| ArpConfig {
+            settings: Settings {
+                ignore: i32::from(self.arp.ignore).into(),
+                announce: i32::from(self.arp.announce).into(),
+            },
+            target: match self.arp.on {
+                ArpOn::Interface => ArpTarget::Interface(self.interface),
+                ArpOn::All => ArpTarget::All,
+            },
+        });
+        config.services = match (self.services, self.service) {
+            (Some(_), Some(_)) => {
+                return Err("`services` and [[service]] were both found: one of them was expected".into());
+            }
+            (Some(saved), None) => Some(read_table(&directory.join(saved))?),
+            (None, Some(services)) => Some(table(services)?),
+            (None, None) => None,
+        };
+        Ok(config)
+    }
+}
+
+fn read_table(path: &Path) -> Result<Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("services: {}: {e}", path.display()))?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        return Err(format!("services: {}: the last line does not end: the file was cut short", path.display()));
+    }
+    text.parse().map_err(|e| format!("services: {}: {e}", path.display()))
+}
+
+fn table(services: Vec<ServiceTable>) -> Result<Table, String> {
+    let mut table = Table::new();
+    for entry in services {
+        let id = entry.listen;
+        let mut service = Service::new(id, entry.scheduler);
+        for name in &entry.flags {
+            service.flags |=
+                ServiceFlags::scheduler_flag(&service.scheduler, name).map_err(|e| format!("{id}: flags: {e}"))?;
+        }
+        service.flags.set(ServiceFlags::ONE_PACKET, entry.one_packet);
+        service.persistence = entry.persistence.map(|secs| Persistence::new(Duration::from_secs(secs), id.family()));
+        if !table.insert(service) {
+            return Err(format!("[[service]] {id} was found twice"));
+        }
+        for found in entry.destinations {
+            let destination = Destination::new(found.address)
+                .weight(found.weight)
+                .thresholds(found.lower_threshold, found.upper_threshold);
+            match table.insert_destination(&id, destination) {
+                Ok(None) => {}
+                _ => return Err(format!("{id}: destination {} was found twice", found.address)),
+            }
+        }
+    }
+    Ok(table)
+}

@@ -1,0 +1,184 @@
+//! What a node is to be.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::arp::{ArpTarget, Settings};
+use crate::error::{Error, Result};
+use crate::ipvs::{Forward, Table};
+
+/// What a node is for its VIPs, as VRRP names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Directs, and serves.
+    Master,
+    /// Serves what the director sends it.
+    Backup,
+    /// As a backup: VRRP found a fault (a link down, say), and somebody else directs.
+    Fault,
+    /// As a backup: VRRP was stopped, and somebody else directs. The node goes on serving; to take it out, see
+    /// [`Node::release`](super::Node::release).
+    Stop,
+}
+
+impl Role {
+    /// The roles, with the names that [`Display`](fmt::Display) prints.
+    pub const ALL: [Role; 4] = [Role::Master, Role::Backup, Role::Fault, Role::Stop];
+
+    fn name(self) -> &'static str {
+        match self {
+            Role::Master => "master",
+            Role::Backup => "backup",
+            Role::Fault => "fault",
+            Role::Stop => "stop",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = Error;
+
+    /// Reads a role by its name; case does not matter, so that keepalived's own words (`MASTER`) do.
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Role::ALL.into_iter().find(|role| role.name().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| Error::invalid(format!("role {text:?}"), "master, backup, fault or stop was expected"))
+    }
+}
+
+/// Who puts the VIP on the interface and takes it off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum VipOwner {
+    /// The node itself, which also announces it.
+    #[default]
+    Node,
+    /// keepalived (`virtual_ipaddress`), or whoever elects the director. The node then cares for the loopback VIP only.
+    Keepalived,
+}
+
+/// What keeps a backup's IPVS from scheduling what the director has scheduled already.
+///
+/// A backup whose table is live schedules the packets that the director sends it once more, and sends them on to a third node: a loop
+/// that ends when their TTL does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Fence {
+    /// A backup has no table: it is kept in a file, and restored on promotion. Sessions that the old director had given to other
+    /// servers do not survive a change of director.
+    #[default]
+    Clear,
+}
+
+/// When the VIP sits on the loopback interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Loopback {
+    /// Always: on the director it sits on the interface as well, and only that comes and goes.
+    #[default]
+    Always,
+    /// On backups only.
+    Backup,
+}
+
+/// The ARP settings of a node, and where they are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArpConfig {
+    /// What is set.
+    pub settings: Settings,
+    /// For the interface, or for all.
+    pub target: ArpTarget,
+}
+
+/// What a node is to be: which VIPs it holds, on which interface, for which services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The interface that clients reach, and that holds the director's VIP.
+    pub interface: String,
+    /// The VIPs.
+    pub vips: Vec<IpAddr>,
+    /// Who moves the VIP on the interface.
+    pub vip_owner: VipOwner,
+    /// What fences a backup's table.
+    pub fence: Fence,
+    /// When the VIP sits on `lo`.
+    pub loopback: Loopback,
+    /// ARP settings, set before a VIP is put on `lo`. `None`: they are left alone.
+    pub arp: Option<ArpConfig>,
+    /// The director's table: these services and no others are the node's. `None`: the table found running is what is kept: its services
+    /// on the VIPs, and all those by firewall mark.
+    pub services: Option<Table>,
+    /// Where the node keeps its state: a directory for root alone, one for each node.
+    pub state_dir: PathBuf,
+    /// How many announcements follow the VIP to the interface.
+    pub announcements: u32,
+}
+
+impl Config {
+    /// A node with these VIPs, everything else by default: ARP settings that hide the VIP on `lo` on this interface, state in
+    /// `/run/lvs-dr`.
+    pub fn new(interface: &str, vips: impl IntoIterator<Item = IpAddr>) -> Self {
+        Config {
+            interface: interface.to_owned(),
+            vips: vips.into_iter().collect(),
+            vip_owner: VipOwner::default(),
+            fence: Fence::default(),
+            loopback: Loopback::default(),
+            arp: Some(ArpConfig { settings: Settings::HIDE, target: ArpTarget::Interface(interface.to_owned()) }),
+            services: None,
+            state_dir: "/run/lvs-dr".into(),
+            announcements: 5,
+        }
+    }
+
+    /// Refuses what makes no sense.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field and the reason.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |object: &str, reason: String| Err(Error::invalid(object, reason));
+        if self.vips.is_empty() {
+            return refuse("vips", "at least one address was expected".into());
+        }
+        if let Some(twice) =
+            self.vips.iter().enumerate().find_map(|(i, vip)| self.vips[..i].contains(vip).then_some(vip))
+        {
+            return refuse("vips", format!("{twice} is named twice"));
+        }
+        if self.interface == "lo" {
+            return refuse(
+                "interface",
+                "the director's VIP is for others to find: an interface other than lo was expected".into(),
+            );
+        }
+        if !self.state_dir.is_absolute() {
+            return refuse(
+                "state_dir",
+                format!("{} is relative: an absolute path was expected", self.state_dir.display()),
+            );
+        }
+        let Some(services) = &self.services else { return Ok(()) };
+        services.check()?;
+        for content in services.services() {
+            let Some(listen) = content.service.id.address() else { continue };
+            if !self.vips.contains(&listen.ip()) {
+                return refuse(&content.service.id.to_string(), format!("{} is not among the vips", listen.ip()));
+            }
+            let other_port =
+                |d: &&crate::ipvs::Destination| d.forward != Forward::Masquerade && d.address.port() != listen.port();
+            if let Some(destination) = content.destinations().find(other_port) {
+                let reason = format!(
+                    "its port differs from the service's {}: direct routing leaves packets as they are, so the real server must listen there",
+                    listen.port()
+                );
+                return refuse(&format!("{} of {}", destination.address, content.service.id), reason);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! The role of a node: what it is for its VIPs, reached in the one order that loses no session.
+//!
+//! [`Node::become_role`] looks at the kernel, plans, acts, and looks again:
+//!
+//! 1. *Observe* what is there; nothing is taken from memory that the kernel can tell.
+//! 2. *Plan*: from what is seen and what is wanted, the steps. [`Node::plan`] prints them and changes nothing.
+//! 3. *Run* them, under a lock. Requests are numbered as they arrive; one that was overtaken by a later one is not carried out.
+//! 4. *Verify*: observe again. A step that left no trace is an error that names it.
+//!
+//! Every step can be done twice. A node that was killed anywhere, or started from any half state, gets to the role that it is
+//! asked for next.
+//!
+//! ```no_run
+//! use lvs_dr::node::{Config, Node, Role};
+//!
+//! let mut node = Node::open(Config::new("bond0", ["192.168.0.254".parse()?]))?;
+//! print!("{}", node.plan(Role::Master)?);
+//! node.become_role(Role::Master)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod config;
+mod plan;
+mod state;
+
+pub use config::{ArpConfig, Config, Fence, Loopback, Role, VipOwner};
+pub use plan::{Plan, Step};
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::arp::{Arp, ArpTarget, Settings};
+use crate::error::{Cause, Error, Result};
+use crate::ipvs::{Ipvs, Table};
+use crate::netns::Netns;
+use crate::vip::{Located, Vips};
+use plan::Observation;
+use state::{State, StateDir};
+
+/// How long a request waits for those before it.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// A node of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    ipvs: Ipvs,
+    vips: Vips,
+    arp: Arp,
+    dir: StateDir,
+}
+
+/// What a node is, as far as it remembers and as the kernel shows.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// The role that was asked for last, and whether it was reached. `None`: none yet.
+    pub role: Option<(Role, bool)>,
+    /// The number of the last request.
+    pub generation: u64,
+    /// Each VIP, and everywhere that it sits.
+    pub vips: Vec<(IpAddr, Vec<Located>)>,
+    /// The ARP settings that count on the interface.
+    pub arp: Settings,
+    /// Whether ARP requests for a VIP on `lo` stay unanswered.
+    pub hidden: bool,
+    /// The kernel's table, in full.
+    pub table: Table,
+    /// The table that a director of this node has.
+    pub kept: Table,
+    /// What would have to be done for the role to be in place: nothing, if all is well.
+    pub missing: Vec<String>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+impl Node {
+    /// A node in the calling thread's network namespace. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: see [`Config::check`]; [`Cause::NoIpvs`] (`ENOENT`); [`Cause::NoInterface`] (`ENODEV`).
+    pub fn open(config: Config) -> Result<Self> {
+        Self::open_in(config, Netns::current()?)
+    }
+
+    /// A node in the given network namespace.
+    ///
+    /// # Errors
+    /// As [`Node::open`], and [`Error::System`] when the namespace cannot be entered.
+    pub fn open_in(config: Config, netns: Netns) -> Result<Self> {
+        config.check()?;
+        let arp = Arp::open_in(netns.clone());
+        // Says now, and not halfway, that there is no such interface.
+        arp.get(&ArpTarget::Interface(config.interface.clone()))?;
+        let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
+        let dir = StateDir::new(&config.state_dir);
+        Ok(Node { config, ipvs, vips, arp, dir })
+    }
+
+    /// What this node is to be.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What would have to be done for this role. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]: a VIP belongs to somebody else; [`Error::State`]: what was remembered cannot be believed; the errors of
+    /// reading the kernel's state.
+    pub fn plan(&mut self, role: Role) -> Result<Plan> {
+        let state = self.dir.load()?;
+        let seen = self.observe(&state)?;
+        plan::for_role(&self.config, role, &state, &seen)
+    }
+
+    /// Takes on a role. Where all is in place already, nothing is written.
+    ///
+    /// # Errors
+    /// As [`Node::plan`]; [`Error::Overtaken`]: a later request came while this one waited; [`Error::Locked`];
+    /// [`Error::Step`]: a step failed, those before it are done; [`Error::NotVerified`]. Whatever the error, the same request (or
+    /// another) can be made again, and goes on from what is there.
+    pub fn become_role(&mut self, role: Role) -> Result<Plan> {
+        self.become_role_with(role, |_| ())
+    }
+
+    /// Takes on a role, and calls `before` with each step before it is done.
+    ///
+    /// # Errors
+    /// As [`Node::become_role`].
+    pub fn become_role_with(&mut self, role: Role, before: impl FnMut(&Step)) -> Result<Plan> {
+        self.dir.prepare()?;
+        let generation = self.dir.next_generation()?;
+        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        let latest = self.dir.latest_generation()?;
+        if latest != generation {
+            return Err(Error::Overtaken { role: role.to_string(), generation, latest });
+        }
+        let state = self.dir.load()?;
+        let seen = self.observe(&state)?;
+        let plan = plan::for_role(&self.config, role, &state, &seen)?;
+        self.run(&plan, before)?;
+        let seen = self.observe(&plan.after)?;
+        verify(&plan::for_role(&self.config, role, &plan.after, &seen)?)?;
+        Ok(plan)
+    }
+
+    /// What would have to be done to give everything back. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Node::plan`].
+    pub fn plan_release(&mut self) -> Result<Plan> {
+        let state = self.dir.load()?;
+        let seen = self.observe(&state)?;
+        plan::for_release(&self.config, &state, &seen)
+    }
+
+    /// Takes the node out: VIPs that it placed go, ARP settings get back the values that they had, a table that was found
+    /// running is put back, and what is remembered is forgotten. What others have changed since stays.
+    ///
+    /// # Errors
+    /// As [`Node::become_role`].
+    pub fn release(&mut self, before: impl FnMut(&Step)) -> Result<Plan> {
+        self.dir.prepare()?;
+        self.dir.next_generation()?;
+        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        let state = self.dir.load()?;
+        let seen = self.observe(&state)?;
+        let plan = plan::for_release(&self.config, &state, &seen)?;
+        self.run(&plan, before)?;
+        Ok(plan)
+    }
+
+    /// What the node is. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Node::plan`], except that a VIP that belongs to somebody else is a warning.
+    pub fn status(&mut self) -> Result<Status> {
+        let state = self.dir.load()?;
+        let seen = self.observe(&state)?;
+        let generation = match self.config.state_dir.exists() {
+            true => self.dir.latest_generation()?,
+            false => 0,
+        };
+        let (missing, warnings) = match state.role.map(|(role, _)| plan::for_role(&self.config, role, &state, &seen)) {
+            Some(Ok(plan)) => (plan.steps().iter().map(Step::to_string).collect(), plan.warnings().to_vec()),
+            Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
+            None => (Vec::new(), Vec::new()),
+        };
+        let arp = self.arp.effective(&self.config.interface)?;
+        Ok(Status {
+            role: state.role,
+            generation,
+            vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
+            arp,
+            hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
+            kept: plan::kept_table(&self.config, &state, &seen),
+            table: seen.table,
+            missing,
+            warnings,
+        })
+    }
+
+    fn observe(&mut self, state: &State) -> Result<Observation> {
+        let vips: BTreeSet<IpAddr> =
+            self.config.vips.iter().copied().chain(state.vips.iter().map(|(vip, _)| *vip)).collect();
+        let own = ArpTarget::Interface(self.config.interface.clone());
+        let mut targets = vec![ArpTarget::All, own];
+        targets.extend(self.config.arp.iter().map(|arp| arp.target.clone()));
+        targets.extend(state.arp.iter().map(|change| change.target.clone()));
+        let mut arp = Vec::new();
+        for target in targets {
+            match self.arp.get(&target) {
+                Ok(settings) => arp.push((target, settings)),
+                // An interface that was changed earlier may be gone, and its settings with it.
+                Err(error) if error.cause() == Some(Cause::NoInterface) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Observation {
+            vips: vips.into_iter().map(|vip| Ok((vip, self.vips.locate(vip)?))).collect::<Result<_>>()?,
+            arp_all: self.arp.get(&ArpTarget::All)?,
+            arp,
+            route_localnet: self.arp.route_localnet()?,
+            table: self.ipvs.table()?,
+        })
+    }
+
+    fn run(&mut self, plan: &Plan, mut before: impl FnMut(&Step)) -> Result<()> {
+        for (index, step) in plan.steps().iter().enumerate() {
+            before(step);
+            self.act(step, plan).map_err(|error| Error::Step {
+                number: index + 1,
+                total: plan.steps().len(),
+                step: step.to_string(),
+                source: Box::new(error),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, step: &Step, plan: &Plan) -> Result<()> {
+        match step {
+            Step::Record { reached: false, .. } => self.dir.save(&plan.during),
+            Step::Record { reached: true, .. } => self.dir.save(&plan.after),
+            Step::Forget => self.dir.remove(),
+            Step::Arp(change) => self.arp.apply(change),
+            Step::GiveBackArp(change) => self.arp.give_back(change).map(|_| ()),
+            Step::AddVip(vip, placement) => self.vips.add(*vip, placement).map(|_| ()),
+            Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
+            Step::Announce(vip, interface) => match self.vips.announce(*vip, interface, self.config.announcements) {
+                // Nobody hears it while the link is down, and the kernel's neighbours learn when it comes up.
+                Err(error) if error.cause() == Some(Cause::InterfaceDown) => Ok(()),
+                result => result.map(|_| ()),
+            },
+            Step::Table(changes) => self.ipvs.apply(changes),
+        }
+    }
+}
+
+/// A plan that was carried out leaves nothing to do.
+fn verify(again: &Plan) -> Result<()> {
+    match again.first_change() {
+        None => Ok(()),
+        Some(step) => Err(Error::NotVerified {
+            step: step.to_string(),
+            found: "it is still to be done: does another program change the same thing?".into(),
+        }),
+    }
+}

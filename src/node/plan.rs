@@ -1,0 +1,379 @@
+//! Decides what a node has to do: from what is seen, what is remembered and what is wanted. Pure: nothing here touches the kernel.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use super::config::{Config, Loopback, Role, VipOwner};
+use super::state::State;
+use crate::arp::{self, ArpTarget};
+use crate::error::{Error, Result};
+use crate::ipvs::{self, ServiceId, Table};
+use crate::vip::{Located, Placement};
+
+/// What is found in the kernel.
+#[derive(Debug, Clone)]
+pub(super) struct Observation {
+    /// Where each VIP sits: the configured ones, and those placed earlier.
+    pub(super) vips: BTreeMap<IpAddr, Vec<Located>>,
+    /// The settings of each target that is configured or was changed earlier.
+    pub(super) arp: Vec<(ArpTarget, arp::Settings)>,
+    /// The settings of `all`, and whether `lo` routes its addresses outside (`route_localnet`).
+    pub(super) arp_all: arp::Settings,
+    pub(super) route_localnet: bool,
+    /// The whole table.
+    pub(super) table: Table,
+}
+
+/// One thing to do. Each can be done twice.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Step {
+    /// Write down what is about to happen, or has.
+    #[non_exhaustive]
+    Record {
+        /// The role.
+        role: Role,
+        /// Whether it is reached, or under way.
+        reached: bool,
+        /// How many services are kept, to be restored later.
+        services: usize,
+    },
+    /// Change ARP settings.
+    Arp(arp::Change),
+    /// Give ARP settings back.
+    GiveBackArp(arp::Change),
+    /// Add a VIP, or bring it into the right form.
+    AddVip(IpAddr, Placement),
+    /// Remove a VIP.
+    RemoveVip(IpAddr, Placement),
+    /// Tell the neighbours where a VIP is now.
+    Announce(IpAddr, String),
+    /// Change the table.
+    Table(ipvs::Plan),
+    /// Forget what is remembered.
+    Forget,
+}
+
+impl Step {
+    /// Whether the kernel shows afterwards that it was done.
+    fn leaves_a_trace(&self) -> bool {
+        !matches!(self, Step::Record { .. } | Step::Announce(..) | Step::Forget)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Record { role, reached: false, services } => {
+                write!(f, "record: {role} is under way, {services} services are kept")
+            }
+            Step::Record { role, reached: true, .. } => write!(f, "record: {role} is reached"),
+            Step::Arp(change) => write!(f, "ARP: {change}"),
+            Step::GiveBackArp(change) => write!(f, "ARP: {} {} again", change.target, change.before),
+            Step::AddVip(vip, placement) => write!(f, "VIP: add {vip} to {placement}"),
+            Step::RemoveVip(vip, placement) => write!(f, "VIP: remove {vip} from {placement}"),
+            Step::Announce(vip, interface) => write!(f, "VIP: announce {vip} on {interface}"),
+            Step::Table(plan) => {
+                let count = plan.changes().len();
+                write!(f, "IPVS: {count} change{}", if count == 1 { "" } else { "s" })?;
+                plan.changes().iter().try_for_each(|change| write!(f, "\n  {change}"))
+            }
+            Step::Forget => write!(f, "record: forget this node"),
+        }
+    }
+}
+
+/// What a node has to do for a role, in order. Printed, a line for each step.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    steps: Vec<Step>,
+    warnings: Vec<String>,
+    pub(super) during: State,
+    pub(super) after: State,
+}
+
+impl Plan {
+    /// The steps.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// What the plan cannot mend, and an operator should know.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The first step that would show in the kernel.
+    pub(super) fn first_change(&self) -> Option<&Step> {
+        self.steps.iter().find(|step| step.leaves_a_trace())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))?;
+        for (number, step) in (1..).zip(&self.steps) {
+            writeln!(f, "{number}. {}", step.to_string().replace('\n', "\n   "))?;
+        }
+        Ok(())
+    }
+}
+
+/// What has to be done for `role`.
+///
+/// The order is what keeps sessions. A director has its table before it has the VIP, and has the VIP on the interface before it leaves
+/// `lo`. A backup takes the VIP off the interface before it loses its table, and has it on `lo` before that. Nothing is put on
+/// `lo` before ARP is told to keep quiet about it.
+pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observation) -> Result<Plan> {
+    refuse_foreign_vips(config, seen)?;
+    let kept = kept_table(config, state, seen);
+    // Refused now rather than when it cannot be restored.
+    kept.check()?;
+    let mine = seen.table.filtered(|id| is_ours(config, state, id));
+    let interface = Placement::Interface(config.interface.clone());
+    let mut warnings = Vec::new();
+
+    let arp = arp_steps(config, seen);
+    warnings.extend(arp_warning(config, seen));
+    let add = |placement: &Placement| -> Vec<Step> {
+        let missing = config.vips.iter().filter(|vip| !sits(seen, **vip, placement));
+        missing.map(|vip| Step::AddVip(*vip, placement.clone())).collect()
+    };
+    let remove = |placement: &Placement, vips: &[IpAddr]| -> Vec<Step> {
+        let present = vips.iter().filter(|vip| found_on(seen, **vip, placement.interface()).next().is_some());
+        present.map(|vip| Step::RemoveVip(*vip, placement.clone())).collect()
+    };
+    let table = |wanted: &Table| -> Vec<Step> {
+        let plan = ipvs::Plan::between(&mine, wanted);
+        if plan.is_empty() { Vec::new() } else { vec![Step::Table(plan)] }
+    };
+
+    let mut steps = arp;
+    if role == Role::Master {
+        steps.extend(table(&kept));
+        if config.loopback == Loopback::Always {
+            steps.extend(add(&Placement::Loopback));
+        }
+        if config.vip_owner == VipOwner::Node {
+            let added = add(&interface);
+            // Killed between adding and announcing, a node that is master already has still to announce.
+            let announce = if state.role == Some((Role::Master, true)) {
+                added
+                    .iter()
+                    .filter_map(|step| if let Step::AddVip(vip, _) = step { Some(*vip) } else { None })
+                    .collect()
+            } else {
+                config.vips.clone()
+            };
+            steps.extend(added);
+            steps.extend(announce.into_iter().map(|vip| Step::Announce(vip, config.interface.clone())));
+        }
+        if config.loopback == Loopback::Backup {
+            // Never from its only place: keepalived may be late.
+            let arrives = |vip: &IpAddr| {
+                config.vip_owner == VipOwner::Node || found_on(seen, *vip, &config.interface).next().is_some()
+            };
+            let (there, missing): (Vec<IpAddr>, Vec<IpAddr>) = config.vips.iter().partition(|vip| arrives(vip));
+            steps.extend(remove(&Placement::Loopback, &there));
+            warnings.extend(missing.iter().map(|vip| {
+                format!(
+                    "{vip} is not on {} yet, where keepalived should have put it: it stays on lo until it is",
+                    config.interface
+                )
+            }));
+        }
+    } else {
+        steps.extend(add(&Placement::Loopback));
+        if config.vip_owner == VipOwner::Node {
+            steps.extend(remove(&interface, &config.vips));
+        }
+        steps.extend(table(&Table::new()));
+    }
+    steps.extend(leftovers(config, state, seen));
+
+    let during = State {
+        role: Some((role, false)),
+        arp: remembered_arp(state, &steps),
+        vips: state
+            .vips
+            .iter()
+            .cloned()
+            .chain(config.vips.iter().map(|vip| (*vip, config.interface.clone())))
+            .collect(),
+        table: kept,
+        held: state.held || role != Role::Master,
+    };
+    let after = State {
+        role: Some((role, true)),
+        vips: config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect(),
+        held: role != Role::Master,
+        ..during.clone()
+    };
+    if !steps.is_empty() || after != *state {
+        let services = during.table.len();
+        steps.insert(0, Step::Record { role, reached: false, services });
+        steps.push(Step::Record { role, reached: true, services });
+    }
+    Ok(Plan { steps, warnings, during, after })
+}
+
+/// What has to be done to give everything back.
+pub(super) fn for_release(config: &Config, state: &State, seen: &Observation) -> Result<Plan> {
+    let mine = seen.table.filtered(|id| is_ours(config, state, id));
+    let kept = kept_table(config, state, seen);
+    let mut steps = Vec::new();
+    for (vip, interface) in &state.vips {
+        let mut places = vec![Placement::Loopback];
+        if config.vip_owner == VipOwner::Node {
+            places.insert(0, Placement::Interface(interface.clone()));
+        }
+        // What somebody else has made of it since is theirs.
+        let ours = |place: &Placement| found_on(seen, *vip, place.interface()).any(|located| !located.is_foreign());
+        steps.extend(places.into_iter().filter(ours).map(|place| Step::RemoveVip(*vip, place)));
+    }
+    // A table that was found running is left running; one that came from the configuration goes with it.
+    let wanted = if config.services.is_some() { Table::new() } else { kept };
+    let table = ipvs::Plan::between(&mine, &wanted);
+    if !table.is_empty() {
+        steps.push(Step::Table(table));
+    }
+    let given_back = state
+        .arp
+        .iter()
+        .filter(|change| seen.arp.iter().any(|(target, now)| *target == change.target && *now == change.after));
+    steps.extend(given_back.cloned().map(Step::GiveBackArp));
+    if *state != State::default() {
+        steps.push(Step::Forget);
+    }
+    Ok(Plan { steps, warnings: Vec::new(), during: state.clone(), after: State::default() })
+}
+
+/// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to somebody else.
+fn refuse_foreign_vips(config: &Config, seen: &Observation) -> Result<()> {
+    for vip in &config.vips {
+        for located in seen.vips.get(vip).into_iter().flatten() {
+            let on_interface = located.interface == config.interface;
+            if !on_interface && located.interface != Placement::Loopback.interface() {
+                let reason =
+                    format!("the VIP belongs on {} or lo: remove it there, or name that interface", config.interface);
+                return Err(Error::Foreign { object: located.to_string(), reason });
+            }
+            // Whatever keepalived makes of its own VIP is right.
+            if !(on_interface && config.vip_owner == VipOwner::Keepalived) {
+                located.refuse_foreign()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn found_on<'a>(seen: &'a Observation, vip: IpAddr, interface: &'a str) -> impl Iterator<Item = &'a Located> {
+    seen.vips.get(&vip).into_iter().flatten().filter(move |located| located.interface == interface)
+}
+
+fn sits(seen: &Observation, vip: IpAddr, placement: &Placement) -> bool {
+    found_on(seen, vip, placement.interface()).any(|located| located.fits(placement))
+}
+
+/// Which services are the node's: those of the configuration and those that it had from an earlier one, or, where none are
+/// configured, those on its VIPs and all firewall marks.
+fn is_ours(config: &Config, state: &State, id: &ServiceId) -> bool {
+    match &config.services {
+        Some(services) => services.service(id).is_some() || state.table.service(id).is_some(),
+        None => id.address().is_none_or(|address| config.vips.contains(&address.ip())),
+    }
+}
+
+/// The table that is the node's, whether it is in the kernel now or not.
+///
+/// Where none is configured it is the one that was found running. While it is held back, what is in the kernel is a part of it at most,
+/// and an empty table never replaces it; what somebody has added meanwhile is taken in.
+pub(super) fn kept_table(config: &Config, state: &State, seen: &Observation) -> Table {
+    if let Some(services) = &config.services {
+        return services.clone();
+    }
+    let live = seen.table.filtered(|id| is_ours(config, state, id));
+    if !state.held && !live.is_empty() {
+        return live;
+    }
+    let mut kept = state.table.clone();
+    for content in live.services().filter(|content| state.table.service(&content.service.id).is_none()) {
+        kept.insert(content.service.clone());
+        for destination in content.destinations() {
+            // Its service was inserted just now.
+            let _ = kept.insert_destination(&content.service.id, destination.clone());
+        }
+    }
+    kept
+}
+
+fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
+    let Some(wanted) = &config.arp else { return Vec::new() };
+    let now = seen.arp.iter().find(|(target, now)| *target == wanted.target && *now != wanted.settings);
+    now.map(|(target, now)| Step::Arp(arp::Change { target: target.clone(), before: *now, after: wanted.settings }))
+        .into_iter()
+        .collect()
+}
+
+/// Whether ARP requests for a VIP on `lo` would be answered all the same, once the settings are made.
+fn arp_warning(config: &Config, seen: &Observation) -> Option<String> {
+    if !config.vips.iter().any(IpAddr::is_ipv4) {
+        return None;
+    }
+    let setting = |target: &ArpTarget| match &config.arp {
+        Some(wanted) if wanted.target == *target => wanted.settings,
+        _ => seen.arp.iter().find(|(t, _)| t == target).map_or(seen.arp_all, |(_, now)| *now),
+    };
+    let own = setting(&ArpTarget::Interface(config.interface.clone())).ignore.value();
+    let all = setting(&ArpTarget::All).ignore.value();
+    let effective = arp::IgnoreMode::from(own.max(all));
+    match effective.hides_loopback_vip(true, seen.route_localnet) {
+        true => None,
+        false => Some(format!(
+            "arp_ignore on {} is {effective} (the greater of {own} and, for all, {all}){}: this node answers ARP requests for a VIP on lo, \
+             and draws its traffic away from the director; set it to 1",
+            config.interface,
+            if seen.route_localnet { " with route_localnet on" } else { "" },
+        )),
+    }
+}
+
+/// Each target's settings as they were before this node changed them for the first time.
+fn remembered_arp(state: &State, steps: &[Step]) -> Vec<arp::Change> {
+    let mut remembered = state.arp.clone();
+    for step in steps {
+        let Step::Arp(change) = step else { continue };
+        match remembered.iter_mut().find(|known| known.target == change.target) {
+            Some(known) => known.after = change.after,
+            None => remembered.push(change.clone()),
+        }
+    }
+    remembered
+}
+
+/// VIPs that an earlier configuration had placed.
+fn leftovers(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (vip, interface) in &state.vips {
+        let configured = config.vips.contains(vip);
+        let places = [
+            (Placement::Loopback, !configured),
+            (
+                Placement::Interface(interface.clone()),
+                config.vip_owner == VipOwner::Node && (!configured || *interface != config.interface),
+            ),
+        ];
+        for (place, obsolete) in places {
+            if obsolete && found_on(seen, *vip, place.interface()).any(|located| !located.is_foreign()) {
+                steps.push(Step::RemoveVip(*vip, place));
+            }
+        }
+    }
+    steps
+}

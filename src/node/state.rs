@@ -1,0 +1,302 @@
+//! What a node remembers: in a directory for root alone, replaced as a whole, one process at a time.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::config::Role;
+use crate::arp;
+use crate::error::{Error, Result};
+use crate::ipvs::Table;
+
+/// What a node remembers from one role to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct State {
+    /// The last role that was asked for, and whether it was reached.
+    pub(super) role: Option<(Role, bool)>,
+    /// ARP settings that were changed: each with what was found before the first change.
+    pub(super) arp: Vec<arp::Change>,
+    /// VIPs that were placed, and the interface that the director's are on.
+    pub(super) vips: BTreeSet<(IpAddr, String)>,
+    /// The table that is the node's.
+    pub(super) table: Table,
+    /// The kernel's table is fenced, or on its way: what is in it is not the whole.
+    pub(super) held: bool,
+}
+
+const FIRST_LINE: &str = "lvs-dr state 1";
+const LAST_LINE: &str = "end";
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{FIRST_LINE}")?;
+        if let Some((role, reached)) = self.role {
+            writeln!(f, "role {role} {}", if reached { "reached" } else { "under-way" })?;
+        }
+        self.arp.iter().try_for_each(|change| writeln!(f, "arp {change}"))?;
+        self.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
+        writeln!(f, "table {}", if self.held { "held" } else { "live" })?;
+        write!(f, "{}", self.table)?;
+        writeln!(f, "{LAST_LINE}")
+    }
+}
+
+impl State {
+    fn parse(text: &str) -> Result<Self, String> {
+        let body = text.strip_prefix(FIRST_LINE).and_then(|rest| rest.strip_prefix('\n'));
+        let body =
+            body.ok_or_else(|| format!("it does not begin with `{FIRST_LINE}`: was it written by another version?"))?;
+        let body =
+            body.strip_suffix(&format!("{LAST_LINE}\n")).ok_or("it does not end as it should: it was cut short")?;
+        let mut state = State::default();
+        let mut lines = body.lines();
+        for line in lines.by_ref() {
+            let unknown = || format!("`{line}` is not understood");
+            let (key, value) = line.split_once(' ').ok_or_else(unknown)?;
+            match (key, value.split_once(' ')) {
+                ("role", Some((role, reached))) => {
+                    state.role = Some((role.parse().map_err(|_| unknown())?, reached == "reached"))
+                }
+                ("arp", _) => state.arp.push(value.parse().map_err(|_| unknown())?),
+                ("vip", Some((vip, interface))) => {
+                    state.vips.insert((vip.parse().map_err(|_| unknown())?, interface.to_owned()));
+                }
+                ("table", None) => {
+                    state.held = value == "held";
+                    break;
+                }
+                _ => return Err(unknown()),
+            }
+        }
+        let table = lines.fold(String::new(), |mut text, line| {
+            let _ = writeln!(text, "{line}");
+            text
+        });
+        state.table = table.parse().map_err(|e: Error| format!("its table is not understood: {e}"))?;
+        Ok(state)
+    }
+}
+
+/// The directory that holds a node's state.
+#[derive(Debug, Clone)]
+pub(super) struct StateDir {
+    path: PathBuf,
+}
+
+/// The node's lock, held until this is dropped; the kernel drops it with the process.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "closing it is what it is for")] File);
+
+impl StateDir {
+    pub(super) fn new(path: &Path) -> Self {
+        StateDir { path: path.to_owned() }
+    }
+
+    pub(super) fn state_file(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// Makes the directory where it is missing, and refuses one that others can write to.
+    pub(super) fn prepare(&self) -> Result<()> {
+        let failed = |operation| move |e: io::Error| Error::system(operation, self.path.display(), e);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(failed("make the state directory"))?;
+        let found = fs::symlink_metadata(&self.path).map_err(failed("look at"))?;
+        let refuse = |reason: String| Err(Error::State { path: self.path.clone(), reason });
+        let own = rustix::process::geteuid().as_raw();
+        if !found.is_dir() {
+            return refuse("it is not a directory".into());
+        }
+        if found.uid() != own {
+            return refuse(format!(
+                "it belongs to user {}, not to {own}: name another state_dir, or `chown` it",
+                found.uid()
+            ));
+        }
+        if found.mode() & 0o022 != 0 {
+            return refuse(format!("others can write to it (mode {:o}): `chmod 700` it", found.mode() & 0o7777));
+        }
+        if found.mode() & 0o055 != 0 {
+            fs::set_permissions(&self.path, Permissions::from_mode(0o700)).map_err(failed("close to others"))?;
+        }
+        Ok(())
+    }
+
+    /// What the node remembers; nothing, at its first start.
+    pub(super) fn load(&self) -> Result<State> {
+        let path = self.state_file();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) => return Err(Error::system("read", path.display(), error)),
+        };
+        State::parse(&text).map_err(|reason| {
+            let reason = format!("{reason}; look into it, then remove it: the node starts anew from what it finds");
+            Error::State { path, reason }
+        })
+    }
+
+    /// Replaces what the node remembers: whoever reads, also after a crash, finds the old or the new.
+    pub(super) fn save(&self, state: &State) -> Result<()> {
+        let (path, new) = (self.state_file(), self.path.join("state.new"));
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(state.to_string().as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(|e| Error::system("write", path.display(), e))
+    }
+
+    /// Forgets everything.
+    pub(super) fn remove(&self) -> Result<()> {
+        match fs::remove_file(self.state_file()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::system("remove", self.state_file().display(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Draws the next number: of two requests, the later one has the higher.
+    pub(super) fn next_generation(&self) -> Result<u64> {
+        self.generation(true)
+    }
+
+    /// The number that was drawn last.
+    pub(super) fn latest_generation(&self) -> Result<u64> {
+        self.generation(false)
+    }
+
+    fn generation(&self, next: bool) -> Result<u64> {
+        let path = self.path.join("generation");
+        let work = || -> io::Result<u64> {
+            let mut file =
+                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            // Held for two system calls.
+            flock(&file, FlockOperation::LockExclusive)?;
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            // Whatever else it holds was not written here; counting begins anew.
+            let last: u64 = text.trim().parse().unwrap_or(0);
+            if next {
+                file.rewind()?;
+                // One length, so that one write replaces it all.
+                file.write_all(format!("{:020}\n", last.wrapping_add(1)).as_bytes())?;
+            }
+            Ok(if next { last.wrapping_add(1) } else { last })
+        };
+        work().map_err(|e| Error::system("count requests in", path.display(), e))
+    }
+
+    /// Waits until no other process works on this node.
+    pub(super) fn lock(&self, limit: Duration) -> Result<Lock> {
+        let path = self.path.join("lock");
+        let failed = |e: io::Error| Error::system("lock", path.display(), e);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        let start = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock(file)),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < limit => {
+                    std::thread::sleep(Duration::from_millis(5))
+                }
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                    return Err(Error::Locked { object: path.display().to_string(), waited: limit });
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str) -> StateDir {
+        let path = std::env::temp_dir().join(format!("lvs-dr-test-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        StateDir::new(&path)
+    }
+
+    fn some_state() -> State {
+        State {
+            role: Some((Role::Backup, false)),
+            arp: vec!["eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=3 arp_announce=2".parse().unwrap()],
+            vips: [
+                ("192.0.2.1".parse().unwrap(), "eth0".to_owned()),
+                ("2001:db8::1".parse().unwrap(), "eth0".to_owned()),
+            ]
+            .into(),
+            table: "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1 -x 9 -y 3\n".parse().unwrap(),
+            held: true,
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let dir = directory("round-trip");
+        dir.prepare().unwrap();
+        assert_eq!(dir.load().unwrap(), State::default());
+        for state in [some_state(), State::default()] {
+            dir.save(&state).unwrap();
+            assert_eq!(dir.load().unwrap(), state);
+        }
+        dir.remove().unwrap();
+        dir.remove().unwrap();
+        assert_eq!(dir.load().unwrap(), State::default());
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn a_file_cut_short_is_refused_wherever_it_is_cut() {
+        let text = some_state().to_string();
+        for end in 0..text.len() {
+            assert!(State::parse(&text[..end]).is_err(), "cut at {end}");
+        }
+        assert!(State::parse(&text).is_ok());
+        assert!(State::parse(&text.replace("state 1", "state 2")).unwrap_err().contains("another version"));
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let dir = directory("mode");
+        dir.prepare().unwrap();
+        assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o777, 0o700);
+        fs::set_permissions(&dir.path, Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(dir.prepare(), Err(Error::State { .. })));
+        fs::set_permissions(&dir.path, Permissions::from_mode(0o755)).unwrap();
+        dir.prepare().unwrap();
+        assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o777, 0o700);
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn requests_are_numbered_and_one_works_at_a_time() {
+        let dir = directory("lock");
+        dir.prepare().unwrap();
+        assert_eq!(
+            (dir.next_generation().unwrap(), dir.next_generation().unwrap(), dir.latest_generation().unwrap()),
+            (1, 2, 2)
+        );
+        let held = dir.lock(Duration::ZERO).unwrap();
+        assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
+        drop(held);
+        dir.lock(Duration::ZERO).unwrap();
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+}

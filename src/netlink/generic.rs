@@ -35,6 +35,13 @@ where
         &self.netns
     }
 
+    /// Changes how long an answer may take, from the next exchange on.
+    pub(crate) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+        // A socket has its limit from when it was opened.
+        self.open = None;
+    }
+
     /// One request and its answers.
     pub(crate) fn request(&mut self, payload: &F, flags: u16) -> Result<Vec<F>, Failure> {
         self.exchange(|open| {

@@ -1,6 +1,7 @@
 //! What the crate does to a real kernel, judged by ipvsadm, ip and packets. Runs in the lab's guest (see tests/lab).
 
 mod arp;
+mod control;
 mod ipvs;
 mod lab;
 mod vip;

@@ -1,5 +1,6 @@
 //! What IPVS says over generic netlink: its messages and attributes. Numbers and names are those of linux/ip_vs.h.
 
+pub(super) mod daemon;
 pub(super) mod destination;
 pub(super) mod service;
 mod stats;
@@ -26,13 +27,23 @@ pub(super) enum Command {
     SetDestination = 6,
     DelDestination = 7,
     GetDestination = 8,
+    NewDaemon = 9,
+    DelDaemon = 10,
+    GetDaemon = 11,
+    SetConfig = 12,
+    GetConfig = 13,
     GetInfo = 15,
+    Zero = 16,
     Flush = 17,
 }
 
 /// `IPVS_CMD_ATTR_*`
 pub(super) const SERVICE: u16 = 1;
 pub(super) const DESTINATION: u16 = 2;
+pub(super) const DAEMON: u16 = 3;
+pub(super) const TIMEOUT_TCP: u16 = 4;
+pub(super) const TIMEOUT_TCP_FIN: u16 = 5;
+pub(super) const TIMEOUT_UDP: u16 = 6;
 
 /// `IPVS_INFO_ATTR_*`, in the answer to [`Command::GetInfo`]
 pub(super) const INFO_VERSION: u16 = 1;

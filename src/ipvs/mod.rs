@@ -18,6 +18,7 @@
 mod connection;
 mod daemon;
 mod destination;
+mod drain;
 mod plan;
 mod service;
 pub mod settings;
@@ -25,16 +26,19 @@ mod stats;
 mod table;
 mod text;
 mod timeouts;
+mod watch;
 mod wire;
 
 pub use connection::{Connection, Origin, Protocol};
 pub use daemon::{SyncDaemon, SyncRole};
 pub use destination::{Destination, DestinationEntry, Forward, Tunnel, TunnelChecksum};
+pub use drain::Drained;
 pub use plan::{Change, Plan};
 pub use service::{Family, Netmask, Persistence, Scheduler, Service, ServiceEntry, ServiceFlags, ServiceId};
 pub use stats::Stats;
 pub use table::{Table, VirtualService};
 pub use timeouts::Timeouts;
+pub use watch::{Drift, Watch};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -56,8 +60,11 @@ use wire::{Attribute, Command, Message};
 const STOP_LIMIT: Duration = Duration::from_millis(50);
 const STOP_ATTEMPTS: u32 = 3;
 
-/// How often a table is read again while it changes under the reader.
-const READS: usize = 5;
+/// How often a list is read again while it changes under the reader.
+const READS: usize = 4;
+
+/// Fewer entries than this come in one receive, and so from one moment.
+const ONE_PIECE: usize = 64;
 
 /// A client of IPVS in one network namespace.
 ///
@@ -322,32 +329,85 @@ impl Ipvs {
             .map_err(|failure| failure.explain("flush", "the table", |errno| cause(Command::Flush, errno)))
     }
 
-    /// All services with their destinations, as of one moment.
+    /// All services with their destinations. It says nothing about timeouts and daemons: see [`Ipvs::snapshot`].
     ///
-    /// The kernel reads its table in pieces. Where the services changed meanwhile, it is read again.
+    /// The kernel reads its table in pieces, so that a change in between shows as an entry that is missing or there twice. What
+    /// changed meanwhile is read again; of services that come and go all the time, each is asked for by its name.
     ///
     /// # Errors
-    /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`] when it changed during each of several readings.
+    /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`] when a long list of destinations changed during each of several readings.
     pub fn table(&mut self) -> Result<Table> {
-        let mut services = self.services()?;
-        for _ in 0..READS {
-            let mut table = Table::new();
-            for entry in &services {
-                table.insert(entry.service.clone());
-                for found in self.read_destinations(&entry.service.id)? {
-                    // The service was inserted just now.
-                    let _ = table.insert_destination(&entry.service.id, found.destination);
-                }
+        let mut table = Table::new();
+        for entry in self.services_at_once()? {
+            let id = entry.service.id;
+            table.insert(entry.service);
+            for found in self.destinations_at_once(&id)? {
+                // The service was inserted just now.
+                let _ = table.insert_destination(&id, found.destination);
             }
-            let again = self.services()?;
-            if again.iter().map(|entry| &entry.service).eq(services.iter().map(|entry| &entry.service)) {
-                return Ok(table);
-            }
-            services = again;
         }
-        let reason =
-            format!("the table changed during each of {READS} readings: does somebody rewrite it all the time?");
-        Err(Failure::Malformed(reason).explain("list", "the table", |_| Cause::Other))
+        // One that went meanwhile was listed without its destinations.
+        let left: BTreeSet<ServiceId> = self.services_at_once()?.iter().map(|entry| entry.service.id).collect();
+        table.retain(|id| left.contains(id));
+        Ok(table)
+    }
+
+    /// A list of services is whole when it is the same twice.
+    fn services_at_once(&mut self) -> Result<Vec<ServiceEntry>> {
+        let mut found = self.services()?;
+        if found.len() < ONE_PIECE {
+            return Ok(found);
+        }
+        let mut steady: BTreeSet<ServiceId> = found.iter().map(|entry| entry.service.id).collect();
+        let mut all: BTreeMap<ServiceId, ServiceEntry> = BTreeMap::new();
+        for _ in 0..READS {
+            let again = self.services()?;
+            if again.iter().map(|entry| &entry.service).eq(found.iter().map(|entry| &entry.service)) {
+                return Ok(again);
+            }
+            let ids: BTreeSet<ServiceId> = again.iter().map(|entry| entry.service.id).collect();
+            steady.retain(|id| ids.contains(id));
+            all.extend(std::mem::replace(&mut found, again).into_iter().map(|entry| (entry.service.id, entry)));
+        }
+        all.extend(found.into_iter().map(|entry| (entry.service.id, entry)));
+        let unsteady: Vec<ServiceId> = all.keys().filter(|id| !steady.contains(id)).copied().collect();
+        for id in unsteady {
+            match self.service(&id) {
+                Ok(entry) => drop(all.insert(id, entry)),
+                Err(error) if error.cause() == Some(Cause::NoService) => drop(all.remove(&id)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// A list of destinations that came in one piece is of one moment; a longer one must be the same twice.
+    fn destinations_at_once(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
+        let mut found = self.read_destinations(id)?;
+        if found.len() < ONE_PIECE {
+            return Ok(found);
+        }
+        for _ in 0..READS {
+            let again = self.read_destinations(id)?;
+            if again.iter().map(|entry| &entry.destination).eq(found.iter().map(|entry| &entry.destination)) {
+                return Ok(again);
+            }
+            found = again;
+        }
+        let reason = format!("they changed during each of {READS} readings: does somebody rewrite them all the time?");
+        Err(Failure::Malformed(reason).explain("list the destinations of", id, |_| Cause::Other))
+    }
+
+    /// Services and destinations, timeouts and sync daemons.
+    ///
+    /// # Errors
+    /// As [`Ipvs::table`].
+    pub fn snapshot(&mut self) -> Result<Table> {
+        let mut table = self.table()?;
+        table.timeouts = Some(self.timeouts()?);
+        table.daemons = [SyncRole::Master, SyncRole::Backup].map(|role| (role, None)).into();
+        table.daemons.extend(self.sync_daemons()?.into_iter().map(|daemon| (daemon.role, Some(daemon))));
+        Ok(table)
     }
 
     /// Carries out a plan: many changes in a send. When one fails, those that were done are undone.
@@ -356,45 +416,47 @@ impl Ipvs {
     /// [`Error::Change`] names the change that failed and why, and says whether the table is as it was before;
     /// [`Error::Invalid`] before anything is done, see [`Table::check`].
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
-        for change in plan.changes() {
-            check(change)?;
-        }
-        let requests: Vec<Message> = plan.changes().iter().map(encode).collect();
-        let (number, source) = match self.socket.batch(&requests, false) {
-            Ok(outcomes) => {
-                let failed = outcomes.into_iter().enumerate().find_map(|(i, outcome)| Some((i, outcome.err()?)));
-                let Some((index, failure)) = failed else { return Ok(()) };
-                (index, failure)
-            }
-            // How far the kernel came is not known.
-            Err(failure) => (0, failure),
-        };
-        let Some(change) = plan.changes().get(number) else { return Ok(()) };
+        plan.changes().iter().try_for_each(check)?;
+        let Some((index, source)) = self.carry_out(plan.changes()) else { return Ok(()) };
         let outcome = match self.undo(plan) {
             Ok(()) => "the table is as it was before".into(),
             Err(error) => format!("and the changes before it could not be undone: {error}"),
         };
         Err(Error::Change {
-            number: number + 1,
+            number: index + 1,
             total: plan.changes().len(),
-            change: change.to_string(),
-            source: Box::new(explain(change, source)),
+            change: plan.changes().get(index).map(Change::to_string).unwrap_or_default(),
+            source: Box::new(source),
             outcome,
         })
     }
 
-    /// Brings the services that a plan touches back to what they were.
+    /// Carries out changes as far as possible, and says which was the first to fail, and why.
+    fn carry_out(&mut self, changes: &[Change]) -> Option<(usize, Error)> {
+        // Daemons and timeouts come last in a plan, and one by one.
+        let (table, others) = changes.split_at(changes.iter().take_while(|change| change.service().is_some()).count());
+        let requests: Vec<Message> = table.iter().filter_map(encode).collect();
+        match self.socket.batch(&requests, false) {
+            Ok(outcomes) => {
+                let failed =
+                    outcomes.into_iter().enumerate().find_map(|(index, outcome)| Some((index, outcome.err()?)));
+                if let Some((index, failure)) = failed {
+                    return Some((index, explain(&table[index], failure)));
+                }
+            }
+            // How far the kernel came is not known.
+            Err(failure) => return Some((0, explain(&table[0], failure))),
+        }
+        others.iter().enumerate().find_map(|(index, change)| Some((table.len() + index, self.change(change).err()?)))
+    }
+
+    /// Brings what a plan touches back to what it was.
     fn undo(&mut self, plan: &Plan) -> Result<()> {
-        let touched: BTreeSet<&ServiceId> = plan.changes().iter().map(Change::service).collect();
-        let back = Plan::between(&self.table()?.filtered(|id| touched.contains(id)), plan.before());
-        let requests: Vec<Message> = back.changes().iter().map(encode).collect();
-        let outcomes = self
-            .socket
-            .batch(&requests, true)
-            .map_err(|f| f.explain("undo changes of", "the table", |_| Cause::Other))?;
-        match outcomes.into_iter().zip(back.changes()).find_map(|(outcome, change)| Some((outcome.err()?, change))) {
-            Some((failure, change)) => Err(explain(change, failure)),
+        let touched: BTreeSet<&ServiceId> = plan.changes().iter().filter_map(Change::service).collect();
+        let back = Plan::between(&self.snapshot()?.filtered(|id| touched.contains(id)), plan.before());
+        match self.carry_out(back.changes()) {
             None => Ok(()),
+            Some((_, error)) => Err(error),
         }
     }
 
@@ -479,9 +541,7 @@ impl Ipvs {
             seconds(wire::TIMEOUT_UDP, timeouts.udp),
         ];
         let result = self.socket.request(&Message::new(Command::SetConfig, attributes), 0);
-        result
-            .map(|_| ())
-            .map_err(|failure| failure.explain("set", "the timeouts", |errno| cause(Command::SetConfig, errno)))
+        result.map(|_| ()).map_err(|failure| explain(&Change::SetTimeouts(*timeouts), failure))
     }
 
     /// The sync daemons that run, the master's first.
@@ -508,7 +568,7 @@ impl Ipvs {
     pub fn start_sync_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
         daemon.check()?;
         let result = self.socket.request(&Message::new(Command::NewDaemon, vec![wire::daemon::encode(daemon)]), 0);
-        result.map(|_| ()).map_err(|failure| failure.explain("start", daemon, |errno| cause(Command::NewDaemon, errno)))
+        result.map(|_| ()).map_err(|failure| explain(&Change::StartDaemon(daemon.clone()), failure))
     }
 
     /// Stops the sync daemon of this role.
@@ -534,10 +594,7 @@ impl Ipvs {
                     return Ok(());
                 }
                 Err(Failure::NoAnswer(_)) if attempt < STOP_ATTEMPTS => attempt += 1,
-                Err(failure) => {
-                    let object = format!("the sync daemon {role}");
-                    return Err(failure.explain("stop", object, |errno| cause(Command::DelDaemon, errno)));
-                }
+                Err(failure) => return Err(explain(&Change::StopDaemon(role), failure)),
             }
         }
     }
@@ -574,7 +631,15 @@ impl Ipvs {
 
     fn change(&mut self, change: &Change) -> Result<()> {
         check(change)?;
-        self.socket.request(&encode(change), 0).map(|_| ()).map_err(|failure| explain(change, failure))
+        match (change, encode(change)) {
+            (Change::SetTimeouts(timeouts), _) => self.set_timeouts(timeouts),
+            (Change::StopDaemon(role), _) => self.stop_sync_daemon(*role),
+            (Change::StartDaemon(daemon), _) => self.start_sync_daemon(daemon),
+            (_, Some(request)) => {
+                self.socket.request(&request, 0).map(|_| ()).map_err(|failure| explain(change, failure))
+            }
+            (_, None) => Ok(()),
+        }
     }
 }
 
@@ -588,57 +653,49 @@ fn check(change: &Change) -> Result<()> {
     match change {
         Change::AddService(service) | Change::ReplaceService(service) => service.check(),
         Change::AddDestination(id, destination) | Change::ReplaceDestination(id, destination) => destination.check(id),
-        Change::RemoveService(_) | Change::RemoveDestination(..) => Ok(()),
+        Change::SetTimeouts(timeouts) => timeouts.check(),
+        Change::StartDaemon(daemon) => daemon.check(),
+        Change::RemoveService(_) | Change::RemoveDestination(..) | Change::StopDaemon(_) => Ok(()),
     }
 }
 
-fn command(change: &Change) -> Command {
-    match change {
-        Change::AddService(_) => Command::NewService,
-        Change::ReplaceService(_) => Command::SetService,
-        Change::RemoveService(_) => Command::DelService,
-        Change::AddDestination(..) => Command::NewDestination,
-        Change::ReplaceDestination(..) => Command::SetDestination,
-        Change::RemoveDestination(..) => Command::DelDestination,
-    }
-}
-
-fn encode(change: &Change) -> Message {
-    let service = wire::service::encode_id(change.service());
-    let attributes: Vec<Attribute> = match change {
-        Change::AddService(service) | Change::ReplaceService(service) => vec![wire::service::encode(service)],
-        Change::RemoveService(_) => vec![service],
-        Change::AddDestination(_, destination) | Change::ReplaceDestination(_, destination) => {
-            vec![service, wire::destination::encode(destination)]
+/// The request for a change of the table.
+fn encode(change: &Change) -> Option<Message> {
+    let about = |id: &ServiceId| wire::service::encode_id(id);
+    let (command, attributes) = match change {
+        Change::AddService(service) => (Command::NewService, vec![wire::service::encode(service)]),
+        Change::ReplaceService(service) => (Command::SetService, vec![wire::service::encode(service)]),
+        Change::RemoveService(id) => (Command::DelService, vec![about(id)]),
+        Change::AddDestination(id, destination) => {
+            (Command::NewDestination, vec![about(id), wire::destination::encode(destination)])
         }
-        Change::RemoveDestination(_, destination) => {
-            vec![service, wire::destination::encode_address(destination.address)]
+        Change::ReplaceDestination(id, destination) => {
+            (Command::SetDestination, vec![about(id), wire::destination::encode(destination)])
         }
+        Change::RemoveDestination(id, destination) => {
+            (Command::DelDestination, vec![about(id), wire::destination::encode_address(destination.address)])
+        }
+        Change::SetTimeouts(_) | Change::StopDaemon(_) | Change::StartDaemon(_) => return None,
     };
-    Message::new(command(change), attributes)
+    Some(Message::new(command, attributes))
 }
 
+/// The error of a change.
 fn explain(change: &Change, failure: Failure) -> Error {
-    let cause = |errno| cause(command(change), errno);
-    let operation = match change {
-        Change::AddService(_) => "add service",
-        Change::ReplaceService(_) => "change service",
-        Change::RemoveService(_) => "remove service",
-        Change::AddDestination(..) => "add destination",
-        Change::ReplaceDestination(..) => "change destination",
-        Change::RemoveDestination(..) => "remove destination",
+    let named = |service: &ServiceId, d: &Destination| Named { service, address: d.address }.to_string();
+    let with_scheduler = |service: &Service| format!("{} (scheduler {})", service.id, service.scheduler);
+    let (command, operation, object) = match change {
+        Change::AddService(service) => (Command::NewService, "add service", with_scheduler(service)),
+        Change::ReplaceService(service) => (Command::SetService, "change service", with_scheduler(service)),
+        Change::RemoveService(id) => (Command::DelService, "remove service", id.to_string()),
+        Change::AddDestination(id, d) => (Command::NewDestination, "add destination", named(id, d)),
+        Change::ReplaceDestination(id, d) => (Command::SetDestination, "change destination", named(id, d)),
+        Change::RemoveDestination(id, d) => (Command::DelDestination, "remove destination", named(id, d)),
+        Change::SetTimeouts(_) => (Command::SetConfig, "set", "the timeouts".into()),
+        Change::StopDaemon(role) => (Command::DelDaemon, "stop", format!("the sync daemon {role}")),
+        Change::StartDaemon(daemon) => (Command::NewDaemon, "start", daemon.to_string()),
     };
-    match change {
-        Change::AddService(service) | Change::ReplaceService(service) => {
-            failure.explain(operation, format!("{} (scheduler {})", service.id, service.scheduler), cause)
-        }
-        Change::RemoveService(id) => failure.explain(operation, id, cause),
-        Change::AddDestination(service, d)
-        | Change::ReplaceDestination(service, d)
-        | Change::RemoveDestination(service, d) => {
-            failure.explain(operation, Named { service, address: d.address }, cause)
-        }
-    }
+    failure.explain(operation, object, |errno| cause(command, errno))
 }
 
 /// What an errno means: one value means different things in different operations. From net/netfilter/ipvs/ip_vs_ctl.c.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
-use super::text::{DestinationLine, IdOption};
-use super::{Destination, Service, ServiceId, Table};
+use super::text::{DaemonLine, DestinationLine, IdOption};
+use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Table, Timeouts};
 
 /// One change of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,15 +23,24 @@ pub enum Change {
     ReplaceDestination(ServiceId, Destination),
     /// A destination goes.
     RemoveDestination(ServiceId, Destination),
+    /// Other timeouts.
+    SetTimeouts(Timeouts),
+    /// A sync daemon ends.
+    StopDaemon(SyncRole),
+    /// A sync daemon starts.
+    StartDaemon(SyncDaemon),
 }
 
 impl Change {
-    /// The service that it is about.
-    pub fn service(&self) -> &ServiceId {
+    /// The service that it is about, if it is about one.
+    pub fn service(&self) -> Option<&ServiceId> {
         match self {
-            Change::AddService(service) | Change::ReplaceService(service) => &service.id,
-            Change::RemoveService(id) => id,
-            Change::AddDestination(id, _) | Change::ReplaceDestination(id, _) | Change::RemoveDestination(id, _) => id,
+            Change::AddService(service) | Change::ReplaceService(service) => Some(&service.id),
+            Change::RemoveService(id) => Some(id),
+            Change::AddDestination(id, _) | Change::ReplaceDestination(id, _) | Change::RemoveDestination(id, _) => {
+                Some(id)
+            }
+            Change::SetTimeouts(_) | Change::StopDaemon(_) | Change::StartDaemon(_) => None,
         }
     }
 }
@@ -53,6 +63,9 @@ impl fmt::Display for Change {
             Change::RemoveDestination(id, destination) => {
                 write!(f, "-d {} -r {}", IdOption(id), destination.address)
             }
+            Change::SetTimeouts(timeouts) => write!(f, "{timeouts}"),
+            Change::StopDaemon(role) => write!(f, "--stop-daemon {role}"),
+            Change::StartDaemon(daemon) => write!(f, "{}", DaemonLine(daemon)),
         }
     }
 }
@@ -111,9 +124,18 @@ impl Plan {
         remove.extend(gone.map(|old| Change::RemoveService(old.service.id)));
 
         // A service's own change comes before that of its destinations: both are in order within `replace`.
-        let changes: Vec<Change> = add.into_iter().chain(replace).chain(remove).collect();
-        let touched: BTreeSet<&ServiceId> = changes.iter().map(Change::service).collect();
-        let before = seen.filtered(|id| touched.contains(id));
+        let changes: Vec<Change> = add
+            .into_iter()
+            .chain(replace)
+            .chain(remove)
+            .chain(timeouts(seen, wanted))
+            .chain(daemons(seen, wanted))
+            .collect();
+        let touched: BTreeSet<&ServiceId> = changes.iter().filter_map(Change::service).collect();
+        let mut before = seen.filtered(|id| touched.contains(id));
+        // What `wanted` says nothing about is not to be undone either.
+        before.timeouts = seen.timeouts.filter(|_| wanted.timeouts.is_some());
+        before.daemons.retain(|role, _| wanted.daemons.contains_key(role));
         Plan { changes, before }
     }
 
@@ -131,6 +153,32 @@ impl Plan {
     pub(super) fn before(&self) -> &Table {
         &self.before
     }
+}
+
+/// A time of 0 stays as it is.
+fn timeouts(seen: &Table, wanted: &Table) -> Option<Change> {
+    let same = |seen: Duration, wanted: Duration| wanted.is_zero() || seen == wanted;
+    let wanted = wanted.timeouts?;
+    let met = seen.timeouts.is_some_and(|seen| {
+        same(seen.tcp, wanted.tcp) && same(seen.tcp_fin, wanted.tcp_fin) && same(seen.udp, wanted.udp)
+    });
+    (!met).then_some(Change::SetTimeouts(wanted))
+}
+
+/// A daemon cannot be changed while it runs. Both stop before either starts.
+fn daemons(seen: &Table, wanted: &Table) -> Vec<Change> {
+    let (mut stop, mut start) = (Vec::new(), Vec::new());
+    for (role, wanted) in &wanted.daemons {
+        let seen = seen.daemons.get(role).and_then(Option::as_ref);
+        match (seen, wanted) {
+            (Some(seen), Some(wanted)) if wanted.is_met_by(seen) => continue,
+            (None, None) => continue,
+            _ => {}
+        }
+        stop.extend(seen.map(|_| Change::StopDaemon(*role)));
+        start.extend(wanted.clone().map(Change::StartDaemon));
+    }
+    stop.into_iter().chain(start).collect()
 }
 
 impl fmt::Display for Plan {
@@ -160,6 +208,20 @@ mod tests {
         assert_eq!(plan(WEB, other), "-a -t 1.2.3.4:80 -r 10.0.0.2:80 -g -w 1\n-d -t 1.2.3.4:80 -r 10.0.0.1:80\n");
         let moved = WEB.replace("1.2.3.4", "1.2.3.5");
         assert_eq!(plan(WEB, &moved), format!("{moved}-D -t 1.2.3.4:80\n"));
+    }
+
+    #[test]
+    fn timeouts_and_daemons_count_where_they_are_named() {
+        let daemon = "--start-daemon backup --mcast-interface eth0 --syncid 1\n";
+        assert_eq!(plan("--set 900 120 300\n", ""), "");
+        assert_eq!(plan("--set 900 120 300\n", "--set 900 0 300\n"), "");
+        assert_eq!(plan("--set 900 120 300\n", "--set 900 60 300\n"), "--set 900 60 300\n");
+        assert_eq!(plan(daemon, WEB), WEB);
+        assert_eq!(plan(daemon, daemon), "");
+        assert_eq!(plan("", daemon), daemon);
+        assert_eq!(plan(daemon, "--stop-daemon backup\n"), "--stop-daemon backup\n");
+        let other = "--start-daemon master --mcast-interface eth0 --syncid 1\n";
+        assert_eq!(plan(daemon, &format!("--stop-daemon backup\n{other}")), format!("--stop-daemon backup\n{other}"));
     }
 
     #[test]

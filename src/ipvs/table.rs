@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::{Destination, Service, ServiceId};
+use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Timeouts};
 use crate::error::Result;
 
-/// Services with their destinations, in the order in which ipvsadm lists them.
+/// Services with their destinations, in the order in which ipvsadm lists them; and, where it says so, timeouts and sync daemons.
 ///
-/// As text it is what `ipvsadm-save -n` writes and `ipvsadm-restore` reads, see ipvsadm-save(8):
+/// As text it is what `ipvsadm-save -n` writes and `ipvsadm-restore` reads, see ipvsadm-save(8). What that format leaves out is
+/// written as ipvsadm's own options and commands: thresholds (`-x`, `-y`, which `ipvsadm-restore` reads too), timeouts (`--set 900 120 300`)
+/// and daemons (`--start-daemon master --mcast-interface eth0 --syncid 7`, or `--stop-daemon master` for none). Empty lines and
+/// lines that begin with `#` may be there.
 ///
 /// ```
 /// use lvs_dr::ipvs::Table;
@@ -20,6 +23,10 @@ use crate::error::Result;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
     services: BTreeMap<ServiceId, (Service, BTreeMap<SocketAddr, Destination>)>,
+    /// How long idle connections are remembered. `None`: this table says nothing about it.
+    pub timeouts: Option<Timeouts>,
+    /// The sync daemon of each role: `None` for none. Of a role that is missing, this table says nothing.
+    pub daemons: BTreeMap<SyncRole, Option<SyncDaemon>>,
 }
 
 /// A service of a [`Table`] with its destinations.
@@ -102,10 +109,14 @@ impl Table {
         self.services.retain(|id, _| keep(id));
     }
 
-    /// The part of the table whose services `keep` says.
+    /// The part of the table whose services `keep` says. Timeouts and daemons are kept as they are.
     pub fn filtered(&self, mut keep: impl FnMut(&ServiceId) -> bool) -> Table {
         let services = self.services.iter().filter(|(id, _)| keep(id));
-        Table { services: services.map(|(id, content)| (*id, content.clone())).collect() }
+        Table {
+            services: services.map(|(id, content)| (*id, content.clone())).collect(),
+            timeouts: self.timeouts,
+            daemons: self.daemons.clone(),
+        }
     }
 
     /// Calls `change` for each destination of each service. What it does to an address is not kept.
@@ -123,6 +134,8 @@ impl Table {
     /// # Errors
     /// [`crate::Error::Invalid`] with the service or destination and the reason.
     pub fn check(&self) -> Result<()> {
+        self.timeouts.iter().try_for_each(Timeouts::check)?;
+        self.daemons.values().flatten().try_for_each(SyncDaemon::check)?;
         for (service, destinations) in self.services.values() {
             service.check()?;
             destinations.values().try_for_each(|destination| destination.check(&service.id))?;

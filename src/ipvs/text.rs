@@ -6,8 +6,8 @@ use std::str::{FromStr, SplitAsciiWhitespace};
 use std::time::Duration;
 
 use super::{
-    Destination, Family, Forward, Netmask, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table, Tunnel,
-    TunnelChecksum,
+    Destination, Family, Forward, Netmask, Persistence, Scheduler, Service, ServiceFlags, ServiceId, SyncDaemon,
+    SyncRole, Table, Timeouts, Tunnel, TunnelChecksum,
 };
 use crate::error::{Error, Result};
 
@@ -16,6 +16,13 @@ const DEFAULT_PERSISTENCE: u64 = 300;
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.timeouts.iter().try_for_each(|timeouts| writeln!(f, "{timeouts}"))?;
+        for (role, daemon) in &self.daemons {
+            match daemon {
+                Some(daemon) => writeln!(f, "{}", DaemonLine(daemon))?,
+                None => writeln!(f, "--stop-daemon {role}")?,
+            }
+        }
         for content in self.services() {
             writeln!(f, "{}", content.service)?;
             for destination in content.destinations() {
@@ -53,6 +60,27 @@ impl fmt::Display for Service {
             write!(f, " -b {}", names.join(","))?;
         }
         Ok(())
+    }
+}
+
+/// `--set TCP TCP_FIN UDP`
+impl fmt::Display for Timeouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--set {} {} {}", self.tcp.as_secs(), self.tcp_fin.as_secs(), self.udp.as_secs())
+    }
+}
+
+/// The command that starts a daemon.
+pub(super) struct DaemonLine<'a>(pub(super) &'a SyncDaemon);
+
+impl fmt::Display for DaemonLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SyncDaemon { role, interface, sync_id, max_length, group, port, ttl } = self.0;
+        write!(f, "--start-daemon {role} --mcast-interface {interface} --syncid {sync_id}")?;
+        max_length.map_or(Ok(()), |length| write!(f, " --sync-maxlen {length}"))?;
+        group.map_or(Ok(()), |group| write!(f, " --mcast-group {group}"))?;
+        port.map_or(Ok(()), |port| write!(f, " --mcast-port {port}"))?;
+        ttl.map_or(Ok(()), |ttl| write!(f, " --mcast-ttl {ttl}"))
     }
 }
 
@@ -166,6 +194,21 @@ impl FromStr for Table {
                         return Err(Error::parse(number, format!("{id} is added for the second time")));
                     }
                 }
+                Line::Timeouts(timeouts) => {
+                    timeouts.check().map_err(|e| Error::parse(number, e.to_string()))?;
+                    if table.timeouts.replace(timeouts).is_some() {
+                        return Err(Error::parse(number, "--set is found for the second time"));
+                    }
+                }
+                Line::Daemon(role, daemon) => {
+                    daemon.iter().try_for_each(SyncDaemon::check).map_err(|e| Error::parse(number, e.to_string()))?;
+                    if table.daemons.insert(role, daemon).is_some() {
+                        return Err(Error::parse(
+                            number,
+                            format!("the sync daemon {role} is found for the second time"),
+                        ));
+                    }
+                }
                 Line::Destination(id, destination) => {
                     destination.check(&id).map_err(|e| Error::parse(number, e.to_string()))?;
                     let address = destination.address;
@@ -194,6 +237,8 @@ impl FromStr for Table {
 enum Line {
     Service(Service),
     Destination(ServiceId, Destination),
+    Timeouts(Timeouts),
+    Daemon(SyncRole, Option<SyncDaemon>),
 }
 
 type Reason = String;
@@ -210,6 +255,9 @@ fn read_line(line: &str) -> Result<Line, Reason> {
         Some("-a" | "--add-server") => {
             read_destination(words).map(|(id, destination)| Line::Destination(id, destination))
         }
+        Some("--set") => read_timeouts(words).map(Line::Timeouts),
+        Some("--start-daemon") => read_daemon(words).map(|daemon| Line::Daemon(daemon.role, Some(daemon))),
+        Some("--stop-daemon") => Ok(Line::Daemon(words.sync_role()?, None)),
         other => Err(format!("{:?} was found where -A or -a was expected", other.unwrap_or(""))),
     }
 }
@@ -232,10 +280,51 @@ impl<'a> Words<'a> {
         self.next().ok_or_else(|| format!("{option} ends the line, but needs a value"))
     }
 
-    fn number(&mut self, option: &str) -> Result<u32, Reason> {
+    fn number<T: FromStr>(&mut self, option: &str) -> Result<T, Reason> {
         let word = self.value(option)?;
-        word.parse().map_err(|_| format!("{option} has {word:?} where a number was expected"))
+        word.parse().map_err(|_| {
+            let limit = 8 * size_of::<T>() as u32;
+            format!("{option} has {word:?} where a number from 0 to {} was expected", u64::MAX >> (64 - limit))
+        })
     }
+
+    fn sync_role(&mut self) -> Result<SyncRole, Reason> {
+        match self.next() {
+            Some("master") => Ok(SyncRole::Master),
+            Some("backup") => Ok(SyncRole::Backup),
+            other => Err(format!("{:?} was found where master or backup was expected", other.unwrap_or(""))),
+        }
+    }
+}
+
+fn read_timeouts(mut words: Words<'_>) -> Result<Timeouts, Reason> {
+    let mut seconds = || words.number::<u32>("--set").map(|secs| Duration::from_secs(secs.into()));
+    let timeouts = Timeouts { tcp: seconds()?, tcp_fin: seconds()?, udp: seconds()? };
+    match words.next() {
+        None => Ok(timeouts),
+        Some(word) => Err(format!("{word:?} was found behind the three numbers of --set")),
+    }
+}
+
+fn read_daemon(mut words: Words<'_>) -> Result<SyncDaemon, Reason> {
+    let mut daemon = SyncDaemon::new(words.sync_role()?, "", 0);
+    while let Some(option) = words.next() {
+        match option {
+            "--mcast-interface" => daemon.interface = words.value(option)?.to_owned(),
+            "--syncid" => daemon.sync_id = words.number(option)?,
+            "--sync-maxlen" => daemon.max_length = Some(words.number(option)?),
+            "--mcast-group" => {
+                let group = words.value(option)?;
+                daemon.group = Some(
+                    group.parse().map_err(|_| format!("--mcast-group has {group:?} where an address was expected"))?,
+                );
+            }
+            "--mcast-port" => daemon.port = Some(words.number(option)?),
+            "--mcast-ttl" => daemon.ttl = Some(words.number(option)?),
+            _ => return Err(format!("{option:?} is not an option of --start-daemon")),
+        }
+    }
+    Ok(daemon)
 }
 
 /// The options that name a service; a mark's family comes in an option of its own.
@@ -344,9 +433,7 @@ fn read_destination(mut words: Words<'_>) -> Result<(ServiceId, Destination), Re
             "-x" | "--u-threshold" => upper = words.number(option)?,
             "-y" | "--l-threshold" => lower = words.number(option)?,
             "--tun-type" => kind = Some(words.value(option)?),
-            "--tun-port" => {
-                port = Some(u16::try_from(words.number(option)?).map_err(|_| "--tun-port is above 65535".to_owned())?);
-            }
+            "--tun-port" => port = Some(words.number(option)?),
             "--tun-nocsum" => checksum = TunnelChecksum::None,
             "--tun-csum" => checksum = TunnelChecksum::Full,
             "--tun-remcsum" => checksum = TunnelChecksum::Remote,
@@ -414,6 +501,14 @@ mod tests {
     }
 
     #[test]
+    fn what_ipvsadm_does_not_save_is_printed_too() {
+        same("-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1 -x 10 -y 5\n");
+        same(
+            "--set 900 120 300\n--start-daemon master --mcast-interface eth0 --syncid 7 --sync-maxlen 1200 --mcast-group 224.0.1.7 --mcast-port 9 --mcast-ttl 3\n--stop-daemon backup\n",
+        );
+    }
+
+    #[test]
     fn what_ipvsadm_takes_is_taken() {
         let table: Table =
             "# a comment\n\nipvsadm --add-service --tcp-service 1.2.3.4:80 -p\n-a -r 10.0.0.1 -t 1.2.3.4:80\n"
@@ -439,6 +534,11 @@ mod tests {
             ("-E -t 1.2.3.4:80\n", "-A or -a"),
             ("-A -t 1.2.3.6:80 -s rr -b mh-port\n", "flag-1, flag-2"),
             ("-A -t 1.2.3.6:80 -s rr -M 255.0.0.0\n", "go with -p"),
+            ("-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i --tun-type gue --tun-port 65536\n", "from 0 to 65535"),
+            ("--set 1 2\n", "needs a value"),
+            ("--start-daemon both\n", "master or backup"),
+            ("--start-daemon master --syncid 256 --mcast-interface eth0\n", "from 0 to 255"),
+            ("--start-daemon master\n", "interface's name"),
         ] {
             let error = format!("{service}{wrong}").parse::<Table>().unwrap_err();
             assert!(matches!(error, Error::Parse { line: 2, .. }), "{wrong}: {error}");

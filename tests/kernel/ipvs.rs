@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lvs_dr::ipvs::{Change, Destination, Ipvs, Plan, Scheduler, Service, ServiceId, Table};
+use lvs_dr::ipvs::{Change, Destination, Ipvs, Plan, Scheduler, Service, ServiceId, Table, Watch};
 use lvs_dr::{Cause, Error, Netns};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
@@ -281,8 +281,7 @@ fn counters_are_read() {
     ip("addr add 192.0.2.1/32 dev lo");
     ipvsadm("-A -t 192.0.2.1:80 -s rr");
     ipvsadm("-a -t 192.0.2.1:80 -r 127.0.0.1:80 -m");
-    let _ =
-        std::net::TcpStream::connect_timeout(&"192.0.2.1:80".parse().unwrap(), Duration::from_millis(200));
+    let _ = std::net::TcpStream::connect_timeout(&"192.0.2.1:80".parse().unwrap(), Duration::from_millis(200));
     // The kernel brings its counters up to date every two seconds.
     let mut ipvs = Ipvs::open().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -333,4 +332,128 @@ fn a_plan_prints_what_ipvsadm_understands() {
     assert!(plan.changes().iter().any(|change| matches!(change, Change::RemoveService(_))));
     plan.to_string().lines().for_each(|line| drop(ipvsadm(line)));
     assert_eq!(ipvsadm("-Sn").parse::<Table>().unwrap(), wanted);
+}
+
+#[test]
+fn a_snapshot_holds_timeouts_and_daemons_and_is_put_back() {
+    enter_new_netns();
+    ip("link add eth0 type dummy");
+    ip("addr add 10.9.0.1/24 dev eth0");
+    ip("link set eth0 up multicast on");
+    ipvsadm("-A -t 192.0.2.1:80 -s wrr");
+    ipvsadm("--set 800 100 200");
+    ipvsadm("--start-daemon master --mcast-interface eth0 --syncid 7");
+    let mut ipvs = Ipvs::open().unwrap();
+    let before = ipvs.snapshot().unwrap();
+    let text = before.to_string();
+    assert!(text.starts_with("--set 800 100 200\n--start-daemon master --mcast-interface eth0 --syncid 7 "), "{text}");
+    assert!(text.contains("\n--stop-daemon backup\n-A -t 192.0.2.1:80 -s wrr\n"), "{text}");
+    let wanted: Table =
+        "--set 900 0 0\n--start-daemon backup --mcast-interface eth0 --syncid 7\n--stop-daemon master\n"
+            .parse()
+            .unwrap();
+    ipvs.apply(&Plan::between(&before, &wanted)).unwrap();
+    assert_eq!(ipvsadm("-Ln --timeout"), "Timeout (tcp tcpfin udp): 900 100 200\n");
+    assert!(ipvsadm("-Ln --daemon").starts_with("backup sync daemon (mcast=eth0, syncid=7"));
+    let again = ipvs.snapshot().unwrap();
+    assert!(Plan::between(&again, &wanted).is_empty());
+    ipvs.apply(&Plan::between(&again, &before)).unwrap();
+    assert_eq!(ipvs.snapshot().unwrap(), before);
+    // The daemon is the last of this plan, and fails: everything before it is undone.
+    let bad: Table = "--set 1 2 3\n--start-daemon backup --mcast-interface eth9 --syncid 7\n-A -t 192.0.2.5:80 -s rr\n"
+        .parse()
+        .unwrap();
+    let error = ipvs.apply(&Plan::between(&before, &bad)).unwrap_err();
+    assert_eq!(error.cause(), Some(Cause::NoInterface), "{error}");
+    assert!(error.to_string().contains("as it was before"), "{error}");
+    assert_eq!(ipvs.snapshot().unwrap(), before);
+}
+
+#[test]
+fn a_table_that_changes_while_it_is_read_is_read_whole() {
+    enter_new_netns();
+    let here = Netns::current().unwrap();
+    let mut stable = Table::new();
+    for port in 1..=150 {
+        let id = ServiceId::tcp(SocketAddr::from(([192, 0, 2, 1], port)));
+        stable.insert(Service::new(id, Scheduler::WRR));
+    }
+    let mut ipvs = Ipvs::open().unwrap();
+    ipvs.apply(&Plan::between(&Table::new(), &stable)).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut other = Ipvs::open_in(here.clone()).unwrap();
+            for port in (1..=60_000).cycle() {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let id = ServiceId::udp(SocketAddr::from(([192, 0, 2, 7], port)));
+                other.add_service(&Service::new(id, Scheduler::RR)).unwrap();
+                std::thread::sleep(Duration::from_micros(300));
+                other.remove_service(&id).unwrap();
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        });
+        for _ in 0..40 {
+            let mut seen = ipvs.table().unwrap();
+            let extra: Vec<ServiceId> =
+                seen.services().map(|s| s.service.id).filter(|id| stable.service(id).is_none()).collect();
+            assert!(extra.len() <= 1, "{extra:?}");
+            seen.retain(|id| stable.service(id).is_some());
+            assert_eq!(seen, stable);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_destination_is_drained() {
+    enter_new_netns();
+    ip("addr add 192.0.2.1/32 dev lo");
+    let listener = std::net::TcpListener::bind("127.0.0.1:8080").unwrap();
+    ipvsadm("-A -t 192.0.2.1:80 -s rr");
+    ipvsadm("-a -t 192.0.2.1:80 -r 127.0.0.1:8080 -m -w 5 -x 9 -y 4");
+    let address = "127.0.0.1:8080".parse().unwrap();
+    let client = std::net::TcpStream::connect("192.0.2.1:80").unwrap();
+    let server = listener.accept().unwrap();
+    let mut ipvs = Ipvs::open().unwrap();
+    let drained = ipvs.drain(&web(), address, Duration::from_millis(300)).unwrap();
+    assert!(!drained.empty && drained.active == 1 && drained.before.weight == 5, "{drained:?}");
+    assert!(ipvsadm("-Sn").contains("-r 127.0.0.1:8080 -m -w 0"));
+    ipvs.replace_destination(&web(), &drained.before).unwrap();
+    assert!(ipvsadm("-Sn").contains("-r 127.0.0.1:8080 -m -w 5"));
+    assert!(ipvsadm("-Ln --thresholds").contains("9          4"));
+    let closer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop((client, server));
+    });
+    let drained = ipvs.drain(&web(), address, Duration::from_secs(20)).unwrap();
+    assert!(drained.empty && drained.active == 0, "{drained:?}");
+    closer.join().unwrap();
+    ipvs.remove_destination(&web(), address).unwrap();
+    assert_eq!(ipvsadm("-Sn"), "-A -t 192.0.2.1:80 -s rr\n");
+}
+
+#[test]
+fn drift_is_seen_told_once_and_repaired() {
+    enter_new_netns();
+    let wanted: Table = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n".parse().unwrap();
+    ipvsadm("-A -u 192.0.2.9:53 -s rr");
+    let interval = Duration::from_millis(20);
+    let mut watch = Watch::new(Ipvs::open().unwrap(), wanted.clone(), interval).repair(true);
+    let drift = watch.next().unwrap().unwrap();
+    assert!(drift.repaired && drift.plan.changes().len() == 2, "{}", drift.plan);
+    assert_eq!(ipvsadm("-Sn"), format!("{wanted}-A -u 192.0.2.9:53 -s rr\n"));
+    ipvsadm("-e -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 0");
+    let drift = watch.next().unwrap().unwrap();
+    assert_eq!(drift.plan.to_string(), "-e -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n");
+    assert!(ipvsadm("-Sn").contains("10.0.0.1:80 -g -w 1"));
+
+    let mut watch = Watch::new(Ipvs::open().unwrap(), wanted, interval).owner(|id| matches!(id, ServiceId::Udp(_)));
+    let drift = watch.next().unwrap().unwrap();
+    assert_eq!((drift.repaired, drift.plan.to_string().as_str()), (false, "-D -u 192.0.2.9:53\n"));
+    // Told once; the next item is the next change.
+    ipvsadm("-D -t 192.0.2.1:80");
+    assert_eq!(watch.next().unwrap().unwrap().plan.changes().len(), 3);
 }

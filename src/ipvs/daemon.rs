@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 
 /// Which side of the synchronisation a daemon is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum SyncRole {
     /// Sends this node's connections.
     Master,
@@ -27,6 +29,7 @@ impl fmt::Display for SyncRole {
 ///
 /// What is `None` is the kernel's choice when a daemon is started; of a daemon that was read, all is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SyncDaemon {
     /// Sends or receives.
     pub role: SyncRole,

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// How packets reach a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Forward {
     /// Direct routing: the packet is sent on unchanged, to the real server's MAC address. The server needs the VIP itself, and
@@ -25,6 +27,8 @@ pub enum Forward {
 
 /// How a packet is put inside another one, see `--tun-type` in ipvsadm(8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Tunnel {
     /// IP in IP.
@@ -46,6 +50,8 @@ pub enum Tunnel {
 
 /// Checksum of the outer packet, `IP_VS_TUNNEL_ENCAP_FLAG_*` in linux/ip_vs.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum TunnelChecksum {
     /// None.
@@ -67,17 +73,27 @@ pub enum TunnelChecksum {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Destination {
     /// The real server's address and port.
     pub address: SocketAddr,
     /// How packets reach it.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub forward: Forward,
     /// Its share of new connections, up to 2147483647; 0 gets none, and keeps those it has.
+    #[cfg_attr(feature = "serde", serde(default = "one"))]
     pub weight: u32,
     /// From this many connections on it gets no new ones. 0: no limit.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub upper_threshold: u32,
     /// Below this many it gets new ones again. 0: three quarters of the upper one.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub lower_threshold: u32,
+}
+
+#[cfg(feature = "serde")]
+fn one() -> u32 {
+    1
 }
 
 impl Destination {

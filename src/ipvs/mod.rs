@@ -20,6 +20,8 @@ mod daemon;
 mod destination;
 mod drain;
 mod plan;
+#[cfg(feature = "serde")]
+mod serialize;
 mod service;
 pub mod settings;
 mod stats;

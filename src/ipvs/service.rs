@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Family {
     /// IPv4.
     V4,
@@ -255,12 +257,15 @@ bitflags::bitflags! {
 
 /// Connections of one client go to one destination for a while, see `-p` in ipvsadm(8).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Persistence {
     /// For how long after the last connection: whole seconds, at least 1.
+    #[cfg_attr(feature = "serde", serde(with = "super::serialize::seconds"))]
     pub timeout: Duration,
     /// Which clients count as one.
     pub netmask: Netmask,
     /// The persistence engine (`sip`), where the client's address is not what tells clients apart.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub engine: Option<String>,
 }
 
@@ -273,6 +278,8 @@ impl Persistence {
 
 /// Which part of a client's address counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Netmask {
     /// IPv4: the bits that count.
     V4(Ipv4Addr),
@@ -301,14 +308,17 @@ impl Netmask {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Service {
     /// What is balanced.
     pub id: ServiceId,
     /// How.
     pub scheduler: Scheduler,
     /// One-packet scheduling and the scheduler's flags.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub flags: ServiceFlags,
     /// Whether a client stays with its destination.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub persistence: Option<Persistence>,
 }
 

@@ -7,12 +7,16 @@ use crate::error::{Error, Result};
 /// After how much silence a connection is forgotten, see `--set` in ipvsadm(8): whole seconds. When they are written, 0 leaves one as
 /// it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timeouts {
     /// An established TCP connection.
+    #[cfg_attr(feature = "serde", serde(with = "super::serialize::seconds"))]
     pub tcp: Duration,
     /// A TCP connection whose client has closed it.
+    #[cfg_attr(feature = "serde", serde(with = "super::serialize::seconds"))]
     pub tcp_fin: Duration,
     /// A UDP flow.
+    #[cfg_attr(feature = "serde", serde(with = "super::serialize::seconds"))]
     pub udp: Duration,
 }
 

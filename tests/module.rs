@@ -1,0 +1,54 @@
+//! The kernel's module comes and goes while a client lives. In a guest of its own: it takes IPVS away from everybody.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use lvs_dr::Cause;
+use lvs_dr::ipvs::{Ipvs, Plan, Scheduler, Service, ServiceId, Table};
+
+fn run(command: &str) -> bool {
+    let mut words = command.split_whitespace();
+    Command::new(words.next().unwrap()).args(words).output().unwrap().status.success()
+}
+
+/// Unloads IPVS, once the kernel has done away with what used it.
+fn unload() {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_to_string("/proc/modules").unwrap().lines().any(|line| line.starts_with("ip_vs ")) {
+        run("modprobe -r ip_vs_rr");
+        run("modprobe -r ip_vs");
+        assert!(Instant::now() < deadline, "ip_vs is still loaded");
+    }
+}
+
+#[test]
+fn a_client_outlives_the_module() {
+    assert_eq!(std::env::var("LAB").as_deref(), Ok("guest"), "this test unloads IPVS: it runs in the lab's guest only");
+    let service = Service::new(ServiceId::tcp("192.0.2.1:80".parse().unwrap()), Scheduler::RR);
+    let mut ipvs = Ipvs::open().unwrap();
+    ipvs.add_service(&service).unwrap();
+    ipvs.remove_service(&service.id).unwrap();
+
+    // A family's number is never given twice in a row: the old one now means nothing.
+    unload();
+    assert_eq!(ipvs.services().unwrap(), []);
+    unload();
+    ipvs.add_service(&service).unwrap();
+    ipvs.remove_service(&service.id).unwrap();
+    unload();
+    ipvs.apply(&lvs_dr::ipvs::Plan::between(&"".parse().unwrap(), &"-A -t 192.0.2.1:80 -s rr".parse().unwrap()))
+        .unwrap();
+    assert_eq!(ipvs.services().unwrap()[0].service, service);
+
+    // Nothing to load it from.
+    ipvs.remove_service(&service.id).unwrap();
+    unload();
+    assert!(run("mount -t tmpfs none /lib/modules"));
+    for error in [ipvs.services().unwrap_err(), ipvs.add_service(&service).unwrap_err(), Ipvs::open().unwrap_err()] {
+        assert_eq!(error.cause(), Some(Cause::NoIpvs), "{error}");
+        assert!(error.to_string().contains("modprobe ip_vs"), "{error}");
+    }
+    // And back again: the same client goes on.
+    assert!(run("umount /lib/modules"));
+    assert_eq!(ipvs.services().unwrap(), []);
+}

@@ -4,7 +4,10 @@
 #![warn(unreachable_pub)]
 
 pub mod arp;
+#[cfg(feature = "capi")]
+mod capi;
 mod error;
+mod interface;
 pub mod ipvs;
 mod netlink;
 mod netns;

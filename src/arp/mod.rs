@@ -27,6 +27,7 @@ use std::str::FromStr;
 use rustix::io::Errno;
 
 use crate::error::{Cause, Error, Result};
+use crate::interface;
 use crate::netns::Netns;
 use crate::sysctl;
 
@@ -198,14 +199,12 @@ impl ArpTarget {
     /// The names that the kernel gives to interfaces, and that mean one here: it is to become part of a path.
     fn check(&self) -> Result<()> {
         let ArpTarget::Interface(name) = self else { return Ok(()) };
-        let good = (1..=15).contains(&name.len())
-            && !["all", "default", ".", ".."].contains(&name.as_str())
-            && !name.contains(|c: char| c == '/' || c == ':' || c == '\0' || c.is_ascii_whitespace());
-        match good {
-            true => Ok(()),
-            false => {
-                Err(Error::invalid(format!("interface {name:?}"), "an interface's name as in `ip link` was expected"))
-            }
+        match name.as_str() {
+            "all" | "default" => Err(Error::invalid(
+                format!("interface {name:?}"),
+                "that is no interface's name here, but the kernel's for several",
+            )),
+            name => interface::check_name(name),
         }
     }
 

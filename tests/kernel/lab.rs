@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use lvs_dr::Netns;
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 
 /// Moves the calling thread (and the programs that it starts from here on) into a new network namespace with `lo` up.
 ///
@@ -32,6 +32,16 @@ pub fn new_netns() -> Netns {
     })
     .join()
     .unwrap()
+}
+
+/// Lays a cable from the calling thread's namespace to another one, and takes both ends up.
+pub fn cable(ours: &str, our_mac: &str, other: &Netns, theirs: &str) {
+    let here = gettid().as_raw_nonzero();
+    let lay = || {
+        ip(&format!("link add {theirs} up type veth peer name {ours} address {our_mac} netns {here}"));
+    };
+    other.run(lay).unwrap();
+    ip(&format!("link set {ours} up"));
 }
 
 /// Runs a program, its arguments separated by blanks, and returns what it printed. Panics if it fails.

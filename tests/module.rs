@@ -36,8 +36,8 @@ fn a_client_outlives_the_module() {
     ipvs.add_service(&service).unwrap();
     ipvs.remove_service(&service.id).unwrap();
     unload();
-    ipvs.apply(&lvs_dr::ipvs::Plan::between(&"".parse().unwrap(), &"-A -t 192.0.2.1:80 -s rr".parse().unwrap()))
-        .unwrap();
+    let wanted: Table = "-A -t 192.0.2.1:80 -s rr".parse().unwrap();
+    ipvs.apply(&Plan::between(&Table::new(), &wanted)).unwrap();
     assert_eq!(ipvs.services().unwrap()[0].service, service);
 
     // Nothing to load it from.

@@ -16,6 +16,9 @@ pub struct Drift {
     pub repaired: bool,
 }
 
+/// Which services are the watcher's.
+type Owner = Box<dyn Fn(&ServiceId) -> bool + Send>;
+
 /// An iterator that blocks until the kernel's table differs from the one that is wanted, looking at an interval; it never ends.
 ///
 /// The kernel does not tell when its table changes, so that a difference shows within one interval. One that is not repaired is
@@ -38,7 +41,7 @@ pub struct Watch {
     wanted: Table,
     interval: Duration,
     repair: bool,
-    owner: Option<Box<dyn Fn(&ServiceId) -> bool + Send>>,
+    owner: Option<Owner>,
     reported: Plan,
     started: bool,
 }

@@ -52,7 +52,7 @@ fn sync_daemons_are_started_read_and_stopped() {
         shown.contains("master sync daemon (mcast=eth0, syncid=7, maxlen=1200, group=224.0.1.7, port=9999, ttl=3)"),
         "{shown}"
     );
-    assert_eq!(ipvs.sync_daemons().unwrap(), [wanted.clone()]);
+    assert_eq!(ipvs.sync_daemons().unwrap(), std::slice::from_ref(&wanted));
     assert_eq!(ipvs.start_sync_daemon(&wanted).unwrap_err().cause(), Some(Cause::DaemonRuns));
 
     ipvsadm("--start-daemon backup --mcast-interface eth0 --syncid 255");

@@ -23,6 +23,8 @@ pub enum Forward {
     Tunnel(Tunnel),
     /// The director itself.
     Local,
+    /// A method that this crate does not know, as the kernel has it. It is never set.
+    Other(u32),
 }
 
 /// How a packet is put inside another one, see `--tun-type` in ipvsadm(8).
@@ -46,6 +48,8 @@ pub enum Tunnel {
         /// How the outer packet is protected; GRE knows no remote checksum.
         checksum: TunnelChecksum,
     },
+    /// A type that this crate does not know, as the kernel has it. It is never set.
+    Other(u8),
 }
 
 /// Checksum of the outer packet, `IP_VS_TUNNEL_ENCAP_FLAG_*` in linux/ip_vs.h.
@@ -136,6 +140,9 @@ impl Destination {
                 "lower threshold {} is above the upper one, {}",
                 self.lower_threshold, self.upper_threshold
             ));
+        }
+        if let Forward::Other(_) | Forward::Tunnel(Tunnel::Other(_)) = self.forward {
+            return refuse("its forwarding method or tunnel type is not known".into());
         }
         if let Forward::Tunnel(Tunnel::Gue { port: 0, .. }) = self.forward {
             return refuse("a GUE tunnel needs a port".into());

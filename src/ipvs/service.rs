@@ -36,7 +36,7 @@ impl Family {
 ///
 /// As text: `tcp 192.168.0.254:80`, `udp [2001:db8::fe]:53`, `fwmark 1`, `fwmark 1 ipv6`.
 ///
-/// The order is the one in which `ipvsadm` lists: marks first, then by family, protocol, address and port.
+/// The order is by kind (marks first), family, protocol, address and port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ServiceId {
     /// A TCP service. Port 0 stands for every port, and needs persistence.
@@ -256,7 +256,7 @@ bitflags::bitflags! {
 }
 
 /// Connections of one client go to one destination for a while, see `-p` in ipvsadm(8).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Persistence {
     /// For how long after the last connection: whole seconds, at least 1.
@@ -264,15 +264,12 @@ pub struct Persistence {
     pub timeout: Duration,
     /// Which clients count as one.
     pub netmask: Netmask,
-    /// The persistence engine (`sip`), where the client's address is not what tells clients apart.
-    #[cfg_attr(feature = "serde", serde(default))]
-    pub engine: Option<String>,
 }
 
 impl Persistence {
     /// Persistence for each client address by itself.
     pub fn new(timeout: Duration, family: Family) -> Self {
-        Persistence { timeout, netmask: Netmask::full(family), engine: None }
+        Persistence { timeout, netmask: Netmask::full(family) }
     }
 }
 
@@ -320,12 +317,15 @@ pub struct Service {
     /// Whether a client stays with its destination.
     #[cfg_attr(feature = "serde", serde(default))]
     pub persistence: Option<Persistence>,
+    /// The persistence engine (`sip`), where it is not the client's address that tells clients apart.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub engine: Option<String>,
 }
 
 impl Service {
     /// A service without flags and persistence.
     pub fn new(id: ServiceId, scheduler: Scheduler) -> Self {
-        Service { id, scheduler, flags: ServiceFlags::empty(), persistence: None }
+        Service { id, scheduler, flags: ServiceFlags::empty(), persistence: None, engine: None }
     }
 
     /// The same with these flags.
@@ -360,6 +360,7 @@ impl Service {
         if self.flags.bits() & 0x3 != 0 {
             return refuse("flag bits 0x1 and 0x2 are not for setting: use `persistence`");
         }
+        self.engine.as_deref().map_or(Ok(()), |engine| check_module_name("persistence engine", engine))?;
         let Some(persistence) = &self.persistence else { return Ok(()) };
         if persistence.timeout.subsec_nanos() != 0
             || persistence.timeout.as_secs() == 0
@@ -368,15 +369,12 @@ impl Service {
             return refuse("the persistence time must be whole seconds, from 1 to 2678400 (31 days)");
         }
         match (persistence.netmask, self.id.family()) {
-            (Netmask::V4(mask), Family::V4) if !mask.is_unspecified() => {}
-            (Netmask::V6(1..=128), Family::V6) => {}
-            _ => {
-                return refuse(
-                    "the persistence netmask must fit the address family: a non-zero mask for IPv4, a prefix of 1 to 128 for IPv6",
-                );
-            }
+            (Netmask::V4(mask), Family::V4) if !mask.is_unspecified() => Ok(()),
+            (Netmask::V6(1..=128), Family::V6) => Ok(()),
+            _ => refuse(
+                "the persistence netmask must fit the address family: a non-zero mask for IPv4, a prefix of 1 to 128 for IPv6",
+            ),
         }
-        persistence.engine.as_deref().map_or(Ok(()), |engine| check_module_name("persistence engine", engine))
     }
 }
 
@@ -388,9 +386,6 @@ pub(super) fn check_address(what: &dyn fmt::Display, address: SocketAddr) -> Res
         SocketAddr::V6(a) if a.scope_id() != 0 || a.flowinfo() != 0 => {
             "IPVS knows no scopes or flow labels: leave `%SCOPE` out"
         }
-        SocketAddr::V6(a) if a.ip().to_ipv4_mapped().is_some() => "write an IPv4 address as IPv4",
-        _ if address.ip().is_unspecified() => "the address must not be unspecified",
-        _ if address.ip().is_multicast() => "the address must not be a multicast address",
         _ => return Ok(()),
     };
     Err(Error::invalid(what, reason))
@@ -432,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_that_of_ipvsadm() {
+    fn ids_are_in_order() {
         let sorted = ["fwmark 3", "fwmark 3 ipv6", "tcp 1.0.0.2:1", "tcp 1.0.0.10:80", "udp 1.0.0.1:1", "tcp [::2]:1"];
         let mut ids: Vec<ServiceId> = sorted.iter().rev().map(|t| t.parse().unwrap()).collect();
         ids.sort();
@@ -455,8 +450,6 @@ mod tests {
                 .is_err()
         );
         assert!(tcp("1.2.3.4:80").flags(ServiceFlags::ONE_PACKET).check().is_err());
-        assert!(tcp("0.0.0.0:80").check().is_err());
-        assert!(tcp("224.0.0.1:80").check().is_err());
-        assert!(tcp("[::ffff:1.2.3.4]:80").check().is_err());
+        assert!(tcp("[fe80::1%3]:80").check().is_err());
     }
 }

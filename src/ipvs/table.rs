@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Timeouts};
 use crate::error::Result;
 
-/// Services with their destinations, in the order in which ipvsadm lists them; and, where it says so, timeouts and sync daemons.
+/// Services with their destinations, in the order of [`ServiceId`]; and, where it says so, timeouts and sync daemons.
 ///
 /// As text it is what `ipvsadm-save -n` writes and `ipvsadm-restore` reads, see ipvsadm-save(8). What that format leaves out is
 /// written as ipvsadm's own options and commands: thresholds (`-x`, `-y`, which `ipvsadm-restore` reads too), timeouts (`--set 900 120 300`)

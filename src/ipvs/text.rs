@@ -12,7 +12,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// What `-p` without a number means, as in ipvsadm.
-const DEFAULT_PERSISTENCE: u64 = 300;
+const DEFAULT_PERSISTENCE: u64 = 360;
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,9 +44,9 @@ impl fmt::Display for Service {
                     Netmask::V6(prefix) => write!(f, " -M {prefix}")?,
                 }
             }
-            if let Some(engine) = &persistence.engine {
-                write!(f, " --pe {engine}")?;
-            }
+        }
+        if let Some(engine) = &self.engine {
+            write!(f, " --pe {engine}")?;
         }
         if self.flags.contains(ServiceFlags::ONE_PACKET) {
             f.write_str(" -o")?;
@@ -143,9 +143,13 @@ impl fmt::Display for DestinationLine<'_> {
         let DestinationLine(id, destination) = self;
         write!(f, "-a {} -r {}", IdOption(id), destination.address)?;
         match destination.forward {
-            Forward::Direct | Forward::Local => write!(f, " -g")?,
+            Forward::Direct => write!(f, " -g")?,
             Forward::Masquerade => write!(f, " -m")?,
             Forward::Tunnel(_) => write!(f, " -i")?,
+            // ipvsadm writes -g, and so makes another one of it.
+            Forward::Local => write!(f, " --local")?,
+            // Not read again: a table that cannot be put back is to be refused.
+            Forward::Other(method) => write!(f, " --method {method}")?,
         }
         write!(f, " -w {}", destination.weight)?;
         // ipvsadm-restore reads these, although ipvsadm-save does not write them.
@@ -166,6 +170,7 @@ impl fmt::Display for DestinationLine<'_> {
                 write!(f, " --tun-type gue --tun-port {port} {}", checksum(c))
             }
             Forward::Tunnel(Tunnel::Gre { checksum: c }) => write!(f, " --tun-type gre {}", checksum(c)),
+            Forward::Tunnel(Tunnel::Other(kind)) => write!(f, " --tun-type {kind}"),
             _ => Ok(()),
         }
     }
@@ -394,16 +399,16 @@ fn read_service(mut words: Words<'_>) -> Result<Service, Reason> {
         service.flags |= ServiceFlags::scheduler_flag(&service.scheduler, name).map_err(|e| e.to_string())?;
     }
     service.flags.set(ServiceFlags::ONE_PACKET, one_packet);
+    service.engine = engine;
     match timeout {
         Some(timeout) => {
             let mut persistence = Persistence::new(timeout, id.family());
             if let Some(mask) = netmask {
                 persistence.netmask = read_netmask(mask, id.family())?;
             }
-            persistence.engine = engine;
             service.persistence = Some(persistence);
         }
-        None if netmask.is_some() || engine.is_some() => return Err("-M and --pe go with -p only".into()),
+        None if netmask.is_some() => return Err("-M goes with -p only".into()),
         None => {}
     }
     Ok(service)
@@ -428,6 +433,7 @@ fn read_destination(mut words: Words<'_>) -> Result<(ServiceId, Destination), Re
             "-r" | "--real-server" => server = Some(words.value(option)?),
             "-g" | "--gatewaying" => method = Some(Forward::Direct),
             "-m" | "--masquerading" => method = Some(Forward::Masquerade),
+            "--local" => method = Some(Forward::Local),
             "-i" | "--ipip" => method = Some(Forward::Tunnel(Tunnel::Ipip)),
             "-w" | "--weight" => weight = words.number(option)?,
             "-x" | "--u-threshold" => upper = words.number(option)?,
@@ -502,7 +508,9 @@ mod tests {
 
     #[test]
     fn what_ipvsadm_does_not_save_is_printed_too() {
-        same("-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1 -x 10 -y 5\n");
+        same(
+            "-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1 -x 10 -y 5\n-a -t 1.2.3.4:80 -r 10.0.0.2:80 --local -w 1\n",
+        );
         same(
             "--set 900 120 300\n--start-daemon master --mcast-interface eth0 --syncid 7 --sync-maxlen 1200 --mcast-group 224.0.1.7 --mcast-port 9 --mcast-ttl 3\n--stop-daemon backup\n",
         );
@@ -514,7 +522,7 @@ mod tests {
             "# a comment\n\nipvsadm --add-service --tcp-service 1.2.3.4:80 -p\n-a -r 10.0.0.1 -t 1.2.3.4:80\n"
                 .parse()
                 .unwrap();
-        assert_eq!(table.to_string(), "-A -t 1.2.3.4:80 -s wlc -p 300\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1\n");
+        assert_eq!(table.to_string(), "-A -t 1.2.3.4:80 -s wlc -p 360\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 1\n");
     }
 
     #[test]
@@ -533,7 +541,7 @@ mod tests {
             ("-A -t 1.2.3.6:80 -s \u{fe0f}\n", "letters, digits"),
             ("-E -t 1.2.3.4:80\n", "-A or -a"),
             ("-A -t 1.2.3.6:80 -s rr -b mh-port\n", "flag-1, flag-2"),
-            ("-A -t 1.2.3.6:80 -s rr -M 255.0.0.0\n", "go with -p"),
+            ("-A -t 1.2.3.6:80 -s rr -M 255.0.0.0\n", "goes with -p"),
             ("-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i --tun-type gue --tun-port 65536\n", "from 0 to 65535"),
             ("--set 1 2\n", "needs a value"),
             ("--start-daemon both\n", "master or backup"),

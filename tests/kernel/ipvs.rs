@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lvs_dr::ipvs::{Change, Destination, Ipvs, Plan, Scheduler, Service, ServiceId, Table, Watch};
+use lvs_dr::ipvs::{
+    Change, Destination, Family, Forward, Ipvs, Netmask, Persistence, Plan, Scheduler, Service, ServiceFlags,
+    ServiceId, SyncDaemon, SyncRole, Table, Tunnel, TunnelChecksum, Watch,
+};
 use lvs_dr::{Cause, Error, Netns};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
@@ -179,6 +182,53 @@ fn refusals_name_operation_object_cause_and_way_out() {
     assert!(matches!(mixed, Error::Invalid { .. }), "{mixed}");
 }
 
+#[track_caller]
+fn refused_here<T: std::fmt::Debug>(result: lvs_dr::Result<T>, words: &str) {
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }) && error.to_string().contains(words), "{error}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_here_or_by_the_kernel() {
+    enter_new_netns();
+    ip("link add eth0 type dummy");
+    ip("addr add 10.9.0.1/24 dev eth0");
+    ip("link set eth0 up multicast on");
+    let mut ipvs = Ipvs::open().unwrap();
+    let service = Service::new(web(), Scheduler::WRR);
+    ipvs.add_service(&service).unwrap();
+    let to = |address: &str| Destination::new(address.parse().unwrap());
+    let gue = |port| Forward::Tunnel(Tunnel::Gue { port, checksum: TunnelChecksum::None });
+    let mut add = |destination: Destination| ipvs.add_destination(&web(), &destination);
+    refused_here(add(to("10.0.0.1:80").weight(1 << 31)), "above 2147483647");
+    refused_here(add(to("10.0.0.1:80").thresholds(9, 3)), "above the upper one");
+    refused_here(add(to("10.0.0.1:80").forward(gue(0))), "needs a port");
+    refused_here(add(to("[2001:db8::1]:80")), "mixed with tunnels only");
+    expect(add(to("0.0.0.0:80")), Cause::Invalid, &["0.0.0.0:80", "errno 22"]);
+    expect(add(to("224.0.0.1:80")), Cause::Invalid, &["224.0.0.1:80"]);
+    let any_port = Service::new(ServiceId::tcp("192.0.2.9:0".parse().unwrap()), Scheduler::RR);
+    refused_here(ipvs.add_service(&any_port), "port 0");
+    refused_here(ipvs.add_service(&service.clone().flags(ServiceFlags::ONE_PACKET)), "one-packet");
+    let persistence = |secs| Persistence::new(Duration::from_secs(secs), Family::V4);
+    refused_here(ipvs.add_service(&service.clone().persistence(persistence(0))), "from 1 to");
+    let netmask = Persistence { netmask: Netmask::V4([0, 0, 0, 0].into()), ..persistence(60) };
+    refused_here(ipvs.add_service(&service.clone().persistence(netmask)), "non-zero mask");
+    refused_here(ServiceId::fwmark(0, Family::V4), "mark 0");
+    let engine =
+        Service { engine: Some("nosuch".into()), ..Service::new("udp 192.0.2.1:53".parse().unwrap(), Scheduler::RR) };
+    expect(ipvs.add_service(&engine), Cause::NoModule, &["persistence engine"]);
+    let daemon = SyncDaemon::new(SyncRole::Backup, "eth0", 1);
+    refused_here(
+        ipvs.start_sync_daemon(&SyncDaemon { group: "10.0.0.1".parse().ok(), ..daemon.clone() }),
+        "multicast address",
+    );
+    // The kernel does not mix families in a table that is told to others.
+    ipvs.start_sync_daemon(&daemon).unwrap();
+    let mixed = ipvs.add_destination(&web(), &to("[2001:db8::1]:80").forward(Forward::Tunnel(Tunnel::Ipip)));
+    expect(mixed, Cause::Invalid, &["families"]);
+    assert_eq!(ipvsadm("-Sn"), "-A -t 192.0.2.1:80 -s wrr\n");
+}
+
 #[test]
 fn kernel_fact_without_lo_no_destination_is_taken() {
     enter_bare_netns();
@@ -313,7 +363,7 @@ fn no_descriptor_is_left_open() {
     enter_new_netns();
     let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let before = count();
-    for _ in 0..1000 {
+    for _ in 0..10_000 {
         Ipvs::open().unwrap();
     }
     assert_eq!(count(), before);
@@ -456,4 +506,34 @@ fn drift_is_seen_told_once_and_repaired() {
     // Told once; the next item is the next change.
     ipvsadm("-D -t 192.0.2.1:80");
     assert_eq!(watch.next().unwrap().unwrap().plan.changes().len(), 3);
+}
+
+#[test]
+fn two_threads_with_a_client_each_never_hang() {
+    enter_new_netns();
+    let here = Netns::current().unwrap();
+    let threads: Vec<_> = (1..=2u8)
+        .map(|number| {
+            let here = here.clone();
+            std::thread::spawn(move || {
+                let mut ipvs = Ipvs::open_in(here).unwrap();
+                for port in 1..=300 {
+                    let id = ServiceId::tcp(SocketAddr::from(([192, 0, 2, number], port)));
+                    ipvs.add_service(&Service::new(id, Scheduler::RR)).unwrap();
+                    ipvs.add_destination(&id, &Destination::new(server(1))).unwrap();
+                    if port % 50 == 0 {
+                        let own = ipvs
+                            .table()
+                            .unwrap()
+                            .services()
+                            .filter(|s| s.service.id.address().unwrap().ip() == id.address().unwrap().ip())
+                            .count();
+                        assert_eq!(own, usize::from(port));
+                    }
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(ipvsadm("-Sn").lines().count(), 2 * 300 * 2);
 }

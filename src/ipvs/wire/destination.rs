@@ -58,6 +58,7 @@ pub(in crate::ipvs) fn encode(destination: &Destination) -> Attribute {
         Forward::Local => (LOCAL, None),
         Forward::Tunnel(tunnel) => (TUNNEL, Some(tunnel)),
         Forward::Direct => (DIRECT, None),
+        Forward::Other(method) => (method, None),
     };
     all.extend([
         Attribute::u32(FORWARD, method),
@@ -70,6 +71,7 @@ pub(in crate::ipvs) fn encode(destination: &Destination) -> Attribute {
             Tunnel::Ipip => (IPIP, 0, TunnelChecksum::None),
             Tunnel::Gue { port, checksum } => (GUE, port, checksum),
             Tunnel::Gre { checksum } => (GRE, 0, checksum),
+            Tunnel::Other(kind) => (kind, 0, TunnelChecksum::None),
         };
         let flags = match checksum {
             TunnelChecksum::None => 0,
@@ -127,9 +129,9 @@ pub(in crate::ipvs) fn decode(octets: &[u8], service: Family) -> Result<Destinat
             IPIP => Tunnel::Ipip,
             GUE => Tunnel::Gue { port: tunnel_port, checksum },
             GRE => Tunnel::Gre { checksum },
-            other => return Err(DecodeError::from(format!("tunnel type {other} is not known"))),
+            other => Tunnel::Other(other),
         }),
-        other => return Err(DecodeError::from(format!("forwarding method {other} is not known"))),
+        other => Forward::Other(other),
     };
     Ok(DestinationEntry {
         destination: Destination { address, forward, weight, upper_threshold: upper, lower_threshold: lower },

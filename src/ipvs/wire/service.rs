@@ -69,11 +69,12 @@ pub(in crate::ipvs) fn encode(service: &Service) -> Attribute {
             Netmask::V6(prefix) => Attribute::u32(NETMASK, prefix.into()),
         },
     ]);
-    all.extend(persistence.and_then(|p| p.engine.as_deref()).map(|engine| Attribute::text(ENGINE, engine)));
+    all.extend(service.engine.as_deref().map(|engine| Attribute::text(ENGINE, engine)));
     Attribute::nested(SERVICE, all)
 }
 
-pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<ServiceEntry, DecodeError> {
+/// Reads a service. `None`: it has a protocol that no tool can give it, and so is nobody's here.
+pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<Option<ServiceEntry>, DecodeError> {
     let (mut af, mut protocol, mut addr, mut listen_port, mut mark) = (None, None, None, 0, None);
     let (mut scheduler, mut flags, mut timeout, mut mask, mut engine) = (None, 0, 0, None, None);
     let (mut stats32, mut stats64) = (None, None);
@@ -105,7 +106,7 @@ pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<ServiceEntry, DecodeError
                 TCP => ServiceId::Tcp(listen),
                 UDP => ServiceId::Udp(listen),
                 SCTP => ServiceId::Sctp(listen),
-                other => return Err(DecodeError::from(format!("protocol {other} is not known"))),
+                _ => return Ok(None),
             }
         }
     };
@@ -113,15 +114,11 @@ pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<ServiceEntry, DecodeError
     let scheduler = Scheduler::new(&scheduler).map_err(|e| DecodeError::from(e.to_string()))?;
     let persistence = match flags & PERSISTENT {
         0 => None,
-        _ => Some(Persistence {
-            timeout: Duration::from_secs(timeout),
-            netmask: netmask(family, mask.as_deref())?,
-            engine,
-        }),
+        _ => Some(Persistence { timeout: Duration::from_secs(timeout), netmask: netmask(family, mask.as_deref())? }),
     };
     let flags = ServiceFlags::from_bits_retain(flags & !(PERSISTENT | HASHED));
     let stats = stats64.or(stats32).unwrap_or_else(Stats::default);
-    Ok(ServiceEntry { service: Service { id, scheduler, flags, persistence }, stats })
+    Ok(Some(ServiceEntry { service: Service { id, scheduler, flags, persistence, engine }, stats }))
 }
 
 fn netmask(family: Family, octets: Option<&[u8]>) -> Result<Netmask, DecodeError> {

@@ -1,0 +1,263 @@
+//! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each node.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lvs_dr::Netns;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::ways::Way;
+
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 254);
+pub(crate) const INTERFACE: &str = "bond0";
+/// Everything that the demo writes, a directory for each node.
+pub(crate) const DIR: &str = "/run/lvs-dr-demo";
+
+const ADVERT_SECONDS: f64 = 0.3;
+/// The namespaces beside the nodes'.
+const LAN: &str = "lan";
+const CLIENT: &str = "client";
+const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+/// Far apart: a backup waits for (256 - priority) / 256 of an advert longer than three adverts. Were those times close
+/// to each other, two nodes would take over at once, and one of them step back at once.
+const PRIORITIES: [u8; 3] = [250, 170, 90];
+/// A node in maintenance has this much less priority, and so the least that there is.
+const MAINTENANCE: u8 = 250;
+
+/// One of the web servers.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) netns: Netns,
+    /// What this node's keepalived sees as /etc/keepalived.
+    pub(crate) etc: PathBuf,
+    priority: u8,
+}
+
+impl Node {
+    /// Runs a program in this node's namespace, its arguments separated by blanks, and returns what it printed.
+    pub(crate) fn run(&self, command: &str) -> Result<String> {
+        self.netns.run(|| run(command, ""))?.with_context(|| format!("in {}", self.name))
+    }
+
+    /// Sets `net.ipv4.KEY` in this node.
+    pub(crate) fn sysctl(&self, key: &str, value: u32) -> Result<()> {
+        let path = Path::new("/proc/sys/net/ipv4").join(key);
+        let write = || fs::write(&path, value.to_string());
+        self.netns.run(write)?.with_context(|| format!("cannot write {} in {}", path.display(), self.name))
+    }
+
+    /// Tells this node's keepalived to let others direct (or no longer to): it watches the file.
+    pub(crate) fn set_maintenance(&self, on: bool) -> Result<()> {
+        let path = self.etc.join("maintenance");
+        fs::write(&path, if on { "1\n" } else { "0\n" }).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.etc.join("keepalived.log")
+    }
+
+    // keepalived sees its own files in /etc/keepalived, and a /tmp of its own: a node of one's own has both.
+    fn start_keepalived(&self) -> Result<Child> {
+        let log = File::create(self.log()).with_context(|| format!("cannot write {}", self.log().display()))?;
+        let script = "mkdir -p /etc/keepalived && mount --bind $0/tmp /tmp && mount --bind $0 /etc/keepalived &&
+            exec keepalived --vrrp --dont-fork --log-console --pid=$0/pid --vrrp_pid=$0/vrrp.pid";
+        Command::new("ip")
+            .args(["netns", "exec", &self.name, "sh", "-c", script])
+            .arg(&self.etc)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("cannot share the log")?)
+            .stderr(log)
+            .spawn()
+            .context("cannot start keepalived by `ip netns exec`")
+    }
+
+    fn keepalived_conf(&self, notify: &str) -> String {
+        let Node { name, priority, .. } = self;
+        // keepalived's parser goes by lines: a block on one line means nothing to it, and it does not say so.
+        // A planned move is a lower priority of the director, which its track file brings about: preemption does
+        // the rest, and nothing is restarted.
+        format!(
+            "global_defs {{
+    router_id {name}
+    script_user root
+    enable_script_security
+    vrrp_version 3
+    vrrp_priority -20
+}}
+track_file maintenance {{
+    file /etc/keepalived/maintenance
+}}
+vrrp_instance web {{
+    state BACKUP
+    interface {INTERFACE}
+    virtual_router_id 51
+    priority {priority}
+    advert_int {ADVERT_SECONDS}
+    track_file {{
+        maintenance weight -{MAINTENANCE}
+    }}
+    virtual_ipaddress {{
+        {VIP}/32 dev {INTERFACE}
+    }}
+{notify}
+}}
+"
+        )
+    }
+}
+
+/// The nodes and the client on one switch. Dropping it ends what it started and removes the namespaces.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) client: Netns,
+    keepalived: Vec<Child>,
+    _namespaces: Namespaces,
+}
+
+impl Cluster {
+    /// Builds the cluster and prepares its nodes for `way`; nobody directs yet.
+    pub(crate) fn build(count: usize, way: &Way) -> Result<Self> {
+        let names: Vec<String> = (1..=count).map(|i| format!("n{i}")).collect();
+        let namespaces = Namespaces::add(&names)?;
+        Self::lay_cables(&names).context("cannot build the cluster")?;
+
+        let mut nodes = Vec::new();
+        for (i, name) in names.into_iter().enumerate() {
+            let etc = Path::new(DIR).join(way.name).join(&name);
+            fs::create_dir_all(etc.join("tmp")).with_context(|| format!("cannot make {}", etc.display()))?;
+            nodes.push(Node { netns: Netns::named(&name)?, name, address: address(i), etc, priority: PRIORITIES[i] });
+        }
+        for node in &nodes {
+            let notify = (way.prepare)(node, &nodes).with_context(|| format!("cannot prepare {}", node.name))?;
+            let conf = node.etc.join("keepalived.conf");
+            fs::write(&conf, node.keepalived_conf(&notify))
+                .with_context(|| format!("cannot write {}", conf.display()))?;
+            node.set_maintenance(false)?;
+        }
+        Ok(Cluster { nodes, client: Netns::named(CLIENT)?, keepalived: Vec::new(), _namespaces: namespaces })
+    }
+
+    fn lay_cables(names: &[String]) -> Result<()> {
+        // The switch is a bridge in a namespace of its own; a node's cable has the node's name there.
+        let mut lan = "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n".to_string();
+        let mut plug = |name: &str, interface: &str| {
+            lan += &format!("link add {name} type veth peer name {interface} netns {name}\n");
+            lan += &format!("link set {name} master br0 up\n");
+        };
+        plug(CLIENT, "eth0");
+        names.iter().for_each(|name| plug(name, INTERFACE));
+        run(&format!("ip -n {LAN} -batch -"), &lan)?;
+
+        let host = |name: &str, interface: &str, address: Ipv4Addr| {
+            let lines = format!("link set lo up\naddress add {address}/24 dev {interface}\nlink set {interface} up\n");
+            run(&format!("ip -n {name} -batch -"), &lines)
+        };
+        host(CLIENT, "eth0", CLIENT_ADDRESS)?;
+        for (i, name) in names.iter().enumerate() {
+            host(name, INTERFACE, address(i))?;
+        }
+        Ok(())
+    }
+
+    /// Starts keepalived in one of the nodes.
+    pub(crate) fn start_keepalived(&mut self, node: usize) -> Result<()> {
+        self.keepalived.push(self.nodes[node].start_keepalived()?);
+        Ok(())
+    }
+
+    /// Pulls (or puts back) a node's cable: nothing that it sends arrives any more, and nothing arrives there.
+    pub(crate) fn set_link(&self, node: &Node, up: bool) -> Result<()> {
+        run(&format!("ip -n {LAN} link set {} {}", node.name, if up { "up" } else { "down" }), "").map(drop)
+    }
+
+    /// The last lines of each keepalived's log.
+    pub(crate) fn log_tails(&self) -> String {
+        const LINES: usize = 15;
+        let mut text = String::new();
+        for node in &self.nodes {
+            let log = fs::read_to_string(node.log()).unwrap_or_else(|e| format!("cannot be read: {e}"));
+            let lines: Vec<&str> = log.lines().collect();
+            text += &format!("--- {}\n", node.log().display());
+            for line in &lines[lines.len().saturating_sub(LINES)..] {
+                text += &format!("    {line}\n");
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for keepalived in &self.keepalived {
+            let _ = kill_process(Pid::from_child(keepalived), Signal::TERM);
+        }
+        let patience = Instant::now() + Duration::from_secs(4);
+        for keepalived in &mut self.keepalived {
+            while matches!(keepalived.try_wait(), Ok(None)) && Instant::now() < patience {
+                thread::sleep(Duration::from_millis(20));
+            }
+            let _ = keepalived.kill(); // of one that has ended, this is nothing
+            let _ = keepalived.wait();
+        }
+    }
+}
+
+/// Network namespaces known to `ip netns`, until they are dropped.
+struct Namespaces(Vec<String>);
+
+impl Namespaces {
+    /// Adds one for each of the nodes, one for the client and one for the switch.
+    fn add(nodes: &[String]) -> Result<Self> {
+        let names: Vec<String> = [LAN, CLIENT].map(String::from).iter().chain(nodes).cloned().collect();
+        if let Some(name) = names.iter().find(|name| Path::new("/run/netns").join(name).exists()) {
+            bail!("there is a network namespace {name} already; if a killed demo left it: `ip netns delete {name}`");
+        }
+        let namespaces = Namespaces(names);
+        namespaces.batch("add").context("cannot add network namespaces")?;
+        Ok(namespaces)
+    }
+
+    fn batch(&self, verb: &str) -> Result<String> {
+        let lines: String = self.0.iter().map(|name| format!("netns {verb} {name}\n")).collect();
+        run("ip -force -batch -", &lines)
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        if let Err(e) = self.batch("delete") {
+            eprintln!("demo: some network namespaces are left: {e:#}");
+        }
+    }
+}
+
+fn address(index: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(192, 168, 0, 11).to_bits() + index as u32)
+}
+
+/// Runs a program, its arguments separated by blanks, with `input` as its standard input; returns what it printed.
+pub(crate) fn run(command: &str, input: &str) -> Result<String> {
+    let mut words = command.split_whitespace();
+    let mut child = Command::new(words.next().unwrap_or_default())
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{command}`"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).with_context(|| format!("cannot write to `{command}`"))?;
+    }
+    let output = child.wait_with_output().with_context(|| format!("cannot wait for `{command}`"))?;
+    if !output.status.success() {
+        bail!("`{command}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

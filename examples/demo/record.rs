@@ -1,0 +1,316 @@
+//! What was recorded of one way, and everything that is counted from it.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+/// How many sessions the client keeps open.
+pub(crate) const SESSIONS: usize = 30;
+
+/// What a node's kernel showed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The interface has a carrier: the node can be reached.
+    pub(crate) link: bool,
+    /// The VIP is on the interface: this node directs.
+    pub(crate) on_interface: bool,
+    /// The VIP is on lo.
+    pub(crate) on_loopback: bool,
+    /// Real servers in the node's IPVS table.
+    pub(crate) destinations: usize,
+}
+
+/// From `at` on, `node` was in `state`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sighting {
+    pub(crate) at: Duration,
+    pub(crate) node: usize,
+    pub(crate) state: State,
+}
+
+/// One request of the client, on a connection of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) sent: Duration,
+    pub(crate) done: Duration,
+    /// The node that answered, or why nobody did.
+    pub(crate) served: Result<usize, io::ErrorKind>,
+}
+
+/// One connection that the client keeps, with a request every now and then.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) node: usize,
+    /// When each answer came.
+    pub(crate) answers: Vec<Duration>,
+    /// How it broke, if it did.
+    pub(crate) broken: Option<io::ErrorKind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Move,
+    Crash,
+}
+
+/// A change of the director.
+#[derive(Clone, Debug)]
+pub(crate) struct Turn {
+    pub(crate) kind: Kind,
+    pub(crate) at: Duration,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    /// Until when its consequences were counted.
+    pub(crate) until: Duration,
+    /// The sessions that were open at the time.
+    pub(crate) sessions: Vec<Session>,
+}
+
+/// Something else that was done.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    pub(crate) at: Duration,
+    pub(crate) text: String,
+}
+
+/// Everything that happened on one way.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) length: Duration,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) sightings: Vec<Sighting>,
+    pub(crate) turns: Vec<Turn>,
+    pub(crate) marks: Vec<Mark>,
+}
+
+/// A session that has not answered for this long has fallen silent; it asks every 0.1 s.
+const SILENT: Duration = Duration::from_millis(500);
+
+impl Session {
+    /// Whether it still worked at `until`: answered lately, by the node that always did (else it would be broken).
+    pub(crate) fn kept(&self, until: Duration) -> bool {
+        self.broken.is_none() && self.answers.last().is_some_and(|&last| last + SILENT >= until)
+    }
+}
+
+impl Turn {
+    /// Sessions that worked to the end, of those that could: a crashed node's own cannot.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        let able = self.sessions.iter().filter(|s| !self.kills(s));
+        (able.clone().filter(|s| s.kept(self.until)).count(), able.count())
+    }
+
+    /// Sessions that the crashed node served itself.
+    pub(crate) fn buried(&self) -> usize {
+        self.sessions.iter().filter(|s| self.kills(s)).count()
+    }
+
+    fn kills(&self, session: &Session) -> bool {
+        self.kind == Kind::Crash && session.node == self.from
+    }
+
+    /// The longest time that a session which was kept went without an answer.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let kept = self.sessions.iter().filter(|s| s.kept(self.until));
+        kept.map(|s| longest_gap(&s.answers, self.at..self.until)).max()
+    }
+}
+
+impl Record {
+    /// Each state of `node`, and when it had it.
+    pub(crate) fn states(&self, node: usize) -> Vec<(Range<Duration>, State)> {
+        let mine: Vec<&Sighting> = self.sightings.iter().filter(|s| s.node == node).collect();
+        let end = |i: usize| mine.get(i + 1).map_or(self.length, |next| next.at);
+        mine.iter().enumerate().map(|(i, s)| (s.at..end(i), s.state)).collect()
+    }
+
+    /// How long it took until the VIP was seen on the new director's interface.
+    pub(crate) fn election(&self, turn: &Turn) -> Option<Duration> {
+        let arrival = self.sightings.iter().find(|s| s.node == turn.to && s.at >= turn.at && s.state.on_interface)?;
+        Some(arrival.at - turn.at)
+    }
+
+    /// When `node` answered requests.
+    pub(crate) fn served_by(&self, node: usize) -> impl Iterator<Item = Duration> {
+        self.requests.iter().filter(move |r| r.served == Ok(node)).map(|r| r.done)
+    }
+
+    /// When those requests were sent that failed.
+    pub(crate) fn failed(&self) -> impl Iterator<Item = Duration> {
+        self.requests.iter().filter(|r| r.served.is_err()).map(|r| r.sent)
+    }
+
+    /// Requests sent in `when`: all, and those that failed.
+    pub(crate) fn requests(&self, when: Range<Duration>) -> (usize, usize) {
+        let sent = self.requests.iter().filter(|r| when.contains(&r.sent));
+        (sent.clone().count(), sent.filter(|r| r.served.is_err()).count())
+    }
+
+    /// The longest time after a turn in which no request was answered.
+    pub(crate) fn outage(&self, turn: &Turn) -> Duration {
+        let mut answers: Vec<Duration> = self.requests.iter().filter(|r| r.served.is_ok()).map(|r| r.done).collect();
+        answers.sort();
+        longest_gap(&answers, turn.at..turn.until)
+    }
+
+    /// For how long after a turn the nodes that were up were seen in a state, added up.
+    pub(crate) fn time_in(&self, turn: &Turn, is: fn(&State) -> bool) -> Duration {
+        let within = |when: Range<Duration>| when.end.min(turn.until).saturating_sub(when.start.max(turn.at));
+        let states = (0..self.nodes.len()).flat_map(|node| self.states(node));
+        states.filter(|(_, state)| state.link && is(state)).map(|(when, _)| within(when)).sum()
+    }
+
+    /// What the picture's table says, for programs. Times are in seconds.
+    pub(crate) fn summary(&self) -> Value {
+        let turn = |turn: &Turn| {
+            let (sent, failed) = self.requests(turn.at..turn.until);
+            let (kept, able) = turn.kept();
+            json!({
+                "kind": match turn.kind { Kind::Move => "move", Kind::Crash => "crash" },
+                "from": self.nodes[turn.from],
+                "to": self.nodes[turn.to],
+                "until_vip": self.election(turn).map(|t| t.as_secs_f64()),
+                "without_table": self.time_in(turn, State::without_table).as_secs_f64(),
+                "without_vip": self.time_in(turn, State::without_vip).as_secs_f64(),
+                "without_answer": self.outage(turn).as_secs_f64(),
+                "requests": { "sent": sent, "failed": failed },
+                "sessions": { "kept": kept, "could_be_kept": able, "lost_with_their_server": turn.buried() },
+            })
+        };
+        let served = (0..self.nodes.len()).map(|node| (self.nodes[node].clone(), json!(self.served_by(node).count())));
+        json!({
+            "way": self.name,
+            "served": served.collect::<serde_json::Map<_, _>>(),
+            "failed": self.failed().count(),
+            "turns": self.turns.iter().map(turn).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Refuses a record that does not show what it is to show.
+    pub(crate) fn check(&self) -> Result<()> {
+        for turn in &self.turns {
+            let from = &self.nodes[turn.from];
+            let election = self.election(turn).with_context(|| format!("nobody was seen to direct after {from}"))?;
+            let after = turn.at + election..turn.until;
+            let served = self.requests.iter().filter(|r| after.contains(&r.sent) && r.served.is_ok()).count();
+            ensure!(served > 0, "no request was answered after {} took over from {from}", self.nodes[turn.to]);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Packets for the VIP that reach this node are dropped.
+    pub(crate) fn without_vip(&self) -> bool {
+        !self.on_interface && !self.on_loopback
+    }
+
+    /// This node directs, and knows nobody to direct to: it serves all by itself.
+    pub(crate) fn without_table(&self) -> bool {
+        self.on_interface && self.destinations == 0
+    }
+}
+
+fn longest_gap(times: &[Duration], within: Range<Duration>) -> Duration {
+    let mut last = within.start;
+    let mut longest = Duration::ZERO;
+    for &time in times.iter().filter(|t| within.contains(t)).chain([&within.end]) {
+        longest = longest.max(time - last);
+        last = time;
+    }
+    longest
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Two nodes; at 4 s the director moves from n1 to n2, which is without a table for 0.2 s, and n1 without the VIP
+    /// for 0.3 s. Requests every 0.1 s, none answered for 1 s from the move on.
+    pub(crate) fn record() -> Record {
+        let state =
+            |on_interface, on_loopback, destinations| State { link: true, on_interface, on_loopback, destinations };
+        let sighting = |at, node, state| Sighting { at: ms(at), node, state };
+        let request = |i: u64| {
+            let failed = (40..50).contains(&i);
+            let served = if failed { Err(io::ErrorKind::TimedOut) } else { Ok(i as usize % 2) };
+            Request { sent: ms(i * 100), done: ms(i * 100 + 1), served }
+        };
+        let answers = |end: u64| (1..end).map(|i| ms(i * 100)).collect();
+        let session = |node, end, broken| Session { node, answers: answers(end), broken };
+        Record {
+            name: "test",
+            title: "for tests",
+            nodes: vec!["n1".into(), "n2".into()],
+            length: ms(10_000),
+            requests: (0..90).map(request).collect(),
+            sightings: vec![
+                sighting(0, 0, state(true, false, 2)),
+                sighting(0, 1, state(false, true, 0)),
+                sighting(4500, 1, state(true, false, 0)),
+                sighting(4600, 0, state(false, false, 2)),
+                sighting(4700, 1, state(true, false, 2)),
+                sighting(4900, 0, state(false, true, 0)),
+            ],
+            turns: vec![Turn {
+                kind: Kind::Move,
+                at: ms(4000),
+                from: 0,
+                to: 1,
+                until: ms(8000),
+                sessions: vec![
+                    session(0, 80, None),
+                    session(1, 60, None),
+                    session(1, 50, Some(io::ErrorKind::ConnectionReset)),
+                ],
+            }],
+            marks: vec![Mark { at: ms(4000), text: "move off n1".into() }],
+        }
+    }
+
+    #[test]
+    fn a_session_is_kept_if_it_answers_to_the_end() {
+        let turn = &record().turns[0];
+        assert_eq!(turn.kept(), (1, 3));
+        assert_eq!(turn.silence(), Some(ms(100)));
+    }
+
+    #[test]
+    fn a_crashed_nodes_own_sessions_count_apart() {
+        let turn = Turn { kind: Kind::Crash, ..record().turns.remove(0) };
+        assert_eq!(turn.buried(), 1);
+        assert_eq!(turn.kept(), (0, 2));
+    }
+
+    #[test]
+    fn a_move_is_measured_from_what_was_seen() {
+        let record = record();
+        let turn = &record.turns[0];
+        assert_eq!(record.election(turn), Some(ms(500)));
+        assert_eq!(record.time_in(turn, State::without_table), ms(200));
+        assert_eq!(record.time_in(turn, State::without_vip), ms(300));
+        assert_eq!(record.requests(turn.at..turn.until), (40, 10));
+        assert_eq!(record.outage(turn), ms(1001));
+        record.check().unwrap();
+    }
+
+    #[test]
+    fn a_record_in_which_nobody_took_over_is_refused() {
+        let mut nobody = record();
+        nobody.sightings.truncate(2);
+        assert!(nobody.check().is_err());
+        let mut nothing_served = record();
+        nothing_served.requests.truncate(50);
+        assert!(nothing_served.check().is_err());
+    }
+}

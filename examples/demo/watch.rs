@@ -1,0 +1,114 @@
+//! Looks at each node's kernel all the time: where the VIP sits, and whether there is a table.
+//!
+//! It judges this crate, so it does not use it: getifaddrs(3) and /proc.
+
+use std::fs;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+use crate::cluster::{INTERFACE, Node, VIP};
+use crate::record::{Sighting, State};
+
+/// What is shorter than this may go unseen.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// The watchers of all nodes.
+pub(crate) struct Watch {
+    seen: Arc<Mutex<Vec<Sighting>>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Watch {
+    /// Starts to look; times are from `start` on.
+    pub(crate) fn start(nodes: &[Node], start: Instant) -> Self {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let watch = |(node, host): (usize, &Node)| {
+            let (netns, name, seen, stop) = (host.netns.clone(), host.name.clone(), seen.clone(), stop.clone());
+            thread::spawn(move || {
+                netns.run(|| look(node, start, &seen, &stop))?.with_context(|| format!("cannot look at {name}"))
+            })
+        };
+        let threads = nodes.iter().enumerate().map(watch).collect();
+        Watch { seen, stop, threads }
+    }
+
+    /// The present state of every node, as far as it has been seen.
+    ///
+    /// # Errors
+    /// Why a watcher has given up, if one has.
+    pub(crate) fn now(&mut self) -> Result<Vec<State>> {
+        if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) {
+            join(self.threads.swap_remove(ended))?;
+        }
+        let mut states = vec![State::default(); self.threads.len()];
+        for sighting in lock(&self.seen).iter() {
+            states[sighting.node] = sighting.state;
+        }
+        Ok(states)
+    }
+
+    /// Ends, and returns every change seen, in order.
+    pub(crate) fn stop(self) -> Result<Vec<Sighting>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().try_for_each(join)?;
+        let mut seen = std::mem::take(&mut *lock(&self.seen));
+        seen.sort_by_key(|s| s.at);
+        Ok(seen)
+    }
+}
+
+fn join(thread: JoinHandle<Result<()>>) -> Result<()> {
+    thread.join().map_err(|_| anyhow!("a watcher panicked"))?
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn look(node: usize, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicBool) -> Result<()> {
+    let mut last = None;
+    while !stop.load(Ordering::Relaxed) {
+        let state = observe()?;
+        if last != Some(state) {
+            lock(seen).push(Sighting { at: start.elapsed(), node, state });
+            last = Some(state);
+        }
+        thread::sleep(EVERY);
+    }
+    Ok(())
+}
+
+/// The state of the namespace that this thread is in.
+fn observe() -> Result<State> {
+    let mut state = State { destinations: destinations()?, ..State::default() };
+    for entry in getifaddrs().context("getifaddrs")? {
+        let is_vip = entry.address.and_then(|a| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()))) == Some(VIP.into());
+        match entry.interface_name.as_str() {
+            INTERFACE => {
+                state.link |= entry.flags.contains(InterfaceFlags::IFF_RUNNING);
+                state.on_interface |= is_vip;
+            }
+            "lo" => state.on_loopback |= is_vip,
+            _ => {}
+        }
+    }
+    Ok(state)
+}
+
+fn destinations() -> Result<usize> {
+    // /proc/net is the namespace of the process, not of the thread.
+    match fs::read_to_string("/proc/thread-self/net/ip_vs") {
+        Ok(table) => Ok(table.lines().filter(|l| l.starts_with("  -> ") && !l.contains("RemoteAddress")).count()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0), // IPVS is not loaded yet
+        Err(e) => Err(e).context("/proc/thread-self/net/ip_vs"),
+    }
+}

@@ -7,6 +7,10 @@ pub mod arp;
 #[cfg(feature = "capi")]
 mod capi;
 mod error;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+#[allow(missing_docs, unreachable_pub)]
+pub mod fuzzing;
 mod interface;
 pub mod ipvs;
 mod netlink;

@@ -143,17 +143,24 @@ impl Ipvs {
     /// # Errors
     /// [`Cause::Permission`] (`EPERM`).
     pub fn services(&mut self) -> Result<Vec<ServiceEntry>> {
-        let mut found = BTreeMap::new();
+        let mut found = self.read_services()?;
+        found.sort_unstable_by_key(|entry| entry.service.id);
+        Ok(found)
+    }
+
+    /// The services in the order in which the kernel names them.
+    fn read_services(&mut self) -> Result<Vec<ServiceEntry>> {
+        let (mut found, mut known) = (Vec::new(), BTreeSet::new());
         let request = Message::new(Command::GetService, Vec::new());
         let result = self.socket.dump(&request, |answer| {
             // A list that changes while it is read names some entries twice.
-            found.extend(decode_service(&answer)?.map(|entry| (entry.service.id, entry)));
+            found.extend(decode_service(&answer)?.filter(|entry| known.insert(entry.service.id)));
             Ok(())
         });
         result.map_err(|failure| {
             failure.explain("list", "the virtual services", |errno| cause(Command::GetService, errno))
         })?;
-        Ok(found.into_values().collect())
+        Ok(found)
     }
 
     /// One service.
@@ -228,27 +235,31 @@ impl Ipvs {
     /// # Errors
     /// [`Cause::NoService`] (`ESRCH`).
     pub fn destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
-        let found = self.read_destinations(id)?;
+        let mut found = self.read_destinations(id)?;
         if found.is_empty() {
             // The kernel lists the destinations of a missing service as none.
             self.service(id)?;
         }
+        found.sort_unstable_by_key(|entry| entry.destination.address);
         Ok(found)
     }
 
+    /// The destinations in the order in which the kernel names them.
     fn read_destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
-        let mut found = BTreeMap::new();
+        let (mut found, mut known) = (Vec::new(), BTreeSet::new());
         let request = Message::new(Command::GetDestination, vec![wire::service::encode_id(id)]);
         let result = self.socket.dump(&request, |answer| {
             let octets = answer.nested(wire::DESTINATION).map_err(malformed)?;
             let entry = wire::destination::decode(octets, id.family()).map_err(malformed)?;
-            found.insert(entry.destination.address, entry);
+            if known.insert(entry.destination.address) {
+                found.push(entry);
+            }
             Ok(())
         });
         result.map_err(|failure| {
             failure.explain("list the destinations of", id, |errno| cause(Command::GetDestination, errno))
         })?;
-        Ok(found.into_values().collect())
+        Ok(found)
     }
 
     /// One destination.
@@ -334,37 +345,59 @@ impl Ipvs {
 
     /// All services with their destinations. It says nothing about timeouts and daemons: see [`Ipvs::snapshot`].
     ///
+    /// # Errors
+    /// As [`Ipvs::entries`].
+    pub fn table(&mut self) -> Result<Table> {
+        let mut table = Table::new();
+        for (entry, destinations) in self.entries()? {
+            let id = entry.service.id;
+            table.insert(entry.service);
+            for found in destinations {
+                // The service was inserted just now.
+                let _ = table.insert_destination(&id, found.destination);
+            }
+        }
+        Ok(table)
+    }
+
+    /// All services with their destinations and what they have done, in the order in which the kernel names them.
+    ///
     /// The kernel reads its table in pieces, so that a change in between shows as an entry that is missing or there twice. What
     /// changed meanwhile is read again; of services that come and go all the time, each is asked for by its name.
     ///
     /// # Errors
     /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`] when a long list of destinations changed during each of several readings.
-    pub fn table(&mut self) -> Result<Table> {
-        let mut table = Table::new();
+    pub fn entries(&mut self) -> Result<Vec<(ServiceEntry, Vec<DestinationEntry>)>> {
+        let mut found = Vec::new();
         for entry in self.services_at_once()? {
-            let id = entry.service.id;
-            table.insert(entry.service);
-            for found in self.destinations_at_once(&id)? {
-                // The service was inserted just now.
-                let _ = table.insert_destination(&id, found.destination);
-            }
+            let destinations = self.destinations_at_once(&entry.service.id)?;
+            found.push((entry, destinations));
         }
         // One that went meanwhile was listed without its destinations.
         let left: BTreeSet<ServiceId> = self.services_at_once()?.iter().map(|entry| entry.service.id).collect();
-        table.retain(|id| left.contains(id));
-        Ok(table)
+        found.retain(|(entry, _)| left.contains(&entry.service.id));
+        Ok(found)
+    }
+
+    /// One service with its destinations, in the order in which the kernel names them.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`); otherwise as [`Ipvs::entries`].
+    pub fn entry(&mut self, id: &ServiceId) -> Result<(ServiceEntry, Vec<DestinationEntry>)> {
+        let entry = self.service(id)?;
+        Ok((entry, self.destinations_at_once(id)?))
     }
 
     /// A list of services is whole when it is the same twice.
     fn services_at_once(&mut self) -> Result<Vec<ServiceEntry>> {
-        let mut found = self.services()?;
+        let mut found = self.read_services()?;
         if found.len() < ONE_PIECE {
             return Ok(found);
         }
         let mut steady: BTreeSet<ServiceId> = found.iter().map(|entry| entry.service.id).collect();
         let mut all: BTreeMap<ServiceId, ServiceEntry> = BTreeMap::new();
         for _ in 0..READS {
-            let again = self.services()?;
+            let again = self.read_services()?;
             if again.iter().map(|entry| &entry.service).eq(found.iter().map(|entry| &entry.service)) {
                 return Ok(again);
             }
@@ -729,6 +762,30 @@ fn decode_service(answer: &Message) -> Result<Option<ServiceEntry>, Failure> {
 
 fn malformed(error: DecodeError) -> Failure {
     Failure::Malformed(error.to_string())
+}
+
+/// See the crate's `fuzzing`.
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing {
+    use netlink_packet_generic::GenlMessage;
+
+    use super::{Family, connection, stats, wire};
+    use crate::netlink::read_datagram;
+
+    pub(crate) fn answer(octets: &[u8]) {
+        read_datagram(octets, |message: GenlMessage<wire::Message>| {
+            let _ = message.payload.nested(wire::SERVICE).map(wire::service::decode);
+            let _ = message.payload.nested(wire::DAEMON).map(wire::daemon::decode);
+            for family in [Family::V4, Family::V6] {
+                let _ = message.payload.nested(wire::DESTINATION).map(|d| wire::destination::decode(d, family));
+            }
+        });
+    }
+
+    pub(crate) fn proc(text: &str) {
+        let _ = connection::read(text, text);
+        let _ = stats::read_totals(text);
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod socket;
 
 pub(crate) use generic::GenericSocket;
 pub(crate) use packet::send_frame;
+#[cfg(any(fuzzing, test))]
+pub(crate) use socket::read_datagram;
 pub(crate) use socket::{Failure, Socket};
 
 use std::time::Duration;

@@ -300,6 +300,19 @@ impl<T: NetlinkDeserializable> Reply<T> {
     }
 }
 
+/// Reads all messages of a datagram, as [`Socket::receive`] does, whatever they answer.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn read_datagram<T: NetlinkDeserializable>(octets: &[u8], mut entry: impl FnMut(T)) {
+    let mut rest = octets;
+    while rest.len() >= HEADER {
+        let Ok((message, behind)) = split_message(rest) else { return };
+        rest = behind;
+        if let Ok(Some(Reply::Entry(found))) = Reply::read(&message) {
+            entry(found);
+        }
+    }
+}
+
 fn outcome(code: i32, message: Option<String>) -> Result<(), Failure> {
     match code {
         0 => Ok(()),

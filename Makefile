@@ -1,0 +1,92 @@
+# The C library: liblvs_dr, lvs_dr.h and lvs_dr.pc. Rust programs do not need this: they `cargo add lvs-dr`.
+#
+#   make                    builds the shared and the static library
+#   make install            below PREFIX (/usr/local), with DESTDIR before it for packages
+#   make check              builds and runs the C programs, in the lab where they need a kernel (see tests/lab);
+#                           takes gcc and g++, pkg-config and valgrind
+#   make header             brings include/lvs_dr.h up to date with src/capi/
+#   make uninstall
+
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+CARGO ?= cargo
+CARGOFLAGS ?= --locked
+INSTALL ?= install
+# dev builds faster, and is what checks are made with
+PROFILE ?= $(if $(filter check,$(MAKECMDGOALS)),dev,release)
+
+export PROFILE
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+OUT := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+# Before 1.0 each minor version may break the ABI, and has a SONAME of its own.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+MAJOR := $(word 1,$(subst ., ,$(VERSION)))
+ABI := $(if $(filter 0,$(MAJOR)),0.$(word 2,$(subst ., ,$(VERSION))),$(MAJOR))
+SONAME := liblvs_dr.so.$(ABI)
+# What `rustc --print native-static-libs` names.
+PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+
+SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs' -o -name '*.h')
+
+all: $(OUT)/liblvs_dr.so
+
+# One call makes both libraries.
+$(OUT)/liblvs_dr.so $(OUT)/liblvs_dr.a &: $(SOURCES)
+	$(CARGO) rustc $(CARGOFLAGS) --lib --features capi --profile $(PROFILE) --crate-type cdylib,staticlib \
+	    -- -C link-arg=-Wl,-soname,$(SONAME)
+	touch $(OUT)/liblvs_dr.so $(OUT)/liblvs_dr.a
+	ln -sf liblvs_dr.so $(OUT)/$(SONAME)
+
+install: all
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
+	$(INSTALL) -m 644 include/lvs_dr.h $(DESTDIR)$(INCLUDEDIR)/lvs_dr.h
+	$(INSTALL) -m 644 $(OUT)/liblvs_dr.a $(DESTDIR)$(LIBDIR)/liblvs_dr.a
+	$(INSTALL) -m 755 $(OUT)/liblvs_dr.so $(DESTDIR)$(LIBDIR)/liblvs_dr.so.$(VERSION)
+	ln -sf liblvs_dr.so.$(VERSION) $(DESTDIR)$(LIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(LIBDIR)/liblvs_dr.so
+	printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: lvs_dr' \
+	    'Description: Linux IPVS in direct-routing mode, VIP placement, ARP settings and role switching' \
+	    'Version: $(VERSION)' 'Libs: -L$${libdir} -llvs_dr' 'Libs.private: $(PRIVATE)' \
+	    'Cflags: -I$${includedir}' >$(DESTDIR)$(LIBDIR)/pkgconfig/lvs_dr.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(INCLUDEDIR)/lvs_dr.h $(DESTDIR)$(LIBDIR)/pkgconfig/lvs_dr.pc
+	rm -f $(DESTDIR)$(LIBDIR)/liblvs_dr.a $(DESTDIR)$(LIBDIR)/liblvs_dr.so $(DESTDIR)$(LIBDIR)/$(SONAME)
+	rm -f $(DESTDIR)$(LIBDIR)/liblvs_dr.so.$(VERSION)
+
+# The programs of the kernel tests (tests/kernel/capi.rs), and what needs no kernel: C99 and C++ take the header, and a program
+# builds against what is installed, by pkg-config, with either library.
+CHECKED := $(CARGO_TARGET_DIR)/c
+STRICT := -Wall -Wextra -Wpedantic -Werror
+STAGE := $(CHECKED)/stage
+PKG_CONFIG = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig pkg-config
+
+check: $(CHECKED)/misuse
+	$(MAKE) -C examples/c
+	$(CC) -std=c99 $(STRICT) -fsyntax-only -x c include/lvs_dr.h
+	$(CXX) -std=c++11 $(STRICT) -fsyntax-only -x c++ include/lvs_dr.h
+	rm -rf $(STAGE)
+	$(MAKE) install DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
+	$(CC) -std=c99 $(STRICT) examples/c/director.c $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/shared
+	LD_LIBRARY_PATH=$(STAGE)/lib ldd $(STAGE)/shared | grep -q '$(SONAME) => $(STAGE)/lib/$(SONAME) '
+	$(CC) -std=c99 $(STRICT) examples/c/director.c -Wl,-Bstatic $$($(PKG_CONFIG) --cflags --libs lvs_dr) \
+	    -Wl,-Bdynamic $$($(PKG_CONFIG) --static --libs-only-l lvs_dr | sed 's/-llvs_dr//') -o $(STAGE)/static
+	! ldd $(STAGE)/static | grep lvs_dr
+	$(MAKE) uninstall DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
+	[ -z "$$(find $(STAGE)/lib $(STAGE)/include -type f -o -type l)" ]
+	$(CARGO) test $(CARGOFLAGS) --features capi --test kernel capi::
+
+# A caller that does everything wrong. (The address sanitizer wants more address space than a process of the lab's guest has;
+# valgrind does its part there.)
+$(CHECKED)/misuse: tests/c/misuse.c include/lvs_dr.h $(OUT)/liblvs_dr.so
+	mkdir -p $(@D)
+	$(CC) -std=c11 $(STRICT) -g -fsanitize=undefined -fno-sanitize-recover=all -static-libubsan \
+	    -Iinclude $< $(OUT)/liblvs_dr.a $(PRIVATE) -o $@
+
+header:
+	mkdir -p include
+	UPDATE_HEADER=1 $(CARGO) test $(CARGOFLAGS) --features capi --lib capi::tests
+
+.PHONY: all install uninstall check header

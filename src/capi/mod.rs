@@ -1,0 +1,34 @@
+//! The C interface: `include/lvs_dr.h` and its library, made from these files by cbindgen (see `build.rs`).
+//!
+//! Only what C needs: handles, texts and numbers become this crate's types, errors become numbers. The conventions are those of
+//! `preamble.h`, which is the beginning of the header; the comments here are the rest of it, and so are written for users of C.
+//!
+//! A pointer that may be NULL is an `Option` of a reference or a box where the type allows it. Then the compiler knows what the
+//! header demands, and few places are `unsafe`: texts ([`ffi::Text`]) and structures that may be older or newer than ours.
+
+#![allow(unsafe_code, reason = "pointers of C's")]
+#![deny(unsafe_op_in_unsafe_fn)]
+#![allow(unreachable_pub, reason = "public for C, not for Rust")]
+#![allow(non_camel_case_types, reason = "as in the header")]
+
+mod arp;
+mod ffi;
+mod ipvs;
+mod node;
+mod status;
+#[cfg(test)]
+mod tests;
+mod vip;
+
+/// A handle goes from thread to thread, and several threads read one list: the header says so.
+const _: () = {
+    const fn moves<T: Send>() {}
+    const fn is_shared<T: Send + Sync>() {}
+    moves::<ipvs::lvs_ipvs>();
+    moves::<vip::lvs_vips>();
+    moves::<arp::lvs_arp>();
+    moves::<node::lvs_node>();
+    is_shared::<ipvs::lvs_services>();
+    is_shared::<ipvs::lvs_destinations>();
+    is_shared::<vip::lvs_places>();
+};

@@ -1,0 +1,115 @@
+//! The C interface: programs in C, judged by ipvsadm and ip. `make check` builds and runs them.
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use crate::lab::{enter_new_netns, ip, ipvsadm, run, try_run};
+
+/// A program that `make` has built below the target directory, where this test is, too.
+fn program(name: &str) -> String {
+    let this = std::env::current_exe().unwrap();
+    let built: Option<PathBuf> = this.ancestors().map(|dir| dir.join("c").join(name)).find(|path| path.exists());
+    let path = built.unwrap_or_else(|| panic!("the C program `{name}` is not built: run `make check`"));
+    path.to_str().unwrap().to_owned()
+}
+
+fn network() {
+    enter_new_netns();
+    ip("link add eth0 type veth peer name eth1");
+    ip("addr add 192.168.0.11/24 dev eth0");
+    ip("link set eth0 up");
+    ip("link set eth1 up");
+    // The state directory is that of a node in another test's namespace.
+    let _ = std::fs::remove_dir_all("/run/lvs-director");
+}
+
+fn director(role: &str) -> Output {
+    try_run(&format!("{} eth0 192.168.0.254 {role} 192.168.0.11 192.168.0.12", program("director")))
+}
+
+fn said(output: &[u8]) -> String {
+    String::from_utf8_lossy(output).into_owned()
+}
+
+const TABLE: &str = "\
+-A -t 192.168.0.254:80 -s wrr
+-a -t 192.168.0.254:80 -r 192.168.0.11:80 -g -w 1
+-a -t 192.168.0.254:80 -r 192.168.0.12:80 -g -w 1
+";
+
+#[test]
+fn a_program_in_c_makes_a_node_master_and_backup() {
+    network();
+    let setting = |name: &str| run(&format!("cat /proc/sys/net/ipv4/conf/eth0/{name}"));
+    let vips = |interface: &str| ip(&format!("-o -4 addr show to 192.168.0.254 dev {interface}"));
+
+    let output = director("master");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let first = said(&output.stdout);
+    for line in [
+        "tcp 192.168.0.254:80 -> 192.168.0.11:80 weight 1",
+        "tcp 192.168.0.254:80 -> 192.168.0.12:80 weight 1",
+        "arp_ignore was 0, arp_announce 0",
+        "VIP: add 192.168.0.254 to eth0",
+    ] {
+        assert!(first.contains(line), "{line:?} is not in {first}");
+    }
+    assert_eq!(ipvsadm("-Sn"), TABLE);
+    assert!(vips("eth0").contains("inet 192.168.0.254/32 scope global"), "{}", vips("eth0"));
+    assert!(vips("lo").contains("inet 192.168.0.254/32 scope host"), "{}", vips("lo"));
+    assert_eq!((setting("arp_ignore"), setting("arp_announce")), ("1\n".into(), "2\n".into()));
+
+    let output = director("master");
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        said(&output.stdout).ends_with("arp_ignore was 1, arp_announce 2\n"),
+        "something was done twice: {output:?}"
+    );
+
+    let output = director("BACKUP");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!((ipvsadm("-Sn"), vips("eth0")), (String::new(), String::new()));
+    assert!(vips("lo").contains("scope host"));
+
+    let output = director("master");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(ipvsadm("-Sn"), TABLE);
+}
+
+#[test]
+fn a_program_in_c_says_what_is_wrong() {
+    network();
+    let output = director("director");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        said(&output.stderr),
+        "director: read the role: role \"director\" is not usable: master, backup, fault or stop was expected \
+         (LVS_ERR_INVALID)\n"
+    );
+    ip("link del eth0");
+    let output = director("master");
+    assert_eq!(output.status.code(), Some(1));
+    let words = said(&output.stderr);
+    assert!(
+        words.contains("eth0") && words.contains("see `ip link`") && words.contains("(LVS_ERR_NO_INTERFACE)"),
+        "{words}"
+    );
+
+    ipvsadm("-C");
+    let nobody = format!("setpriv --reuid 65534 --clear-groups --bounding-set -all {}", program("director"));
+    let output = try_run(&format!("{nobody} eth0 192.168.0.254 master 192.168.0.11"));
+    assert_eq!(output.status.code(), Some(1));
+    let words = said(&output.stderr);
+    assert!(words.contains("CAP_NET_ADMIN is missing") && words.contains("(LVS_ERR_PERMISSION)"), "{words}");
+}
+
+#[test]
+fn whatever_a_caller_does_wrong_is_a_status() {
+    network();
+    // Sees what is read or written wrongly on either side of the border, and what is never freed.
+    let valgrind =
+        "valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible";
+    let output = try_run(&format!("{valgrind} {}", program("misuse")));
+    assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+    assert_eq!((said(&output.stdout), said(&output.stderr)), (String::new(), String::new()));
+}

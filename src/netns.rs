@@ -94,6 +94,7 @@ impl Netns {
                 Ok(work())
             };
             let thread = thread::Builder::new()
+                .name("lvs-dr".into())
                 .spawn_scoped(scope, enter)
                 .map_err(|e| Error::system("start a thread in network namespace", &self.name, e))?;
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -4,11 +4,13 @@
 mod file;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use lvs_dr::node::{Node, Role, Status, Step};
+use lvs_dr::node::{Node, Role, Status};
 use lvs_dr::{Error, Netns};
 use serde_json::json;
 
@@ -136,24 +138,33 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Missing) => ExitCode::from(1),
         Err(Failure::Usage(message)) => {
-            eprintln!("lvs-node: {message}");
+            complain(message);
             ExitCode::from(2)
         }
         Err(Failure::Error(error @ Error::Overtaken { .. })) => {
-            eprintln!("lvs-node: {error}");
+            complain(error);
             ExitCode::from(3)
         }
         Err(Failure::Error(error)) => {
-            eprintln!("lvs-node: {error}");
+            complain(error);
             ExitCode::from(1)
         }
     }
 }
 
+/// Prints what is not worth failing for: whoever reads it (`| head`) may be gone in the middle of a change of roles.
+fn say(text: impl Display) {
+    let _ = write!(io::stdout(), "{text}");
+}
+
+fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "lvs-node: {text}");
+}
+
 fn run(cli: &Cli) -> Result<(), Failure> {
     let config = file::read(&cli.config).map_err(Failure::Usage)?;
     let netns = match &cli.netns {
-        Some(name) => Netns::named(name)?,
+        Some(name) => Netns::named(name).map_err(|error| Failure::Usage(error.to_string()))?,
         None => Netns::current()?,
     };
     let mut node = match Node::open_in(config, netns) {
@@ -163,22 +174,20 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
         opened => opened?,
     };
-    let say = |step: &Step| {
+    let tell = |text: &dyn Display| {
         if !cli.quiet {
-            println!("{step}");
+            say(format_args!("{text}\n"));
         }
     };
     match &cli.command {
-        Command::Role { role } => become_role(&mut node, *role, cli.quiet),
+        Command::Role { role } => become_role(&mut node, *role, tell),
         Command::Notify { state, name, .. } => match state.as_str() {
-            "DELETED" => become_role(&mut node, Role::Stop, cli.quiet),
+            "DELETED" => become_role(&mut node, Role::Stop, tell),
             state => match state.parse() {
-                Ok(role) => become_role(&mut node, role, cli.quiet),
+                Ok(role) => become_role(&mut node, role, tell),
                 // keepalived also tells of events that change no role.
                 Err(_) => {
-                    if !cli.quiet {
-                        println!("{name} {state}: nothing to do");
-                    }
+                    tell(&format_args!("{name} {state}: nothing to do"));
                     Ok(())
                 }
             },
@@ -188,41 +197,35 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 "release" => node.plan_release()?,
                 role => node.plan(role.parse().map_err(|e: Error| Failure::Usage(format!("{e}, or release")))?)?,
             };
-            print!("{plan}");
+            say(&plan);
             if plan.is_empty() {
-                println!("nothing to do");
+                say("nothing to do\n");
             }
             Ok(())
         }
         Command::Status { json } => {
             let status = node.status()?;
-            print!("{}", if *json { status_json(&status) } else { status_text(&node, &status) });
+            say(if *json { status_json(&status) } else { status_text(&node, &status) });
             let in_place = status.role.is_some_and(|(_, reached)| reached)
                 && status.missing.is_empty()
                 && status.warnings.is_empty();
             if in_place { Ok(()) } else { Err(Failure::Missing) }
         }
         Command::Release => {
-            let plan = node.release(say)?;
-            if plan.is_empty() && !cli.quiet {
-                println!("nothing to give back");
+            let plan = node.release(|step| tell(step))?;
+            if plan.is_empty() {
+                tell(&"nothing to give back");
             }
             Ok(())
         }
     }
 }
 
-fn become_role(node: &mut Node, role: Role, quiet: bool) -> Result<(), Failure> {
-    let plan = node.become_role_with(role, |step| {
-        if !quiet {
-            println!("{step}");
-        }
-    })?;
-    for warning in plan.warnings() {
-        eprintln!("lvs-node: warning: {warning}");
-    }
-    if plan.is_empty() && !quiet {
-        println!("{role}: in place already");
+fn become_role(node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(), Failure> {
+    let plan = node.become_role_with(role, |step| tell(step))?;
+    plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+    if plan.is_empty() {
+        tell(&format_args!("{role}: in place already"));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use lvs_dr::arp::{ArpTarget, Settings};
 use lvs_dr::ipvs::{Destination, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table};
 use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, VipOwner};
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 /// Reads a node's file. The error names the file, the line, and what was expected.
 pub fn read(path: &Path) -> Result<Config, String> {
@@ -17,29 +18,44 @@ pub fn read(path: &Path) -> Result<Config, String> {
     let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
     let file: File = toml::from_str(&text).map_err(|e| failed(&e))?;
     let directory = path.parent().unwrap_or(Path::new("."));
-    let config = file.into_config(directory).map_err(|e| failed(&e))?;
-    config.check().map_err(|e| failed(&e))?;
-    Ok(config)
+    let config = file.into_config(directory);
+    config.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))
+}
+
+/// What is wrong with a file that is well-formed, and where it is, in octets from the beginning.
+struct Wrong {
+    at: usize,
+    reason: String,
+}
+
+impl Wrong {
+    fn at<T>(place: &Spanned<T>, reason: impl Display) -> Self {
+        Wrong { at: place.span().start, reason: reason.to_string() }
+    }
+}
+
+fn line(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|octet| *octet == b'\n').count()
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    interface: String,
+    interface: Spanned<String>,
     #[serde(deserialize_with = "addresses")]
-    vips: Vec<IpAddr>,
+    vips: Spanned<Vec<IpAddr>>,
     #[serde(default)]
     vip_owner: Owner,
     #[serde(default)]
     fence: FenceName,
     #[serde(default)]
     loopback: LoopbackName,
-    state_dir: Option<PathBuf>,
+    state_dir: Option<Spanned<PathBuf>>,
     announcements: Option<u32>,
     #[serde(default)]
     arp: Arp,
-    services: Option<PathBuf>,
-    service: Option<Vec<ServiceTable>>,
+    services: Option<Spanned<PathBuf>>,
+    service: Option<Vec<Spanned<ServiceTable>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -137,17 +153,18 @@ fn socket_address<'de, D: Deserializer<'de>>(from: D) -> Result<SocketAddr, D::E
     text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is no address with a port: {expected}")))
 }
 
-fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Spanned<Vec<IpAddr>>, D::Error> {
     let expected = "addresses without prefix or port were expected, as in [\"192.168.0.254\"]";
     let read = |text: &String| {
         text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is no address: {expected}")))
     };
-    Vec::<String>::deserialize(from)?.iter().map(read).collect()
+    let texts = Spanned::<Vec<String>>::deserialize(from)?;
+    Ok(Spanned::new(texts.span(), texts.get_ref().iter().map(read).collect::<Result<_, _>>()?))
 }
 
 impl File {
-    fn into_config(self, directory: &Path) -> Result<Config, String> {
-        let mut config = Config::new(&self.interface, self.vips);
+    fn into_config(self, directory: &Path) -> Result<Config, Wrong> {
+        let mut config = Config::new(self.interface.get_ref(), self.vips.get_ref().iter().copied());
         config.vip_owner = match self.vip_owner {
             Owner::Node => VipOwner::Node,
             Owner::Keepalived => VipOwner::Keepalived,
@@ -159,8 +176,8 @@ impl File {
             LoopbackName::Always => Loopback::Always,
             LoopbackName::Backup => Loopback::Backup,
         };
-        if let Some(state_dir) = self.state_dir {
-            config.state_dir = state_dir;
+        if let Some(state_dir) = &self.state_dir {
+            config.state_dir = state_dir.get_ref().clone();
         }
         if let Some(announcements) = self.announcements {
             config.announcements = announcements;
@@ -171,16 +188,27 @@ impl File {
                 announce: i32::from(self.arp.announce).into(),
             },
             target: match self.arp.on {
-                ArpOn::Interface => ArpTarget::Interface(self.interface),
+                ArpOn::Interface => ArpTarget::Interface(self.interface.get_ref().clone()),
                 ArpOn::All => ArpTarget::All,
             },
         });
+        config.check().map_err(|error| match (&error, &self.state_dir) {
+            (lvs_dr::Error::Invalid { object, .. }, _) if object == "interface" => Wrong::at(&self.interface, &error),
+            (lvs_dr::Error::Invalid { object, .. }, Some(dir)) if object == "state_dir" => Wrong::at(dir, &error),
+            _ => Wrong::at(&self.vips, &error),
+        })?;
         config.services = match (self.services, self.service) {
-            (Some(_), Some(_)) => {
-                return Err("`services` and [[service]] were both found: one of them was expected".into());
+            (Some(saved), Some(_)) => {
+                let reason = "`services` and [[service]] were both found: one of them was expected";
+                return Err(Wrong::at(&saved, reason));
             }
-            (Some(saved), None) => Some(read_table(&directory.join(saved))?),
-            (None, Some(services)) => Some(table(services)?),
+            (Some(saved), None) => {
+                let wrong = |reason: &dyn Display| Wrong::at(&saved, format_args!("services: {reason}"));
+                let services = Some(read_table(&directory.join(saved.get_ref())).map_err(|reason| wrong(&reason))?);
+                Config { services: services.clone(), ..config.clone() }.check().map_err(|error| wrong(&error))?;
+                services
+            }
+            (None, Some(services)) => Some(table(services, &config)?),
             (None, None) => None,
         };
         Ok(config)
@@ -188,35 +216,56 @@ impl File {
 }
 
 fn read_table(path: &Path) -> Result<Table, String> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("services: {}: {e}", path.display()))?;
+    let failed = |reason: &dyn Display| format!("{}: {reason}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
     if !text.is_empty() && !text.ends_with('\n') {
-        return Err(format!("services: {}: the last line does not end: the file was cut short", path.display()));
+        return Err(failed(&"the last line does not end: the file was cut short"));
     }
-    text.parse().map_err(|e| format!("services: {}: {e}", path.display()))
+    let table: Table = text.parse().map_err(|e| failed(&e))?;
+    match table.is_empty() {
+        true => Err(failed(&"it names no service: was it cut short?")),
+        false => Ok(table),
+    }
 }
 
-fn table(services: Vec<ServiceTable>) -> Result<Table, String> {
+/// Each service is checked by itself, so that its line can be told.
+fn table(services: Vec<Spanned<ServiceTable>>, config: &Config) -> Result<Table, Wrong> {
     let mut table = Table::new();
     for entry in services {
-        let id = entry.listen;
-        let mut service = Service::new(id, entry.scheduler);
-        for name in &entry.flags {
-            service.flags |=
-                ServiceFlags::scheduler_flag(&service.scheduler, name).map_err(|e| format!("{id}: flags: {e}"))?;
-        }
-        service.flags.set(ServiceFlags::ONE_PACKET, entry.one_packet);
-        service.persistence = entry.persistence.map(|secs| Persistence::new(Duration::from_secs(secs), id.family()));
-        if !table.insert(service) {
-            return Err(format!("[[service]] {id} was found twice"));
-        }
-        for found in entry.destinations {
-            let destination = Destination::new(found.address)
-                .weight(found.weight)
-                .thresholds(found.lower_threshold, found.upper_threshold);
-            match table.insert_destination(&id, destination) {
-                Ok(None) => {}
-                _ => return Err(format!("{id}: destination {} was found twice", found.address)),
+        let wrong = |reason: &dyn Display| Wrong::at(&entry, reason);
+        let alone = service(entry.get_ref()).map_err(|reason| wrong(&reason))?;
+        Config { services: Some(alone.clone()), ..config.clone() }.check().map_err(|error| wrong(&error))?;
+        for content in alone.services() {
+            if !table.insert(content.service.clone()) {
+                return Err(wrong(&format_args!("[[service]] {} was found twice", content.service.id)));
             }
+            for destination in content.destinations() {
+                // Its service was inserted just now.
+                let _ = table.insert_destination(&content.service.id, destination.clone());
+            }
+        }
+    }
+    Ok(table)
+}
+
+fn service(entry: &ServiceTable) -> Result<Table, String> {
+    let id = entry.listen;
+    let mut service = Service::new(id, entry.scheduler.clone());
+    for name in &entry.flags {
+        service.flags |=
+            ServiceFlags::scheduler_flag(&service.scheduler, name).map_err(|e| format!("{id}: flags: {e}"))?;
+    }
+    service.flags.set(ServiceFlags::ONE_PACKET, entry.one_packet);
+    service.persistence = entry.persistence.map(|secs| Persistence::new(Duration::from_secs(secs), id.family()));
+    let mut table = Table::new();
+    table.insert(service);
+    for found in &entry.destinations {
+        let destination = Destination::new(found.address)
+            .weight(found.weight)
+            .thresholds(found.lower_threshold, found.upper_threshold);
+        match table.insert_destination(&id, destination) {
+            Ok(None) => {}
+            _ => return Err(format!("{id}: destination {} was found twice", found.address)),
         }
     }
     Ok(table)

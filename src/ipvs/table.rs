@@ -104,6 +104,11 @@ impl Table {
         self.services.remove(id).is_some()
     }
 
+    /// Takes a destination out of a service, and returns it if it was there.
+    pub fn remove_destination(&mut self, id: &ServiceId, address: SocketAddr) -> Option<Destination> {
+        self.services.get_mut(id)?.1.remove(&address)
+    }
+
     /// Keeps only the services that `keep` says: an owner's, say, so that what belongs to others is neither changed nor removed.
     pub fn retain(&mut self, mut keep: impl FnMut(&ServiceId) -> bool) {
         self.services.retain(|id, _| keep(id));

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use crate::arp::{ArpTarget, Settings};
 use crate::error::{Error, Result};
 use crate::ipvs::{Forward, Table};
+use crate::vip::check_vip;
 
 /// What a node is for its VIPs, as VRRP names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -150,6 +151,7 @@ impl Config {
         {
             return refuse("vips", format!("{twice} is named twice"));
         }
+        self.vips.iter().try_for_each(|vip| check_vip(*vip))?;
         if self.interface == "lo" {
             return refuse(
                 "interface",

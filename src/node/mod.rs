@@ -5,7 +5,7 @@
 //! 1. *Observe* what is there; nothing is taken from memory that the kernel can tell.
 //! 2. *Plan*: from what is seen and what is wanted, the steps. [`Node::plan`] prints them and changes nothing.
 //! 3. *Run* them, under a lock. Requests are numbered as they arrive; one that was overtaken by a later one is not carried out.
-//! 4. *Verify*: observe again. A step that left no trace is an error that names it.
+//! 4. *Verify*: observe again. A step that left no trace is an error that names it; what somebody else changed meanwhile is planned for.
 //!
 //! Every step can be done twice. A node that was killed anywhere, or started from any half state, gets to the role that it is
 //! asked for next.
@@ -36,10 +36,13 @@ use crate::ipvs::{Ipvs, Table};
 use crate::netns::Netns;
 use crate::vip::{Located, Vips};
 use plan::Observation;
-use state::{State, StateDir};
+use state::{Lock, State, StateDir};
 
 /// How long a request waits for those before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a node plans again for what others have changed meanwhile, before it gives up.
+const ROUNDS: usize = 3;
 
 /// A node of the cluster.
 #[derive(Debug)]
@@ -93,6 +96,9 @@ impl Node {
         let arp = Arp::open_in(netns.clone());
         // Says now, and not halfway, that there is no such interface.
         arp.get(&ArpTarget::Interface(config.interface.clone()))?;
+        if let Some(wanted) = &config.arp {
+            arp.get(&wanted.target)?;
+        }
         let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
         let dir = StateDir::new(&config.state_dir);
         Ok(Node { config, ipvs, vips, arp, dir })
@@ -109,12 +115,15 @@ impl Node {
     /// [`Error::Foreign`]: a VIP belongs to somebody else; [`Error::State`]: what was remembered cannot be believed; the errors of
     /// reading the kernel's state.
     pub fn plan(&mut self, role: Role) -> Result<Plan> {
-        let state = self.dir.load()?;
-        let seen = self.observe(&state)?;
-        plan::for_role(&self.config, role, &state, &seen)
+        self.plan_after(role, &self.dir.load()?)
     }
 
-    /// Takes on a role. Where all is in place already, nothing is written.
+    fn plan_after(&mut self, role: Role, state: &State) -> Result<Plan> {
+        let seen = self.observe(state)?;
+        plan::for_role(&self.config, role, state, &seen)
+    }
+
+    /// Takes on a role, and returns what was done for it. Where all is in place already, nothing is.
     ///
     /// # Errors
     /// As [`Node::plan`]; [`Error::Overtaken`]: a later request came while this one waited; [`Error::Locked`];
@@ -128,21 +137,38 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::become_role`].
-    pub fn become_role_with(&mut self, role: Role, before: impl FnMut(&Step)) -> Result<Plan> {
+    pub fn become_role_with(&mut self, role: Role, mut before: impl FnMut(&Step)) -> Result<Plan> {
+        let _lock = self.take_turn(&role.to_string())?;
+        let mut done = self.plan_after(role, &self.dir.load()?)?;
+        self.run(&done, &mut before)?;
+        let mut rounds = 1;
+        loop {
+            let again = self.plan_after(role, &done.after)?;
+            match again.first_change() {
+                None => {
+                    done.warnings = again.warnings;
+                    return Ok(done);
+                }
+                Some(step) if rounds == ROUNDS || done.steps.contains(step) => return Err(not_verified(step)),
+                // Somebody has changed something meanwhile: keepalived has moved its VIP, say.
+                Some(_) => {
+                    self.run(&again, &mut before)?;
+                    done = again.preceded_by(done.steps);
+                    rounds += 1;
+                }
+            }
+        }
+    }
+
+    /// Waits for those before it, and holds the lock unless a later request has come.
+    fn take_turn(&self, role: &str) -> Result<Lock> {
         self.dir.prepare()?;
         let generation = self.dir.next_generation()?;
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
-        let latest = self.dir.latest_generation()?;
-        if latest != generation {
-            return Err(Error::Overtaken { role: role.to_string(), generation, latest });
+        let lock = self.dir.lock(LOCK_LIMIT)?;
+        match self.dir.latest_generation()? {
+            latest if latest == generation => Ok(lock),
+            latest => Err(Error::Overtaken { role: role.into(), generation, latest }),
         }
-        let state = self.dir.load()?;
-        let seen = self.observe(&state)?;
-        let plan = plan::for_role(&self.config, role, &state, &seen)?;
-        self.run(&plan, before)?;
-        let seen = self.observe(&plan.after)?;
-        verify(&plan::for_role(&self.config, role, &plan.after, &seen)?)?;
-        Ok(plan)
     }
 
     /// What would have to be done to give everything back. Changes nothing.
@@ -160,14 +186,12 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::become_role`].
-    pub fn release(&mut self, before: impl FnMut(&Step)) -> Result<Plan> {
-        self.dir.prepare()?;
-        self.dir.next_generation()?;
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
+    pub fn release(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
+        let _lock = self.take_turn("release")?;
         let state = self.dir.load()?;
         let seen = self.observe(&state)?;
         let plan = plan::for_release(&self.config, &state, &seen)?;
-        self.run(&plan, before)?;
+        self.run(&plan, &mut before)?;
         Ok(plan)
     }
 
@@ -178,10 +202,7 @@ impl Node {
     pub fn status(&mut self) -> Result<Status> {
         let state = self.dir.load()?;
         let seen = self.observe(&state)?;
-        let generation = match self.config.state_dir.exists() {
-            true => self.dir.latest_generation()?,
-            false => 0,
-        };
+        let generation = self.dir.latest_generation()?;
         let (missing, warnings) = match state.role.map(|(role, _)| plan::for_role(&self.config, role, &state, &seen)) {
             Some(Ok(plan)) => (plan.steps().iter().map(Step::to_string).collect(), plan.warnings().to_vec()),
             Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
@@ -226,13 +247,14 @@ impl Node {
         })
     }
 
-    fn run(&mut self, plan: &Plan, mut before: impl FnMut(&Step)) -> Result<()> {
+    fn run(&mut self, plan: &Plan, before: &mut impl FnMut(&Step)) -> Result<()> {
         for (index, step) in plan.steps().iter().enumerate() {
             before(step);
             self.act(step, plan).map_err(|error| Error::Step {
                 number: index + 1,
                 total: plan.steps().len(),
-                step: step.to_string(),
+                // The changes of a table are not repeated: its error names the one that failed.
+                step: step.to_string().lines().next().unwrap_or_default().to_owned(),
                 source: Box::new(error),
             })?;
         }
@@ -258,13 +280,19 @@ impl Node {
     }
 }
 
-/// A plan that was carried out leaves nothing to do.
-fn verify(again: &Plan) -> Result<()> {
-    match again.first_change() {
-        None => Ok(()),
-        Some(step) => Err(Error::NotVerified {
-            step: step.to_string(),
-            found: "it is still to be done: does another program change the same thing?".into(),
-        }),
+fn not_verified(step: &Step) -> Error {
+    let found = "it is still to be done: does another program change the same thing?".into();
+    Error::NotVerified { step: step.to_string(), found }
+}
+
+/// See the crate's `fuzzing`.
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing {
+    use super::state::State;
+
+    pub(crate) fn state(text: &str) {
+        if let Ok(state) = State::parse(text) {
+            assert_eq!(State::parse(&state.to_string()).unwrap(), state);
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Observation {
 }
 
 /// One thing to do. Each can be done twice.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
     /// Write down what is about to happen, or has.
@@ -87,8 +87,8 @@ impl fmt::Display for Step {
 /// What a node has to do for a role, in order. Printed, a line for each step.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    steps: Vec<Step>,
-    warnings: Vec<String>,
+    pub(super) steps: Vec<Step>,
+    pub(super) warnings: Vec<String>,
     pub(super) during: State,
     pub(super) after: State,
 }
@@ -107,6 +107,11 @@ impl Plan {
     /// What the plan cannot mend, and an operator should know.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The same, with what was done before it.
+    pub(super) fn preceded_by(self, steps: Vec<Step>) -> Self {
+        Plan { steps: steps.into_iter().chain(self.steps).collect(), ..self }
     }
 
     /// The first step that would show in the kernel.
@@ -131,7 +136,7 @@ impl fmt::Display for Plan {
 /// `lo`. A backup takes the VIP off the interface before it loses its table, and has it on `lo` before that. Nothing is put on
 /// `lo` before ARP is told to keep quiet about it.
 pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observation) -> Result<Plan> {
-    refuse_foreign_vips(config, seen)?;
+    refuse_foreign_vips(config, state, seen)?;
     let kept = kept_table(config, state, seen);
     // Refused now rather than when it cannot be restored.
     kept.check()?;
@@ -155,6 +160,7 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
     };
 
     let mut steps = arp;
+    steps.extend(obsolete_arp(config, state, seen));
     if role == Role::Master {
         steps.extend(table(&kept));
         if config.loopback == Loopback::Always {
@@ -172,7 +178,9 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
                 config.vips.clone()
             };
             steps.extend(added);
-            steps.extend(announce.into_iter().map(|vip| Step::Announce(vip, config.interface.clone())));
+            if config.announcements > 0 {
+                steps.extend(announce.into_iter().map(|vip| Step::Announce(vip, config.interface.clone())));
+            }
         }
         if config.loopback == Loopback::Backup {
             // Never from its only place: keepalived may be late.
@@ -188,35 +196,45 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
                 )
             }));
         }
+        steps.extend(obsolete_vips(config, state, seen));
     } else {
         steps.extend(add(&Placement::Loopback));
         if config.vip_owner == VipOwner::Node {
             steps.extend(remove(&interface, &config.vips));
         }
+        steps.extend(obsolete_vips(config, state, seen));
         steps.extend(table(&Table::new()));
     }
-    steps.extend(leftovers(config, state, seen));
 
+    let services = kept.len();
+    let mut remembered = kept;
+    take_in(&mut remembered, &set_aside(config, state, seen));
+    // Services of an earlier configuration are known as the node's until they are gone.
+    let mut during_table = remembered.clone();
+    if config.services.is_some() {
+        take_in(&mut during_table, &state.table);
+    }
+    let arp = remembered_arp(state, &steps);
     let during = State {
         role: Some((role, false)),
-        arp: remembered_arp(state, &steps),
+        arp,
         vips: state
             .vips
             .iter()
             .cloned()
             .chain(config.vips.iter().map(|vip| (*vip, config.interface.clone())))
             .collect(),
-        table: kept,
+        table: during_table,
         held: state.held || role != Role::Master,
     };
     let after = State {
         role: Some((role, true)),
+        arp: during.arp.iter().filter(|change| !is_obsolete(config, change)).cloned().collect(),
+        table: remembered,
         vips: config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect(),
         held: role != Role::Master,
-        ..during.clone()
     };
     if !steps.is_empty() || after != *state {
-        let services = during.table.len();
         steps.insert(0, Step::Record { role, reached: false, services });
         steps.push(Step::Record { role, reached: true, services });
     }
@@ -225,8 +243,6 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
 
 /// What has to be done to give everything back.
 pub(super) fn for_release(config: &Config, state: &State, seen: &Observation) -> Result<Plan> {
-    let mine = seen.table.filtered(|id| is_ours(config, state, id));
-    let kept = kept_table(config, state, seen);
     let mut steps = Vec::new();
     for (vip, interface) in &state.vips {
         let mut places = vec![Placement::Loopback];
@@ -237,17 +253,20 @@ pub(super) fn for_release(config: &Config, state: &State, seen: &Observation) ->
         let ours = |place: &Placement| found_on(seen, *vip, place.interface()).any(|located| !located.is_foreign());
         steps.extend(places.into_iter().filter(ours).map(|place| Step::RemoveVip(*vip, place)));
     }
-    // A table that was found running is left running; one that came from the configuration goes with it.
-    let wanted = if config.services.is_some() { Table::new() } else { kept };
-    let table = ipvs::Plan::between(&mine, &wanted);
+    let table = match &config.services {
+        // It goes, as far as the node has loaded it.
+        Some(_) => ipvs::Plan::between(&seen.table.filtered(|id| state.table.service(id).is_some()), &Table::new()),
+        // It was found running, and is left running.
+        None => {
+            let mut kept = kept_table(config, state, seen);
+            take_in(&mut kept, &set_aside(config, state, seen));
+            ipvs::Plan::between(&seen.table.filtered(|id| is_ours(config, state, id)), &kept)
+        }
+    };
     if !table.is_empty() {
         steps.push(Step::Table(table));
     }
-    let given_back = state
-        .arp
-        .iter()
-        .filter(|change| seen.arp.iter().any(|(target, now)| *target == change.target && *now == change.after));
-    steps.extend(given_back.cloned().map(Step::GiveBackArp));
+    steps.extend(state.arp.iter().filter(|change| counts_still(change, seen)).cloned().map(Step::GiveBackArp));
     if *state != State::default() {
         steps.push(Step::Forget);
     }
@@ -255,11 +274,14 @@ pub(super) fn for_release(config: &Config, state: &State, seen: &Observation) ->
 }
 
 /// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to somebody else.
-fn refuse_foreign_vips(config: &Config, seen: &Observation) -> Result<()> {
+fn refuse_foreign_vips(config: &Config, state: &State, seen: &Observation) -> Result<()> {
     for vip in &config.vips {
         for located in seen.vips.get(vip).into_iter().flatten() {
             let on_interface = located.interface == config.interface;
-            if !on_interface && located.interface != Placement::Loopback.interface() {
+            // Placed by this node, when the configuration named another interface.
+            let obsolete =
+                config.vip_owner == VipOwner::Node && state.vips.contains(&(*vip, located.interface.clone()));
+            if !on_interface && !obsolete && located.interface != Placement::Loopback.interface() {
                 let reason =
                     format!("the VIP belongs on {} or lo: remove it there, or name that interface", config.interface);
                 return Err(Error::Foreign { object: located.to_string(), reason });
@@ -302,15 +324,29 @@ pub(super) fn kept_table(config: &Config, state: &State, seen: &Observation) -> 
     if !state.held && !live.is_empty() {
         return live;
     }
-    let mut kept = state.table.clone();
-    for content in live.services().filter(|content| state.table.service(&content.service.id).is_none()) {
-        kept.insert(content.service.clone());
-        for destination in content.destinations() {
-            // Its service was inserted just now.
-            let _ = kept.insert_destination(&content.service.id, destination.clone());
+    let mut kept = state.table.filtered(|id| is_ours(config, state, id));
+    take_in(&mut kept, &live);
+    kept
+}
+
+/// What was kept for VIPs that are not configured any more, and that nobody has loaded since. It is not restored, but not forgotten
+/// either: a VIP may be missing by mistake.
+fn set_aside(config: &Config, state: &State, seen: &Observation) -> Table {
+    state.table.filtered(|id| !is_ours(config, state, id) && seen.table.service(id).is_none())
+}
+
+/// Adds the services of `more` that `table` lacks.
+fn take_in(table: &mut Table, more: &Table) {
+    for content in more.services() {
+        let id = content.service.id;
+        if table.service(&id).is_none() {
+            table.insert(content.service.clone());
+            for destination in content.destinations() {
+                // Its service was inserted just now.
+                let _ = table.insert_destination(&id, destination.clone());
+            }
         }
     }
-    kept
 }
 
 fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
@@ -319,6 +355,24 @@ fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
     now.map(|(target, now)| Step::Arp(arp::Change { target: target.clone(), before: *now, after: wanted.settings }))
         .into_iter()
         .collect()
+}
+
+/// Settings that an earlier configuration had changed elsewhere. Where none are configured now, they are left alone.
+fn obsolete_arp(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
+    let changes = state.arp.iter().filter(|change| is_obsolete(config, change) && counts_still(change, seen));
+    changes.cloned().map(Step::GiveBackArp).collect()
+}
+
+fn is_obsolete(config: &Config, change: &arp::Change) -> bool {
+    config.arp.as_ref().is_some_and(|wanted| wanted.target != change.target)
+}
+
+/// Whether a setting still has the value that this node gave it, and had another one before.
+fn counts_still(change: &arp::Change, seen: &Observation) -> bool {
+    let arp::Change { target, before, after } = change;
+    let Some((_, now)) = seen.arp.iter().find(|(seen, _)| seen == target) else { return false };
+    (now.ignore == after.ignore && now.ignore != before.ignore)
+        || (now.announce == after.announce && now.announce != before.announce)
 }
 
 /// Whether ARP requests for a VIP on `lo` would be answered all the same, once the settings are made.
@@ -358,7 +412,7 @@ fn remembered_arp(state: &State, steps: &[Step]) -> Vec<arp::Change> {
 }
 
 /// VIPs that an earlier configuration had placed.
-fn leftovers(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
+fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
     let mut steps = Vec::new();
     for (vip, interface) in &state.vips {
         let configured = config.vips.contains(vip);

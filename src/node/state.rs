@@ -50,7 +50,7 @@ impl fmt::Display for State {
 }
 
 impl State {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let body = text.strip_prefix(FIRST_LINE).and_then(|rest| rest.strip_prefix('\n'));
         let body =
             body.ok_or_else(|| format!("it does not begin with `{FIRST_LINE}`: was it written by another version?"))?;
@@ -104,14 +104,18 @@ impl StateDir {
         self.path.join("state")
     }
 
+    fn new_file(&self) -> PathBuf {
+        self.path.join("state.new")
+    }
+
     /// Makes the directory where it is missing, and refuses one that others can write to.
     pub(super) fn prepare(&self) -> Result<()> {
         let failed = |operation| move |e: io::Error| Error::system(operation, self.path.display(), e);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.path)
-            .map_err(failed("make the state directory"))?;
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path) {
+            // What it is instead of a directory is said below.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.map_err(failed("make the state directory"))?,
+        }
         let found = fs::symlink_metadata(&self.path).map_err(failed("look at"))?;
         let refuse = |reason: String| Err(Error::State { path: self.path.clone(), reason });
         let own = rustix::process::geteuid().as_raw();
@@ -136,12 +140,12 @@ impl StateDir {
     /// What the node remembers; nothing, at its first start.
     pub(super) fn load(&self) -> Result<State> {
         let path = self.state_file();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let octets = match fs::read(&path) {
+            Ok(octets) => octets,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             Err(error) => return Err(Error::system("read", path.display(), error)),
         };
-        State::parse(&text).map_err(|reason| {
+        State::parse(&String::from_utf8_lossy(&octets)).map_err(|reason| {
             let reason = format!("{reason}; look into it, then remove it: the node starts anew from what it finds");
             Error::State { path, reason }
         })
@@ -149,7 +153,7 @@ impl StateDir {
 
     /// Replaces what the node remembers: whoever reads, also after a crash, finds the old or the new.
     pub(super) fn save(&self, state: &State) -> Result<()> {
-        let (path, new) = (self.state_file(), self.path.join("state.new"));
+        let (path, new) = (self.state_file(), self.new_file());
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(state.to_string().as_bytes())?;
@@ -157,7 +161,11 @@ impl StateDir {
             fs::rename(&new, &path)?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(|e| Error::system("write", path.display(), e))
+        write().map_err(|e| {
+            // On a full disk the rest of it would be in the way.
+            let _ = fs::remove_file(&new);
+            Error::system("write", path.display(), e)
+        })
     }
 
     /// Forgets everything.
@@ -172,33 +180,33 @@ impl StateDir {
 
     /// Draws the next number: of two requests, the later one has the higher.
     pub(super) fn next_generation(&self) -> Result<u64> {
-        self.generation(true)
-    }
-
-    /// The number that was drawn last.
-    pub(super) fn latest_generation(&self) -> Result<u64> {
-        self.generation(false)
-    }
-
-    fn generation(&self, next: bool) -> Result<u64> {
         let path = self.path.join("generation");
-        let work = || -> io::Result<u64> {
+        let draw = || -> io::Result<u64> {
             let mut file =
                 OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
             // Held for two system calls.
             flock(&file, FlockOperation::LockExclusive)?;
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            // Whatever else it holds was not written here; counting begins anew.
-            let last: u64 = text.trim().parse().unwrap_or(0);
-            if next {
-                file.rewind()?;
-                // One length, so that one write replaces it all.
-                file.write_all(format!("{:020}\n", last.wrapping_add(1)).as_bytes())?;
-            }
-            Ok(if next { last.wrapping_add(1) } else { last })
+            let next = read_generation(&mut file)?.wrapping_add(1);
+            file.rewind()?;
+            // One length, so that one write replaces it all.
+            file.write_all(format!("{next:020}\n").as_bytes())?;
+            Ok(next)
         };
-        work().map_err(|e| Error::system("count requests in", path.display(), e))
+        draw().map_err(|e| Error::system("count requests in", path.display(), e))
+    }
+
+    /// The number that was drawn last; 0 before the first.
+    pub(super) fn latest_generation(&self) -> Result<u64> {
+        let path = self.path.join("generation");
+        let read = || -> io::Result<u64> {
+            let mut file = File::open(&path)?;
+            flock(&file, FlockOperation::LockShared)?;
+            read_generation(&mut file)
+        };
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            result => result.map_err(|e| Error::system("read", path.display(), e)),
+        }
     }
 
     /// Waits until no other process works on this node.
@@ -210,7 +218,11 @@ impl StateDir {
         let start = Instant::now();
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Lock(file)),
+                Ok(()) => {
+                    // Of one that was killed while it wrote.
+                    let _ = fs::remove_file(self.new_file());
+                    return Ok(Lock(file));
+                }
                 Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < limit => {
                     std::thread::sleep(Duration::from_millis(5))
                 }
@@ -221,6 +233,14 @@ impl StateDir {
             }
         }
     }
+}
+
+/// The number in the first line. Whatever else is there was not written here: counting begins anew.
+fn read_generation(file: &mut File) -> io::Result<u64> {
+    let mut octets = Vec::new();
+    file.take(32).read_to_end(&mut octets)?;
+    let text = String::from_utf8_lossy(&octets);
+    Ok(text.lines().next().and_then(|line| line.parse().ok()).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -297,6 +317,21 @@ mod tests {
         assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
         drop(held);
         dir.lock(Duration::ZERO).unwrap();
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn counting_begins_anew_where_the_number_is_lost() {
+        let dir = directory("generation");
+        dir.prepare().unwrap();
+        assert_eq!(dir.latest_generation().unwrap(), 0);
+        for garbage in [&b""[..], b"7", b"garbage that is longer than any number is\nand goes on", b"\xff\0\n", b"\n\n"]
+        {
+            fs::write(dir.path.join("generation"), garbage).unwrap();
+            let first = dir.next_generation().unwrap();
+            assert_eq!(dir.latest_generation().unwrap(), first, "{garbage:?}");
+            assert_eq!(dir.next_generation().unwrap(), first + 1, "{garbage:?}");
+        }
         fs::remove_dir_all(&dir.path).unwrap();
     }
 }

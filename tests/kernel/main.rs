@@ -1,7 +1,11 @@
 //! What the crate does to a real kernel, judged by ipvsadm, ip and packets. Runs in the lab's guest (see tests/lab).
 
 mod arp;
+#[cfg(feature = "capi")]
+mod capi;
+mod cli;
 mod control;
 mod ipvs;
 mod lab;
+mod node;
 mod vip;

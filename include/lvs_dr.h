@@ -377,6 +377,21 @@
 #define LVS_FENCE_CLEAR 1
 
 /**
+ * A backup has the same table, in which every server but itself has weight 0, and learns the director's connections.
+ */
+#define LVS_FENCE_QUIESCE 2
+
+/**
+ * Every node has the same table, with scheduler mh, mh-port and mh-fallback; nothing is fenced.
+ */
+#define LVS_FENCE_STATELESS 3
+
+/**
+ * Every node has the same table, and the kernel's switch `backup_only`; only with LVS_VIP_OWNER_NODE.
+ */
+#define LVS_FENCE_BACKUP_ONLY 4
+
+/**
  * The VIP is always on `lo`; on the director it is on the interface as well.
  */
 #define LVS_LOOPBACK_ALWAYS 0

@@ -11,6 +11,9 @@ use crate::cluster::{DIR, INTERFACE, Node, VIP, run};
 /// The operator's program, which keepalived calls.
 pub(crate) const LVS_NODE: &str = "lvs-node";
 
+const WRR: &str = "scheduler = \"wrr\"";
+const MH: &str = "scheduler = \"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]";
+
 /// One way to switch roles.
 pub(crate) struct Way {
     pub(crate) name: &'static str,
@@ -21,7 +24,13 @@ pub(crate) struct Way {
 
 pub(crate) const WAYS: &[Way] = &[
     Way { name: "seed", title: "to_master.sh and to_backup.sh, as written", prepare: seed },
-    Way { name: "ours", title: "lvs-node, fence = clear", prepare: |node, all| ours(node, all, "clear") },
+    Way { name: "clear", title: "lvs-node, fence = clear", prepare: |node, all| ours(node, all, "clear", WRR) },
+    Way { name: "quiesce", title: "lvs-node, fence = quiesce", prepare: |node, all| ours(node, all, "quiesce", WRR) },
+    Way {
+        name: "stateless",
+        title: "lvs-node, fence = stateless",
+        prepare: |node, all| ours(node, all, "stateless", MH),
+    },
 ];
 
 /// The seed's scripts. Its page lost the `#` of the first line.
@@ -54,7 +63,7 @@ fn seed(node: &Node, all: &[Node]) -> Result<String> {
 }
 
 /// `lvs-node` with a configuration file, which says everything: nothing is done by hand.
-fn ours(node: &Node, all: &[Node], fence: &str) -> Result<String> {
+fn ours(node: &Node, all: &[Node], fence: &str, scheduler: &str) -> Result<String> {
     let program = install_lvs_node()?;
     let destinations: Vec<String> =
         all.iter().map(|real| format!("    {{ address = \"{}:80\", weight = 1 }},\n", real.address)).collect();
@@ -72,7 +81,7 @@ announce = 2
 
 [[service]]
 listen = \"tcp {VIP}:80\"
-scheduler = \"wrr\"
+{scheduler}
 destinations = [
 {destinations}]
 ",

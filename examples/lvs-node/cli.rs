@@ -19,8 +19,13 @@ const AFTER_HELP: &str = r#"THE FILE
   vips = ["192.168.0.254"]        # IPv4 and IPv6
   vip_owner = "node"              # or "keepalived": its virtual_ipaddress moves the VIP on the interface
   fence = "clear"                 # a backup has no table; it is kept in state_dir and restored on promotion
+                                  # "quiesce": it has the table with the others' weights 0, and learns the sessions
+                                  # "stateless": all have the same table, with scheduler mh, mh-port and mh-fallback
+                                  # "backup-only": the kernel's switch; only with vip_owner = "node"
   loopback = "always"             # or "backup": the VIP leaves lo while this node directs
   state_dir = "/run/lvs-dr"       # a directory for root alone; below /var/lib it outlives a reboot
+  settle = 0.5                    # quiesce: seconds that a new director takes all new connections itself
+  drain = 1.0                     # backup-only: seconds that a former director goes on forwarding, at most
   announcements = 5               # gratuitous ARP (IPv6: neighbour advertisements) after a move
 
   [arp]                           # left out: ignore = 1, announce = 2, on the interface
@@ -28,6 +33,10 @@ const AFTER_HELP: &str = r#"THE FILE
   ignore = 3                      # arp_ignore; 1 is safe with route_localnet too
   announce = 2                    # arp_announce
   on = "interface"                # or "all"; the greater of the two counts
+
+  [sync]                          # how the nodes tell each other of sessions: quiesce and backup-only
+  interface = "bond0"             # left out: the interface above
+  id = 254                        # 1 to 255, the same on all nodes; left out: the last number of the first VIP
 
   [[service]]                     # one for each virtual service
   listen = "tcp 192.168.0.254:80" # tcp, udp, sctp ADDRESS:PORT; fwmark MARK [ipv6]
@@ -248,16 +257,23 @@ fn status_text(node: &Node, status: &Status) -> String {
     let hidden = if status.hidden { "a VIP on lo stays hidden" } else { "a VIP on lo is answered for" };
     lines.push(format!("ARP      {} on {}: {hidden}", status.arp, node.config().interface));
     let count = |table: &lvs_dr::ipvs::Table| {
-        format!(
-            "{} services, {} destinations",
-            table.len(),
-            table.services().map(|s| s.destinations().len()).sum::<usize>()
-        )
+        let destinations = table.services().map(|service| service.destinations().len()).sum();
+        format!("{}, {}", plural(table.len(), "service"), plural(destinations, "destination"))
     };
     lines.push(format!("table    {}; a director of this node has {}", count(&status.table), count(&status.kept)));
+    lines.extend(
+        status
+            .daemons
+            .iter()
+            .map(|daemon| format!("sync     {} on {}, id {}", daemon.role, daemon.interface, daemon.sync_id)),
+    );
     lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
     lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
     lines.join("\n") + "\n"
+}
+
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn status_json(status: &Status) -> String {
@@ -279,6 +295,11 @@ fn status_json(status: &Status) -> String {
             "hidden": status.hidden,
         },
         "table": status.table.to_string().lines().collect::<Vec<_>>(),
+        "sync": status.daemons.iter().map(|daemon| json!({
+            "role": daemon.role.to_string(),
+            "interface": daemon.interface,
+            "id": daemon.sync_id,
+        })).collect::<Vec<_>>(),
         "kept": status.kept.to_string().lines().collect::<Vec<_>>(),
         "missing": status.missing,
         "warnings": status.warnings,

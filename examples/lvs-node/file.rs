@@ -52,8 +52,12 @@ struct File {
     loopback: LoopbackName,
     state_dir: Option<Spanned<PathBuf>>,
     announcements: Option<u32>,
+    settle: Option<Spanned<f64>>,
+    drain: Option<Spanned<f64>>,
     #[serde(default)]
     arp: Arp,
+    #[serde(default)]
+    sync: SyncTable,
     services: Option<Spanned<PathBuf>>,
     service: Option<Vec<Spanned<ServiceTable>>>,
 }
@@ -67,10 +71,23 @@ enum Owner {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum FenceName {
+    Quiesce,
+    Stateless,
+    BackupOnly,
     #[default]
     Clear,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SyncTable {
+    interface: Option<String>,
+    id: Option<u8>,
+    group: Option<IpAddr>,
+    port: Option<u16>,
+    ttl: Option<u8>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -170,6 +187,9 @@ impl File {
             Owner::Keepalived => VipOwner::Keepalived,
         };
         config.fence = match self.fence {
+            FenceName::Quiesce => Fence::Quiesce,
+            FenceName::Stateless => Fence::Stateless,
+            FenceName::BackupOnly => Fence::BackupOnly,
             FenceName::Clear => Fence::Clear,
         };
         config.loopback = match self.loopback {
@@ -182,6 +202,17 @@ impl File {
         if let Some(announcements) = self.announcements {
             config.announcements = announcements;
         }
+        for (found, time) in [(self.settle, &mut config.settle), (self.drain, &mut config.drain)] {
+            let Some(found) = found else { continue };
+            let seconds = *found.get_ref();
+            let usable = (0.0..=60.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
+            *time = usable.ok_or_else(|| Wrong::at(&found, "0 to 60 seconds were expected"))?;
+        }
+        config.sync.interface = self.sync.interface.unwrap_or(config.sync.interface);
+        config.sync.id = self.sync.id.unwrap_or(config.sync.id);
+        config.sync.group = self.sync.group;
+        config.sync.port = self.sync.port;
+        config.sync.ttl = self.sync.ttl;
         config.arp = self.arp.manage.then(|| ArpConfig {
             settings: Settings {
                 ignore: i32::from(self.arp.ignore).into(),

@@ -29,6 +29,12 @@ pub const LVS_VIP_OWNER_KEEPALIVED: u32 = 1;
 pub const LVS_FENCE_DEFAULT: u32 = 0;
 /// A backup has no table: it is kept in the state directory, and restored on promotion.
 pub const LVS_FENCE_CLEAR: u32 = 1;
+/// A backup has the same table, in which every server but itself has weight 0, and learns the director's connections.
+pub const LVS_FENCE_QUIESCE: u32 = 2;
+/// Every node has the same table, with scheduler mh, mh-port and mh-fallback; nothing is fenced.
+pub const LVS_FENCE_STATELESS: u32 = 3;
+/// Every node has the same table, and the kernel's switch `backup_only`; only with LVS_VIP_OWNER_NODE.
+pub const LVS_FENCE_BACKUP_ONLY: u32 = 4;
 
 /// The VIP is always on `lo`; on the director it is on the interface as well.
 pub const LVS_LOOPBACK_ALWAYS: u32 = 0;
@@ -154,7 +160,13 @@ impl lvs_node_config {
 
         let owners = [(LVS_VIP_OWNER_NODE, VipOwner::Node), (LVS_VIP_OWNER_KEEPALIVED, VipOwner::Keepalived)];
         config.vip_owner = choice("vip_owner", self.vip_owner, &owners)?;
-        let fences = [(LVS_FENCE_DEFAULT, Fence::default()), (LVS_FENCE_CLEAR, Fence::Clear)];
+        let fences = [
+            (LVS_FENCE_DEFAULT, Fence::default()),
+            (LVS_FENCE_CLEAR, Fence::Clear),
+            (LVS_FENCE_QUIESCE, Fence::Quiesce),
+            (LVS_FENCE_STATELESS, Fence::Stateless),
+            (LVS_FENCE_BACKUP_ONLY, Fence::BackupOnly),
+        ];
         config.fence = choice("fence", self.fence, &fences)?;
         let loopbacks = [(LVS_LOOPBACK_ALWAYS, Loopback::Always), (LVS_LOOPBACK_BACKUP, Loopback::Backup)];
         config.loopback = choice("loopback", self.loopback, &loopbacks)?;

@@ -4,9 +4,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
+use super::fence;
 use crate::arp::{ArpTarget, Settings};
 use crate::error::{Error, Result};
+use crate::interface;
 use crate::ipvs::{Forward, Table};
 use crate::vip::check_vip;
 
@@ -71,10 +74,43 @@ pub enum VipOwner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Fence {
+    /// A backup has the same table, in which every server but itself has weight 0, and learns the director's connections through the
+    /// sync daemon. Promotion puts the weights back. It does not matter who hears of a change first: a backup forwards the sessions
+    /// that it has learned also before it is told of its promotion.
+    Quiesce,
+    /// Every node has the same table, with scheduler `mh` (mh-port, mh-fallback) and `sloppy_tcp`: equal hashes send a session to the
+    /// same server whichever node directs. Nothing is fenced, and nothing synchronised.
+    Stateless,
+    /// Every node has the same table, and the kernel's own switch (`net.ipv4.vs.backup_only`) keeps IPVS away from a backup's packets
+    /// while its sync daemon is a backup's. Only where the node moves the VIP itself: where keepalived does, its packets
+    /// arrive before the switch is told.
+    BackupOnly,
     /// A backup has no table: it is kept in a file, and restored on promotion. Sessions that the old director had given to other
     /// servers do not survive a change of director.
     #[default]
     Clear,
+}
+
+impl Fence {
+    /// Whether the nodes tell each other of their connections.
+    pub fn syncs(self) -> bool {
+        matches!(self, Fence::Quiesce | Fence::BackupOnly)
+    }
+}
+
+/// How the nodes tell each other of their connections, see [`SyncDaemon`](crate::ipvs::SyncDaemon).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sync {
+    /// The interface that the messages pass.
+    pub interface: String,
+    /// Which nodes belong together, 1 to 255: other clusters on the link need another.
+    pub id: u8,
+    /// The multicast group; `None`: 224.0.0.81.
+    pub group: Option<IpAddr>,
+    /// The UDP port; `None`: 8848.
+    pub port: Option<u16>,
+    /// How many routers a message may pass; `None`: 1.
+    pub ttl: Option<u8>,
 }
 
 /// When the VIP sits on the loopback interface.
@@ -118,15 +154,33 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// How many announcements follow the VIP to the interface.
     pub announcements: u32,
+    /// How the nodes tell each other of their connections, where the fence needs it.
+    pub sync: Sync,
+    /// With fence `quiesce`: for how long a new director takes all new connections itself, until the old one is surely fenced.
+    pub settle: Duration,
+    /// With fence `backup-only`: for how long a director that is one no longer goes on forwarding, for packets that were on their way: at most; it ends when
+    /// none has come for a while, or another role is asked for.
+    pub drain: Duration,
 }
 
 impl Config {
     /// A node with these VIPs, everything else by default: ARP settings that hide the VIP on `lo` on this interface, state in
     /// `/run/lvs-dr`.
     pub fn new(interface: &str, vips: impl IntoIterator<Item = IpAddr>) -> Self {
+        let vips: Vec<IpAddr> = vips.into_iter().collect();
         Config {
             interface: interface.to_owned(),
-            vips: vips.into_iter().collect(),
+            sync: Sync {
+                interface: interface.to_owned(),
+                // Two clusters on a link have different VIPs.
+                id: vips.first().map_or(1, |vip| last_octet(*vip).max(1)),
+                group: None,
+                port: None,
+                ttl: None,
+            },
+            settle: Duration::from_millis(500),
+            drain: Duration::from_secs(1),
+            vips,
             vip_owner: VipOwner::default(),
             fence: Fence::default(),
             loopback: Loopback::default(),
@@ -164,7 +218,25 @@ impl Config {
                 format!("{} is relative: an absolute path was expected", self.state_dir.display()),
             );
         }
+        if self.fence == Fence::BackupOnly && self.vip_owner == VipOwner::Keepalived {
+            return refuse(
+                "fence `backup-only`",
+                "keepalived moves the VIP before it tells, and until then the new director would send every session to itself: use \
+                 `quiesce` or `stateless`, or let the node move the VIP (vip_owner)"
+                    .into(),
+            );
+        }
+        if self.fence.syncs() {
+            interface::check_name(&self.sync.interface)?;
+            if self.sync.id == 0 {
+                return refuse(
+                    "sync id 0",
+                    "a backup with it would listen to every cluster: 1 to 255 was expected".into(),
+                );
+            }
+        }
         let Some(services) = &self.services else { return Ok(()) };
+        fence::check(self.fence, services)?;
         services.check()?;
         for content in services.services() {
             let Some(listen) = content.service.id.address() else { continue };
@@ -182,5 +254,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+fn last_octet(vip: IpAddr) -> u8 {
+    match vip {
+        IpAddr::V4(vip) => vip.octets()[3],
+        IpAddr::V6(vip) => vip.octets()[15],
     }
 }

@@ -20,26 +20,32 @@
 //! ```
 
 mod config;
+mod fence;
 mod plan;
 mod state;
 
-pub use config::{ArpConfig, Config, Fence, Loopback, Role, VipOwner};
-pub use plan::{Plan, Step};
+pub use config::{ArpConfig, Config, Fence, Loopback, Role, Sync, VipOwner};
+pub use plan::{Plan, Step, Wait};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{Ipvs, Table};
+use crate::ipvs::{Ipvs, SyncDaemon, Table};
 use crate::netns::Netns;
+use crate::sysctl;
 use crate::vip::{Located, Vips};
 use plan::Observation;
 use state::{Lock, State, StateDir};
 
 /// How long a request waits for those before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a wait looks whether it is over, and after how long without a packet a drain is.
+const WAIT_STEP: Duration = Duration::from_millis(20);
+const DRAIN_QUIET: Duration = Duration::from_millis(250);
 
 /// How often a node plans again for what others have changed meanwhile, before it gives up.
 const ROUNDS: usize = 3;
@@ -68,8 +74,10 @@ pub struct Status {
     pub arp: Settings,
     /// Whether ARP requests for a VIP on `lo` stay unanswered.
     pub hidden: bool,
-    /// The kernel's table, in full.
+    /// The kernel's services, all of them.
     pub table: Table,
+    /// The sync daemons that run.
+    pub daemons: Vec<SyncDaemon>,
     /// The table that a director of this node has.
     pub kept: Table,
     /// What would have to be done for the role to be in place: nothing, if all is well.
@@ -216,7 +224,12 @@ impl Node {
             arp,
             hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
             kept: plan::kept_table(&self.config, &state, &seen),
-            table: seen.table,
+            daemons: seen.table.daemons.values().flatten().cloned().collect(),
+            table: {
+                let mut table = seen.table;
+                table.daemons.clear();
+                table
+            },
             missing,
             warnings,
         })
@@ -243,19 +256,61 @@ impl Node {
             arp_all: self.arp.get(&ArpTarget::All)?,
             arp,
             route_localnet: self.arp.route_localnet()?,
-            table: self.ipvs.table()?,
+            table: self.observe_table()?,
+            own: self.vips.addresses()?,
+            sysctls: self.observe_sysctls(state)?,
         })
+    }
+
+    /// The table with the sync daemons. Timeouts are not a node's business.
+    fn observe_table(&mut self) -> Result<Table> {
+        let mut table = self.ipvs.snapshot()?;
+        table.timeouts = None;
+        Ok(table)
+    }
+
+    fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
+        let needed = fence::sysctls(self.config.fence);
+        let names = needed.iter().map(|(name, _)| (*name).to_owned()).chain(state.sysctls.keys().cloned());
+        let read = |name: String| {
+            let value = sysctl::read(self.ipvs.netns(), &sysctl_path(&name))?;
+            // The kernel separates numbers by tabs.
+            Ok((name, value.map(|value| value.split_ascii_whitespace().collect::<Vec<_>>().join(" "))))
+        };
+        names.map(read).collect()
+    }
+
+    /// Waits, until another role is asked for; a drain until packets have stopped coming.
+    fn wait(&mut self, role: &str, what: Wait, limit: Duration) -> Result<()> {
+        let generation = self.dir.latest_generation()?;
+        let start = Instant::now();
+        let (mut packets, mut since) = (self.ipvs.packets_in()?, start);
+        while start.elapsed() < limit && (what != Wait::Drain || since.elapsed() < DRAIN_QUIET) {
+            std::thread::sleep(WAIT_STEP);
+            let latest = self.dir.latest_generation()?;
+            if latest != generation {
+                return Err(Error::Overtaken { role: role.into(), generation, latest });
+            }
+            let now = self.ipvs.packets_in()?;
+            if now != packets {
+                (packets, since) = (now, Instant::now());
+            }
+        }
+        Ok(())
     }
 
     fn run(&mut self, plan: &Plan, before: &mut impl FnMut(&Step)) -> Result<()> {
         for (index, step) in plan.steps().iter().enumerate() {
             before(step);
-            self.act(step, plan).map_err(|error| Error::Step {
-                number: index + 1,
-                total: plan.steps().len(),
-                // The changes of a table are not repeated: its error names the one that failed.
-                step: step.to_string().lines().next().unwrap_or_default().to_owned(),
-                source: Box::new(error),
+            self.act(step, plan).map_err(|error| match error {
+                overtaken @ Error::Overtaken { .. } => overtaken,
+                error => Error::Step {
+                    number: index + 1,
+                    total: plan.steps().len(),
+                    // The changes of a table are not repeated: its error names the one that failed.
+                    step: step.to_string().lines().next().unwrap_or_default().to_owned(),
+                    source: Box::new(error),
+                },
             })?;
         }
         Ok(())
@@ -276,8 +331,17 @@ impl Node {
                 result => result.map(|_| ()),
             },
             Step::Table(changes) => self.ipvs.apply(changes),
+            Step::Sysctl { name, value, .. } => sysctl::write(self.ipvs.netns(), &sysctl_path(name), value),
+            Step::Wait(what, limit) => {
+                let role = plan.during.role.map_or_else(String::new, |(role, _)| role.to_string());
+                self.wait(&role, *what, *limit)
+            }
         }
     }
+}
+
+fn sysctl_path(name: &str) -> String {
+    format!("net/ipv4/vs/{name}")
 }
 
 fn not_verified(step: &Step) -> Error {

@@ -1,14 +1,16 @@
 //! Decides what a node has to do: from what is seen, what is remembered and what is wanted. Pure: nothing here touches the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::config::{Config, Loopback, Role, VipOwner};
+use super::config::{Config, Fence, Loopback, Role, VipOwner};
+use super::fence;
 use super::state::State;
 use crate::arp::{self, ArpTarget};
 use crate::error::{Error, Result};
-use crate::ipvs::{self, ServiceId, Table};
+use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::vip::{Located, Placement};
 
 /// What is found in the kernel.
@@ -21,8 +23,12 @@ pub(super) struct Observation {
     /// The settings of `all`, and whether `lo` routes its addresses outside (`route_localnet`).
     pub(super) arp_all: arp::Settings,
     pub(super) route_localnet: bool,
-    /// The whole table.
+    /// The whole table, and the sync daemons.
     pub(super) table: Table,
+    /// The node's own addresses.
+    pub(super) own: BTreeSet<IpAddr>,
+    /// The sysctls of IPVS that the fence needs, and those that were changed earlier. `None`: this kernel has no such setting.
+    pub(super) sysctls: BTreeMap<String, Option<String>>,
 }
 
 /// One thing to do. Each can be done twice.
@@ -43,6 +49,18 @@ pub enum Step {
     Arp(arp::Change),
     /// Give ARP settings back.
     GiveBackArp(arp::Change),
+    /// Set a sysctl of IPVS.
+    #[non_exhaustive]
+    Sysctl {
+        /// Its name, behind `net.ipv4.vs.`.
+        name: String,
+        /// Its value.
+        value: String,
+        /// Whether it is the value that was found before this node changed it.
+        back: bool,
+    },
+    /// Let time pass, unless another role is asked for.
+    Wait(Wait, Duration),
     /// Add a VIP, or bring it into the right form.
     AddVip(IpAddr, Placement),
     /// Remove a VIP.
@@ -55,10 +73,20 @@ pub enum Step {
     Forget,
 }
 
+/// What a [`Step::Wait`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wait {
+    /// That no more packets come to a former director.
+    Drain,
+    /// That the old director has its fence.
+    Settle,
+}
+
 impl Step {
     /// Whether the kernel shows afterwards that it was done.
     fn leaves_a_trace(&self) -> bool {
-        !matches!(self, Step::Record { .. } | Step::Announce(..) | Step::Forget)
+        !matches!(self, Step::Record { .. } | Step::Announce(..) | Step::Wait(..) | Step::Forget)
     }
 }
 
@@ -71,6 +99,10 @@ impl fmt::Display for Step {
             Step::Record { role, reached: true, .. } => write!(f, "record: {role} is reached"),
             Step::Arp(change) => write!(f, "ARP: {change}"),
             Step::GiveBackArp(change) => write!(f, "ARP: {} {} again", change.target, change.before),
+            Step::Sysctl { name, value, back: false } => write!(f, "sysctl: net.ipv4.vs.{name} = {value}"),
+            Step::Sysctl { name, value, back: true } => write!(f, "sysctl: net.ipv4.vs.{name} = {value} again"),
+            Step::Wait(Wait::Drain, time) => write!(f, "go on forwarding for up to {time:?}"),
+            Step::Wait(Wait::Settle, time) => write!(f, "give the old director {time:?} to be fenced"),
             Step::AddVip(vip, placement) => write!(f, "VIP: add {vip} to {placement}"),
             Step::RemoveVip(vip, placement) => write!(f, "VIP: remove {vip} from {placement}"),
             Step::Announce(vip, interface) => write!(f, "VIP: announce {vip} on {interface}"),
@@ -154,15 +186,33 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
         let present = vips.iter().filter(|vip| found_on(seen, **vip, placement.interface()).next().is_some());
         present.map(|vip| Step::RemoveVip(*vip, placement.clone())).collect()
     };
-    let table = |wanted: &Table| -> Vec<Step> {
-        let plan = ipvs::Plan::between(&mine, wanted);
-        if plan.is_empty() { Vec::new() } else { vec![Step::Table(plan)] }
+    fence::check(config.fence, &kept)?;
+    let mut wanted = fence::table(config, role, &kept, &seen.own);
+    if state.syncs && !config.fence.syncs() {
+        // Left from another fence.
+        wanted.daemons = no_daemons();
+    }
+    refuse_foreign_daemons(config, state, &mine, &wanted)?;
+    let change = |seen: &Table, wanted: &Table| {
+        let plan = ipvs::Plan::between(seen, wanted);
+        (!plan.is_empty()).then_some(Step::Table(plan))
     };
 
     let mut steps = arp;
     steps.extend(obsolete_arp(config, state, seen));
+    steps.extend(sysctl_steps(config, state, seen));
     if role == Role::Master {
-        steps.extend(table(&kept));
+        // A quiesced table forwards what it has learned, and takes the new itself: its weights can wait until the old director is
+        // fenced. Two directors with live tables would send new connections round in circles.
+        let first = match config.fence {
+            Fence::Quiesce => {
+                let mut first = mine.clone();
+                first.daemons.clone_from(&wanted.daemons);
+                first
+            }
+            _ => wanted.clone(),
+        };
+        steps.extend(change(&mine, &first));
         if config.loopback == Loopback::Always {
             steps.extend(add(&Placement::Loopback));
         }
@@ -197,13 +247,28 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
             }));
         }
         steps.extend(obsolete_vips(config, state, seen));
+        if let Some(unfence) = change(&first, &wanted) {
+            if state.role != Some((Role::Master, true)) && !config.settle.is_zero() {
+                steps.push(Step::Wait(Wait::Settle, config.settle));
+            }
+            steps.push(unfence);
+        }
     } else {
         steps.extend(add(&Placement::Loopback));
         if config.vip_owner == VipOwner::Node {
             steps.extend(remove(&interface, &config.vips));
         }
         steps.extend(obsolete_vips(config, state, seen));
-        steps.extend(table(&Table::new()));
+        if let Some(fence) = change(&mine, &wanted) {
+            // The kernel's switch keeps even known sessions from being forwarded, and packets for them are still on their way.
+            if config.fence == Fence::BackupOnly
+                && matches!(state.role, Some((Role::Master, _)))
+                && !config.drain.is_zero()
+            {
+                steps.push(Step::Wait(Wait::Drain, config.drain));
+            }
+            steps.push(fence);
+        }
     }
 
     let services = kept.len();
@@ -218,6 +283,8 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
     let during = State {
         role: Some((role, false)),
         arp,
+        sysctls: remembered_sysctls(state, &steps, seen),
+        syncs: state.syncs || config.fence.syncs(),
         vips: state
             .vips
             .iter()
@@ -230,6 +297,8 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
     let after = State {
         role: Some((role, true)),
         arp: during.arp.iter().filter(|change| !is_obsolete(config, change)).cloned().collect(),
+        sysctls: still_needed(config, &during.sysctls),
+        syncs: config.fence.syncs(),
         table: remembered,
         vips: config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect(),
         held: role != Role::Master,
@@ -253,20 +322,25 @@ pub(super) fn for_release(config: &Config, state: &State, seen: &Observation) ->
         let ours = |place: &Placement| found_on(seen, *vip, place.interface()).any(|located| !located.is_foreign());
         steps.extend(places.into_iter().filter(ours).map(|place| Step::RemoveVip(*vip, place)));
     }
-    let table = match &config.services {
+    let (mine, mut wanted) = match &config.services {
         // It goes, as far as the node has loaded it.
-        Some(_) => ipvs::Plan::between(&seen.table.filtered(|id| state.table.service(id).is_some()), &Table::new()),
+        Some(_) => (seen.table.filtered(|id| state.table.service(id).is_some()), Table::new()),
         // It was found running, and is left running.
         None => {
             let mut kept = kept_table(config, state, seen);
             take_in(&mut kept, &set_aside(config, state, seen));
-            ipvs::Plan::between(&seen.table.filtered(|id| is_ours(config, state, id)), &kept)
+            (seen.table.filtered(|id| is_ours(config, state, id)), kept)
         }
     };
+    if state.syncs {
+        wanted.daemons = no_daemons();
+    }
+    let table = ipvs::Plan::between(&mine, &wanted);
     if !table.is_empty() {
         steps.push(Step::Table(table));
     }
     steps.extend(state.arp.iter().filter(|change| counts_still(change, seen)).cloned().map(Step::GiveBackArp));
+    steps.extend(state.sysctls.iter().filter_map(|(name, values)| sysctl_back(name, values, seen)));
     if *state != State::default() {
         steps.push(Step::Forget);
     }
@@ -320,11 +394,17 @@ pub(super) fn kept_table(config: &Config, state: &State, seen: &Observation) -> 
     if let Some(services) = &config.services {
         return services.clone();
     }
-    let live = seen.table.filtered(|id| is_ours(config, state, id));
+    let mut live = seen.table.filtered(|id| is_ours(config, state, id));
+    live.daemons.clear();
     if !state.held && !live.is_empty() {
         return live;
     }
     let mut kept = state.table.filtered(|id| is_ours(config, state, id));
+    if config.fence == Fence::Quiesce {
+        // A table that somebody has emptied altogether is not taken over: it may have been flushed by mistake.
+        let reached = state.role.is_some_and(|(role, reached)| reached && role != Role::Master);
+        return fence::taken_over(&kept, &live, &seen.own, reached && !live.is_empty());
+    }
     take_in(&mut kept, &live);
     kept
 }
@@ -347,6 +427,63 @@ fn take_in(table: &mut Table, more: &Table) {
             }
         }
     }
+}
+
+fn no_daemons() -> BTreeMap<SyncRole, Option<SyncDaemon>> {
+    [(SyncRole::Master, None), (SyncRole::Backup, None)].into()
+}
+
+/// A sync daemon that runs but is not this node's: keepalived starts one with `lvs_sync_daemon`.
+fn refuse_foreign_daemons(config: &Config, state: &State, seen: &Table, wanted: &Table) -> Result<()> {
+    if state.syncs || !config.fence.syncs() {
+        return Ok(());
+    }
+    for daemon in seen.daemons.values().flatten() {
+        let met =
+            wanted.daemons.get(&daemon.role).and_then(Option::as_ref).is_some_and(|wanted| wanted.is_met_by(daemon));
+        if !met {
+            let reason = "it was not started by this node, which cares for it itself: take `lvs_sync_daemon` out of keepalived.conf, \
+                          or stop it with `ipvsadm --stop-daemon`";
+            return Err(Error::Foreign { object: daemon.to_string(), reason: reason.into() });
+        }
+    }
+    Ok(())
+}
+
+/// Sysctls that the fence needs, and those that an earlier one needed.
+fn sysctl_steps(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
+    let needed = fence::sysctls(config.fence);
+    let obsolete = state.sysctls.iter().filter(|(name, _)| needed.iter().all(|(needed, _)| needed != name));
+    let mut steps: Vec<Step> = obsolete.filter_map(|(name, values)| sysctl_back(name, values, seen)).collect();
+    for (name, value) in needed {
+        if seen.sysctls.get(name).is_some_and(|now| now.as_ref() != Some(&value)) {
+            steps.push(Step::Sysctl { name: name.to_owned(), value, back: false });
+        }
+    }
+    steps
+}
+
+/// Where it still has the value that this node gave it.
+fn sysctl_back(name: &str, (before, after): &(String, String), seen: &Observation) -> Option<Step> {
+    let now = seen.sysctls.get(name)?.as_ref()?;
+    (now == after && before != after).then(|| Step::Sysctl { name: name.to_owned(), value: before.clone(), back: true })
+}
+
+/// Each sysctl as it was before this node changed it for the first time, and as it is now.
+fn remembered_sysctls(state: &State, steps: &[Step], seen: &Observation) -> BTreeMap<String, (String, String)> {
+    let mut remembered = state.sysctls.clone();
+    for step in steps {
+        let Step::Sysctl { name, value, back: false } = step else { continue };
+        let found = seen.sysctls.get(name).cloned().flatten().unwrap_or_default();
+        remembered.entry(name.clone()).or_insert_with(|| (found, String::new())).1.clone_from(value);
+    }
+    remembered
+}
+
+fn still_needed(config: &Config, sysctls: &BTreeMap<String, (String, String)>) -> BTreeMap<String, (String, String)> {
+    let needed = fence::sysctls(config.fence);
+    let still = sysctls.iter().filter(|(name, _)| needed.iter().any(|(needed, _)| needed == name));
+    still.map(|(name, values)| (name.clone(), values.clone())).collect()
 }
 
 fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {

@@ -1,6 +1,6 @@
 //! What a node remembers: in a directory for root alone, replaced as a whole, one process at a time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -24,6 +24,10 @@ pub(super) struct State {
     pub(super) role: Option<(Role, bool)>,
     /// ARP settings that were changed: each with what was found before the first change.
     pub(super) arp: Vec<arp::Change>,
+    /// Sysctls of IPVS that were changed: name, what was found before the first change, and what was set.
+    pub(super) sysctls: BTreeMap<String, (String, String)>,
+    /// The sync daemons are this node's.
+    pub(super) syncs: bool,
     /// VIPs that were placed, and the interface that the director's are on.
     pub(super) vips: BTreeSet<(IpAddr, String)>,
     /// The table that is the node's.
@@ -42,6 +46,10 @@ impl fmt::Display for State {
             writeln!(f, "role {role} {}", if reached { "reached" } else { "under-way" })?;
         }
         self.arp.iter().try_for_each(|change| writeln!(f, "arp {change}"))?;
+        self.sysctls.iter().try_for_each(|(name, (before, after))| writeln!(f, "sysctl {name}={before} -> {after}"))?;
+        if self.syncs {
+            writeln!(f, "sync on")?;
+        }
         self.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
         writeln!(f, "table {}", if self.held { "held" } else { "live" })?;
         write!(f, "{}", self.table)?;
@@ -56,6 +64,9 @@ impl State {
             body.ok_or_else(|| format!("it does not begin with `{FIRST_LINE}`: was it written by another version?"))?;
         let body =
             body.strip_suffix(&format!("{LAST_LINE}\n")).ok_or("it does not end as it should: it was cut short")?;
+        if body.contains(|c: char| c.is_control() && c != '\n') {
+            return Err("it holds control characters, which no node writes".into());
+        }
         let mut state = State::default();
         let mut lines = body.lines();
         for line in lines.by_ref() {
@@ -66,6 +77,12 @@ impl State {
                     state.role = Some((role.parse().map_err(|_| unknown())?, reached == "reached"))
                 }
                 ("arp", _) => state.arp.push(value.parse().map_err(|_| unknown())?),
+                ("sysctl", _) => {
+                    let (name, values) = value.split_once('=').ok_or_else(unknown)?;
+                    let (before, after) = values.split_once(" -> ").ok_or_else(unknown)?;
+                    state.sysctls.insert(name.to_owned(), (before.to_owned(), after.to_owned()));
+                }
+                ("sync", None) => state.syncs = value == "on",
                 ("vip", Some((vip, interface))) => {
                     state.vips.insert((vip.parse().map_err(|_| unknown())?, interface.to_owned()));
                 }
@@ -257,6 +274,8 @@ mod tests {
         State {
             role: Some((Role::Backup, false)),
             arp: vec!["eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=3 arp_announce=2".parse().unwrap()],
+            sysctls: [("sync_threshold".to_owned(), ("3 50".to_owned(), "2 50".to_owned()))].into(),
+            syncs: true,
             vips: [
                 ("192.0.2.1".parse().unwrap(), "eth0".to_owned()),
                 ("2001:db8::1".parse().unwrap(), "eth0".to_owned()),

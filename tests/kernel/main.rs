@@ -5,6 +5,7 @@ mod arp;
 mod capi;
 mod cli;
 mod control;
+mod fence;
 mod ipvs;
 mod lab;
 mod node;

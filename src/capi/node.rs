@@ -424,7 +424,7 @@ mod tests {
             (lvs_node_config { vip_count: MOST_VIPS + 1, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { services: ETH0(), ..good }, LVS_ERR_PARSE),
             (lvs_node_config { vip_owner: 2, ..good }, LVS_ERR_INVALID),
-            (lvs_node_config { fence: 2, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { fence: 99, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { loopback: 2, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { arp: 4, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { arp_ignore: 3, ..good }, LVS_ERR_INVALID),

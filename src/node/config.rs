@@ -1,61 +1,15 @@
 //! What a node is to be.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use super::fence;
+use super::fence::{self, Fence, Sync};
 use crate::arp::{ArpTarget, Settings};
 use crate::error::{Error, Result};
 use crate::interface;
 use crate::ipvs::{Forward, Table};
 use crate::vip::check_vip;
-
-/// What a node is for its VIPs, as VRRP names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Directs, and serves.
-    Master,
-    /// Serves what the director sends it.
-    Backup,
-    /// As a backup: VRRP found a fault (a link down, say), and somebody else directs.
-    Fault,
-    /// As a backup: VRRP was stopped, and somebody else directs. The node goes on serving; to take it out, see
-    /// [`Node::release`](super::Node::release).
-    Stop,
-}
-
-impl Role {
-    /// The roles, with the names that [`Display`](fmt::Display) prints.
-    pub const ALL: [Role; 4] = [Role::Master, Role::Backup, Role::Fault, Role::Stop];
-
-    fn name(self) -> &'static str {
-        match self {
-            Role::Master => "master",
-            Role::Backup => "backup",
-            Role::Fault => "fault",
-            Role::Stop => "stop",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Role {
-    type Err = Error;
-
-    /// Reads a role by its name; case does not matter, so that keepalived's own words (`MASTER`) do.
-    fn from_str(text: &str) -> Result<Self> {
-        let found = Role::ALL.into_iter().find(|role| role.name().eq_ignore_ascii_case(text));
-        found.ok_or_else(|| Error::invalid(format!("role {text:?}"), "master, backup, fault or stop was expected"))
-    }
-}
 
 /// Who puts the VIP on the interface and takes it off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -65,52 +19,6 @@ pub enum VipOwner {
     Node,
     /// keepalived (`virtual_ipaddress`), or whoever elects the director. The node then cares for the loopback VIP only.
     Keepalived,
-}
-
-/// What keeps a backup's IPVS from scheduling what the director has scheduled already.
-///
-/// A backup whose table is live schedules the packets that the director sends it once more, and sends them on to a third node: a loop
-/// that ends when their TTL does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Fence {
-    /// A backup has the same table, in which every server but itself has weight 0, and learns the director's connections through the
-    /// sync daemon. Promotion puts the weights back. It does not matter who hears of a change first: a backup forwards the sessions
-    /// that it has learned also before it is told of its promotion.
-    Quiesce,
-    /// Every node has the same table, with scheduler `mh` (mh-port, mh-fallback) and `sloppy_tcp`: equal hashes send a session to the
-    /// same server whichever node directs. Nothing is fenced, and nothing synchronised.
-    Stateless,
-    /// Every node has the same table, and the kernel's own switch (`net.ipv4.vs.backup_only`) keeps IPVS away from a backup's packets
-    /// while its sync daemon is a backup's. Only where the node moves the VIP itself: where keepalived does, its packets
-    /// arrive before the switch is told.
-    BackupOnly,
-    /// A backup has no table: it is kept in a file, and restored on promotion. Sessions that the old director had given to other
-    /// servers do not survive a change of director.
-    #[default]
-    Clear,
-}
-
-impl Fence {
-    /// Whether the nodes tell each other of their connections.
-    pub fn syncs(self) -> bool {
-        matches!(self, Fence::Quiesce | Fence::BackupOnly)
-    }
-}
-
-/// How the nodes tell each other of their connections, see [`SyncDaemon`](crate::ipvs::SyncDaemon).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sync {
-    /// The interface that the messages pass.
-    pub interface: String,
-    /// Which nodes belong together, 1 to 255: other clusters on the link need another.
-    pub id: u8,
-    /// The multicast group; `None`: 224.0.0.81.
-    pub group: Option<IpAddr>,
-    /// The UDP port; `None`: 8848.
-    pub port: Option<u16>,
-    /// How many routers a message may pass; `None`: 1.
-    pub ttl: Option<u8>,
 }
 
 /// When the VIP sits on the loopback interface.

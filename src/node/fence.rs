@@ -7,21 +7,66 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::config::{Config, Fence, Role};
+use super::role::Role;
 use crate::error::{Error, Result};
 use crate::ipvs::settings::{self, Setting, SyncThreshold};
 use crate::ipvs::{Destination, Scheduler, ServiceFlags, SyncDaemon, SyncRole, Table};
 
+/// What keeps a backup's IPVS from scheduling what the director has scheduled already.
+///
+/// A backup whose table is live schedules the packets that the director sends it once more, and sends them on to a third node: a loop
+/// that ends when their TTL does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Fence {
+    /// A backup has the same table, in which every server but itself has weight 0, and learns the director's connections through the
+    /// sync daemon. Promotion puts the weights back. It does not matter who hears of a change first: a backup forwards the sessions
+    /// that it has learned also before it is told of its promotion.
+    Quiesce,
+    /// Every node has the same table, with scheduler `mh` (mh-port, mh-fallback) and `sloppy_tcp`: equal hashes send a session to the
+    /// same server whichever node directs. Nothing is fenced, and nothing synchronised.
+    Stateless,
+    /// Every node has the same table, and the kernel's own switch (`net.ipv4.vs.backup_only`) keeps IPVS away from a backup's packets
+    /// while its sync daemon is a backup's. Only where the node moves the VIP itself: where keepalived does, its packets
+    /// arrive before the switch is told.
+    BackupOnly,
+    /// A backup has no table: it is kept in a file, and restored on promotion. Sessions that the old director had given to other
+    /// servers do not survive a change of director.
+    #[default]
+    Clear,
+}
+
+impl Fence {
+    /// Whether the nodes tell each other of their connections.
+    pub fn syncs(self) -> bool {
+        matches!(self, Fence::Quiesce | Fence::BackupOnly)
+    }
+}
+
+/// How the nodes tell each other of their connections, see [`SyncDaemon`](crate::ipvs::SyncDaemon).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sync {
+    /// The interface that the messages pass.
+    pub interface: String,
+    /// Which nodes belong together, 1 to 255: other clusters on the link need another.
+    pub id: u8,
+    /// The multicast group; `None`: 224.0.0.81.
+    pub group: Option<IpAddr>,
+    /// The UDP port; `None`: 8848.
+    pub port: Option<u16>,
+    /// How many routers a message may pass; `None`: 1.
+    pub ttl: Option<u8>,
+}
+
 /// The table and the sync daemons of a role. `own`: the node's addresses.
-pub(super) fn table(config: &Config, role: Role, kept: &Table, own: &BTreeSet<IpAddr>) -> Table {
+pub(super) fn table(fence: Fence, sync: &Sync, role: Role, kept: &Table, own: &BTreeSet<IpAddr>) -> Table {
     let master = role == Role::Master;
-    let mut table = match config.fence {
+    let mut table = match fence {
         Fence::Clear if !master => Table::new(),
         Fence::Quiesce if !master => quiesced(kept, own),
         _ => kept.clone(),
     };
-    if config.fence.syncs() {
-        let sync = &config.sync;
+    if fence.syncs() {
         let daemon = |role| SyncDaemon {
             group: sync.group,
             port: sync.port,
@@ -152,13 +197,13 @@ mod tests {
         ["10.0.0.1".parse().unwrap()].into()
     }
 
-    fn config(fence: Fence) -> Config {
-        Config { fence, ..Config::new("eth0", ["192.0.2.1".parse().unwrap()]) }
+    fn sync() -> Sync {
+        Sync { interface: "eth0".into(), id: 1, group: None, port: None, ttl: None }
     }
 
     #[test]
     fn a_backup_schedules_to_itself_at_most() {
-        let fenced = |fence, role| table(&config(fence), role, &read(KEPT), &own()).to_string();
+        let fenced = |fence, role| table(fence, &sync(), role, &read(KEPT), &own()).to_string();
         assert_eq!(fenced(Fence::Clear, Role::Backup), "");
         assert_eq!(fenced(Fence::Clear, Role::Master), KEPT);
         assert_eq!(fenced(Fence::Stateless, Role::Backup), KEPT);

@@ -20,12 +20,19 @@
 //! ```
 
 mod config;
+mod decide;
 mod fence;
+mod kept;
+mod observation;
 mod plan;
+mod role;
+mod settings;
 mod state;
 
-pub use config::{ArpConfig, Config, Fence, Loopback, Role, Sync, VipOwner};
+pub use config::{ArpConfig, Config, Loopback, VipOwner};
+pub use fence::{Fence, Sync};
 pub use plan::{Plan, Step, Wait};
+pub use role::Role;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -37,7 +44,7 @@ use crate::ipvs::{Ipvs, SyncDaemon, Table};
 use crate::netns::Netns;
 use crate::sysctl;
 use crate::vip::{Located, Vips};
-use plan::Observation;
+use observation::Observation;
 use state::{Lock, State, StateDir};
 
 /// How long a request waits for those before it.
@@ -128,7 +135,7 @@ impl Node {
 
     fn plan_after(&mut self, role: Role, state: &State) -> Result<Plan> {
         let seen = self.observe(state)?;
-        plan::for_role(&self.config, role, state, &seen)
+        decide::for_role(&self.config, role, state, &seen)
     }
 
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing is.
@@ -186,7 +193,7 @@ impl Node {
     pub fn plan_release(&mut self) -> Result<Plan> {
         let state = self.dir.load()?;
         let seen = self.observe(&state)?;
-        plan::for_release(&self.config, &state, &seen)
+        decide::for_release(&self.config, &state, &seen)
     }
 
     /// Takes the node out: VIPs that it placed go, ARP settings get back the values that they had, a table that was found
@@ -198,7 +205,7 @@ impl Node {
         let _lock = self.take_turn("release")?;
         let state = self.dir.load()?;
         let seen = self.observe(&state)?;
-        let plan = plan::for_release(&self.config, &state, &seen)?;
+        let plan = decide::for_release(&self.config, &state, &seen)?;
         self.run(&plan, &mut before)?;
         Ok(plan)
     }
@@ -211,7 +218,8 @@ impl Node {
         let state = self.dir.load()?;
         let seen = self.observe(&state)?;
         let generation = self.dir.latest_generation()?;
-        let (missing, warnings) = match state.role.map(|(role, _)| plan::for_role(&self.config, role, &state, &seen)) {
+        let (missing, warnings) = match state.role.map(|(role, _)| decide::for_role(&self.config, role, &state, &seen))
+        {
             Some(Ok(plan)) => (plan.steps().iter().map(Step::to_string).collect(), plan.warnings().to_vec()),
             Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
             None => (Vec::new(), Vec::new()),
@@ -223,7 +231,7 @@ impl Node {
             vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
             arp,
             hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
-            kept: plan::kept_table(&self.config, &state, &seen),
+            kept: kept::kept_table(&self.config, &state, &seen),
             daemons: seen.table.daemons.values().flatten().cloned().collect(),
             table: {
                 let mut table = seen.table;

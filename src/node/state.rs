@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::config::Role;
+use super::role::Role;
 use crate::arp;
 use crate::error::{Error, Result};
 use crate::ipvs::Table;

@@ -1,0 +1,278 @@
+//! Decides what a node has to do: from what is seen, what is remembered and what is wanted. Pure: nothing here touches the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::config::{Config, Loopback, VipOwner};
+use super::fence::{self, Fence};
+use super::kept::{is_ours, kept_table, set_aside, take_in};
+use super::observation::Observation;
+use super::plan::{Plan, Step, Wait};
+use super::role::Role;
+use super::settings::{
+    arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
+    sysctl_back, sysctl_steps,
+};
+use super::state::State;
+use crate::error::{Error, Result};
+use crate::ipvs::{self, SyncDaemon, SyncRole, Table};
+use crate::vip::Placement;
+
+/// What has to be done for `role`.
+///
+/// The order is what keeps sessions. A director has its table before it has the VIP, and has the VIP on the interface before it leaves
+/// `lo`. A backup takes the VIP off the interface before it loses its table, and has it on `lo` before that. Nothing is put on
+/// `lo` before ARP is told to keep quiet about it.
+pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observation) -> Result<Plan> {
+    refuse_foreign_vips(config, state, seen)?;
+    let kept = kept_table(config, state, seen);
+    // Refused now rather than when it cannot be restored.
+    kept.check()?;
+    fence::check(config.fence, &kept)?;
+    let mine = seen.table.filtered(|id| is_ours(config, state, id));
+    let mut wanted = fence::table(config.fence, &config.sync, role, &kept, &seen.own);
+    if state.syncs && !config.fence.syncs() {
+        // Left from another fence.
+        wanted.daemons = no_daemons();
+    }
+    refuse_foreign_daemons(config, state, &mine, &wanted)?;
+
+    let mut steps = arp_steps(config, seen);
+    steps.extend(obsolete_arp(config, state, seen));
+    steps.extend(sysctl_steps(config, state, seen));
+    match role {
+        Role::Master => steps.extend(promote(config, state, seen, &mine, &wanted)),
+        Role::Backup | Role::Fault | Role::Stop => steps.extend(demote(config, state, seen, &mine, &wanted)),
+    }
+    let mut warnings: Vec<String> = arp_warning(config, seen).into_iter().collect();
+    if role == Role::Master && config.loopback == Loopback::Backup {
+        warnings.extend(config.vips.iter().filter(|vip| !arrives(config, seen, **vip)).map(|vip| {
+            let interface = &config.interface;
+            format!("{vip} is not on {interface} yet, where keepalived should have put it: it stays on lo until it is")
+        }));
+    }
+
+    let services = kept.len();
+    let (during, after) = remember(config, role, state, seen, kept, &steps);
+    if !steps.is_empty() || after != *state {
+        steps.insert(0, Step::Record { role, reached: false, services });
+        steps.push(Step::Record { role, reached: true, services });
+    }
+    Ok(Plan { steps, warnings, during, after })
+}
+
+/// From the table that is there to the one that a director has: unfence, place and announce the VIP.
+fn promote(config: &Config, state: &State, seen: &Observation, mine: &Table, wanted: &Table) -> Vec<Step> {
+    let was_master = state.role == Some((Role::Master, true));
+    // A quiesced table forwards what it has learned, and takes the new itself: its weights can wait until the old director is
+    // fenced. Two directors with live tables would send new connections round in circles.
+    let mut first = wanted.clone();
+    if config.fence == Fence::Quiesce {
+        first = mine.clone();
+        first.daemons.clone_from(&wanted.daemons);
+    }
+    let mut steps: Vec<Step> = change(mine, &first).into_iter().collect();
+    if config.loopback == Loopback::Always {
+        steps.extend(add(config, seen, &Placement::Loopback));
+    }
+    if config.vip_owner == VipOwner::Node {
+        let added = add(config, seen, &Placement::Interface(config.interface.clone()));
+        // Killed between adding and announcing, a node has still to announce what it finds placed.
+        let moved = |vip: &&IpAddr| {
+            !was_master || added.iter().any(|step| matches!(step, Step::AddVip(added, _) if added == *vip))
+        };
+        let announced = config.vips.iter().filter(|_| config.announcements > 0).filter(moved);
+        let announcements: Vec<Step> = announced.map(|vip| Step::Announce(*vip, config.interface.clone())).collect();
+        steps.extend(added.into_iter().chain(announcements));
+    }
+    if config.loopback == Loopback::Backup {
+        // Never from its only place: keepalived may be late.
+        let there = config.vips.iter().copied().filter(|vip| arrives(config, seen, *vip));
+        steps.extend(remove(seen, &Placement::Loopback, there));
+    }
+    steps.extend(obsolete_vips(config, state, seen));
+    if let Some(unfence) = change(&first, wanted) {
+        if !was_master && !config.settle.is_zero() {
+            steps.push(Step::Wait(Wait::Settle, config.settle));
+        }
+        steps.push(unfence);
+    }
+    steps
+}
+
+/// From the table that is there to the one that a backup has: take the VIP off the interface, fence.
+fn demote(config: &Config, state: &State, seen: &Observation, mine: &Table, wanted: &Table) -> Vec<Step> {
+    let mut steps = add(config, seen, &Placement::Loopback);
+    if config.vip_owner == VipOwner::Node {
+        steps.extend(remove(seen, &Placement::Interface(config.interface.clone()), config.vips.iter().copied()));
+    }
+    steps.extend(obsolete_vips(config, state, seen));
+    if let Some(fence) = change(mine, wanted) {
+        // The kernel's switch keeps even known sessions from being forwarded, and packets for them are still on their way.
+        let was_master = matches!(state.role, Some((Role::Master, _)));
+        if config.fence == Fence::BackupOnly && was_master && !config.drain.is_zero() {
+            steps.push(Step::Wait(Wait::Drain, config.drain));
+        }
+        steps.push(fence);
+    }
+    steps
+}
+
+/// What is remembered while the role is under way, and when it is reached.
+fn remember(
+    config: &Config,
+    role: Role,
+    state: &State,
+    seen: &Observation,
+    kept: Table,
+    steps: &[Step],
+) -> (State, State) {
+    let mut table = kept;
+    take_in(&mut table, &set_aside(config, state, seen));
+    // Services of an earlier configuration are known as the node's until they are gone, and so are VIPs.
+    let mut table_during = table.clone();
+    if config.services.is_some() {
+        take_in(&mut table_during, &state.table);
+    }
+    let vips: BTreeSet<(IpAddr, String)> = config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect();
+    let during = State {
+        role: Some((role, false)),
+        arp: remembered_arp(state, steps),
+        sysctls: remembered_sysctls(state, steps, seen),
+        syncs: state.syncs || config.fence.syncs(),
+        vips: state.vips.union(&vips).cloned().collect(),
+        table: table_during,
+        held: state.held || role != Role::Master,
+    };
+    let after = State {
+        role: Some((role, true)),
+        arp: during.arp.iter().filter(|change| !is_obsolete(config, change)).cloned().collect(),
+        sysctls: still_needed(config, &during.sysctls),
+        syncs: config.fence.syncs(),
+        vips,
+        table,
+        held: role != Role::Master,
+    };
+    (during, after)
+}
+
+fn change(seen: &Table, wanted: &Table) -> Option<Step> {
+    let plan = ipvs::Plan::between(seen, wanted);
+    (!plan.is_empty()).then_some(Step::Table(plan))
+}
+
+fn add(config: &Config, seen: &Observation, placement: &Placement) -> Vec<Step> {
+    let missing = config.vips.iter().filter(|vip| !seen.sits(**vip, placement));
+    missing.map(|vip| Step::AddVip(*vip, placement.clone())).collect()
+}
+
+fn remove(seen: &Observation, placement: &Placement, vips: impl Iterator<Item = IpAddr>) -> Vec<Step> {
+    let present = vips.filter(|vip| seen.found_on(*vip, placement.interface()).next().is_some());
+    present.map(|vip| Step::RemoveVip(vip, placement.clone())).collect()
+}
+
+/// Whether a director's interface has the VIP, or is about to get it from this node.
+fn arrives(config: &Config, seen: &Observation, vip: IpAddr) -> bool {
+    config.vip_owner == VipOwner::Node || seen.found_on(vip, &config.interface).next().is_some()
+}
+
+/// What has to be done to give everything back.
+pub(super) fn for_release(config: &Config, state: &State, seen: &Observation) -> Result<Plan> {
+    let mut steps = Vec::new();
+    for (vip, interface) in &state.vips {
+        let mut places = vec![Placement::Loopback];
+        if config.vip_owner == VipOwner::Node {
+            places.insert(0, Placement::Interface(interface.clone()));
+        }
+        // What somebody else has made of it since is theirs.
+        let ours = |place: &Placement| seen.found_on(*vip, place.interface()).any(|located| !located.is_foreign());
+        steps.extend(places.into_iter().filter(ours).map(|place| Step::RemoveVip(*vip, place)));
+    }
+    let (mine, mut wanted) = match &config.services {
+        // It goes, as far as the node has loaded it.
+        Some(_) => (seen.table.filtered(|id| state.table.service(id).is_some()), Table::new()),
+        // It was found running, and is left running.
+        None => {
+            let mut kept = kept_table(config, state, seen);
+            take_in(&mut kept, &set_aside(config, state, seen));
+            (seen.table.filtered(|id| is_ours(config, state, id)), kept)
+        }
+    };
+    if state.syncs {
+        wanted.daemons = no_daemons();
+    }
+    let table = ipvs::Plan::between(&mine, &wanted);
+    if !table.is_empty() {
+        steps.push(Step::Table(table));
+    }
+    steps.extend(state.arp.iter().filter(|change| counts_still(change, seen)).cloned().map(Step::GiveBackArp));
+    steps.extend(state.sysctls.iter().filter_map(|(name, values)| sysctl_back(name, values, seen)));
+    if *state != State::default() {
+        steps.push(Step::Forget);
+    }
+    Ok(Plan { steps, warnings: Vec::new(), during: state.clone(), after: State::default() })
+}
+
+/// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to somebody else.
+fn refuse_foreign_vips(config: &Config, state: &State, seen: &Observation) -> Result<()> {
+    for vip in &config.vips {
+        for located in seen.vips.get(vip).into_iter().flatten() {
+            let on_interface = located.interface == config.interface;
+            // Placed by this node, when the configuration named another interface.
+            let obsolete =
+                config.vip_owner == VipOwner::Node && state.vips.contains(&(*vip, located.interface.clone()));
+            if !on_interface && !obsolete && located.interface != Placement::Loopback.interface() {
+                let reason =
+                    format!("the VIP belongs on {} or lo: remove it there, or name that interface", config.interface);
+                return Err(Error::Foreign { object: located.to_string(), reason });
+            }
+            // Whatever keepalived makes of its own VIP is right.
+            if !(on_interface && config.vip_owner == VipOwner::Keepalived) {
+                located.refuse_foreign()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A sync daemon that runs but is not this node's: keepalived starts one with `lvs_sync_daemon`.
+fn refuse_foreign_daemons(config: &Config, state: &State, seen: &Table, wanted: &Table) -> Result<()> {
+    if state.syncs || !config.fence.syncs() {
+        return Ok(());
+    }
+    for daemon in seen.daemons.values().flatten() {
+        let met =
+            wanted.daemons.get(&daemon.role).and_then(Option::as_ref).is_some_and(|wanted| wanted.is_met_by(daemon));
+        if !met {
+            let reason = "it was not started by this node, which cares for it itself: take `lvs_sync_daemon` out of keepalived.conf, \
+                          or stop it with `ipvsadm --stop-daemon`";
+            return Err(Error::Foreign { object: daemon.to_string(), reason: reason.into() });
+        }
+    }
+    Ok(())
+}
+
+fn no_daemons() -> BTreeMap<SyncRole, Option<SyncDaemon>> {
+    [(SyncRole::Master, None), (SyncRole::Backup, None)].into()
+}
+
+/// VIPs that an earlier configuration had placed.
+fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (vip, interface) in &state.vips {
+        let configured = config.vips.contains(vip);
+        let places = [
+            (Placement::Loopback, !configured),
+            (
+                Placement::Interface(interface.clone()),
+                config.vip_owner == VipOwner::Node && (!configured || *interface != config.interface),
+            ),
+        ];
+        for (place, obsolete) in places {
+            if obsolete && seen.found_on(*vip, place.interface()).any(|located| !located.is_foreign()) {
+                steps.push(Step::RemoveVip(*vip, place));
+            }
+        }
+    }
+    steps
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use super::text::{DaemonLine, DestinationLine, IdOption};
+use super::text::{DaemonLine, DestinationLine, Endpoint, IdOption};
 use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Table, Timeouts};
 
 /// One change of the table.
@@ -61,7 +61,7 @@ impl fmt::Display for Change {
                 command(f, "-e", DestinationLine(id, destination).to_string())
             }
             Change::RemoveDestination(id, destination) => {
-                write!(f, "-d {} -r {}", IdOption(id), destination.address)
+                write!(f, "-d {} -r {}", IdOption(id), Endpoint(destination.address))
             }
             Change::SetTimeouts(timeouts) => write!(f, "{timeouts}"),
             Change::StopDaemon(role) => write!(f, "--stop-daemon {role}"),

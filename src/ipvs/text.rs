@@ -126,11 +126,25 @@ pub(super) struct IdOption<'a>(pub(super) &'a ServiceId);
 impl fmt::Display for IdOption<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            ServiceId::Tcp(a) => write!(f, "-t {a}"),
-            ServiceId::Udp(a) => write!(f, "-u {a}"),
-            ServiceId::Sctp(a) => write!(f, "--sctp-service {a}"),
+            ServiceId::Tcp(a) => write!(f, "-t {}", Endpoint(*a)),
+            ServiceId::Udp(a) => write!(f, "-u {}", Endpoint(*a)),
+            ServiceId::Sctp(a) => write!(f, "--sctp-service {}", Endpoint(*a)),
             ServiceId::Fwmark { mark, family: Family::V4 } => write!(f, "-f {mark}"),
             ServiceId::Fwmark { mark, family: Family::V6 } => write!(f, "-f {mark} -6"),
+        }
+    }
+}
+
+/// An address as inet_ntop(3) writes it: other than in Rust, one whose first 96 bits are 0 ends as IPv4 does, `[::1.2.3.4]:80`.
+pub(super) struct Endpoint(pub(super) SocketAddr);
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.ip() {
+            IpAddr::V6(ip) if ip.to_bits() >> 32 == 0 && ip.to_bits() >> 16 != 0 => {
+                write!(f, "[::{}]:{}", Ipv4Addr::from_bits(ip.to_bits() as u32), self.0.port())
+            }
+            _ => self.0.fmt(f),
         }
     }
 }
@@ -141,7 +155,7 @@ pub(super) struct DestinationLine<'a>(pub(super) &'a ServiceId, pub(super) &'a D
 impl fmt::Display for DestinationLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DestinationLine(id, destination) = self;
-        write!(f, "-a {} -r {}", IdOption(id), destination.address)?;
+        write!(f, "-a {} -r {}", IdOption(id), Endpoint(destination.address))?;
         match destination.forward {
             Forward::Direct => write!(f, " -g")?,
             Forward::Masquerade => write!(f, " -m")?,
@@ -501,6 +515,7 @@ mod tests {
         same(
             "-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum\n",
         );
+        same("-A -t [::1.2.3.4]:80 -s rr\n-a -t [::1.2.3.4]:80 -r [::1.2.3.5]:80 -g -w 1\n-A -t [::1]:80 -s rr\n");
         same(
             "-A -t 1.2.3.4:80 -s rr -b flag-1,flag-3\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1 --tun-type gre --tun-nocsum\n",
         );

@@ -515,7 +515,7 @@ mod tests {
         same(
             "-A -t 1.2.3.4:80 -s rr\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-csum\n",
         );
-        same("-A -t [::1.2.3.4]:80 -s rr\n-a -t [::1.2.3.4]:80 -r [::1.2.3.5]:80 -g -w 1\n-A -t [::1]:80 -s rr\n");
+        same("-A -t [::1]:80 -s rr\n-A -t [::1.2.3.4]:80 -s rr\n-a -t [::1.2.3.4]:80 -r [::1.2.3.5]:80 -g -w 1\n");
         same(
             "-A -t 1.2.3.4:80 -s rr -b flag-1,flag-3\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i -w 1 --tun-type gre --tun-nocsum\n",
         );

@@ -1,5 +1,5 @@
 //! `ipvsadm`: the program of that name (1.31), built on this crate. The same commands and options, the same output to the byte,
-//! the same exit codes; so what calls ipvsadm (ldirectord, scripts) can call this. `tests/differential.rs` runs both.
+//! the same exit codes; so what calls ipvsadm (ldirectord, scripts) can call this. tests/differential runs both.
 //!
 //! # What it does otherwise, on purpose
 //!

@@ -24,6 +24,13 @@ pub fn enter_bare_netns() {
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace (are you root in the guest?)");
 }
 
+/// IPv6: nobody loads it by asking for an address. In newer kernels it is built in.
+pub fn load_ipv6() {
+    if !std::path::Path::new("/proc/net/if_inet6").exists() {
+        run("modprobe ipv6");
+    }
+}
+
 /// A further network namespace, with `lo` up.
 pub fn new_netns() -> Netns {
     std::thread::spawn(|| {

@@ -20,7 +20,7 @@ use lvs_dr::{Cause, Error};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{enter_new_netns, ip, ipvsadm, run, try_run};
+use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, run, try_run};
 
 pub(crate) const VIPS: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 
@@ -57,7 +57,7 @@ impl Drop for Bench {
 
 /// A new network namespace with the node's interface in it.
 pub(crate) fn enter_node_netns() {
-    run("modprobe ipv6");
+    load_ipv6();
     enter_new_netns();
     ip("link add bond0 type veth peer name peer0");
     batch(

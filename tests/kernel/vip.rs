@@ -14,7 +14,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{cable, enter_new_netns, ip, new_netns, run};
+use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns, run};
 
 const LO: Placement = Placement::Loopback;
 
@@ -28,7 +28,7 @@ fn vips() -> [IpAddr; 2] {
 
 /// A new namespace with IPv6, and eth0 in it: one end of a cable whose other end, eth1, is here too.
 fn enter_with_eth0() -> Vips {
-    run("modprobe ipv6");
+    load_ipv6();
     enter_new_netns();
     ip("link add eth0 up type veth peer name eth1");
     ip("link set eth1 up");
@@ -532,7 +532,7 @@ fn announcements_that_nobody_would_hear() {
 /// A client on a switch (a bridge in its namespace) with two nodes, and the VIP moving from the first node, which is here, to the other.
 #[test]
 fn neighbours_follow_an_announcement() {
-    run("modprobe ipv6");
+    load_ipv6();
     enter_new_netns();
     let (second, client) = (new_netns(), new_netns());
     let macs = ["02:00:00:00:00:01", "02:00:00:00:00:02"];

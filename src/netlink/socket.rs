@@ -229,7 +229,10 @@ impl Socket {
                 Err(error) => return Err(Failure::Socket(error.into())),
             };
             let Some(mut rest) = self.buffer.get(..length) else {
-                return Err(Failure::Malformed(format!("a message of {length} octets was cut to {RECEIVE}")));
+                return Err(Failure::Malformed(format!(
+                    "a message of {length} octets was cut to {}",
+                    self.buffer.len()
+                )));
             };
             while rest.len() >= HEADER {
                 let (message, behind) = split_message(rest)?;
@@ -404,6 +407,43 @@ mod tests {
             [u32::MAX, 0, 1, 2, u32::MAX - 1].map(|n| sequences.index_of(n)),
             [Some(0), Some(1), Some(2), None, None]
         );
+    }
+
+    #[test]
+    fn an_answer_that_never_comes_ends_in_time() {
+        let mut socket = Socket::route(Duration::from_millis(50)).unwrap();
+        // Nothing was asked.
+        let waiting = socket.receive::<Raw>(Sequences { first: 7, count: 1 }, |_, _, _| Ok(Progress::Complete));
+        assert!(matches!(waiting, Err(Failure::NoAnswer(_))), "{waiting:?}");
+        let error = waiting.unwrap_err().explain("add service", "tcp 192.0.2.1:80", |_| Cause::Other);
+        assert!(
+            matches!(error, Error::NoAnswer { .. }) && error.to_string().contains("read the state back"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_is_seen() {
+        use netlink_packet_route::{RouteNetlinkMessage, address::AddressMessage};
+        let mut socket = Socket::route(Duration::from_secs(5)).unwrap();
+        socket.buffer.truncate(20);
+        let cut = socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |_| Ok(()));
+        assert!(matches!(&cut, Err(Failure::Malformed(reason)) if reason.contains("was cut")), "{cut:?}");
+    }
+
+    #[test]
+    fn late_answers_to_earlier_requests_are_passed_over() {
+        use netlink_packet_route::{RouteNetlinkMessage, address::AddressMessage};
+        let mut socket = Socket::route(Duration::from_secs(5)).unwrap();
+        // Sent, and its answer never taken.
+        socket.send([RouteNetlinkMessage::NewAddress(AddressMessage::default())], NLM_F_REQUEST, NLM_F_ACK).unwrap();
+        let mut entries = 0;
+        let count = |_: RouteNetlinkMessage| {
+            entries += 1;
+            Ok(())
+        };
+        assert!(socket.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), count).unwrap());
+        assert!(entries > 0);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub enum Error {
     /// The kernel did not answer in time. Whether the request was carried out is not known: read the
     /// state back.
     #[error(
-        "cannot tell whether {object} was changed by `{operation}`: the kernel did not answer within {waited:?}; \
+        "no answer from the kernel within {waited:?} to `{operation} {object}`: if it was to change something, \
          read the state back before going on"
     )]
     #[non_exhaustive]

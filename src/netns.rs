@@ -35,7 +35,8 @@ impl Netns {
     /// The namespace that `path` refers to: `/proc/PID/ns/net`, or a bind mount such as `/run/netns/NAME`.
     ///
     /// # Errors
-    /// [`Error::System`] when the file cannot be opened, [`Error::Invalid`] when it is no network namespace.
+    /// [`Error::System`] when the file cannot be opened, [`Error::Invalid`] when it is no namespace. That it is one of another kind shows
+    /// when it is entered.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::open_as(path, path.display().to_string().into())

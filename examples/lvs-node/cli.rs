@@ -37,6 +37,9 @@ const AFTER_HELP: &str = r#"THE FILE
   [sync]                          # how the nodes tell each other of sessions: quiesce and backup-only
   interface = "bond0"             # left out: the interface above
   id = 254                        # 1 to 255, the same on all nodes; left out: the last number of the first VIP
+  group = "224.0.0.81"            # multicast group, port, routers that a message may pass: left out, these
+  port = 8848
+  ttl = 1
 
   [[service]]                     # one for each virtual service
   listen = "tcp 192.168.0.254:80" # tcp, udp, sctp ADDRESS:PORT; fwmark MARK [ipv6]
@@ -45,10 +48,10 @@ const AFTER_HELP: &str = r#"THE FILE
   one_packet = false              # of UDP: schedule each packet
   persistence = 300               # seconds; left out: none
   destinations = [ { address = "192.168.0.11:80", weight = 1 },
-                   { address = "192.168.0.12:80", weight = 1 } ]
+                   { address = "192.168.0.12:80", weight = 1, upper_threshold = 900, lower_threshold = 800 } ]
 
   Instead of [[service]]: services = "saved.ipvs", as written by `ipvsadm -Sn`. With neither, the table that is found
-  running is the one that is kept.
+  running is the one that is kept: its services on the VIPs, and all those by firewall mark.
 
 KEEPALIVED
   vrrp_instance web {
@@ -56,9 +59,15 @@ KEEPALIVED
       virtual_ipaddress {
           192.168.0.254/32 dev bond0
       }
-      notify "/usr/local/sbin/lvs-node --config /etc/lvs-dr/node.toml notify"
+      notify "/usr/local/bin/lvs-node --config /etc/lvs-dr/node.toml notify"
   }
-  with vip_owner = "keepalived"; or notify_master, notify_backup, notify_fault and notify_stop with `role ...`.
+  with vip_owner = "keepalived"; or notify_master, notify_backup, notify_fault and notify_stop with `role ...`. In global_defs:
+  script_user root, enable_script_security. Leave roles to keepalived then; to take a node out, stop keepalived first, then
+  call `lvs-node release`.
+
+PACEMAKER, OR A SCRIPT
+  With vip_owner = "node": `lvs-node role master` on the node that is to direct, `lvs-node role backup` on the others;
+  `lvs-node status` says whether all is in place.
 
 EXIT CODES
   0  the role is reached (status: and all is in place)
@@ -247,6 +256,9 @@ fn status_text(node: &Node, status: &Status) -> String {
     };
     let mut lines = vec![format!("role     {role}")];
     for (vip, found) in &status.vips {
+        // The interface first, which is what clients find.
+        let mut found = found.clone();
+        found.sort_by_key(|place| place.interface == "lo");
         let places: Vec<String> =
             found.iter().map(|place| format!("{} (scope {})", place.interface, place.scope)).collect();
         lines.push(format!(

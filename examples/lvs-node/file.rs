@@ -46,18 +46,15 @@ struct File {
     vips: Spanned<Vec<IpAddr>>,
     #[serde(default)]
     vip_owner: Owner,
-    #[serde(default)]
-    fence: FenceName,
+    fence: Option<Spanned<FenceName>>,
     #[serde(default)]
     loopback: LoopbackName,
     state_dir: Option<Spanned<PathBuf>>,
     announcements: Option<u32>,
     settle: Option<Spanned<f64>>,
     drain: Option<Spanned<f64>>,
-    #[serde(default)]
-    arp: Arp,
-    #[serde(default)]
-    sync: SyncTable,
+    arp: Option<Spanned<Arp>>,
+    sync: Option<Spanned<SyncTable>>,
     services: Option<Spanned<PathBuf>>,
     service: Option<Vec<Spanned<ServiceTable>>>,
 }
@@ -70,13 +67,12 @@ enum Owner {
     Keepalived,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum FenceName {
     Quiesce,
     Stateless,
     BackupOnly,
-    #[default]
     Clear,
 }
 
@@ -186,7 +182,7 @@ impl File {
             Owner::Node => VipOwner::Node,
             Owner::Keepalived => VipOwner::Keepalived,
         };
-        config.fence = match self.fence {
+        config.fence = match self.fence.as_ref().map_or(&FenceName::Clear, Spanned::get_ref) {
             FenceName::Quiesce => Fence::Quiesce,
             FenceName::Stateless => Fence::Stateless,
             FenceName::BackupOnly => Fence::BackupOnly,
@@ -208,25 +204,31 @@ impl File {
             let usable = (0.0..=60.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
             *time = usable.ok_or_else(|| Wrong::at(&found, "0 to 60 seconds were expected"))?;
         }
-        config.sync.interface = self.sync.interface.unwrap_or(config.sync.interface);
-        config.sync.id = self.sync.id.unwrap_or(config.sync.id);
-        config.sync.group = self.sync.group;
-        config.sync.port = self.sync.port;
-        config.sync.ttl = self.sync.ttl;
-        config.arp = self.arp.manage.then(|| ArpConfig {
-            settings: Settings {
-                ignore: i32::from(self.arp.ignore).into(),
-                announce: i32::from(self.arp.announce).into(),
-            },
-            target: match self.arp.on {
+        if let Some(sync) = self.sync.as_ref().map(Spanned::get_ref) {
+            config.sync.interface = sync.interface.clone().unwrap_or(config.sync.interface);
+            config.sync.id = sync.id.unwrap_or(config.sync.id);
+            (config.sync.group, config.sync.port, config.sync.ttl) = (sync.group, sync.port, sync.ttl);
+        }
+        let default = Arp::default();
+        let arp = self.arp.as_ref().map_or(&default, Spanned::get_ref);
+        config.arp = arp.manage.then(|| ArpConfig {
+            settings: Settings { ignore: i32::from(arp.ignore).into(), announce: i32::from(arp.announce).into() },
+            target: match arp.on {
                 ArpOn::Interface => ArpTarget::Interface(self.interface.get_ref().clone()),
                 ArpOn::All => ArpTarget::All,
             },
         });
-        config.check().map_err(|error| match (&error, &self.state_dir) {
-            (lvs_dr::Error::Invalid { object, .. }, _) if object == "interface" => Wrong::at(&self.interface, &error),
-            (lvs_dr::Error::Invalid { object, .. }, Some(dir)) if object == "state_dir" => Wrong::at(dir, &error),
-            _ => Wrong::at(&self.vips, &error),
+        config.check().map_err(|error| {
+            let object = if let lvs_dr::Error::Invalid { object, .. } = &error { object.as_str() } else { "" };
+            let spans = (&self.state_dir, &self.arp, &self.fence, &self.sync);
+            match (object.split(' ').next().unwrap_or_default(), spans) {
+                ("interface", _) => Wrong::at(&self.interface, &error),
+                ("state_dir", (Some(place), ..)) => Wrong::at(place, &error),
+                ("arp", (_, Some(place), ..)) => Wrong::at(place, &error),
+                ("fence", (_, _, Some(place), _)) => Wrong::at(place, &error),
+                ("sync", (.., Some(place))) => Wrong::at(place, &error),
+                _ => Wrong::at(&self.vips, &error),
+            }
         })?;
         config.services = match (self.services, self.service) {
             (Some(saved), Some(_)) => {

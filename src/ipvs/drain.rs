@@ -32,7 +32,8 @@ impl Ipvs {
     /// passed. It stays in the table with weight 0: [remove](Ipvs::remove_destination) it, or put it back.
     ///
     /// A TCP or SCTP service is empty when no connection is established; a UDP service or a firewall mark, whose connections have no end
-    /// that the kernel sees, when none is remembered.
+    /// that the kernel sees, when none is remembered. A connection whose handshake is under way is not established yet: its client is
+    /// better off if the destination is removed a moment later.
     ///
     /// ```no_run
     /// # use lvs_dr::ipvs::{Ipvs, ServiceId};

@@ -9,7 +9,7 @@
 //! ipvs.add_destination(&web, &Destination::new("192.168.0.12:80".parse()?).weight(3))?;
 //!
 //! let wanted: Table = std::fs::read_to_string("web.ipvs")?.parse()?;
-//! let plan = Plan::between(&ipvs.table()?, &wanted);
+//! let plan = Plan::between(&ipvs.snapshot()?, &wanted);
 //! print!("{plan}");
 //! ipvs.apply(&plan)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -73,7 +73,8 @@ const ONE_PIECE: usize = 64;
 /// Each client has a socket of its own. Give each thread its own client; none of them blocks another. After a failure of its
 /// socket a client opens a new one at the next call.
 ///
-/// Reading works for everyone; changing needs `CAP_NET_ADMIN` in the initial user namespace ([`Cause::Permission`], `EPERM`).
+/// Reading needs `CAP_NET_ADMIN` in the initial user namespace as well as changing ([`Cause::Permission`], `EPERM`): the kernel's IPVS asks
+/// for it with every request. Only [`connections`](Ipvs::connections), [`totals`](Ipvs::totals) and [`get`](Ipvs::get) need nothing.
 pub struct Ipvs {
     socket: GenericSocket<Message>,
 }
@@ -92,7 +93,7 @@ impl Ipvs {
     /// A client in the calling thread's network namespace. Loads the kernel's module where there is one and it is not loaded yet.
     ///
     /// # Errors
-    /// [`Cause::NoIpvs`] (`ENOENT`): the kernel has no IPVS.
+    /// [`Cause::NoIpvs`] (`ENOENT`): the kernel has no IPVS; [`Cause::Permission`] (`EPERM`).
     pub fn open() -> Result<Self> {
         Self::open_in(Netns::current()?)
     }
@@ -453,10 +454,15 @@ impl Ipvs {
     /// [`Error::Invalid`] before anything is done, see [`Table::check`].
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
         plan.changes().iter().try_for_each(check)?;
+        if plan.is_empty() {
+            return Ok(());
+        }
+        // Not what the plan was made from: that can be old, or leave out what it does not know of.
+        let before = self.touched(plan)?;
         let Some((index, source)) = self.carry_out(plan.changes()) else { return Ok(()) };
-        let outcome = match self.undo(plan) {
+        let outcome = match self.undo(plan, &before) {
             Ok(()) => "the table is as it was before".into(),
-            Err(error) => format!("and the changes before it could not be undone: {error}"),
+            Err(error) => format!("and what was done could not be undone: {error}"),
         };
         Err(Error::Change {
             number: index + 1,
@@ -471,25 +477,46 @@ impl Ipvs {
     fn carry_out(&mut self, changes: &[Change]) -> Option<(usize, Error)> {
         // Daemons and timeouts come last in a plan, and one by one.
         let (table, others) = changes.split_at(changes.iter().take_while(|change| change.service().is_some()).count());
-        let requests: Vec<Message> = table.iter().filter_map(encode).collect();
-        match self.socket.batch(&requests, false) {
-            Ok(outcomes) => {
-                let failed =
-                    outcomes.into_iter().enumerate().find_map(|(index, outcome)| Some((index, outcome.err()?)));
-                if let Some((index, failure)) = failed {
-                    return Some((index, explain(&table[index], failure)));
+        // The kernel carries out all of a send, also behind a failure: nothing is to go when what comes in its place failed.
+        let goes = |change: &Change| matches!(change, Change::RemoveService(_) | Change::RemoveDestination(..));
+        let mut done = 0;
+        for some in table.chunk_by(|one, next| goes(one) == goes(next)) {
+            let requests: Vec<Message> = some.iter().filter_map(encode).collect();
+            match self.socket.batch(&requests, false) {
+                Ok(outcomes) => {
+                    let failed =
+                        outcomes.into_iter().enumerate().find_map(|(index, outcome)| Some((index, outcome.err()?)));
+                    if let Some((index, failure)) = failed {
+                        return Some((done + index, explain(&some[index], failure)));
+                    }
                 }
+                // How far the kernel came is not known.
+                Err(failure) => return Some((done, explain(&some[0], failure))),
             }
-            // How far the kernel came is not known.
-            Err(failure) => return Some((0, explain(&table[0], failure))),
+            done += some.len();
         }
         others.iter().enumerate().find_map(|(index, change)| Some((table.len() + index, self.change(change).err()?)))
     }
 
-    /// Brings what a plan touches back to what it was.
-    fn undo(&mut self, plan: &Plan) -> Result<()> {
+    /// What a plan touches, as it is now.
+    fn touched(&mut self, plan: &Plan) -> Result<Table> {
         let touched: BTreeSet<&ServiceId> = plan.changes().iter().filter_map(Change::service).collect();
-        let back = Plan::between(&self.snapshot()?.filtered(|id| touched.contains(id)), plan.before());
+        let mut now = self.snapshot()?.filtered(|id| touched.contains(id));
+        let changes = |what: &dyn Fn(&Change) -> bool| plan.changes().iter().any(what);
+        now.timeouts = now.timeouts.filter(|_| changes(&|change| matches!(change, Change::SetTimeouts(_))));
+        now.daemons.retain(|role, _| {
+            changes(&|change| match change {
+                Change::StopDaemon(stopped) => stopped == role,
+                Change::StartDaemon(started) => started.role == *role,
+                _ => false,
+            })
+        });
+        Ok(now)
+    }
+
+    /// Brings what a plan touches back to what it was.
+    fn undo(&mut self, plan: &Plan, before: &Table) -> Result<()> {
+        let back = Plan::between(&self.touched(plan)?, before);
         match self.carry_out(back.changes()) {
             None => Ok(()),
             Some((_, error)) => Err(error),

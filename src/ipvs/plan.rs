@@ -1,6 +1,5 @@
 //! What changes one table into another, in an order that breaks no served connection on its way.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -77,7 +76,6 @@ impl fmt::Display for Change {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     changes: Vec<Change>,
-    before: Table,
 }
 
 impl Plan {
@@ -131,12 +129,7 @@ impl Plan {
             .chain(timeouts(seen, wanted))
             .chain(daemons(seen, wanted))
             .collect();
-        let touched: BTreeSet<&ServiceId> = changes.iter().filter_map(Change::service).collect();
-        let mut before = seen.filtered(|id| touched.contains(id));
-        // What `wanted` says nothing about is not to be undone either.
-        before.timeouts = seen.timeouts.filter(|_| wanted.timeouts.is_some());
-        before.daemons.retain(|role, _| wanted.daemons.contains_key(role));
-        Plan { changes, before }
+        Plan { changes }
     }
 
     /// The changes, in order.
@@ -147,11 +140,6 @@ impl Plan {
     /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
-    }
-
-    /// How the services that change were seen before.
-    pub(super) fn before(&self) -> &Table {
-        &self.before
     }
 }
 

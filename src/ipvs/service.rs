@@ -340,6 +340,12 @@ impl Service {
         self
     }
 
+    /// The same with this persistence engine.
+    pub fn engine(mut self, engine: &str) -> Self {
+        self.engine = Some(engine.to_owned());
+        self
+    }
+
     /// Refuses what makes no sense: among it what the kernel would take.
     ///
     /// # Errors

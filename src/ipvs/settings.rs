@@ -6,7 +6,7 @@
 //! let mut ipvs = Ipvs::open()?;
 //! ipvs.set(settings::SLOPPY_TCP, true)?;
 //! assert_eq!(ipvs.get(settings::SLOPPY_TCP)?, Some(true));
-//! // Kernels before 6.12 have none of this.
+//! // Kernels before 6.2 have none of this.
 //! assert_eq!(ipvs.get(settings::EST_NICE)?, None);
 //! # Ok::<(), lvs_dr::Error>(())
 //! ```
@@ -114,13 +114,13 @@ impl sealed::Value for Duration {
 }
 
 impl sealed::Value for String {
-    const EXPECTED: &'static str = "one line of text";
+    const EXPECTED: &'static str = "one line of text, not empty";
 
     fn read(text: &str) -> Option<Self> {
         Some(text.to_owned())
     }
     fn write(&self) -> Option<String> {
-        (!self.contains('\n')).then(|| self.clone())
+        (!self.is_empty() && !self.contains('\n')).then(|| self.clone())
     }
 }
 
@@ -178,9 +178,9 @@ settings! {
     DROP_ENTRY: i32 = "drop_entry";
     /// Packets are dropped while memory is short: 0 never, 1 when needed, 3 always.
     DROP_PACKET: i32 = "drop_packet";
-    /// On which processors counters are kept up (kernel 6.12 and later): a list such as `0-3`.
+    /// On which processors counters are kept up (kernel 6.2 and later): a list such as `0-3`.
     EST_CPULIST: String = "est_cpulist";
-    /// The niceness of the threads that keep counters up (kernel 6.12 and later).
+    /// The niceness of the threads that keep counters up (kernel 6.2 and later).
     EST_NICE: i32 = "est_nice";
     /// A connection whose destination is gone ends at once; else its packets are dropped until it expires.
     EXPIRE_NODEST_CONN: bool = "expire_nodest_conn";
@@ -192,7 +192,7 @@ settings! {
     NAT_ICMP_SEND: bool = "nat_icmp_send";
     /// Path MTU discovery.
     PMTU_DISC: bool = "pmtu_disc";
-    /// Rates are computed (kernel 6.2 and later can spare it).
+    /// Counters and rates are kept up.
     RUN_ESTIMATION: bool = "run_estimation";
     /// ICMP packets without a connection are scheduled.
     SCHEDULE_ICMP: bool = "schedule_icmp";

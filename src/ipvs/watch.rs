@@ -47,7 +47,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches for differences from `wanted`, looking once every `interval`.
+    /// Watches for differences from `wanted`, looking once every `interval`; an interval of 0 keeps a processor busy.
     pub fn new(ipvs: Ipvs, wanted: Table, interval: Duration) -> Self {
         Watch { ipvs, wanted, interval, repair: false, owner: None, reported: Plan::default(), started: false }
     }
@@ -65,7 +65,10 @@ impl Watch {
     }
 
     fn look(&mut self) -> Result<Plan> {
-        let seen = self.ipvs.table()?;
+        let seen = match self.wanted.timeouts.is_none() && self.wanted.daemons.is_empty() {
+            true => self.ipvs.table()?,
+            false => self.ipvs.snapshot()?,
+        };
         let ours =
             |id: &ServiceId| self.wanted.service(id).is_some() || self.owner.as_ref().is_some_and(|owner| owner(id));
         Ok(Plan::between(&seen.filtered(ours), &self.wanted))

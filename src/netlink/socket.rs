@@ -224,8 +224,9 @@ impl Socket {
         loop {
             let length = match recv(&self.inner, &mut self.buffer[..], RecvFlags::TRUNC) {
                 Ok((_, length)) => length,
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => return Err(Failure::NoAnswer(self.limit)),
+                // Each signal begins the socket's time limit anew.
+                Err(Errno::INTR) if last_answer.elapsed() <= self.limit => continue,
+                Err(Errno::INTR | Errno::AGAIN) => return Err(Failure::NoAnswer(self.limit)),
                 Err(error) => return Err(Failure::Socket(error.into())),
             };
             let Some(mut rest) = self.buffer.get(..length) else {

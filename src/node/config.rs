@@ -126,6 +126,12 @@ impl Config {
                 format!("{} is relative: an absolute path was expected", self.state_dir.display()),
             );
         }
+        if let Some(arp) = &self.arp {
+            let (ignore, announce) = (arp.settings.ignore.value(), arp.settings.announce.value());
+            if !(0..=8).contains(&ignore) || !(0..=2).contains(&announce) {
+                return refuse("arp", format!("ignore {ignore}, announce {announce}: 0 to 8 and 0 to 2 were expected"));
+            }
+        }
         if self.fence == Fence::BackupOnly && self.vip_owner == VipOwner::Keepalived {
             return refuse(
                 "fence `backup-only`",

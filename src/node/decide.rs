@@ -45,11 +45,18 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
         Role::Backup | Role::Fault | Role::Stop => steps.extend(demote(config, state, seen, &mine, &wanted)),
     }
     let mut warnings: Vec<String> = arp_warning(config, seen).into_iter().collect();
-    if role == Role::Master && config.loopback == Loopback::Backup {
+    if role == Role::Master {
         warnings.extend(config.vips.iter().filter(|vip| !arrives(config, seen, **vip)).map(|vip| {
             let interface = &config.interface;
-            format!("{vip} is not on {interface} yet, where keepalived should have put it: it stays on lo until it is")
+            format!(
+                "{vip} is not on {interface}, where keepalived puts a master's: is it in virtual_ipaddress? Under keepalived its \
+                 notifications say the role, not a call by hand"
+            )
         }));
+        if kept.is_empty() {
+            warnings
+                .push("there are no services, so nothing is balanced: configure some, or add them with ipvsadm".into());
+        }
     }
 
     let services = kept.len();

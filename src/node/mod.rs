@@ -114,6 +114,9 @@ impl Node {
         if let Some(wanted) = &config.arp {
             arp.get(&wanted.target)?;
         }
+        if config.fence.syncs() {
+            arp.get(&ArpTarget::Interface(config.sync.interface.clone()))?;
+        }
         let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
         let dir = StateDir::new(&config.state_dir);
         Ok(Node { config, ipvs, vips, arp, dir })

@@ -72,6 +72,9 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::Record { role, reached: false, services: 1 } => {
+                write!(f, "record: {role} is under way, 1 service is kept")
+            }
             Step::Record { role, reached: false, services } => {
                 write!(f, "record: {role} is under way, {services} services are kept")
             }

@@ -540,3 +540,70 @@ fn two_threads_with_a_client_each_never_hang() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(ipvsadm("-Sn").lines().count(), 2 * 300 * 2);
 }
+
+#[test]
+fn a_plan_from_an_old_view_undoes_only_what_it_did() {
+    enter_new_netns();
+    let running = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 7\n";
+    running.lines().for_each(|line| drop(ipvsadm(line)));
+    ipvsadm("--set 800 100 200");
+    let mut ipvs = Ipvs::open().unwrap();
+    let wanted: Table = "-A -t 192.0.2.1:80 -s wrr\n".parse().unwrap();
+    let error = ipvs.apply(&Plan::between(&Table::new(), &wanted)).unwrap_err();
+    assert_eq!(error.cause(), Some(Cause::ServiceExists), "{error}");
+    assert_eq!(ipvsadm("-Sn"), running);
+
+    // A view without timeouts and daemons: they are undone all the same.
+    let wanted: Table = "--set 111 22 33\n--start-daemon master --mcast-interface lo --syncid 1\n\
+                         --start-daemon backup --mcast-interface nosuch0 --syncid 1\n"
+        .parse()
+        .unwrap();
+    let seen = ipvs.table().unwrap().filtered(|_| false);
+    let error = ipvs.apply(&Plan::between(&seen, &wanted)).unwrap_err();
+    assert!(error.to_string().contains("as it was before"), "{error}");
+    assert_eq!(ipvsadm("-Ln --timeout"), "Timeout (tcp tcpfin udp): 800 100 200\n");
+    assert_eq!((ipvsadm("-Ln --daemon"), ipvsadm("-Sn")), (String::new(), running.to_owned()));
+}
+
+#[test]
+fn nothing_goes_when_what_comes_in_its_place_fails() {
+    enter_new_netns();
+    ip("addr add 192.0.2.1/32 dev lo");
+    let _listener = std::net::TcpListener::bind("127.0.0.1:8080").unwrap();
+    ipvsadm("-A -t 192.0.2.1:80 -s rr");
+    ipvsadm("-a -t 192.0.2.1:80 -r 127.0.0.1:8080 -m");
+    let _client = std::net::TcpStream::connect("192.0.2.1:80").unwrap();
+    let mut ipvs = Ipvs::open().unwrap();
+    let counted = |ipvs: &mut Ipvs| ipvs.service(&web()).unwrap().stats.connections;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while counted(&mut ipvs) == 0 {
+        assert!(Instant::now() < deadline, "no connection is counted");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let wanted: Table = "-A -t 192.0.2.2:80 -s nosuch\n".parse().unwrap();
+    let plan = Plan::between(&ipvs.table().unwrap(), &wanted);
+    assert_eq!(ipvs.apply(&plan).unwrap_err().cause(), Some(Cause::NoModule));
+    // A service that was taken away and added again would have counted nothing.
+    assert_eq!(counted(&mut ipvs), 1);
+}
+
+#[test]
+fn timeouts_and_daemons_are_watched_too() {
+    enter_new_netns();
+    ip("link add eth0 type dummy");
+    ip("addr add 10.9.0.1/24 dev eth0");
+    ip("link set eth0 up multicast on");
+    let wanted: Table =
+        "--set 111 22 33\n--start-daemon backup --mcast-interface eth0 --syncid 1\n-A -t 192.0.2.1:80 -s rr\n"
+            .parse()
+            .unwrap();
+    let mut watch = Watch::new(Ipvs::open().unwrap(), wanted, Duration::from_millis(20)).repair(true);
+    assert_eq!(watch.next().unwrap().unwrap().plan.changes().len(), 3);
+    assert_eq!(ipvsadm("-Ln --timeout"), "Timeout (tcp tcpfin udp): 111 22 33\n");
+    // All is well now: the next difference is the next change.
+    ipvsadm("--set 111 22 44");
+    assert_eq!(watch.next().unwrap().unwrap().plan.to_string(), "--set 111 22 33\n");
+    ipvsadm("--stop-daemon backup");
+    assert_eq!(watch.next().unwrap().unwrap().plan.changes().len(), 1);
+    assert!(ipvsadm("-Ln --daemon").starts_with("backup"));
+}

@@ -14,7 +14,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns, run};
+use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns};
 
 const LO: Placement = Placement::Loopback;
 

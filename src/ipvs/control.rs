@@ -1,0 +1,197 @@
+//! What IPVS has beside its table: counters, connections, timeouts, sync daemons, sysctls.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::request::{cause, explain};
+use super::wire::{self, Attribute, Command, Message};
+use super::{
+    Change, Connection, Ipvs, ServiceId, Stats, SyncDaemon, SyncRole, Timeouts, connection, malformed, settings, stats,
+};
+use crate::error::{Cause, Error, Result};
+use crate::netlink::{Failure, TIME_LIMIT};
+use crate::sysctl;
+
+/// The kernel answers within the call that sends the request. One that it leaves without an answer never gets one: a daemon's end,
+/// where its thread had not run yet (`EINTR` in net/netlink/af_netlink.c).
+const STOP_LIMIT: Duration = Duration::from_millis(50);
+const STOP_ATTEMPTS: u32 = 3;
+
+impl Ipvs {
+    /// Sets the counters of one service and its destinations to zero, or all of them. Rates stay.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`), [`Cause::Permission`] (`EPERM`).
+    pub fn zero(&mut self, id: Option<&ServiceId>) -> Result<()> {
+        let request = Message::new(Command::Zero, id.map(wire::service::encode_id).into_iter().collect());
+        let result = self.socket.request(&request, 0);
+        result.map(|_| ()).map_err(|failure| {
+            let object = id.map_or_else(|| "all services".into(), ServiceId::to_string);
+            failure.explain("zero the counters of", object, |errno| cause(Command::Zero, errno))
+        })
+    }
+
+    /// What all services together have done, from /proc/net/ip_vs_stats.
+    ///
+    /// # Errors
+    /// [`Error::System`] where there is no such file; [`Error::Malformed`].
+    pub fn totals(&mut self) -> Result<Stats> {
+        let text = self.read_proc("ip_vs_stats")?;
+        stats::read_totals(&text).ok_or_else(|| {
+            Failure::Malformed(format!("{text:?}")).explain("read", "/proc/net/ip_vs_stats", |_| Cause::Other)
+        })
+    }
+
+    /// How many packets have come in, of all services: at this moment, unlike other counters.
+    pub(crate) fn packets_in(&mut self) -> Result<u64> {
+        let text = self.read_proc("ip_vs_stats_percpu")?;
+        stats::read_packets_in(&text).ok_or_else(|| {
+            Failure::Malformed(format!("{text:?}")).explain("read", "/proc/net/ip_vs_stats_percpu", |_| Cause::Other)
+        })
+    }
+
+    /// The connection table: connections, and the templates of persistent clients. The kernel has no other way to ask for it
+    /// than to read it in full, and none to end a connection.
+    ///
+    /// # Errors
+    /// [`Error::System`] where there is no such file; [`Error::Malformed`].
+    pub fn connections(&mut self) -> Result<Vec<Connection>> {
+        let (connections, origins) = (self.read_proc("ip_vs_conn")?, self.read_proc("ip_vs_conn_sync")?);
+        connection::read(&connections, &origins)
+            .map_err(|reason| Failure::Malformed(reason).explain("read", "/proc/net/ip_vs_conn", |_| Cause::Other))
+    }
+
+    fn read_proc(&mut self, name: &str) -> Result<String> {
+        // Not /proc/net: that is of the process's first thread, which may be in another namespace.
+        let path = format!("/proc/thread-self/net/{name}");
+        let octets = self
+            .netns()
+            .run(|| std::fs::read(&path))?
+            .map_err(|e| Error::system("read", format!("/proc/net/{name}"), e))?;
+        // A persistence engine's data can be anything.
+        Ok(String::from_utf8_lossy(&octets).into_owned())
+    }
+
+    /// After how much silence connections are forgotten.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] (`EPERM`).
+    pub fn timeouts(&mut self) -> Result<Timeouts> {
+        let explain =
+            |failure: Failure| failure.explain("read", "the timeouts", |errno| cause(Command::GetConfig, errno));
+        let answers = self.socket.request(&Message::new(Command::GetConfig, Vec::new()), 0).map_err(explain)?;
+        let mut timeouts = Timeouts::default();
+        for attribute in answers.iter().flat_map(|answer| &answer.attributes) {
+            let field = match attribute.kind() {
+                wire::TIMEOUT_TCP => &mut timeouts.tcp,
+                wire::TIMEOUT_TCP_FIN => &mut timeouts.tcp_fin,
+                wire::TIMEOUT_UDP => &mut timeouts.udp,
+                _ => continue,
+            };
+            let secs = wire::u32(attribute.raw()).map_err(|e| explain(malformed(e)))?;
+            *field = Duration::from_secs(secs.into());
+        }
+        Ok(timeouts)
+    }
+
+    /// Sets the timeouts; one that is 0 stays as it is. They count for connections from their next packet on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: see [`Timeouts::check`]; [`Cause::Permission`] (`EPERM`).
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
+        timeouts.check()?;
+        let seconds = |kind, time: Duration| Attribute::u32(kind, time.as_secs() as u32);
+        let attributes = vec![
+            seconds(wire::TIMEOUT_TCP, timeouts.tcp),
+            seconds(wire::TIMEOUT_TCP_FIN, timeouts.tcp_fin),
+            seconds(wire::TIMEOUT_UDP, timeouts.udp),
+        ];
+        let result = self.socket.request(&Message::new(Command::SetConfig, attributes), 0);
+        result.map(|_| ()).map_err(|failure| explain(&Change::SetTimeouts(*timeouts), failure))
+    }
+
+    /// The sync daemons that run, the master's first.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] (`EPERM`).
+    pub fn sync_daemons(&mut self) -> Result<Vec<SyncDaemon>> {
+        let mut found = BTreeMap::new();
+        let result = self.socket.dump(&Message::new(Command::GetDaemon, Vec::new()), |answer| {
+            let daemon = answer.nested(wire::DAEMON).and_then(wire::daemon::decode).map_err(malformed)?;
+            found.insert(daemon.role, daemon);
+            Ok(())
+        });
+        result
+            .map_err(|failure| failure.explain("list", "the sync daemons", |errno| cause(Command::GetDaemon, errno)))?;
+        Ok(found.into_values().collect())
+    }
+
+    /// Starts a sync daemon.
+    ///
+    /// # Errors
+    /// [`Cause::DaemonRuns`] (`EEXIST`): one of this role runs already; [`Cause::NoInterface`] (`ENODEV`); [`Cause::Invalid`] (`EINVAL`): the
+    /// interface has no address of the group's family, or the table mixes families; [`Error::Invalid`]: see [`SyncDaemon::check`].
+    pub fn start_sync_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
+        daemon.check()?;
+        let result = self.socket.request(&Message::new(Command::NewDaemon, vec![wire::daemon::encode(daemon)]), 0);
+        result.map(|_| ()).map_err(|failure| explain(&Change::StartDaemon(daemon.clone()), failure))
+    }
+
+    /// Stops the sync daemon of this role.
+    ///
+    /// The kernel can leave a stop that follows a start at once without an answer. Whether the daemon is gone is then read back.
+    ///
+    /// # Errors
+    /// [`Cause::NoDaemon`] (`ESRCH`): none of this role runs; [`Error::NoAnswer`] when it goes on all the same.
+    pub fn stop_sync_daemon(&mut self, role: SyncRole) -> Result<()> {
+        self.socket.set_limit(STOP_LIMIT);
+        let result = self.request_stop(role);
+        self.socket.set_limit(TIME_LIMIT);
+        result
+    }
+
+    fn request_stop(&mut self, role: SyncRole) -> Result<()> {
+        let request = Message::new(Command::DelDaemon, vec![wire::daemon::encode_role(role)]);
+        let mut attempt = 1;
+        loop {
+            match self.socket.request(&request, 0) {
+                Ok(_) => return Ok(()),
+                Err(Failure::NoAnswer(_)) if self.sync_daemons()?.iter().all(|daemon| daemon.role != role) => {
+                    return Ok(());
+                }
+                Err(Failure::NoAnswer(_)) if attempt < STOP_ATTEMPTS => attempt += 1,
+                Err(failure) => return Err(explain(&Change::StopDaemon(role), failure)),
+            }
+        }
+    }
+
+    /// Reads a sysctl of IPVS, see [`settings`]. `None`: this kernel has no such setting.
+    ///
+    /// # Errors
+    /// [`Error::System`] with the path; [`Error::Invalid`] when it holds what is not expected.
+    pub fn get<T: settings::Value>(&mut self, setting: settings::Setting<T>) -> Result<Option<T>> {
+        let Some(text) = sysctl::read(self.netns(), &setting.path())? else { return Ok(None) };
+        let unexpected = || {
+            Error::invalid(
+                format!("net.ipv4.vs.{}", setting.name()),
+                format!("it holds {text:?} where {} was expected", T::EXPECTED),
+            )
+        };
+        T::read(&text).map(Some).ok_or_else(unexpected)
+    }
+
+    /// Writes a sysctl of IPVS, see [`settings`].
+    ///
+    /// # Errors
+    /// [`Error::System`] with the path: `ENOENT` where this kernel has no such setting, `EINVAL` for a value that it does not take,
+    /// `EACCES` without privileges; [`Error::Invalid`] for a value that cannot be.
+    pub fn set<T: settings::Value>(&mut self, setting: settings::Setting<T>, value: T) -> Result<()> {
+        let unusable = || {
+            Error::invalid(
+                format!("the value for net.ipv4.vs.{}", setting.name()),
+                format!("{} was expected", T::EXPECTED),
+            )
+        };
+        sysctl::write(self.netns(), &setting.path(), value.write().ok_or_else(unusable)?)
+    }
+}

@@ -1,0 +1,196 @@
+//! The table as a whole: read as of one moment, changed by a plan, undone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::request::{check, encode, explain};
+use super::wire::Message;
+use super::{Change, DestinationEntry, Ipvs, Plan, ServiceEntry, ServiceId, SyncRole, Table};
+use crate::error::{Cause, Error, Result};
+use crate::netlink::Failure;
+
+/// How often a list is read again while it changes under the reader.
+const READS: usize = 4;
+
+/// Fewer entries than this come in one receive, and so from one moment.
+const ONE_PIECE: usize = 64;
+
+impl Ipvs {
+    /// All services with their destinations. It says nothing about timeouts and daemons: see [`Ipvs::snapshot`].
+    ///
+    /// # Errors
+    /// As [`Ipvs::entries`].
+    pub fn table(&mut self) -> Result<Table> {
+        let mut table = Table::new();
+        for (entry, destinations) in self.entries()? {
+            let id = entry.service.id;
+            table.insert(entry.service);
+            for found in destinations {
+                // The service was inserted just now.
+                let _ = table.insert_destination(&id, found.destination);
+            }
+        }
+        Ok(table)
+    }
+
+    /// All services with their destinations and what they have done, in the order in which the kernel names them.
+    ///
+    /// The kernel reads its table in pieces, so that a change in between shows as an entry that is missing or there twice. What
+    /// changed meanwhile is read again; of services that come and go all the time, each is asked for by its name.
+    ///
+    /// # Errors
+    /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`] when a long list of destinations changed during each of several readings.
+    pub fn entries(&mut self) -> Result<Vec<(ServiceEntry, Vec<DestinationEntry>)>> {
+        let mut found = Vec::new();
+        for entry in self.services_at_once()? {
+            let destinations = self.destinations_at_once(&entry.service.id)?;
+            found.push((entry, destinations));
+        }
+        // One that went meanwhile was listed without its destinations.
+        let left: BTreeSet<ServiceId> = self.services_at_once()?.iter().map(|entry| entry.service.id).collect();
+        found.retain(|(entry, _)| left.contains(&entry.service.id));
+        Ok(found)
+    }
+
+    /// One service with its destinations, in the order in which the kernel names them.
+    ///
+    /// # Errors
+    /// [`Cause::NoService`] (`ESRCH`); otherwise as [`Ipvs::entries`].
+    pub fn entry(&mut self, id: &ServiceId) -> Result<(ServiceEntry, Vec<DestinationEntry>)> {
+        let entry = self.service(id)?;
+        Ok((entry, self.destinations_at_once(id)?))
+    }
+
+    /// A list of services is whole when it is the same twice.
+    fn services_at_once(&mut self) -> Result<Vec<ServiceEntry>> {
+        let mut found = self.read_services()?;
+        if found.len() < ONE_PIECE {
+            return Ok(found);
+        }
+        let mut steady: BTreeSet<ServiceId> = found.iter().map(|entry| entry.service.id).collect();
+        let mut all: BTreeMap<ServiceId, ServiceEntry> = BTreeMap::new();
+        for _ in 0..READS {
+            let again = self.read_services()?;
+            if again.iter().map(|entry| &entry.service).eq(found.iter().map(|entry| &entry.service)) {
+                return Ok(again);
+            }
+            let ids: BTreeSet<ServiceId> = again.iter().map(|entry| entry.service.id).collect();
+            steady.retain(|id| ids.contains(id));
+            all.extend(std::mem::replace(&mut found, again).into_iter().map(|entry| (entry.service.id, entry)));
+        }
+        all.extend(found.into_iter().map(|entry| (entry.service.id, entry)));
+        let unsteady: Vec<ServiceId> = all.keys().filter(|id| !steady.contains(id)).copied().collect();
+        for id in unsteady {
+            match self.service(&id) {
+                Ok(entry) => drop(all.insert(id, entry)),
+                Err(error) if error.cause() == Some(Cause::NoService) => drop(all.remove(&id)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all.into_values().collect())
+    }
+
+    /// A list of destinations that came in one piece is of one moment; a longer one must be the same twice.
+    fn destinations_at_once(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
+        let mut found = self.read_destinations(id)?;
+        if found.len() < ONE_PIECE {
+            return Ok(found);
+        }
+        for _ in 0..READS {
+            let again = self.read_destinations(id)?;
+            if again.iter().map(|entry| &entry.destination).eq(found.iter().map(|entry| &entry.destination)) {
+                return Ok(again);
+            }
+            found = again;
+        }
+        let reason = format!("they changed during each of {READS} readings: does somebody rewrite them all the time?");
+        Err(Failure::Malformed(reason).explain("list the destinations of", id, |_| Cause::Other))
+    }
+
+    /// Services and destinations, timeouts and sync daemons.
+    ///
+    /// # Errors
+    /// As [`Ipvs::table`].
+    pub fn snapshot(&mut self) -> Result<Table> {
+        let mut table = self.table()?;
+        table.timeouts = Some(self.timeouts()?);
+        table.daemons = [SyncRole::Master, SyncRole::Backup].map(|role| (role, None)).into();
+        table.daemons.extend(self.sync_daemons()?.into_iter().map(|daemon| (daemon.role, Some(daemon))));
+        Ok(table)
+    }
+
+    /// Carries out a plan: many changes in a send. When one fails, those that were done are undone.
+    ///
+    /// # Errors
+    /// [`Error::Change`] names the change that failed and why, and says whether the table is as it was before;
+    /// [`Error::Invalid`] before anything is done, see [`Table::check`].
+    pub fn apply(&mut self, plan: &Plan) -> Result<()> {
+        plan.changes().iter().try_for_each(check)?;
+        if plan.is_empty() {
+            return Ok(());
+        }
+        // Not what the plan was made from: that can be old, or leave out what it does not know of.
+        let before = self.touched(plan)?;
+        let Some((index, source)) = self.carry_out(plan.changes()) else { return Ok(()) };
+        let outcome = match self.undo(plan, &before) {
+            Ok(()) => "the table is as it was before".into(),
+            Err(error) => format!("and what was done could not be undone: {error}"),
+        };
+        Err(Error::Change {
+            number: index + 1,
+            total: plan.changes().len(),
+            change: plan.changes().get(index).map(Change::to_string).unwrap_or_default(),
+            source: Box::new(source),
+            outcome,
+        })
+    }
+
+    /// Carries out changes as far as possible, and says which was the first to fail, and why.
+    fn carry_out(&mut self, changes: &[Change]) -> Option<(usize, Error)> {
+        // Daemons and timeouts come last in a plan, and one by one.
+        let (table, others) = changes.split_at(changes.iter().take_while(|change| change.service().is_some()).count());
+        // The kernel carries out all of a send, also behind a failure: nothing is to go when what comes in its place failed.
+        let goes = |change: &Change| matches!(change, Change::RemoveService(_) | Change::RemoveDestination(..));
+        let mut done = 0;
+        for some in table.chunk_by(|one, next| goes(one) == goes(next)) {
+            let requests: Vec<Message> = some.iter().filter_map(encode).collect();
+            match self.socket.batch(&requests, false) {
+                Ok(outcomes) => {
+                    let failed =
+                        outcomes.into_iter().enumerate().find_map(|(index, outcome)| Some((index, outcome.err()?)));
+                    if let Some((index, failure)) = failed {
+                        return Some((done + index, explain(&some[index], failure)));
+                    }
+                }
+                // How far the kernel came is not known.
+                Err(failure) => return Some((done, explain(&some[0], failure))),
+            }
+            done += some.len();
+        }
+        others.iter().enumerate().find_map(|(index, change)| Some((table.len() + index, self.change(change).err()?)))
+    }
+
+    /// What a plan touches, as it is now.
+    fn touched(&mut self, plan: &Plan) -> Result<Table> {
+        let touched: BTreeSet<&ServiceId> = plan.changes().iter().filter_map(Change::service).collect();
+        let mut now = self.snapshot()?.filtered(|id| touched.contains(id));
+        let changes = |what: &dyn Fn(&Change) -> bool| plan.changes().iter().any(what);
+        now.timeouts = now.timeouts.filter(|_| changes(&|change| matches!(change, Change::SetTimeouts(_))));
+        now.daemons.retain(|role, _| {
+            changes(&|change| match change {
+                Change::StopDaemon(stopped) => stopped == role,
+                Change::StartDaemon(started) => started.role == *role,
+                _ => false,
+            })
+        });
+        Ok(now)
+    }
+
+    /// Brings what a plan touches back to what it was.
+    fn undo(&mut self, plan: &Plan, before: &Table) -> Result<()> {
+        let back = Plan::between(&self.touched(plan)?, before);
+        match self.carry_out(back.changes()) {
+            None => Ok(()),
+            Some((_, error)) => Err(error),
+        }
+    }
+}

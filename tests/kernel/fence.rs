@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use lvs_dr::Error;
-use lvs_dr::node::{Config, Fence, Node, Role, VipOwner};
+use lvs_dr::node::{Config, Fence, Node, Role, Step, VipOwner};
 
 use crate::lab::{ip, ipvsadm};
-use crate::node::{enter_node_netns, new_path};
+use crate::node::{enter_node_netns, exit_code, kill, lend, new_path};
 
 const TABLE: &str = "\
 -A -t 192.0.2.254:80 -s wrr
@@ -199,4 +199,44 @@ fn a_wait_ends_when_another_role_is_asked_for() {
     assert!(matches!(waiting.join().unwrap(), Err(Error::Overtaken { .. })));
     assert!(start.elapsed() < Duration::from_secs(18), "{:?}", start.elapsed());
     assert_eq!((saved(), daemons()), (quiesced(), vec!["backup".to_owned()]));
+}
+
+#[test]
+fn killed_at_every_step_a_quiesced_node_loses_no_weight() {
+    for configured in [true, false] {
+        enter_node_netns();
+        ip("address add 2001:db8::11/64 dev bond0 nodad");
+        let config = Config { settle: Duration::from_millis(1), ..config(Fence::Quiesce, configured.then_some(TABLE)) };
+        if !configured {
+            TABLE.lines().for_each(|line| drop(ipvsadm(line)));
+        }
+        let node = || Node::open(config.clone()).unwrap();
+        for (first, then) in [(Role::Master, Role::Backup), (Role::Backup, Role::Master)] {
+            for step in 0.. {
+                node().become_role(first).unwrap();
+                let mut count = 0;
+                let die = |_: &Step| {
+                    if count == step {
+                        kill(std::process::id() as i32);
+                    }
+                    count += 1;
+                };
+                let ended = lend(|| exit_code(node().become_role_with(then, die)));
+                let next = [Role::Backup, Role::Master][step % 2];
+                node().become_role(next).unwrap();
+                let (table, daemon) =
+                    if next == Role::Master { (TABLE.to_owned(), "master") } else { (quiesced(), "backup") };
+                let what = format!("{configured}: killed before step {step} of {then}, then {next}");
+                assert_eq!((saved(), daemons()), (table, vec![daemon.to_owned()]), "{what}");
+                if ended == Ok(0) {
+                    assert!(step > 3, "{step} steps only");
+                    break;
+                }
+                assert_eq!(ended, Err(libc::SIGKILL), "{what}");
+            }
+        }
+        node().release(|_| ()).unwrap();
+        let left = if configured { String::new() } else { TABLE.to_owned() };
+        assert_eq!((saved(), daemons()), (left, vec![]));
+    }
 }

@@ -308,7 +308,7 @@ fn fork(work: impl FnOnce() -> i32) -> i32 {
 }
 
 /// The same, while this process waits, and without a copy of its memory: here that takes ten times as long as what is tested.
-fn lend<F: FnOnce() -> i32>(work: F) -> Result<i32, i32> {
+pub(crate) fn lend<F: FnOnce() -> i32>(work: F) -> Result<i32, i32> {
     extern "C" fn run<F: FnOnce() -> i32>(work: *mut libc::c_void) -> libc::c_int {
         // SAFETY: it is the `Option<F>` below.
         let work = unsafe { &mut *work.cast::<Option<F>>() }.take().unwrap();
@@ -323,7 +323,7 @@ fn lend<F: FnOnce() -> i32>(work: F) -> Result<i32, i32> {
     wait(pid)
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     // SAFETY: no memory is touched.
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
@@ -340,7 +340,7 @@ fn wait(pid: i32) -> Result<i32, i32> {
 }
 
 /// What a process that asks for a role ends with: as lvs-node does.
-fn exit_code(result: Result<Plan, Error>) -> i32 {
+pub(crate) fn exit_code(result: Result<Plan, Error>) -> i32 {
     match result {
         Ok(_) => 0,
         Err(Error::Overtaken { .. }) => 3,

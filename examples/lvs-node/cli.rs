@@ -1,5 +1,7 @@
 //! The commands of `lvs-node`.
 
+#[path = "fifo.rs"]
+mod fifo;
 #[path = "file.rs"]
 mod file;
 
@@ -62,7 +64,8 @@ KEEPALIVED
       notify "/usr/local/bin/lvs-node --config /etc/lvs-dr/node.toml notify"
   }
   with vip_owner = "keepalived"; or notify_master, notify_backup, notify_fault and notify_stop with `role ...`. In global_defs:
-  script_user root, enable_script_security. Leave roles to keepalived then; to take a node out, stop keepalived first, then
+  script_user root, enable_script_security. Or, better where states follow each other quickly: `notify_fifo /run/lvs-dr.fifo`
+  in global_defs, no notify, and a service that runs `lvs-node fifo /run/lvs-dr.fifo`. Leave roles to keepalived then; to take a node out, stop keepalived first, then
   call `lvs-node release`.
 
 PACEMAKER, OR A SCRIPT
@@ -112,6 +115,14 @@ enum Command {
         state: String,
         /// Its priority.
         priority: Option<u32>,
+    },
+    /// Follow keepalived's notify_fifo, for ever: one process for all changes, in their order, that also looks for itself.
+    Fifo {
+        /// The FIFO, as in keepalived.conf.
+        path: PathBuf,
+        /// Whose states count; left out: every instance's.
+        #[arg(long)]
+        instance: Option<String>,
     },
     /// Print what would be done for a role, or to release the node. Changes nothing.
     Plan {
@@ -185,7 +196,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(name) => Netns::named(name).map_err(|error| Failure::Usage(error.to_string()))?,
         None => Netns::current()?,
     };
-    let mut node = match Node::open_in(config, netns) {
+    let mut node = match Node::open_in(config, netns.clone()) {
         // The file is well-formed, but says what makes no sense.
         Err(Error::Invalid { object, reason, .. }) => {
             return Err(Failure::Usage(format!("{}: {object}: {reason}", cli.config.display())));
@@ -210,6 +221,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 }
             },
         },
+        Command::Fifo { path, instance } => match fifo::follow(&mut node, netns, path, instance.as_deref(), tell)? {},
         Command::Plan { role } => {
             let plan = match role.as_str() {
                 "release" => node.plan_release()?,

@@ -1,8 +1,11 @@
 //! The program lvs-node: what it prints, its exit codes, and every kind of wrong file.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -369,4 +372,49 @@ fn in_another_namespace_by_its_name() {
     assert!(!on("lo"));
     assert!(run(&format!("ip -n {name} address show dev lo")).contains("192.0.2.254/32"));
     run(&format!("ip netns del {name}"));
+}
+
+/// Ends a process that would go on for ever.
+struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+#[test]
+fn keepalived_writes_its_states_to_a_fifo() {
+    let lab = Lab::new("vip_owner = \"keepalived\"\nservices = \"web.ipvs\"\n");
+    let vips = ["address add 192.0.2.254/32 dev bond0", "address add 2001:db8::fe/128 dev bond0 nodad"];
+    fs::write(lab.dir.join("web.ipvs"), "-A -t 192.0.2.254:80 -s wrr\n").unwrap();
+    let fifo = lab.dir.join("fifo");
+    run(&format!("mkfifo {}", fifo.display()));
+    let follow = format!("--quiet fifo {} --instance web", fifo.display());
+    let _follower = Follower(lab.command(&follow).spawn().unwrap());
+    let becomes = |role: &str| {
+        let start = Instant::now();
+        loop {
+            let status = lab.try_run("status").1;
+            if status.contains(&format!("role     {role}, request")) {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{role} is not reached: {status}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(ipvsadm("-Sn").is_empty(), role != "master");
+    };
+    let mut keepalived = fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    let mut write = |lines: &str| keepalived.write_all(lines.as_bytes()).unwrap();
+    write("INSTANCE \"web\" BACKUP 100\n");
+    becomes("backup");
+    // The last of several counts, and only the instance's own.
+    vips.iter().for_each(|vip| drop(ip(vip)));
+    write("INSTANCE \"web\" FAULT 100\nINSTANCE \"web\" MASTER 100\nINSTANCE \"mail\" BACKUP 100\nnonsense\n");
+    becomes("master");
+    // Lines that were lost: the VIPs go, and come, and nothing is written.
+    vips.iter().for_each(|vip| drop(ip(&vip.replace(" add ", " del ").replace(" nodad", ""))));
+    becomes("backup");
+    vips.iter().for_each(|vip| drop(ip(vip)));
+    becomes("master");
 }

@@ -607,3 +607,25 @@ fn timeouts_and_daemons_are_watched_too() {
     assert_eq!(watch.next().unwrap().unwrap().plan.changes().len(), 1);
     assert!(ipvsadm("-Ln --daemon").starts_with("backup"));
 }
+
+#[test]
+fn what_an_interrupted_plan_left_is_mended_by_the_next() {
+    enter_new_netns();
+    let before: Table = "-A -t 192.0.2.8:80 -s rr\n-a -t 192.0.2.8:80 -r 10.0.0.9:80 -g -w 1\n".parse().unwrap();
+    let mut wanted: Table = EVERYTHING.parse().unwrap();
+    wanted.timeouts = "--set 700 70 7".parse::<Table>().unwrap().timeouts;
+    let mut ipvs = Ipvs::open().unwrap();
+    let changes = Plan::between(&before, &wanted).changes().to_vec();
+    // As far as each change, and no further.
+    for done in (0..=changes.len()).step_by(3) {
+        ipvsadm("-C");
+        ipvsadm("--set 900 120 300");
+        let commands = changes[..done].iter().map(Change::to_string);
+        before.to_string().lines().map(str::to_owned).chain(commands).for_each(|command| drop(ipvsadm(&command)));
+        let plan = Plan::between(&ipvs.snapshot().unwrap(), &wanted);
+        ipvs.apply(&plan).unwrap();
+        assert_eq!(sorted(&ipvsadm("-Sn")), sorted(EVERYTHING), "after {done} changes");
+        assert_eq!(ipvsadm("-Ln --timeout"), "Timeout (tcp tcpfin udp): 700 70 7\n");
+        assert!(Plan::between(&ipvs.snapshot().unwrap(), &wanted).is_empty());
+    }
+}

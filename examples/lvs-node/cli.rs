@@ -20,10 +20,10 @@ const AFTER_HELP: &str = r#"THE FILE
   interface = "bond0"             # what clients reach; it holds the director's VIP
   vips = ["192.168.0.254"]        # IPv4 and IPv6
   vip_owner = "node"              # or "keepalived": its virtual_ipaddress moves the VIP on the interface
-  fence = "clear"                 # a backup has no table; it is kept in state_dir and restored on promotion
-                                  # "quiesce": it has the table with the others' weights 0, and learns the sessions
+  fence = "quiesce"               # a backup has the table with the others' weights 0, and learns the sessions
                                   # "stateless": all have the same table, with scheduler mh, mh-port and mh-fallback
                                   # "backup-only": the kernel's switch; only with vip_owner = "node"
+                                  # "clear": a backup has no table; it is kept in state_dir and restored on promotion
   loopback = "always"             # or "backup": the VIP leaves lo while this node directs
   state_dir = "/run/lvs-dr"       # a directory for root alone; below /var/lib it outlives a reboot
   settle = 0.5                    # quiesce: seconds that a new director takes all new connections itself

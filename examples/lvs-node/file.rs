@@ -67,9 +67,10 @@ enum Owner {
     Keepalived,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum FenceName {
+    #[default]
     Quiesce,
     Stateless,
     BackupOnly,
@@ -182,7 +183,7 @@ impl File {
             Owner::Node => VipOwner::Node,
             Owner::Keepalived => VipOwner::Keepalived,
         };
-        config.fence = match self.fence.as_ref().map_or(&FenceName::Clear, Spanned::get_ref) {
+        config.fence = match self.fence.as_ref().map_or(&FenceName::default(), Spanned::get_ref) {
             FenceName::Quiesce => Fence::Quiesce,
             FenceName::Stateless => Fence::Stateless,
             FenceName::BackupOnly => Fence::BackupOnly,

@@ -22,6 +22,7 @@ pub enum Fence {
     /// A backup has the same table, in which every server but itself has weight 0, and learns the director's connections through the
     /// sync daemon. Promotion puts the weights back. It does not matter who hears of a change first: a backup forwards the sessions
     /// that it has learned also before it is told of its promotion.
+    #[default]
     Quiesce,
     /// Every node has the same table, with scheduler `mh` (mh-port, mh-fallback) and `sloppy_tcp`: equal hashes send a session to the
     /// same server whichever node directs. Nothing is fenced, and nothing synchronised.
@@ -32,7 +33,6 @@ pub enum Fence {
     BackupOnly,
     /// A backup has no table: it is kept in a file, and restored on promotion. Sessions that the old director had given to other
     /// servers do not survive a change of director.
-    #[default]
     Clear,
 }
 

@@ -126,8 +126,8 @@ const FILE_TABLE: &str = "\
 fn roles_with_services_in_the_file_in_another_one_and_in_neither() {
     for (file, table, hand) in [
         (FILE, FILE_TABLE, ""),
-        ("loopback = \"backup\"\nservices = \"saved.ipvs\"\n", TABLE, ""),
-        ("loopback = \"backup\"\n", TABLE, TABLE),
+        ("fence = \"clear\"\nloopback = \"backup\"\nservices = \"saved.ipvs\"\n", TABLE, ""),
+        ("fence = \"clear\"\nloopback = \"backup\"\n", TABLE, TABLE),
     ] {
         let lab = Lab::new(file);
         fs::write(lab.dir.join("saved.ipvs"), TABLE).unwrap();
@@ -177,7 +177,7 @@ fn what_keepalived_says() {
 
 #[test]
 fn a_plan_changes_nothing() {
-    let lab = Lab::new("");
+    let lab = Lab::new("fence = \"clear\"\n");
     load(TABLE);
     let everything = || {
         let arp = ["all", "bond0"].map(|name| fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/arp_ignore")));
@@ -214,7 +214,7 @@ fn a_plan_changes_nothing() {
 
 #[test]
 fn status_for_people_and_programs() {
-    let lab = Lab::new("");
+    let lab = Lab::new("fence = \"clear\"\n");
     load(TABLE);
     let status = || -> (Option<i32>, Value) {
         let (code, stdout, stderr) = lab.try_run("status --json");
@@ -290,7 +290,7 @@ fn nobody_reads_what_it_prints() {
 
 #[test]
 fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
-    let lab = Lab::new("");
+    let lab = Lab::new("fence = \"clear\"\n");
     let head = "interface = \"bond0\"\nvips = [\"192.0.2.254\"]\n";
     let service = |listen: &str, rest: &str| format!("{head}\n[[service]]\nlisten = \"{listen}\"\n{rest}\n");
     let rr = |destinations: &str| {
@@ -363,7 +363,7 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
 
 #[test]
 fn in_another_namespace_by_its_name() {
-    let lab = Lab::new("");
+    let lab = Lab::new("fence = \"clear\"\n");
     let name = format!("lvs-node-{}", std::process::id());
     run(&format!("ip netns add {name}"));
     run(&format!("ip -n {name} link set lo up"));
@@ -385,7 +385,7 @@ impl Drop for Follower {
 
 #[test]
 fn keepalived_writes_its_states_to_a_fifo() {
-    let lab = Lab::new("vip_owner = \"keepalived\"\nservices = \"web.ipvs\"\n");
+    let lab = Lab::new("fence = \"clear\"\nvip_owner = \"keepalived\"\nservices = \"web.ipvs\"\n");
     let vips = ["address add 192.0.2.254/32 dev bond0", "address add 2001:db8::fe/128 dev bond0 nodad"];
     fs::write(lab.dir.join("web.ipvs"), "-A -t 192.0.2.254:80 -s wrr\n").unwrap();
     let fifo = lab.dir.join("fifo");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use lvs_dr::arp::{ArpTarget, Settings};
 use lvs_dr::ipvs::Table;
-use lvs_dr::node::{ArpConfig, Config, Loopback, Node, Plan, Role, Step, VipOwner};
+use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, Node, Plan, Role, Step, VipOwner};
 use lvs_dr::vip::{Placement, Vips};
 use lvs_dr::{Cause, Error};
 use rustix::fs::{FlockOperation, flock};
@@ -197,6 +197,7 @@ impl Bench {
         enter_node_netns();
         let mut config = Config::new("bond0", VIPS.map(|vip| vip.parse().unwrap()));
         config.state_dir = new_path();
+        config.fence = Fence::Clear;
         match configured {
             true => config.services = Some(TABLE.parse().unwrap()),
             false => load(TABLE),
@@ -1071,6 +1072,7 @@ fn another_configuration_leaves_nothing_of_the_old_one() {
         .with(|config| config.arp = Some(ArpConfig { settings: Settings::HIDE, target: ArpTarget::All }));
     // A VIP less, another interface, ARP settings elsewhere, services less.
     let mut changed = Config::new("peer0", [bench.config.vips[0]]);
+    changed.fence = Fence::Clear;
     changed.services = Some(LESS.parse().unwrap());
     changed.state_dir = bench.config.state_dir.clone();
     let changed = Bench { config: changed };

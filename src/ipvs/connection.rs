@@ -64,6 +64,13 @@ pub struct Connection {
     pub engine: Option<(String, String)>,
 }
 
+impl Connection {
+    /// Whether it is a persistence template: it says where the next connections of a client go.
+    pub fn is_template(&self) -> bool {
+        self.client.port() == 0 && matches!(self.state.as_str(), "NONE" | "ASSURED")
+    }
+}
+
 type Key = (Protocol, SocketAddr, SocketAddr);
 
 /// Reads /proc/net/ip_vs_conn, and the origins from /proc/net/ip_vs_conn_sync. Says which line is not understood.

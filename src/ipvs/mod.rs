@@ -27,6 +27,7 @@ mod serialize;
 mod service;
 pub mod settings;
 mod stats;
+pub mod sync;
 mod table;
 mod text;
 mod timeouts;

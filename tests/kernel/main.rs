@@ -8,5 +8,7 @@ mod control;
 mod fence;
 mod ipvs;
 mod lab;
+mod lan;
 mod node;
+mod sync;
 mod vip;

@@ -1,0 +1,257 @@
+//! Sync messages: ours against the kernel's own, and what the kernel's backups make of ours.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use lvs_dr::Netns;
+use lvs_dr::ipvs::{Connection, Ipvs, SyncDaemon, SyncRole, sync};
+
+use crate::lab::{ip, ipvsadm};
+use crate::lan::{INTERFACE, Session, VIP, VIP6, add_vips, enter_switch, host, serve};
+
+/// A client, a director, a server, and a backup that sees no packet of a client.
+struct Cluster {
+    client: Netns,
+    director: Netns,
+    backup: Netns,
+}
+
+impl Cluster {
+    /// `persistence`: how ipvsadm is told of it.
+    fn new(persistence: &str) -> Self {
+        enter_switch();
+        let cluster = Cluster { client: host(1), director: host(11), backup: host(13) };
+        let server = host(12);
+        add_vips(&server, "lo");
+        serve(&server, 12);
+        add_vips(&cluster.director, INTERFACE);
+        for node in [&cluster.director, &cluster.backup] {
+            let load = || {
+                ipvsadm(&format!("-A -t {VIP}:80 -s wrr {persistence}"));
+                ipvsadm(&format!("-a -t {VIP}:80 -r 192.0.2.12:80 -g"));
+                ipvsadm(&format!("-A -t [{VIP6}]:80 -s wrr {persistence}"));
+                ipvsadm(&format!("-a -t [{VIP6}]:80 -r [2001:db8::12]:80 -g"));
+                ipvsadm(&format!("-A -u {VIP}:53 -s wrr"));
+                ipvsadm(&format!("-a -u {VIP}:53 -r 192.0.2.12:53 -g"));
+            };
+            node.run(load).unwrap();
+        }
+        cluster
+    }
+
+    fn ipvs(&self) -> Ipvs {
+        Ipvs::open_in(self.director.clone()).unwrap()
+    }
+
+    fn start_backup(&self, options: &str) {
+        let start = || ipvsadm(&format!("--start-daemon backup --mcast-interface {INTERFACE} {options}"));
+        self.backup.run(start).unwrap();
+    }
+
+    /// Everything that the director knows, sent as this daemon would.
+    fn send(&self, daemon: &SyncDaemon) -> usize {
+        let mut ipvs = self.ipvs();
+        let entries = sync::entries(&ipvs.connections().unwrap(), &ipvs.table().unwrap());
+        ipvs.send_connections(daemon, &entries).unwrap();
+        entries.len()
+    }
+
+    fn known_at_the_backup(&self) -> BTreeSet<String> {
+        rows(&Ipvs::open_in(self.backup.clone()).unwrap().connections().unwrap())
+    }
+
+    fn wait_for(&self, known: &BTreeSet<String>) -> Duration {
+        let start = Instant::now();
+        while self.known_at_the_backup() != *known {
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}", self.known_at_the_backup());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        start.elapsed()
+    }
+}
+
+fn rows(connections: &[Connection]) -> BTreeSet<String> {
+    let row = |c: &Connection| format!("{} {} {} {} {}", c.protocol, c.client, c.service, c.destination, c.state);
+    connections.iter().map(row).collect()
+}
+
+fn daemon(id: u8) -> SyncDaemon {
+    SyncDaemon::new(SyncRole::Master, INTERFACE, id)
+}
+
+fn set(name: &str, value: &str) {
+    std::fs::write(format!("/proc/sys/net/ipv4/vs/{name}"), value).unwrap();
+}
+
+/// Where the state and the seconds stand, in a message of one entry.
+const STATE: std::ops::Range<usize> = 8 + 8..8 + 10;
+const TIMEOUT: std::ops::Range<usize> = 8 + 20..8 + 24;
+
+#[test]
+fn our_messages_are_the_kernels() {
+    for (vip, persistence) in [(VIP6, ""), (VIP, ""), (VIP, "-p 70"), (VIP6, "-p 70")] {
+        let cluster = Cluster::new(persistence);
+        let listen = || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, SyncDaemon::DEFAULT_PORT)).unwrap();
+            socket.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 81), &Ipv4Addr::new(192, 0, 2, 13)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            socket
+        };
+        let group = cluster.backup.run(listen).unwrap();
+        let receive = || {
+            let mut octets = [0; 2000];
+            let length = group.recv(&mut octets).unwrap();
+            octets[..length].to_vec()
+        };
+        let start = || {
+            set("sync_threshold", "2 0");
+            set("sync_refresh_period", "30");
+            let options = "--syncid 7 --sync-maxlen 1";
+            ipvsadm(&format!("--start-daemon master --mcast-interface {INTERFACE} {options}"));
+        };
+        cluster.director.run(start).unwrap();
+        let mut session = Session::open(&cluster.client, vip).unwrap();
+        assert_eq!(session.ask(), Some(12));
+        // A connection, and its template in a message of its own.
+        let expected = if persistence.is_empty() { 1 } else { 2 };
+        let kernels: BTreeSet<Vec<u8>> = (0..expected).map(|_| receive()).collect();
+        let mut ipvs = cluster.ipvs();
+        let entries = sync::entries(&ipvs.connections().unwrap(), &ipvs.table().unwrap());
+        let ours: BTreeSet<Vec<u8>> = sync::messages(&entries, 7, 1).into_iter().collect();
+        let without_time = |messages: &BTreeSet<Vec<u8>>| -> BTreeSet<Vec<u8>> {
+            let cut = |message: &Vec<u8>| {
+                let mut message = message.clone();
+                message[TIMEOUT].fill(0);
+                // A template is told of before the connection that makes it ASSURED is established.
+                if message[14] & 0x10 != 0 {
+                    message[STATE].fill(0);
+                }
+                message
+            };
+            messages.iter().map(cut).collect()
+        };
+        assert_eq!(without_time(&ours), without_time(&kernels), "{vip} {persistence}");
+        let seconds = |message: &Vec<u8>| u32::from_be_bytes(message[TIMEOUT].try_into().unwrap());
+        for (ours, kernels) in ours.iter().zip(&kernels) {
+            let (ours, kernels) = (seconds(ours), seconds(kernels));
+            assert!((kernels.saturating_sub(5)..=kernels).contains(&ours), "{ours} {kernels}");
+        }
+        // What passes the link is what was made.
+        ipvs.stop_sync_daemon(SyncRole::Master).unwrap();
+        assert_eq!(cluster.send(&daemon(7)), entries.len());
+        let all = sync::messages(&entries, 7, 1472).remove(0);
+        let passed = receive();
+        assert_eq!((passed.len(), &passed[..TIMEOUT.start]), (all.len(), &all[..TIMEOUT.start]));
+    }
+}
+
+#[test]
+fn a_backup_that_comes_late_learns_all() {
+    for group in ["", "--mcast-group ff02::51"] {
+        let cluster = Cluster::new("-p 70");
+        let open = |_| [VIP, VIP6].map(|vip| Session::open(&cluster.client, vip).unwrap());
+        let mut sessions: Vec<Session> = (0..20).flat_map(open).collect();
+        assert!(sessions.iter_mut().all(|session| session.ask() == Some(12)));
+        let known = rows(&cluster.ipvs().connections().unwrap());
+        // 40 connections, a template of each family.
+        assert_eq!(known.len(), 42);
+        cluster.start_backup(&format!("--syncid 7 {group}"));
+        assert_eq!(cluster.known_at_the_backup().len(), 0);
+        let group = group.split(' ').nth(1).map(|group| group.parse().unwrap());
+        assert_eq!(cluster.send(&SyncDaemon { group, ..daemon(7) }), 42);
+        cluster.wait_for(&known);
+    }
+}
+
+#[test]
+fn ten_thousand_connections_arrive_all() {
+    const COUNT: usize = 10_000;
+    let cluster = Cluster::new("");
+    let fill = || {
+        for port in 0..COUNT as u16 {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 20_000 + port)).unwrap();
+            socket.send_to(b"?", (VIP, 53)).unwrap();
+        }
+    };
+    cluster.client.run(fill).unwrap();
+    let known = rows(&cluster.ipvs().connections().unwrap());
+    assert_eq!(known.len(), COUNT);
+    cluster.start_backup("--syncid 7");
+    let start = Instant::now();
+    cluster.send(&daemon(7));
+    let sent = start.elapsed();
+    let waited = cluster.wait_for(&known);
+    println!("{COUNT} connections: read and sent in {sent:?}, known after {:?}", sent + waited);
+}
+
+#[test]
+fn what_is_not_for_it_a_backup_leaves_alone() {
+    let cluster = Cluster::new("");
+    let mut session = Session::open(&cluster.client, VIP).unwrap();
+    assert_eq!(session.ask(), Some(12));
+    cluster.start_backup("--syncid 7");
+    // Another cluster's, another port's, another group's.
+    cluster.send(&daemon(8));
+    cluster.send(&SyncDaemon { port: Some(8850), ..daemon(7) });
+    cluster.send(&SyncDaemon { group: Some("224.0.0.82".parse().unwrap()), ..daemon(7) });
+    // Cut short or wrong in one octet: what a backup takes from it is a connection, or nothing.
+    let mut ipvs = cluster.ipvs();
+    let entries = sync::entries(&ipvs.connections().unwrap(), &ipvs.table().unwrap());
+    let good = sync::messages(&entries, 7, 1472).remove(0);
+    let raw = cluster.director.run(|| UdpSocket::bind("192.0.2.11:0").unwrap()).unwrap();
+    raw.connect("224.0.0.81:8848").unwrap();
+    for cut in 0..good.len() {
+        raw.send(&good[..cut]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(cluster.known_at_the_backup(), BTreeSet::new());
+    for place in 0..good.len() {
+        for value in [0x00, 0x7f, 0x80, 0xff] {
+            let mut wrong = good.clone();
+            wrong[place] ^= value;
+            raw.send(&wrong).unwrap();
+        }
+        if place % 8 == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    cluster.send(&daemon(7));
+    let known = rows(&ipvs.connections().unwrap());
+    let start = Instant::now();
+    while !cluster.known_at_the_backup().is_superset(&known) {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(session.ask(), Some(12));
+}
+
+/// With a period of packets the kernel tells of a connection at its packet number `sync_threshold[0]` or not for a long time: one whose
+/// first packet had to be repeated is established at its third. With a period of time it is told of when it is established.
+#[test]
+fn a_connection_whose_first_packet_was_repeated_is_told_of() {
+    for (threshold, refresh, told) in [("2 50", "0", false), ("2 0", "30", true)] {
+        let cluster = Cluster::new("");
+        cluster.start_backup("--syncid 7");
+        let start = || {
+            set("sync_threshold", threshold);
+            set("sync_refresh_period", refresh);
+            ipvsadm(&format!("--start-daemon master --mcast-interface {INTERFACE} --syncid 7 --sync-maxlen 1"));
+        };
+        cluster.director.run(start).unwrap();
+        // The server's link is down until the client sends again, after a second.
+        ip("link set port12 down");
+        let mut session = std::thread::scope(|scope| {
+            let session = scope.spawn(|| Session::open(&cluster.client, VIP).unwrap());
+            std::thread::sleep(Duration::from_millis(300));
+            ip("link set port12 up");
+            session.join().unwrap()
+        });
+        assert_eq!(session.ask(), Some(12));
+        let start = Instant::now();
+        while cluster.known_at_the_backup().is_empty() && start.elapsed() < Duration::from_secs(4) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(!cluster.known_at_the_backup().is_empty(), told, "{threshold}, {refresh}");
+    }
+}

@@ -4,15 +4,19 @@
 mod fifo;
 #[path = "file.rs"]
 mod file;
+#[path = "handover.rs"]
+mod handover;
 
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode, Stdio};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use lvs_dr::node::{Node, Role, Status};
+use lvs_dr::node::{Node, Role, Status, Step};
 use lvs_dr::{Error, Netns};
 use serde_json::json;
 
@@ -26,9 +30,11 @@ const AFTER_HELP: &str = r#"THE FILE
                                   # "clear": a backup has no table; it is kept in state_dir and restored on promotion
   loopback = "always"             # or "backup": the VIP leaves lo while this node directs
   state_dir = "/run/lvs-dr"       # a directory for root alone; below /var/lib it outlives a reboot
-  settle = 0.5                    # quiesce: seconds that a new director takes all new connections itself
+  settle = 0.5                    # quiesce: seconds that a new director takes all new connections itself, and that one
+                                  # that hands over waits for connections to be established
   drain = 1.0                     # backup-only: seconds that a former director goes on forwarding, at most
   announcements = 5               # gratuitous ARP (IPv6: neighbour advertisements) after a move
+  announce_again = 5.0            # seconds after which they are repeated; 0: not
 
   [arp]                           # left out: ignore = 1, announce = 2, on the interface
   manage = true                   # false: ARP settings are left alone
@@ -42,6 +48,12 @@ const AFTER_HELP: &str = r#"THE FILE
   group = "224.0.0.81"            # multicast group, port, routers that a message may pass: left out, these
   port = 8848
   ttl = 1
+  max_length = 1                  # octets that make a message full: 1 tells of each connection at once; 1472 saves packets
+                                  # where some thousand connections come in a second
+
+  [handover]                      # for `lvs-node handover`
+  file = "/run/lvs-dr.handover"   # what keepalived watches, see below
+  successors = ["192.168.0.12"]   # who is elected next, most likely first; left out: any server
 
   [[service]]                     # one for each virtual service
   listen = "tcp 192.168.0.254:80" # tcp, udp, sctp ADDRESS:PORT; fwmark MARK [ipv6]
@@ -65,8 +77,22 @@ KEEPALIVED
   }
   with vip_owner = "keepalived"; or notify_master, notify_backup, notify_fault and notify_stop with `role ...`. In global_defs:
   script_user root, enable_script_security. Or, better where states follow each other quickly: `notify_fifo /run/lvs-dr.fifo`
-  in global_defs, no notify, and a service that runs `lvs-node fifo /run/lvs-dr.fifo`. Leave roles to keepalived then; to take a node out, stop keepalived first, then
-  call `lvs-node release`.
+  in global_defs, no notify, and a service that runs `lvs-node fifo /run/lvs-dr.fifo`. Leave roles to keepalived then; to take a
+  node out, stop keepalived first, then call `lvs-node release`.
+
+  So that a director that is to stop hands over first, and no session notices:
+  track_file lvs_dr {
+      file /run/lvs-dr.handover
+      init_file 0
+  }
+  vrrp_instance web {
+      ...
+      track_file {
+          lvs_dr weight -253      # with nopreempt: weight 0
+      }
+  }
+  `lvs-node handover` before a planned stop (ExecStop= in a drop-in of keepalived.service), `lvs-node handover --end` to take part
+  again (ExecStartPre=).
 
 PACEMAKER, OR A SCRIPT
   With vip_owner = "node": `lvs-node role master` on the node that is to direct, `lvs-node role backup` on the others;
@@ -124,6 +150,22 @@ enum Command {
         #[arg(long)]
         instance: Option<String>,
     },
+    /// Hand over to another node, through keepalived and without any session noticing, and wait until it has taken over. This node does
+    /// not direct again before `handover --end`. On a node that does not direct: only that.
+    Handover {
+        /// Who will be elected; left out: see `successors` in the file.
+        #[arg(long, value_name = "ADDRESS")]
+        to: Option<IpAddr>,
+        /// How long to wait for it, in seconds. Then this node directs on, and the exit code is 1.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        limit: u32,
+        /// Let this node direct again.
+        #[arg(long)]
+        end: bool,
+    },
+    /// Announce the VIPs of a director once more, after a while.
+    #[command(hide = true)]
+    Announce,
     /// Print what would be done for a role, or to release the node. Changes nothing.
     Plan {
         /// master, backup, fault, stop or release.
@@ -191,7 +233,7 @@ fn complain(text: impl Display) {
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
-    let config = file::read(&cli.config).map_err(Failure::Usage)?;
+    let file::NodeFile { config, track_file } = file::read(&cli.config).map_err(Failure::Usage)?;
     let netns = match &cli.netns {
         Some(name) => Netns::named(name).map_err(|error| Failure::Usage(error.to_string()))?,
         None => Netns::current()?,
@@ -209,11 +251,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
     };
     match &cli.command {
-        Command::Role { role } => become_role(&mut node, *role, tell),
+        Command::Role { role } => become_role(cli, &mut node, *role, tell),
         Command::Notify { state, name, .. } => match state.as_str() {
-            "DELETED" => become_role(&mut node, Role::Stop, tell),
+            "DELETED" => become_role(cli, &mut node, Role::Stop, tell),
             state => match state.parse() {
-                Ok(role) => become_role(&mut node, role, tell),
+                Ok(role) => become_role(cli, &mut node, role, tell),
                 // keepalived also tells of events that change no role.
                 Err(_) => {
                     tell(&format_args!("{name} {state}: nothing to do"));
@@ -222,6 +264,28 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             },
         },
         Command::Fifo { path, instance } => match fifo::follow(&mut node, netns, path, instance.as_deref(), tell)? {},
+        Command::Handover { to, limit, end } => {
+            handover::check(&node).map_err(Failure::Usage)?;
+            let needed = "handover: [handover] with the file that keepalived watches was expected (see --help)";
+            let file = track_file.ok_or_else(|| Failure::Usage(format!("{}: {needed}", cli.config.display())))?;
+            let limit = Duration::from_secs((*limit).into());
+            let done = match end {
+                true => handover::end(&file).map(|()| "takes part in elections again"),
+                false => handover::begin(&mut node, &file, *to, limit, tell),
+            };
+            match done {
+                Ok(done) => {
+                    tell(&done);
+                    Ok(())
+                }
+                Err(handover::Refused::Error(error)) => Err(error.into()),
+                Err(handover::Refused::Reason(reason)) => {
+                    complain(reason);
+                    Err(Failure::Missing)
+                }
+            }
+        }
+        Command::Announce => Ok(node.announce_again()?),
         Command::Plan { role } => {
             let plan = match role.as_str() {
                 "release" => node.plan_release()?,
@@ -251,13 +315,25 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     }
 }
 
-fn become_role(node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(), Failure> {
+fn become_role(cli: &Cli, node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(), Failure> {
     let plan = node.become_role_with(role, |step| tell(step))?;
+    if plan.steps().iter().any(|step| matches!(step, Step::Announce(..))) {
+        announce_again(cli);
+    }
     plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
     if plan.is_empty() {
         tell(&format_args!("{role}: in place already"));
     }
     Ok(())
+}
+
+/// Some seconds later, by a process of its own: whoever asked for the role waits for this one. It ends as soon as another role is
+/// asked for. An announcement that is not repeated is no failure.
+fn announce_again(cli: &Cli) {
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut again = process::Command::new(program);
+    again.arg("--config").arg(&cli.config).args(cli.netns.iter().flat_map(|name| ["--netns", name])).arg("announce");
+    let _ = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
 }
 
 fn status_text(node: &Node, status: &Status) -> String {

@@ -12,14 +12,24 @@ use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, VipOwner};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+/// What a node's file says.
+pub struct NodeFile {
+    /// What the node is to be.
+    pub config: Config,
+    /// The file that keepalived watches.
+    pub track_file: Option<PathBuf>,
+}
+
 /// Reads a node's file. The error names the file, the line, and what was expected.
-pub fn read(path: &Path) -> Result<Config, String> {
+pub fn read(path: &Path) -> Result<NodeFile, String> {
     let failed = |reason: &dyn Display| format!("{}: {}", path.display(), reason.to_string().trim_end());
     let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
-    let file: File = toml::from_str(&text).map_err(|e| failed(&e))?;
+    let mut file: File = toml::from_str(&text).map_err(|e| failed(&e))?;
     let directory = path.parent().unwrap_or(Path::new("."));
+    let track_file = file.handover.as_mut().and_then(|handover| handover.file.take());
     let config = file.into_config(directory);
-    config.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))
+    let config = config.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))?;
+    Ok(NodeFile { config, track_file })
 }
 
 /// What is wrong with a file that is well-formed, and where it is, in octets from the beginning.
@@ -51,10 +61,12 @@ struct File {
     loopback: LoopbackName,
     state_dir: Option<Spanned<PathBuf>>,
     announcements: Option<u32>,
+    announce_again: Option<Spanned<f64>>,
     settle: Option<Spanned<f64>>,
     drain: Option<Spanned<f64>>,
     arp: Option<Spanned<Arp>>,
     sync: Option<Spanned<SyncTable>>,
+    handover: Option<Handover>,
     services: Option<Spanned<PathBuf>>,
     service: Option<Vec<Spanned<ServiceTable>>>,
 }
@@ -85,6 +97,15 @@ struct SyncTable {
     group: Option<IpAddr>,
     port: Option<u16>,
     ttl: Option<u8>,
+    max_length: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Handover {
+    file: Option<PathBuf>,
+    #[serde(deserialize_with = "some_addresses")]
+    successors: Vec<IpAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -176,6 +197,10 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Spanned<Vec<IpAddr>>,
     Ok(Spanned::new(texts.span(), texts.get_ref().iter().map(read).collect::<Result<_, _>>()?))
 }
 
+fn some_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
+    addresses(from).map(Spanned::into_inner)
+}
+
 impl File {
     fn into_config(self, directory: &Path) -> Result<Config, Wrong> {
         let mut config = Config::new(self.interface.get_ref(), self.vips.get_ref().iter().copied());
@@ -199,7 +224,12 @@ impl File {
         if let Some(announcements) = self.announcements {
             config.announcements = announcements;
         }
-        for (found, time) in [(self.settle, &mut config.settle), (self.drain, &mut config.drain)] {
+        let times = [
+            (self.settle, &mut config.settle),
+            (self.drain, &mut config.drain),
+            (self.announce_again, &mut config.announce_again),
+        ];
+        for (found, time) in times {
             let Some(found) = found else { continue };
             let seconds = *found.get_ref();
             let usable = (0.0..=60.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
@@ -209,7 +239,9 @@ impl File {
             config.sync.interface = sync.interface.clone().unwrap_or(config.sync.interface);
             config.sync.id = sync.id.unwrap_or(config.sync.id);
             (config.sync.group, config.sync.port, config.sync.ttl) = (sync.group, sync.port, sync.ttl);
+            config.sync.max_length = sync.max_length.or(config.sync.max_length);
         }
+        config.successors = self.handover.map(|handover| handover.successors).unwrap_or_default();
         let default = Arp::default();
         let arp = self.arp.as_ref().map_or(&default, Spanned::get_ref);
         config.arp = arp.manage.then(|| ArpConfig {

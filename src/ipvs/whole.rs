@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::request::{check, encode, explain};
 use super::wire::Message;
-use super::{Change, DestinationEntry, Ipvs, Plan, ServiceEntry, ServiceId, SyncRole, Table};
+use super::{Change, DestinationEntry, Ipvs, Plan, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::error::{Cause, Error, Result};
 use crate::netlink::Failure;
 
@@ -14,6 +14,9 @@ const READS: usize = 4;
 /// Fewer entries than this come in one receive, and so from one moment.
 const ONE_PIECE: usize = 64;
 
+/// So many services are asked for one by one rather than all that there are.
+const FEW: usize = 16;
+
 impl Ipvs {
     /// All services with their destinations. It says nothing about timeouts and daemons: see [`Ipvs::snapshot`].
     ///
@@ -22,12 +25,7 @@ impl Ipvs {
     pub fn table(&mut self) -> Result<Table> {
         let mut table = Table::new();
         for (entry, destinations) in self.entries()? {
-            let id = entry.service.id;
-            table.insert(entry.service);
-            for found in destinations {
-                // The service was inserted just now.
-                let _ = table.insert_destination(&id, found.destination);
-            }
+            insert(&mut table, entry, destinations);
         }
         Ok(table)
     }
@@ -113,8 +111,7 @@ impl Ipvs {
     pub fn snapshot(&mut self) -> Result<Table> {
         let mut table = self.table()?;
         table.timeouts = Some(self.timeouts()?);
-        table.daemons = [SyncRole::Master, SyncRole::Backup].map(|role| (role, None)).into();
-        table.daemons.extend(self.sync_daemons()?.into_iter().map(|daemon| (daemon.role, Some(daemon))));
+        table.daemons = self.daemons()?;
         Ok(table)
     }
 
@@ -172,7 +169,12 @@ impl Ipvs {
     /// What a plan touches, as it is now.
     fn touched(&mut self, plan: &Plan) -> Result<Table> {
         let touched: BTreeSet<&ServiceId> = plan.changes().iter().filter_map(Change::service).collect();
-        let mut now = self.snapshot()?.filtered(|id| touched.contains(id));
+        let mut now = match touched.len() {
+            0..FEW => self.named(&touched)?,
+            _ => self.table()?.filtered(|id| touched.contains(id)),
+        };
+        now.timeouts = Some(self.timeouts()?);
+        now.daemons = self.daemons()?;
         let changes = |what: &dyn Fn(&Change) -> bool| plan.changes().iter().any(what);
         now.timeouts = now.timeouts.filter(|_| changes(&|change| matches!(change, Change::SetTimeouts(_))));
         now.daemons.retain(|role, _| {
@@ -185,6 +187,25 @@ impl Ipvs {
         Ok(now)
     }
 
+    /// The services with these names, as far as they are there.
+    fn named(&mut self, ids: &BTreeSet<&ServiceId>) -> Result<Table> {
+        let mut table = Table::new();
+        for id in ids {
+            match self.entry(id) {
+                Ok((entry, destinations)) => insert(&mut table, entry, destinations),
+                Err(error) if error.cause() == Some(Cause::NoService) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(table)
+    }
+
+    /// Each role's sync daemon.
+    pub(crate) fn daemons(&mut self) -> Result<BTreeMap<SyncRole, Option<SyncDaemon>>> {
+        let running = self.sync_daemons()?.into_iter().map(|daemon| (daemon.role, Some(daemon)));
+        Ok([(SyncRole::Master, None), (SyncRole::Backup, None)].into_iter().chain(running).collect())
+    }
+
     /// Brings what a plan touches back to what it was.
     fn undo(&mut self, plan: &Plan, before: &Table) -> Result<()> {
         let back = Plan::between(&self.touched(plan)?, before);
@@ -192,5 +213,14 @@ impl Ipvs {
             None => Ok(()),
             Some((_, error)) => Err(error),
         }
+    }
+}
+
+fn insert(table: &mut Table, entry: ServiceEntry, destinations: Vec<DestinationEntry>) {
+    let id = entry.service.id;
+    table.insert(entry.service);
+    for found in destinations {
+        // The service was inserted just now.
+        let _ = table.insert_destination(&id, found.destination);
     }
 }

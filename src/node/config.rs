@@ -8,7 +8,7 @@ use super::fence::{self, Fence, Sync};
 use crate::arp::{ArpTarget, Settings};
 use crate::error::{Error, Result};
 use crate::interface;
-use crate::ipvs::{Forward, Table};
+use crate::ipvs::{Forward, SyncRole, Table};
 use crate::vip::check_vip;
 
 /// Who puts the VIP on the interface and takes it off.
@@ -64,7 +64,14 @@ pub struct Config {
     pub announcements: u32,
     /// How the nodes tell each other of their connections, where the fence needs it.
     pub sync: Sync,
-    /// With fence `quiesce`: for how long a new director takes all new connections itself, until the old one is surely fenced.
+    /// Who directs next, most likely first, as addresses of destinations: a director that hands over sends what is new there.
+    /// Where none of them is fit, and where there are none, it is the first other destination that is.
+    pub successors: Vec<IpAddr>,
+    /// How long after a move the VIP is announced once more, for neighbours that missed it; 0: not. See
+    /// [`Node::announce_again`](super::Node::announce_again).
+    pub announce_again: Duration,
+    /// With fence `quiesce`: for how long a new director takes all new connections itself, until the old one is surely fenced; and for
+    /// how long one that hands over waits for connections in the middle of their handshake.
     pub settle: Duration,
     /// With fence `backup-only`: for how long a director that is one no longer goes on forwarding, for packets that were on their way: at most; it ends when
     /// none has come for a while, or another role is asked for.
@@ -85,6 +92,7 @@ impl Config {
                 group: None,
                 port: None,
                 ttl: None,
+                max_length: Some(1),
             },
             settle: Duration::from_millis(500),
             drain: Duration::from_secs(1),
@@ -96,6 +104,8 @@ impl Config {
             services: None,
             state_dir: "/run/lvs-dr".into(),
             announcements: 5,
+            successors: Vec::new(),
+            announce_again: Duration::from_secs(5),
         }
     }
 
@@ -142,6 +152,7 @@ impl Config {
         }
         if self.fence.syncs() {
             interface::check_name(&self.sync.interface)?;
+            self.sync.daemon(SyncRole::Master).check()?;
             if self.sync.id == 0 {
                 return refuse(
                     "sync id 0",

@@ -68,6 +68,56 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
     Ok(Plan { steps, warnings, during, after })
 }
 
+/// What a director does before it gives up the VIP to one of these successors, so that no session notices: from now on what is new goes
+/// to the successor itself, and what is established the others are told of.
+pub(super) fn for_handover(config: &Config, successors: &[IpAddr], state: &State, seen: &Observation) -> Result<Plan> {
+    let mut unchanged = for_role(config, Role::Master, state, seen)?;
+    if !config.fence.syncs() {
+        // Stateless there is nothing to prepare, and a table that is about to be cleared keeps nothing.
+        return Ok(unchanged);
+    }
+    let kept = kept_table(config, state, seen);
+    let services = kept.len();
+    let mine = seen.table.filtered(|id| is_ours(config, state, id));
+    let mut wanted = fence::handed_over(&kept, successors, &seen.own);
+    wanted.daemons = fence::daemons(config.fence, &config.sync, true);
+    let (mut during, _) = remember(config, Role::Master, state, seen, kept, &unchanged.steps);
+    (during.handing_over, during.held) = (true, true);
+    let mut steps = vec![Step::Record { role: Role::Master, reached: false, services }];
+    steps.extend(change(&mine, &wanted));
+    if !config.settle.is_zero() {
+        steps.push(Step::Wait(Wait::Handshakes, config.settle));
+    }
+    steps.push(Step::Tell(config.sync.daemon(SyncRole::Master)));
+    unchanged.steps = steps;
+    Ok(Plan { after: during.clone(), during, ..unchanged })
+}
+
+/// What a reached backup does at once when it becomes the director, before it looks at tables, which can be long: the table is there
+/// already. All of it has been done before, so that there is nothing to record. `None`: it has to be looked at in full.
+pub(super) fn at_once(config: &Config, state: &State, seen: &Observation) -> Option<Vec<Step>> {
+    let reached = state.role.is_some_and(|(role, reached)| reached && role != Role::Master);
+    let same = state.fence == Some(config.fence)
+        && config.vips.iter().all(|vip| state.vips.contains(&(*vip, config.interface.clone())));
+    if !reached || !same || config.fence == Fence::Clear || state.syncs != config.fence.syncs() {
+        return None;
+    }
+    refuse_foreign_vips(config, state, seen).ok()?;
+    let mut wanted = Table::new();
+    if config.fence.syncs() {
+        wanted.daemons = fence::daemons(config.fence, &config.sync, true);
+    }
+    let mut steps: Vec<Step> = change(&seen.table, &wanted).into_iter().collect();
+    if config.loopback == Loopback::Always {
+        steps.extend(add(config, seen, &Placement::Loopback));
+    }
+    if config.vip_owner == VipOwner::Node {
+        steps.extend(add(config, seen, &Placement::Interface(config.interface.clone())));
+        steps.extend(announcements(config, |_| true));
+    }
+    Some(steps)
+}
+
 /// From the table that is there to the one that a director has: unfence, place and announce the VIP.
 fn promote(config: &Config, state: &State, seen: &Observation, mine: &Table, wanted: &Table) -> Vec<Step> {
     let was_master = state.role == Some((Role::Master, true));
@@ -88,8 +138,7 @@ fn promote(config: &Config, state: &State, seen: &Observation, mine: &Table, wan
         let moved = |vip: &&IpAddr| {
             !was_master || added.iter().any(|step| matches!(step, Step::AddVip(added, _) if added == *vip))
         };
-        let announced = config.vips.iter().filter(|_| config.announcements > 0).filter(moved);
-        let announcements: Vec<Step> = announced.map(|vip| Step::Announce(*vip, config.interface.clone())).collect();
+        let announcements = announcements(config, moved);
         steps.extend(added.into_iter().chain(announcements));
     }
     if config.loopback == Loopback::Backup {
@@ -107,6 +156,11 @@ fn promote(config: &Config, state: &State, seen: &Observation, mine: &Table, wan
     steps
 }
 
+fn announcements(config: &Config, moved: impl Fn(&&IpAddr) -> bool) -> Vec<Step> {
+    let vips = config.vips.iter().filter(|_| config.announcements > 0).filter(moved);
+    vips.map(|vip| Step::Announce(*vip, config.interface.clone())).collect()
+}
+
 /// From the table that is there to the one that a backup has: take the VIP off the interface, fence.
 fn demote(config: &Config, state: &State, seen: &Observation, mine: &Table, wanted: &Table) -> Vec<Step> {
     let mut steps = add(config, seen, &Placement::Loopback);
@@ -114,13 +168,20 @@ fn demote(config: &Config, state: &State, seen: &Observation, mine: &Table, want
         steps.extend(remove(seen, &Placement::Interface(config.interface.clone()), config.vips.iter().copied()));
     }
     steps.extend(obsolete_vips(config, state, seen));
-    if let Some(fence) = change(mine, wanted) {
-        // The kernel's switch keeps even known sessions from being forwarded, and packets for them are still on their way.
-        let was_master = matches!(state.role, Some((Role::Master, _)));
-        if config.fence == Fence::BackupOnly && was_master && !config.drain.is_zero() {
-            steps.push(Step::Wait(Wait::Drain, config.drain));
-        }
-        steps.push(fence);
+    let was_master = matches!(state.role, Some((Role::Master, _)));
+    // The kernel's switch keeps even known sessions from being forwarded, and packets for them are still on their way.
+    if config.fence == Fence::BackupOnly && was_master && !config.drain.is_zero() && change(mine, wanted).is_some() {
+        steps.push(Step::Wait(Wait::Drain, config.drain));
+    }
+    // The table first: until it is fenced there are two directors. The daemon last: what it has not told yet is lost with it.
+    let mut first = wanted.clone();
+    first.daemons.clear();
+    steps.extend(change(mine, &first));
+    let daemons = |table: &Table| table.filtered(|_| false);
+    if let Some(daemons) = change(&daemons(mine), &daemons(wanted)) {
+        let master = mine.daemons.get(&SyncRole::Master).and_then(Option::as_ref);
+        steps.extend(master.filter(|_| was_master).cloned().map(Step::Tell));
+        steps.push(daemons);
     }
     steps
 }
@@ -150,6 +211,8 @@ fn remember(
         vips: state.vips.union(&vips).cloned().collect(),
         table: table_during,
         held: state.held || role != Role::Master,
+        handing_over: state.handing_over,
+        fence: None,
     };
     let after = State {
         role: Some((role, true)),
@@ -159,6 +222,8 @@ fn remember(
         vips,
         table,
         held: role != Role::Master,
+        handing_over: false,
+        fence: Some(config.fence),
     };
     (during, after)
 }

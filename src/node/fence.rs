@@ -4,13 +4,15 @@
 //! A backup whose table is live schedules the packets that the director sends it once more, and sends them on to a third node: a loop
 //! that ends when their TTL does.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 use super::role::Role;
 use crate::error::{Error, Result};
-use crate::ipvs::settings::{self, Setting, SyncThreshold};
-use crate::ipvs::{Destination, Scheduler, ServiceFlags, SyncDaemon, SyncRole, Table};
+use crate::ipvs::settings::{self, Setting};
+use crate::ipvs::{Destination, Scheduler, ServiceFlags, ServiceId, SyncDaemon, SyncRole, Table, VirtualService};
 
 /// What keeps a backup's IPVS from scheduling what the director has scheduled already.
 ///
@@ -37,9 +39,38 @@ pub enum Fence {
 }
 
 impl Fence {
+    /// The fences, with the names that [`Display`](fmt::Display) prints.
+    pub const ALL: [Fence; 4] = [Fence::Quiesce, Fence::Stateless, Fence::BackupOnly, Fence::Clear];
+
+    fn name(self) -> &'static str {
+        match self {
+            Fence::Quiesce => "quiesce",
+            Fence::Stateless => "stateless",
+            Fence::BackupOnly => "backup-only",
+            Fence::Clear => "clear",
+        }
+    }
+
     /// Whether the nodes tell each other of their connections.
     pub fn syncs(self) -> bool {
         matches!(self, Fence::Quiesce | Fence::BackupOnly)
+    }
+}
+
+impl fmt::Display for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Fence {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Fence::ALL.into_iter().find(|fence| fence.name() == text);
+        found.ok_or_else(|| {
+            Error::invalid(format!("fence {text:?}"), "quiesce, stateless, backup-only or clear was expected")
+        })
     }
 }
 
@@ -56,6 +87,24 @@ pub struct Sync {
     pub port: Option<u16>,
     /// How many routers a message may pass; `None`: 1.
     pub ttl: Option<u8>,
+    /// How long the director's messages are, in octets of UDP payload: a message waits until it is full, or for two seconds, and
+    /// what waits is lost with the director. 1: each connection goes by itself (80 octets of IPv6 or 44 of IPv4); `None`: the
+    /// kernel's choice, 1472, which saves packets where some thousand connections come in a second.
+    pub max_length: Option<u16>,
+}
+
+impl Sync {
+    /// The daemon of a director, or of a backup.
+    pub(super) fn daemon(&self, role: SyncRole) -> SyncDaemon {
+        SyncDaemon {
+            group: self.group,
+            port: self.port,
+            ttl: self.ttl,
+            // A backup must take what others send.
+            max_length: self.max_length.filter(|_| role == SyncRole::Master),
+            ..SyncDaemon::new(role, &self.interface, self.id)
+        }
+    }
 }
 
 /// The table and the sync daemons of a role. `own`: the node's addresses.
@@ -67,16 +116,37 @@ pub(super) fn table(fence: Fence, sync: &Sync, role: Role, kept: &Table, own: &B
         _ => kept.clone(),
     };
     if fence.syncs() {
-        let daemon = |role| SyncDaemon {
-            group: sync.group,
-            port: sync.port,
-            ttl: sync.ttl,
-            ..SyncDaemon::new(role, &sync.interface, sync.id)
-        };
-        table.daemons = [(SyncRole::Master, master), (SyncRole::Backup, !master)]
-            .map(|(role, wanted)| (role, wanted.then(|| daemon(role))))
-            .into();
+        table.daemons = daemons(fence, sync, master);
     }
+    table
+}
+
+/// A director tells, and everyone listens: a new director to what the old one has still to say. Only the kernel's own switch would
+/// take a director that listens for a backup.
+pub(super) fn daemons(fence: Fence, sync: &Sync, master: bool) -> BTreeMap<SyncRole, Option<SyncDaemon>> {
+    [(SyncRole::Master, master), (SyncRole::Backup, !master || fence == Fence::Quiesce)]
+        .map(|(role, wanted)| (role, wanted.then(|| sync.daemon(role))))
+        .into()
+}
+
+/// The table of a director that is about to hand over: what is new goes to the successor, which so knows of it before it directs.
+/// A service that no successor serves is left as it is.
+pub(super) fn handed_over(kept: &Table, successors: &[IpAddr], own: &BTreeSet<IpAddr>) -> Table {
+    let next = |content: VirtualService<'_>| {
+        let ready = |d: &&Destination| d.weight > 0 && !is_own(d, own);
+        let named =
+            successors.iter().find_map(|to| content.destinations().filter(ready).find(|d| d.address.ip() == *to));
+        // Whoever it is that is elected: no other guess is better.
+        named.or_else(|| content.destinations().find(ready)).map(|destination| destination.address)
+    };
+    let next: BTreeMap<ServiceId, SocketAddr> =
+        kept.services().filter_map(|content| Some((content.service.id, next(content)?))).collect();
+    let mut table = kept.clone();
+    table.edit_destinations(|id, destination| {
+        if next.get(id).is_some_and(|next| *next != destination.address) {
+            destination.weight = 0;
+        }
+    });
     table
 }
 
@@ -133,9 +203,8 @@ pub(super) type Sysctl = (&'static str, String);
 /// The sysctls that the fence needs, in any role.
 pub(super) fn sysctls(fence: Fence) -> Vec<Sysctl> {
     match fence {
-        // The earliest packet that a director with direct routing can tell a connection by: the last of the handshake.
-        Fence::Quiesce => vec![sync_threshold()],
-        Fence::BackupOnly => vec![sync_threshold(), switch(settings::BACKUP_ONLY)],
+        Fence::Quiesce => told_at_once(),
+        Fence::BackupOnly => [told_at_once(), vec![switch(settings::BACKUP_ONLY)]].concat(),
         // A session may arrive from a director that was never heard of.
         Fence::Stateless => vec![switch(settings::SLOPPY_TCP)],
         // Connections outlive the table, and their packets would be dropped while other services keep IPVS at work.
@@ -147,9 +216,17 @@ fn switch(setting: Setting<bool>) -> Sysctl {
     (setting.name(), "1".into())
 }
 
-fn sync_threshold() -> Sysctl {
-    let SyncThreshold { first, period } = SyncThreshold { first: 2, period: 50 };
-    (settings::SYNC_THRESHOLD.name(), format!("{first} {period}"))
+/// A connection is told of when it is established, then every 30 seconds while packets come, each time twice.
+///
+/// With a period of packets instead (the kernel's 3 and 50) it is told of at its third packet or not before its 53rd: with direct
+/// routing, where the director sees the client's packets only, never for one that asks little or had to repeat its first packet.
+fn told_at_once() -> Vec<Sysctl> {
+    vec![
+        // No period of packets, but one of time.
+        (settings::SYNC_THRESHOLD.name(), "2 0".into()),
+        (settings::SYNC_REFRESH_PERIOD.name(), "30".into()),
+        (settings::SYNC_RETRIES.name(), "1".into()),
+    ]
 }
 
 /// Refuses a table that this fence would not keep sessions for.
@@ -198,7 +275,7 @@ mod tests {
     }
 
     fn sync() -> Sync {
-        Sync { interface: "eth0".into(), id: 1, group: None, port: None, ttl: None }
+        Sync { interface: "eth0".into(), id: 1, group: None, port: None, ttl: None, max_length: Some(1) }
     }
 
     #[test]
@@ -209,12 +286,14 @@ mod tests {
         assert_eq!(fenced(Fence::Stateless, Role::Backup), KEPT);
         let quiesced = KEPT.replace("-w 4", "-w 0").replace("-w 5", "-w 0");
         let backup = "--stop-daemon master\n--start-daemon backup --mcast-interface eth0 --syncid 1\n";
-        let master = "--start-daemon master --mcast-interface eth0 --syncid 1\n--stop-daemon backup\n";
+        let master = "--start-daemon master --mcast-interface eth0 --syncid 1 --sync-maxlen 1\n--stop-daemon backup\n";
         for role in [Role::Backup, Role::Fault, Role::Stop] {
             assert_eq!(fenced(Fence::Quiesce, role), format!("{backup}{quiesced}"));
             assert_eq!(fenced(Fence::BackupOnly, role), format!("{backup}{KEPT}"));
         }
-        assert_eq!(fenced(Fence::Quiesce, Role::Master), format!("{master}{KEPT}"));
+        assert_eq!(fenced(Fence::BackupOnly, Role::Master), format!("{master}{KEPT}"));
+        let both = master.replace("--stop-daemon backup", "--start-daemon backup --mcast-interface eth0 --syncid 1");
+        assert_eq!(fenced(Fence::Quiesce, Role::Master), format!("{both}{KEPT}"));
     }
 
     #[test]

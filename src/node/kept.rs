@@ -1,5 +1,7 @@
 //! Which services are the node's, and what its table is while the kernel's is fenced. Pure.
 
+use std::collections::BTreeSet;
+
 use super::config::Config;
 use super::fence::{self, Fence};
 use super::observation::Observation;
@@ -30,6 +32,10 @@ pub(super) fn kept_table(config: &Config, state: &State, seen: &Observation) -> 
         return live;
     }
     let mut kept = state.table.filtered(|id| is_ours(config, state, id));
+    if state.handing_over {
+        // All weights but the successor's are 0, and that is our own doing.
+        return fence::taken_over(&kept, &live, &BTreeSet::new(), !live.is_empty());
+    }
     if config.fence == Fence::Quiesce {
         // A table that somebody has emptied altogether is not taken over: it may have been flushed by mistake.
         let reached = state.role.is_some_and(|(role, reached)| reached && role != Role::Master);

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{Ipvs, SyncDaemon, Table};
+use crate::ipvs::{Ipvs, SyncDaemon, Table, sync};
 use crate::netns::Netns;
 use crate::sysctl;
 use crate::vip::{Located, Vips};
@@ -157,8 +157,10 @@ impl Node {
     /// As [`Node::become_role`].
     pub fn become_role_with(&mut self, role: Role, mut before: impl FnMut(&Step)) -> Result<Plan> {
         let _lock = self.take_turn(&role.to_string())?;
+        let first = if role == Role::Master { self.do_at_once(&mut before)? } else { Vec::new() };
         let mut done = self.plan_after(role, &self.dir.load()?)?;
         self.run(&done, &mut before)?;
+        done = done.preceded_by(first);
         let mut rounds = 1;
         loop {
             let again = self.plan_after(role, &done.after)?;
@@ -175,6 +177,68 @@ impl Node {
                     rounds += 1;
                 }
             }
+        }
+    }
+
+    /// The first steps of a backup that is ready to direct. See [`decide::at_once`].
+    fn do_at_once(&mut self, before: &mut impl FnMut(&Step)) -> Result<Vec<Step>> {
+        let state = self.dir.load_head()?;
+        let mut table = Table::new();
+        table.daemons = self.ipvs.daemons()?;
+        let seen = self.observe_all_but_table(&state, table)?;
+        let steps = decide::at_once(&self.config, &state, &seen).unwrap_or_default();
+        let plan = Plan { steps, warnings: Vec::new(), during: state.clone(), after: state };
+        self.run(&plan, before)?;
+        Ok(plan.steps)
+    }
+
+    /// Prepares a director to give up the VIP, so that no session notices when it does: where the fence synchronises, new connections go to the
+    /// successor from now on, and the others are told of all that there are. `successors`, most likely first, come before those of the
+    /// configuration. It stays the director, until another role is asked for: [`Role::Backup`] once the VIP has moved,
+    /// [`Role::Master`] if it did not.
+    ///
+    /// # Errors
+    /// As [`Node::become_role`]; [`Error::Invalid`] where this node does not direct.
+    pub fn prepare_handover(&mut self, successors: &[IpAddr], mut before: impl FnMut(&Step)) -> Result<Plan> {
+        let _lock = self.take_turn("handover")?;
+        let state = self.dir.load()?;
+        if !matches!(state.role, Some((Role::Master, _))) {
+            return Err(Error::invalid("handover", "this node does not direct: there is nothing to hand over"));
+        }
+        let successors: Vec<IpAddr> = successors.iter().chain(&self.config.successors).copied().collect();
+        let seen = self.observe(&state)?;
+        let plan = decide::for_handover(&self.config, &successors, &state, &seen)?;
+        self.run(&plan, &mut before)?;
+        Ok(plan)
+    }
+
+    /// Announces the VIPs of a director once more, [`Config::announce_again`] after its role was reached, as keepalived does: a
+    /// neighbour may have missed the first announcement, or a switch have still been learning. Returns when that is done, or at once when
+    /// another role is asked for, or there is nothing to announce. It holds no lock.
+    ///
+    /// # Errors
+    /// As [`Vips::announce`].
+    pub fn announce_again(&mut self) -> Result<()> {
+        let Config { announce_again, vip_owner, .. } = self.config;
+        let directs = |state: State| state.role == Some((Role::Master, true));
+        if announce_again.is_zero() || vip_owner != VipOwner::Node || !directs(self.dir.load_head()?) {
+            return Ok(());
+        }
+        match self.wait("master", Wait::Settle, announce_again) {
+            Err(Error::Overtaken { .. }) => return Ok(()),
+            waited => waited?,
+        }
+        for vip in self.config.vips.clone() {
+            self.announce(vip)?;
+        }
+        Ok(())
+    }
+
+    fn announce(&mut self, vip: IpAddr) -> Result<()> {
+        match self.vips.announce(vip, &self.config.interface, self.config.announcements) {
+            // Nobody hears it while the link is down, and the kernel's neighbours learn when it comes up.
+            Err(error) if error.cause() == Some(Cause::InterfaceDown) => Ok(()),
+            result => result.map(|_| ()),
         }
     }
 
@@ -213,6 +277,14 @@ impl Node {
         Ok(plan)
     }
 
+    /// The role that was asked for last, and whether it was reached: what [`Status::role`] says, without looking at anything else.
+    ///
+    /// # Errors
+    /// [`Error::State`]: what was remembered cannot be believed.
+    pub fn role(&self) -> Result<Option<(Role, bool)>> {
+        Ok(self.dir.load_head()?.role)
+    }
+
     /// What the node is. Changes nothing.
     ///
     /// # Errors
@@ -247,6 +319,13 @@ impl Node {
     }
 
     fn observe(&mut self, state: &State) -> Result<Observation> {
+        // Timeouts are not a node's business.
+        let mut table = self.ipvs.table()?;
+        table.daemons = self.ipvs.daemons()?;
+        self.observe_all_but_table(state, table)
+    }
+
+    fn observe_all_but_table(&mut self, state: &State, table: Table) -> Result<Observation> {
         let vips: BTreeSet<IpAddr> =
             self.config.vips.iter().copied().chain(state.vips.iter().map(|(vip, _)| *vip)).collect();
         let own = ArpTarget::Interface(self.config.interface.clone());
@@ -267,17 +346,10 @@ impl Node {
             arp_all: self.arp.get(&ArpTarget::All)?,
             arp,
             route_localnet: self.arp.route_localnet()?,
-            table: self.observe_table()?,
+            table,
             own: self.vips.addresses()?,
             sysctls: self.observe_sysctls(state)?,
         })
-    }
-
-    /// The table with the sync daemons. Timeouts are not a node's business.
-    fn observe_table(&mut self) -> Result<Table> {
-        let mut table = self.ipvs.snapshot()?;
-        table.timeouts = None;
-        Ok(table)
     }
 
     fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
@@ -336,11 +408,12 @@ impl Node {
             Step::GiveBackArp(change) => self.arp.give_back(change).map(|_| ()),
             Step::AddVip(vip, placement) => self.vips.add(*vip, placement).map(|_| ()),
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
-            Step::Announce(vip, interface) => match self.vips.announce(*vip, interface, self.config.announcements) {
-                // Nobody hears it while the link is down, and the kernel's neighbours learn when it comes up.
-                Err(error) if error.cause() == Some(Cause::InterfaceDown) => Ok(()),
-                result => result.map(|_| ()),
-            },
+            Step::Announce(vip, _) => self.announce(*vip),
+            Step::Tell(daemon) => {
+                let connections = self.ipvs.connections()?;
+                let entries = sync::entries(&connections, &plan.during.table);
+                self.ipvs.send_connections(daemon, &entries).map(|_| ())
+            }
             Step::Table(changes) => self.ipvs.apply(changes),
             Step::Sysctl { name, value, .. } => sysctl::write(self.ipvs.netns(), &sysctl_path(name), value),
             Step::Wait(what, limit) => {

@@ -48,6 +48,8 @@ pub enum Step {
     Announce(IpAddr, String),
     /// Change the table.
     Table(ipvs::Plan),
+    /// Tell the other nodes of all connections, as [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections) does.
+    Tell(ipvs::SyncDaemon),
     /// Forget what is remembered.
     Forget,
 }
@@ -60,12 +62,14 @@ pub enum Wait {
     Drain,
     /// That the old director has its fence.
     Settle,
+    /// That connections of the old table are established.
+    Handshakes,
 }
 
 impl Step {
     /// Whether the kernel shows afterwards that it was done.
     fn leaves_a_trace(&self) -> bool {
-        !matches!(self, Step::Record { .. } | Step::Announce(..) | Step::Wait(..) | Step::Forget)
+        !matches!(self, Step::Record { .. } | Step::Announce(..) | Step::Tell(_) | Step::Wait(..) | Step::Forget)
     }
 }
 
@@ -85,6 +89,10 @@ impl fmt::Display for Step {
             Step::Sysctl { name, value, back: true } => write!(f, "sysctl: net.ipv4.vs.{name} = {value} again"),
             Step::Wait(Wait::Drain, time) => write!(f, "go on forwarding for up to {time:?}"),
             Step::Wait(Wait::Settle, time) => write!(f, "give the old director {time:?} to be fenced"),
+            Step::Wait(Wait::Handshakes, time) => write!(f, "give connections {time:?} to be established"),
+            Step::Tell(daemon) => {
+                write!(f, "sync: tell of all connections on {} (id {})", daemon.interface, daemon.sync_id)
+            }
             Step::AddVip(vip, placement) => write!(f, "VIP: add {vip} to {placement}"),
             Step::RemoveVip(vip, placement) => write!(f, "VIP: remove {vip} from {placement}"),
             Step::Announce(vip, interface) => write!(f, "VIP: announce {vip} on {interface}"),

@@ -1,7 +1,7 @@
 //! What a node remembers: in a directory for root alone, replaced as a whole, one process at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::fence::Fence;
 use super::role::Role;
 use crate::arp;
 use crate::error::{Error, Result};
@@ -34,6 +35,10 @@ pub(super) struct State {
     pub(super) table: Table,
     /// The kernel's table is fenced, or on its way: what is in it is not the whole.
     pub(super) held: bool,
+    /// The kernel's table sends what is new to a successor: a weight of 0 in it says nothing.
+    pub(super) handing_over: bool,
+    /// The fence of the role.
+    pub(super) fence: Option<Fence>,
 }
 
 const FIRST_LINE: &str = "lvs-dr state 1";
@@ -47,8 +52,14 @@ impl fmt::Display for State {
         }
         self.arp.iter().try_for_each(|change| writeln!(f, "arp {change}"))?;
         self.sysctls.iter().try_for_each(|(name, (before, after))| writeln!(f, "sysctl {name}={before} -> {after}"))?;
+        if let Some(fence) = self.fence {
+            writeln!(f, "fence {fence}")?;
+        }
         if self.syncs {
             writeln!(f, "sync on")?;
+        }
+        if self.handing_over {
+            writeln!(f, "handover under-way")?;
         }
         self.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
         writeln!(f, "table {}", if self.held { "held" } else { "live" })?;
@@ -59,6 +70,13 @@ impl fmt::Display for State {
 
 impl State {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let (mut state, table) = State::parse_head(text)?;
+        state.table = table.parse().map_err(|e: Error| format!("its table is not understood: {e}"))?;
+        Ok(state)
+    }
+
+    /// All but the table, which can be long; and the table's text.
+    fn parse_head(text: &str) -> Result<(Self, &str), String> {
         let body = text.strip_prefix(FIRST_LINE).and_then(|rest| rest.strip_prefix('\n'));
         let body =
             body.ok_or_else(|| format!("it does not begin with `{FIRST_LINE}`: was it written by another version?"))?;
@@ -68,8 +86,9 @@ impl State {
             return Err("it holds control characters, which no node writes".into());
         }
         let mut state = State::default();
-        let mut lines = body.lines();
-        for line in lines.by_ref() {
+        let mut rest = body;
+        while let Some((line, behind)) = rest.split_once('\n') {
+            rest = behind;
             let unknown = || format!("`{line}` is not understood");
             let (key, value) = line.split_once(' ').ok_or_else(unknown)?;
             match (key, value.split_once(' ')) {
@@ -82,7 +101,9 @@ impl State {
                     let (before, after) = values.split_once(" -> ").ok_or_else(unknown)?;
                     state.sysctls.insert(name.to_owned(), (before.to_owned(), after.to_owned()));
                 }
+                ("fence", None) => state.fence = Some(value.parse().map_err(|_| unknown())?),
                 ("sync", None) => state.syncs = value == "on",
+                ("handover", None) => state.handing_over = value == "under-way",
                 ("vip", Some((vip, interface))) => {
                     state.vips.insert((vip.parse().map_err(|_| unknown())?, interface.to_owned()));
                 }
@@ -93,12 +114,7 @@ impl State {
                 _ => return Err(unknown()),
             }
         }
-        let table = lines.fold(String::new(), |mut text, line| {
-            let _ = writeln!(text, "{line}");
-            text
-        });
-        state.table = table.parse().map_err(|e: Error| format!("its table is not understood: {e}"))?;
-        Ok(state)
+        Ok((state, rest))
     }
 }
 
@@ -156,13 +172,22 @@ impl StateDir {
 
     /// What the node remembers; nothing, at its first start.
     pub(super) fn load(&self) -> Result<State> {
+        self.read(State::parse)
+    }
+
+    /// The same without its table.
+    pub(super) fn load_head(&self) -> Result<State> {
+        self.read(|text| State::parse_head(text).map(|(state, _)| state))
+    }
+
+    fn read(&self, parse: impl Fn(&str) -> Result<State, String>) -> Result<State> {
         let path = self.state_file();
         let octets = match fs::read(&path) {
             Ok(octets) => octets,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
             Err(error) => return Err(Error::system("read", path.display(), error)),
         };
-        State::parse(&String::from_utf8_lossy(&octets)).map_err(|reason| {
+        parse(&String::from_utf8_lossy(&octets)).map_err(|reason| {
             let reason = format!("{reason}; look into it, then remove it: the node starts anew from what it finds");
             Error::State { path, reason }
         })
@@ -283,6 +308,8 @@ mod tests {
             .into(),
             table: "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1 -x 9 -y 3\n".parse().unwrap(),
             held: true,
+            handing_over: true,
+            fence: Some(Fence::BackupOnly),
         }
     }
 

@@ -6,6 +6,7 @@ mod capi;
 mod cli;
 mod control;
 mod fence;
+mod handover;
 mod ipvs;
 mod lab;
 mod lan;

@@ -66,8 +66,8 @@ pub struct Entry {
 
 /// Entries for these connections; the table that they were made by tells what the kernel's list leaves out.
 ///
-/// Left out are connections that the kernel itself does not synchronise (one-packet scheduling), and those of a protocol or state
-/// that this crate does not know.
+/// Left out are connections of services that are not in the table, those that the kernel itself does not synchronise (one-packet
+/// scheduling), and those of a protocol or state that this crate does not know.
 pub fn entries<'a>(connections: impl IntoIterator<Item = &'a Connection>, table: &Table) -> Vec<Entry> {
     let services = Services::of(table);
     connections.into_iter().filter_map(|connection| entry(connection, &services)).collect()
@@ -150,18 +150,16 @@ impl<'a> Services<'a> {
 }
 
 fn entry(connection: &Connection, services: &Services) -> Option<Entry> {
-    let id = services.find(connection);
-    let content = id.and_then(|id| services.table.service(&id));
-    let service = content.map(|content| content.service);
-    if service.is_some_and(|service| service.flags.contains(ServiceFlags::ONE_PACKET)) {
+    let id = services.find(connection)?;
+    let content = services.table.service(&id)?;
+    let service = content.service;
+    if service.flags.contains(ServiceFlags::ONE_PACKET) {
         return None;
     }
     let template = connection.is_template();
     let (protocol, state, active) = numbers(connection, template)?;
-    let destination = content.and_then(|content| {
-        let any_port = SocketAddr::new(connection.destination.ip(), 0);
-        content.destination(connection.destination).or_else(|| content.destination(any_port))
-    });
+    let any_port = SocketAddr::new(connection.destination.ip(), 0);
+    let destination = content.destination(connection.destination).or_else(|| content.destination(any_port));
     let mut flags = method(destination.map_or(Forward::Direct, |destination| destination.forward));
     if template {
         flags |= TEMPLATE;
@@ -170,11 +168,11 @@ fn entry(connection: &Connection, services: &Services) -> Option<Entry> {
         flags |= INACTIVE;
     }
     let mark = match id {
-        Some(ServiceId::Fwmark { mark, .. }) => mark.get(),
+        ServiceId::Fwmark { mark, .. } => mark.get(),
         _ => 0,
     };
     // Each use of a template begins its time anew: it is the whole time that counts.
-    let timeout = match service.and_then(|service| service.persistence.as_ref()).filter(|_| template) {
+    let timeout = match service.persistence.as_ref().filter(|_| template) {
         Some(persistence) => persistence.timeout,
         None => connection.expires,
     };

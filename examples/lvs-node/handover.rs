@@ -1,0 +1,80 @@
+//! Hands over to another node before this one stops to direct: prepares, then makes keepalived give up its priority, by the file that
+//! it watches (`track_file`), and waits until another node has the VIP.
+
+use std::fmt::Display;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lvs_dr::Error;
+use lvs_dr::node::{Node, Role, VipOwner};
+
+const STEP: Duration = Duration::from_millis(20);
+
+/// Why there was no handover.
+pub enum Refused {
+    Error(Error),
+    /// Nobody took over, or keepalived cannot be told.
+    Reason(String),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Refused::Error(error)
+    }
+}
+
+/// Lets keepalived take part in elections again.
+pub fn end(file: &Path) -> Result<(), Refused> {
+    write(file, 0)
+}
+
+/// Says what became of it.
+pub fn begin(
+    node: &mut Node,
+    file: &Path,
+    successor: Option<IpAddr>,
+    limit: Duration,
+    tell: impl Fn(&dyn Display),
+) -> Result<&'static str, Refused> {
+    if !matches!(node.role()?, Some((Role::Master, _))) {
+        // An election that comes meanwhile passes this node by.
+        write(file, 1)?;
+        return Ok("another node directs already");
+    }
+    node.prepare_handover(successor.as_slice(), |step| tell(step))?;
+    write(file, 1)?;
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        // keepalived takes the VIP off the interface, and then tells the node of its new role.
+        if matches!(node.role()?, Some((role, true)) if role != Role::Master) {
+            return Ok("handed over");
+        }
+        thread::sleep(STEP);
+    }
+    write(file, 0)?;
+    node.become_role_with(Role::Master, |step| tell(step))?;
+    Err(Refused::Reason(format!(
+        "no other node took over within {limit:?}, so this one directs on: does keepalived watch {}, and is another node up? With \
+         `nopreempt`, give the file no weight (see --help)",
+        file.display()
+    )))
+}
+
+fn write(file: &Path, value: u8) -> Result<(), Refused> {
+    fs::write(file, format!("{value}\n")).map_err(|e| Refused::Reason(format!("cannot write {}: {e}", file.display())))
+}
+
+/// Refuses a node whose VIP is not keepalived's.
+pub fn check(node: &Node) -> Result<(), String> {
+    match node.config().vip_owner {
+        VipOwner::Keepalived => Ok(()),
+        VipOwner::Node => {
+            Err("handover: with vip_owner = \"node\" nobody else is told to take over: give the other node its role \
+                               first (`lvs-node role master` there), then this one"
+                .into())
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Sessions and new connections, through changes of the director: three nodes that serve and direct, and a client.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lvs_dr::node::{Config, Fence, Node, Role};
+use lvs_dr::{Error, Netns};
+
+use crate::lan::{INTERFACE, Session, VIP, VIP6, enter_switch, host, serve};
+use crate::node::new_path;
+
+const NODES: [u8; 3] = [11, 12, 13];
+
+struct Cluster {
+    client: Netns,
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Nodes with this fence, of which the first directs.
+    fn new(fence: Fence) -> Self {
+        enter_switch();
+        let client = host(1);
+        let scheduler = if fence == Fence::Stateless { "mh -b mh-fallback,mh-port" } else { "wrr" };
+        let mut table = format!("-A -t {VIP}:80 -s {scheduler}\n-A -t [{VIP6}]:80 -s {scheduler}\n");
+        for number in NODES {
+            table += &format!("-a -t {VIP}:80 -r 192.0.2.{number}:80 -g -w 1\n");
+            table += &format!("-a -t [{VIP6}]:80 -r [2001:db8::{number}]:80 -g -w 1\n");
+        }
+        let start = |number| {
+            let netns = host(number);
+            serve(&netns, number);
+            let config = Config {
+                fence,
+                services: Some(table.parse().unwrap()),
+                state_dir: new_path(),
+                // A node takes its time on a busy machine.
+                settle: Duration::from_secs(1),
+                ..Config::new(INTERFACE, [VIP.parse().unwrap(), VIP6.parse().unwrap()])
+            };
+            Node::open_in(config, netns).unwrap()
+        };
+        let mut cluster = Cluster { client, nodes: NODES.map(start).into() };
+        cluster.nodes[1..].iter_mut().for_each(|node| drop(node.become_role(Role::Backup).unwrap()));
+        cluster.nodes[0].become_role(Role::Master).unwrap();
+        cluster
+    }
+
+    /// How many of the new connections that are made while `change` is under way fail, and how many there were.
+    fn failing_during(&mut self, vip: &str, change: impl FnOnce(&mut [Node])) -> (usize, usize) {
+        let (client, over) = (self.client.clone(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let stream = scope.spawn(|| {
+                let (mut failed, mut all) = (0, 0);
+                // One after the other, so that there is always one in the middle of its handshake.
+                while !over.load(Ordering::Relaxed) {
+                    let answered = Session::open(&client, vip).is_some_and(|mut session| session.ask().is_some());
+                    failed += usize::from(!answered);
+                    all += 1;
+                }
+                (failed, all)
+            });
+            change(&mut self.nodes);
+            std::thread::sleep(Duration::from_millis(500));
+            over.store(true, Ordering::Relaxed);
+            stream.join().unwrap()
+        })
+    }
+
+    fn sessions(&self, vip: &str) -> Vec<(Session, u8)> {
+        let open = |_| {
+            let mut session = Session::open(&self.client, vip).unwrap();
+            let server = session.ask().unwrap();
+            (session, server)
+        };
+        (0..12).map(open).collect()
+    }
+}
+
+fn kept(sessions: &mut [(Session, u8)]) -> usize {
+    sessions.iter_mut().filter_map(|(session, server)| Some(session.ask()? == *server)).filter(|same| *same).count()
+}
+
+fn move_vip(nodes: &mut [Node], from: usize, to: usize) {
+    // Two nodes, two processes: neither waits for the other.
+    let [from, to] = nodes.get_disjoint_mut([from, to]).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| to.become_role(Role::Master).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        from.become_role(Role::Backup).unwrap();
+    });
+}
+
+#[test]
+fn a_prepared_handover_fails_no_connection() {
+    for vip in [VIP, VIP6] {
+        let mut cluster = Cluster::new(Fence::Quiesce);
+        let mut sessions = cluster.sessions(vip);
+        let servers: std::collections::BTreeSet<u8> = sessions.iter().map(|(_, server)| *server).collect();
+        assert_eq!(servers, NODES.into());
+        for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 1)] {
+            let successor = if vip == VIP { "192.0.2." } else { "2001:db8::" };
+            let successor = format!("{successor}{}", NODES[to]).parse().unwrap();
+            let (failed, all) = cluster.failing_during(vip, |nodes| {
+                nodes[from].prepare_handover(&[successor], |_| ()).unwrap();
+                move_vip(nodes, from, to);
+            });
+            assert!(all > 50, "{all}");
+            assert_eq!(failed, 0, "{vip}: {failed} of {all} new connections failed from {from} to {to}");
+            assert_eq!(kept(&mut sessions), sessions.len());
+        }
+        let (failed, all) = cluster.failing_during(vip, |nodes| move_vip(nodes, 1, 2));
+        println!("{vip}: without preparation {failed} of {all} new connections fail");
+        assert_eq!(kept(&mut sessions), sessions.len());
+    }
+}
+
+#[test]
+fn every_fence_but_clear_keeps_sessions_through_moves() {
+    for fence in [Fence::Quiesce, Fence::Stateless, Fence::BackupOnly] {
+        for vip in [VIP, VIP6] {
+            let mut cluster = Cluster::new(fence);
+            let mut sessions = cluster.sessions(vip);
+            let mut young = Vec::new();
+            for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 1)] {
+                // Opened at the last moment: the kernel's daemon has not told of all of them.
+                young.extend(cluster.sessions(vip));
+                if fence == Fence::BackupOnly {
+                    // A director with this fence does not listen to what the old one has still to say.
+                    cluster.nodes[from].prepare_handover(&[], |_| ()).unwrap();
+                }
+                move_vip(&mut cluster.nodes, from, to);
+                assert_eq!(kept(&mut sessions), sessions.len(), "{fence} {vip}");
+                assert_eq!(kept(&mut young), young.len(), "{fence} {vip}, just opened");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handover_that_is_called_off_leaves_the_director_as_it_was() {
+    let mut cluster = Cluster::new(Fence::Quiesce);
+    let director = &mut cluster.nodes[0];
+    let table = |node: &mut Node| node.status().unwrap().table.to_string();
+    let before = table(director);
+    director.prepare_handover(&["192.0.2.13".parse().unwrap()], |_| ()).unwrap();
+    let prepared = table(director);
+    assert!(prepared.contains("192.0.2.13:80 -g -w 1") && prepared.contains("192.0.2.12:80 -g -w 0"), "{prepared}");
+    assert!(prepared.contains("192.0.2.11:80 -g -w 0"), "{prepared}");
+    director.become_role(Role::Master).unwrap();
+    assert_eq!(table(director), before);
+    let refused = cluster.nodes[1].prepare_handover(&[], |_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Invalid { .. }) && refused.to_string().contains("does not direct"), "{refused}");
+}

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::config::{Config, Loopback, VipOwner};
 use super::fence::{self, Fence};
@@ -169,9 +170,15 @@ fn demote(config: &Config, state: &State, seen: &Observation, mine: &Table, want
     }
     steps.extend(obsolete_vips(config, state, seen));
     let was_master = matches!(state.role, Some((Role::Master, _)));
-    // The kernel's switch keeps even known sessions from being forwarded, and packets for them are still on their way.
-    if config.fence == Fence::BackupOnly && was_master && !config.drain.is_zero() && change(mine, wanted).is_some() {
-        steps.push(Step::Wait(Wait::Drain, config.drain));
+    let drain = match config.fence {
+        // The kernel's switch keeps even known sessions from being forwarded, and packets for them are still on their way.
+        Fence::BackupOnly => config.drain,
+        // What is new and comes late goes to the successor for a while longer, but not until that one sends it back.
+        Fence::Quiesce if state.handing_over => config.settle / 2,
+        _ => Duration::ZERO,
+    };
+    if was_master && !drain.is_zero() && change(mine, wanted).is_some() {
+        steps.push(Step::Wait(Wait::Drain, drain));
     }
     // The table first: until it is fenced there are two directors. The daemon last: what it has not told yet is lost with it.
     let mut first = wanted.clone();

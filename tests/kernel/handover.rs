@@ -1,5 +1,6 @@
 //! Sessions and new connections, through changes of the director: three nodes that serve and direct, and a client.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ impl Cluster {
             let server = session.ask().unwrap();
             (session, server)
         };
-        (0..12).map(open).collect()
+        (0..9).map(open).collect()
     }
 }
 
@@ -93,24 +94,21 @@ fn move_vip(nodes: &mut [Node], from: usize, to: usize) {
 
 #[test]
 fn a_prepared_handover_fails_no_connection() {
-    for vip in [VIP, VIP6] {
-        let mut cluster = Cluster::new(Fence::Quiesce);
-        let mut sessions = cluster.sessions(vip);
-        let servers: std::collections::BTreeSet<u8> = sessions.iter().map(|(_, server)| *server).collect();
-        assert_eq!(servers, NODES.into());
-        for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 1)] {
-            let successor = if vip == VIP { "192.0.2." } else { "2001:db8::" };
-            let successor = format!("{successor}{}", NODES[to]).parse().unwrap();
-            let (failed, all) = cluster.failing_during(vip, |nodes| {
-                nodes[from].prepare_handover(&[successor], |_| ()).unwrap();
-                move_vip(nodes, from, to);
-            });
-            assert!(all > 50, "{all}");
-            assert_eq!(failed, 0, "{vip}: {failed} of {all} new connections failed from {from} to {to}");
-            assert_eq!(kept(&mut sessions), sessions.len());
-        }
-        let (failed, all) = cluster.failing_during(vip, |nodes| move_vip(nodes, 1, 2));
-        println!("{vip}: without preparation {failed} of {all} new connections fail");
+    let mut cluster = Cluster::new(Fence::Quiesce);
+    let mut sessions = cluster.sessions(VIP);
+    sessions.extend(cluster.sessions(VIP6));
+    let servers: BTreeSet<u8> = sessions.iter().map(|(_, server)| *server).collect();
+    assert_eq!(servers, NODES.into());
+    for (from, to, vip, network) in
+        [(0, 1, VIP, "192.0.2."), (1, 2, VIP6, "2001:db8::"), (2, 0, VIP, "192.0.2."), (0, 1, VIP6, "2001:db8::")]
+    {
+        let successor = format!("{network}{}", NODES[to]).parse().unwrap();
+        let (failed, all) = cluster.failing_during(vip, |nodes| {
+            nodes[from].prepare_handover(&[successor], |_| ()).unwrap();
+            move_vip(nodes, from, to);
+        });
+        assert!(all > 30, "{all}");
+        assert_eq!(failed, 0, "{vip}: {failed} of {all} new connections failed from {from} to {to}");
         assert_eq!(kept(&mut sessions), sessions.len());
     }
 }
@@ -118,21 +116,18 @@ fn a_prepared_handover_fails_no_connection() {
 #[test]
 fn every_fence_but_clear_keeps_sessions_through_moves() {
     for fence in [Fence::Quiesce, Fence::Stateless, Fence::BackupOnly] {
-        for vip in [VIP, VIP6] {
-            let mut cluster = Cluster::new(fence);
-            let mut sessions = cluster.sessions(vip);
-            let mut young = Vec::new();
-            for (from, to) in [(0, 1), (1, 2), (2, 0), (0, 1)] {
-                // Opened at the last moment: the kernel's daemon has not told of all of them.
-                young.extend(cluster.sessions(vip));
-                if fence == Fence::BackupOnly {
-                    // A director with this fence does not listen to what the old one has still to say.
-                    cluster.nodes[from].prepare_handover(&[], |_| ()).unwrap();
-                }
-                move_vip(&mut cluster.nodes, from, to);
-                assert_eq!(kept(&mut sessions), sessions.len(), "{fence} {vip}");
-                assert_eq!(kept(&mut young), young.len(), "{fence} {vip}, just opened");
+        let mut cluster = Cluster::new(fence);
+        let mut sessions = Vec::new();
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            // Opened at the last moment: the kernel's daemon has not told of all of them.
+            sessions.extend(cluster.sessions(VIP));
+            sessions.extend(cluster.sessions(VIP6));
+            if fence == Fence::BackupOnly {
+                // A director with this fence does not listen to what the old one has still to say.
+                cluster.nodes[from].prepare_handover(&[], |_| ()).unwrap();
             }
+            move_vip(&mut cluster.nodes, from, to);
+            assert_eq!(kept(&mut sessions), sessions.len(), "{fence}: from {from} to {to}");
         }
     }
 }

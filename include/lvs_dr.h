@@ -367,7 +367,7 @@
 #define LVS_VIP_OWNER_KEEPALIVED 1
 
 /**
- * What this version thinks best: LVS_FENCE_CLEAR, for now.
+ * What this version thinks best: LVS_FENCE_QUIESCE.
  */
 #define LVS_FENCE_DEFAULT 0
 
@@ -631,6 +631,14 @@ typedef struct lvs_node_config {
      */
     const char *state_dir;
     /**
+     * The interface that sync messages pass, with LVS_FENCE_QUIESCE and LVS_FENCE_BACKUP_ONLY. NULL: `interface`.
+     */
+    const char *sync_interface;
+    /**
+     * Their multicast group. NULL: "224.0.0.81".
+     */
+    const char *sync_group;
+    /**
      * LVS_VIP_OWNER_...
      */
     uint32_t vip_owner;
@@ -659,9 +667,33 @@ typedef struct lvs_node_config {
      */
     int32_t announcements;
     /**
-     * 0.
+     * Which nodes belong together, 1 to 255. 0: the last number of the first VIP.
      */
-    uint32_t reserved;
+    uint32_t sync_id;
+    /**
+     * The UDP port of sync messages, in host byte order. 0: 8848.
+     */
+    uint32_t sync_port;
+    /**
+     * How many routers they may pass, 1 to 255. 0: 1.
+     */
+    uint32_t sync_ttl;
+    /**
+     * What makes them full, in octets: 1 tells of each connection at once. 0: 1. -1: the kernel's choice, 1472.
+     */
+    int32_t sync_max_length;
+    /**
+     * With LVS_FENCE_QUIESCE: for how many milliseconds a new director takes new connections itself. 0: 500. -1: none.
+     */
+    int32_t settle_ms;
+    /**
+     * With LVS_FENCE_BACKUP_ONLY: for how many milliseconds a former director goes on forwarding. 0: 1000. -1: none.
+     */
+    int32_t drain_ms;
+    /**
+     * After how many milliseconds lvs_node_announce_again() announces. 0: 5000. -1: never.
+     */
+    int32_t announce_again_ms;
 } lvs_node_config;
 
 /**
@@ -1084,6 +1116,26 @@ int lvs_node_plan(struct lvs_node *node,
 int lvs_node_become_role(struct lvs_node *node,
                          uint32_t role,
                          char **done);
+
+/**
+ * Prepares a director to give up the VIP, so that no session notices when it does: new connections go to the
+ * successor from now on, and the other nodes are told of all that there are. It stays the director until
+ * another role is asked for: LVS_ROLE_BACKUP once the VIP has moved, LVS_ROLE_MASTER if it did not.
+ *
+ * `successors`: who directs next, most likely first, as addresses of destinations; NULL if `count` is 0: any.
+ * `done` and the errors are as with lvs_node_become_role(); also LVS_ERR_INVALID where this node does not direct.
+ */
+int lvs_node_prepare_handover(struct lvs_node *node,
+                              const char *const *successors,
+                              size_t count,
+                              char **done);
+
+/**
+ * Announces the VIPs of a director once more, `announce_again_ms` after its role was reached: a neighbour may
+ * have missed the first announcement. It returns when that is done, or at once when another role is asked for
+ * or there is nothing to announce. Fails as lvs_vips_announce().
+ */
+int lvs_node_announce_again(struct lvs_node *node);
 
 /**
  * Says what lvs_node_release() would do, and changes nothing. Otherwise as lvs_node_plan().

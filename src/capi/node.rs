@@ -3,8 +3,10 @@
 use std::ffi::{c_char, c_int};
 use std::fmt::Write;
 use std::mem::{MaybeUninit, size_of};
+use std::net::IpAddr;
+use std::time::Duration;
 
-use super::ffi::{Grows, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read, reserved};
+use super::ffi::{Grows, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read};
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::{ArpTarget, Settings};
 use crate::node::{ArpConfig, Config, Fence, Loopback, Node, Role, Status, VipOwner};
@@ -25,7 +27,7 @@ pub const LVS_VIP_OWNER_NODE: u32 = 0;
 /// keepalived does, or whoever elects the director; the node cares for the loopback VIP only.
 pub const LVS_VIP_OWNER_KEEPALIVED: u32 = 1;
 
-/// What this version thinks best: LVS_FENCE_CLEAR, for now.
+/// What this version thinks best: LVS_FENCE_QUIESCE.
 pub const LVS_FENCE_DEFAULT: u32 = 0;
 /// A backup has no table: it is kept in the state directory, and restored on promotion.
 pub const LVS_FENCE_CLEAR: u32 = 1;
@@ -70,6 +72,10 @@ pub struct lvs_node_config {
     pub services: Text,
     /// Where the node keeps its state: a directory for root alone, one for each node. NULL: "/run/lvs-dr".
     pub state_dir: Text,
+    /// The interface that sync messages pass, with LVS_FENCE_QUIESCE and LVS_FENCE_BACKUP_ONLY. NULL: `interface`.
+    pub sync_interface: Text,
+    /// Their multicast group. NULL: "224.0.0.81".
+    pub sync_group: Text,
     /// LVS_VIP_OWNER_...
     pub vip_owner: u32,
     /// LVS_FENCE_...
@@ -84,14 +90,26 @@ pub struct lvs_node_config {
     pub arp_announce: i32,
     /// How many announcements follow the VIP to the interface. 0: 5. -1: none.
     pub announcements: i32,
-    /// 0.
-    pub reserved: u32,
+    /// Which nodes belong together, 1 to 255. 0: the last number of the first VIP.
+    pub sync_id: u32,
+    /// The UDP port of sync messages, in host byte order. 0: 8848.
+    pub sync_port: u32,
+    /// How many routers they may pass, 1 to 255. 0: 1.
+    pub sync_ttl: u32,
+    /// What makes them full, in octets: 1 tells of each connection at once. 0: 1. -1: the kernel's choice, 1472.
+    pub sync_max_length: i32,
+    /// With LVS_FENCE_QUIESCE: for how many milliseconds a new director takes new connections itself. 0: 500. -1: none.
+    pub settle_ms: i32,
+    /// With LVS_FENCE_BACKUP_ONLY: for how many milliseconds a former director goes on forwarding. 0: 1000. -1: none.
+    pub drain_ms: i32,
+    /// After how many milliseconds lvs_node_announce_again() announces. 0: 5000. -1: never.
+    pub announce_again_ms: i32,
 }
 
 // SAFETY: `repr(C)`, numbers, pointers and texts; that there is no padding follows from its size, which is checked here.
 unsafe impl Grows for lvs_node_config {
     const NAME: &'static str = "lvs_node_config";
-    const FIRST: usize = 6 * size_of::<usize>() + 8 * 4;
+    const FIRST: usize = size_of::<[usize; 8]>() + size_of::<[u32; 14]>();
 }
 const _: () = assert!(size_of::<lvs_node_config>() == lvs_node_config::FIRST);
 
@@ -139,24 +157,31 @@ fn number_of(role: Role) -> u32 {
     ROLES.iter().find(|(_, known)| *known == role).map_or(LVS_ROLE_NONE, |(number, _)| *number)
 }
 
+/// # Safety
+/// `list` is NULL or has as many entries as `count` says, each NULL or a text.
+unsafe fn addresses(name: &str, list: *const *const c_char, count: usize) -> Result<Vec<IpAddr>> {
+    if count > MOST_VIPS {
+        return Err(invalid(&format!("{count} {name}"), format!("at most {MOST_VIPS} were expected")));
+    }
+    if list.is_null() && count > 0 {
+        return Err(Failure::new(LVS_ERR_NULL, format!("`{name}` is NULL")));
+    }
+    let address = |index| {
+        // SAFETY: the entry is there, and a text, by the caller's promise.
+        let text = unsafe { Text::new(list.add(index).read()) };
+        text.address(&format!("{name}[{index}]"))
+    };
+    (0..count).map(address).collect()
+}
+
 impl lvs_node_config {
     /// # Safety
     /// `vips` is NULL or has as many entries as `vip_count` says, each NULL or a text.
     pub(super) unsafe fn to_config(self) -> Result<Config> {
-        reserved(self.reserved)?;
         let interface = self.interface.name("interface")?;
-        if self.vip_count > MOST_VIPS {
-            return Err(invalid(&format!("vip_count {}", self.vip_count), format!("at most {MOST_VIPS} was expected")));
-        }
-        if self.vips.is_null() && self.vip_count > 0 {
-            return Err(Failure::new(LVS_ERR_NULL, "`vips` is NULL"));
-        }
-        let vips = (0..self.vip_count).map(|index| {
-            // SAFETY: the entry is there, and a text, by the caller's promise.
-            let vip = unsafe { Text::new(self.vips.add(index).read()) };
-            vip.address(&format!("vips[{index}]"))
-        });
-        let mut config = Config::new(&interface, vips.collect::<Result<Vec<_>>>()?);
+        // SAFETY: as many texts as `vip_count` says, by the caller's promise.
+        let vips = unsafe { addresses("vips", self.vips, self.vip_count) }?;
+        let mut config = Config::new(&interface, vips);
 
         let owners = [(LVS_VIP_OWNER_NODE, VipOwner::Node), (LVS_VIP_OWNER_KEEPALIVED, VipOwner::Keepalived)];
         config.vip_owner = choice("vip_owner", self.vip_owner, &owners)?;
@@ -189,14 +214,52 @@ impl lvs_node_config {
         if let Some(path) = self.state_dir.optional("state_dir", PATH)? {
             config.state_dir = path.into();
         }
-        config.announcements = match self.announcements {
-            0 => config.announcements,
-            -1 => 0,
-            times => times
-                .try_into()
-                .map_err(|_| invalid(&format!("announcements {times}"), "a number of them, 0 or -1 was expected"))?,
+        config.announcements = or_default("announcements", self.announcements, config.announcements)?;
+        if let Some(name) = self.sync_interface.optional("sync_interface", PATH)? {
+            config.sync.interface = name.to_owned();
+        }
+        config.sync.group = match self.sync_group.optional("sync_group", PATH)? {
+            Some(_) => Some(self.sync_group.address("sync_group")?),
+            None => None,
         };
+        config.sync.id = small("sync_id", self.sync_id)?.unwrap_or(config.sync.id);
+        config.sync.port = small("sync_port", self.sync_port)?;
+        config.sync.ttl = small("sync_ttl", self.sync_ttl)?;
+        config.sync.max_length = match self.sync_max_length {
+            -1 => None,
+            length => small("sync_max_length", length.cast_unsigned())?.or(config.sync.max_length),
+        };
+        for (name, given, time) in [
+            ("settle_ms", self.settle_ms, &mut config.settle),
+            ("drain_ms", self.drain_ms, &mut config.drain),
+            ("announce_again_ms", self.announce_again_ms, &mut config.announce_again),
+        ] {
+            let milliseconds = or_default(name, given, time.as_millis() as u32)?;
+            *time = Duration::from_millis(milliseconds.into());
+        }
         Ok(config)
+    }
+}
+
+/// 0 stands for the default, -1 for none.
+fn or_default(name: &str, given: i32, default: u32) -> Result<u32> {
+    match given {
+        0 => Ok(default),
+        -1 => Ok(0),
+        number => number
+            .try_into()
+            .map_err(|_| invalid(&format!("{name} {number}"), "a positive number, 0 or -1 was expected")),
+    }
+}
+
+/// A number of few bits; 0 stands for the default.
+fn small<T: TryFrom<u32>>(name: &str, given: u32) -> Result<Option<T>> {
+    match given {
+        0 => Ok(None),
+        number => {
+            let wrong = |_| invalid(&format!("{name} {number}"), "a smaller number was expected");
+            number.try_into().map(Some).map_err(wrong)
+        }
     }
 }
 
@@ -272,6 +335,36 @@ pub extern "C" fn lvs_node_become_role(
     })
 }
 
+/// Prepares a director to give up the VIP, so that no session notices when it does: new connections go to the
+/// successor from now on, and the other nodes are told of all that there are. It stays the director until
+/// another role is asked for: LVS_ROLE_BACKUP once the VIP has moved, LVS_ROLE_MASTER if it did not.
+///
+/// `successors`: who directs next, most likely first, as addresses of destinations; NULL if `count` is 0: any.
+/// `done` and the errors are as with lvs_node_become_role(); also LVS_ERR_INVALID where this node does not direct.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_node_prepare_handover(
+    node: Option<&mut lvs_node>,
+    successors: *const *const c_char,
+    count: usize,
+    done: Option<&mut MaybeUninit<*mut c_char>>,
+) -> c_int {
+    guard(|| {
+        let node = given(node, "node")?;
+        // SAFETY: as many texts as `count` says, by the caller's promise.
+        let successors = unsafe { addresses("successors", successors, count) }?;
+        put_text(done, node.0.prepare_handover(&successors, |_| ())?.to_string());
+        Ok(())
+    })
+}
+
+/// Announces the VIPs of a director once more, `announce_again_ms` after its role was reached: a neighbour may
+/// have missed the first announcement. It returns when that is done, or at once when another role is asked for
+/// or there is nothing to announce. Fails as lvs_vips_announce().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_announce_again(node: Option<&mut lvs_node>) -> c_int {
+    guard(|| Ok(given(node, "node")?.0.announce_again()?))
+}
+
 /// Says what lvs_node_release() would do, and changes nothing. Otherwise as lvs_node_plan().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_release(
@@ -343,6 +436,7 @@ fn lines(status: &Status) -> String {
 mod tests {
     use super::super::status::{LVS_ERR_INVALID, LVS_ERR_PARSE};
     use super::*;
+    use crate::node::Sync;
     use std::ptr;
 
     // SAFETY: literals are always there.
@@ -363,7 +457,15 @@ mod tests {
             arp_ignore: 0,
             arp_announce: 0,
             announcements: 0,
-            reserved: 0,
+            sync_interface: Text::NULL,
+            sync_group: Text::NULL,
+            sync_id: 0,
+            sync_port: 0,
+            sync_ttl: 0,
+            sync_max_length: 0,
+            settle_ms: 0,
+            drain_ms: 0,
+            announce_again_ms: 0,
         }
     }
 
@@ -395,6 +497,17 @@ mod tests {
             arp_ignore: 3,
             arp_announce: 2,
             announcements: -1,
+            // SAFETY: as above.
+            sync_interface: unsafe { Text::new(c"eth1".as_ptr()) },
+            // SAFETY: as above.
+            sync_group: unsafe { Text::new(c"ff02::51".as_ptr()) },
+            sync_id: 7,
+            sync_port: 9000,
+            sync_ttl: 2,
+            sync_max_length: -1,
+            settle_ms: 20,
+            drain_ms: -1,
+            announce_again_ms: 3000,
             ..config(&vips)
         };
         let found = converted(full).unwrap();
@@ -404,6 +517,17 @@ mod tests {
             (found.vip_owner, found.fence, found.loopback, found.announcements),
             (VipOwner::Keepalived, Fence::Clear, Loopback::Backup, 0)
         );
+        let sync = Sync {
+            interface: "eth1".into(),
+            id: 7,
+            group: Some("ff02::51".parse().unwrap()),
+            port: Some(9000),
+            ttl: Some(2),
+            max_length: None,
+        };
+        assert_eq!(found.sync, sync);
+        let times = [found.settle, found.drain, found.announce_again].map(|time| time.as_millis());
+        assert_eq!(times, [20, 0, 3000]);
         let settings = Settings { ignore: 3.into(), announce: 2.into() };
         assert_eq!(found.arp, Some(ArpConfig { settings, target: ArpTarget::All }));
         let on_interface = converted(lvs_node_config { arp: LVS_ARP_INTERFACE, ..full }).unwrap();
@@ -430,7 +554,10 @@ mod tests {
             (lvs_node_config { arp_ignore: 3, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { arp: LVS_ARP_LEAVE, arp_announce: 2, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { announcements: -2, ..good }, LVS_ERR_INVALID),
-            (lvs_node_config { reserved: 1, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { sync_id: 256, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { sync_port: 65536, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { sync_max_length: -2, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { settle_ms: -2, ..good }, LVS_ERR_INVALID),
         ] {
             let failure = converted(wrong).unwrap_err();
             assert_eq!(failure.status, status, "{failure:?}");

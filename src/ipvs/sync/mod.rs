@@ -80,8 +80,7 @@ fn open(daemon: &SyncDaemon, group: IpAddr) -> io::Result<UdpSocket> {
     let interface = name_to_index(&socket, &daemon.interface)?;
     let to: SocketAddr = match group {
         IpAddr::V4(group) => {
-            let index = interface.try_into().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-            sockopt::set_ip_multicast_if_with_ifindex(&socket, &group, &Ipv4Addr::UNSPECIFIED, index)?;
+            sockopt::set_ip_multicast_if_with_ifindex(&socket, &group, &Ipv4Addr::UNSPECIFIED, interface)?;
             sockopt::set_ip_multicast_loop(&socket, false)?;
             sockopt::set_ip_multicast_ttl(&socket, hops)?;
             (group, port).into()

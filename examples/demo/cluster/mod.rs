@@ -1,4 +1,13 @@
-//! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each node.
+//! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each node. The demo shows
+//! it, and benches/failover measures it.
+
+pub(crate) mod load;
+pub(crate) mod monitor;
+pub(crate) mod progress;
+pub(crate) mod record;
+pub(crate) mod stage;
+pub(crate) mod watch;
+pub(crate) mod ways;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,11 +21,11 @@ use anyhow::{Context, Result, bail};
 use lvs_dr::Netns;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ways::Way;
+use ways::Way;
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 254);
 pub(crate) const INTERFACE: &str = "bond0";
-/// Everything that the demo writes, a directory for each node.
+/// Everything that a cluster writes, a directory for each node.
 pub(crate) const DIR: &str = "/run/lvs-dr-demo";
 
 const ADVERT_SECONDS: f64 = 0.3;
@@ -117,6 +126,7 @@ vrrp_instance web {{
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) client: Netns,
+    /// Of each node, once it is started.
     keepalived: Vec<Child>,
     _namespaces: Namespaces,
 }
@@ -166,10 +176,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts keepalived in one of the nodes.
+    /// Starts keepalived in the next of the nodes.
     pub(crate) fn start_keepalived(&mut self, node: usize) -> Result<()> {
         self.keepalived.push(self.nodes[node].start_keepalived()?);
         Ok(())
+    }
+
+    /// Stops keepalived in one of the nodes, as its init system would.
+    pub(crate) fn stop_keepalived(&self, node: usize) -> Result<()> {
+        let keepalived = self.keepalived.get(node).context("keepalived has not been started")?;
+        kill_process(Pid::from_child(keepalived), Signal::TERM).context("cannot stop keepalived")
     }
 
     /// Pulls (or puts back) a node's cable: nothing that it sends arrives any more, and nothing arrives there.
@@ -217,7 +233,7 @@ impl Namespaces {
     fn add(nodes: &[String]) -> Result<Self> {
         let names: Vec<String> = [LAN, CLIENT].map(String::from).iter().chain(nodes).cloned().collect();
         if let Some(name) = names.iter().find(|name| Path::new("/run/netns").join(name).exists()) {
-            bail!("there is a network namespace {name} already; if a killed demo left it: `ip netns delete {name}`");
+            bail!("there is a network namespace {name} already; if a killed run left it: `ip netns delete {name}`");
         }
         let namespaces = Namespaces(names);
         namespaces.batch("add").context("cannot add network namespaces")?;
@@ -233,7 +249,7 @@ impl Namespaces {
 impl Drop for Namespaces {
     fn drop(&mut self) {
         if let Err(e) = self.batch("delete") {
-            eprintln!("demo: some network namespaces are left: {e:#}");
+            eprintln!("some network namespaces are left: {e:#}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::cluster::{DIR, INTERFACE, Node, VIP, run};
+use super::{DIR, INTERFACE, Node, VIP, run};
 
 /// The operator's program, which keepalived calls.
 pub(crate) const LVS_NODE: &str = "lvs-node";
@@ -97,7 +97,7 @@ destinations = [
 }
 
 /// Puts a copy of this program where keepalived takes it from: it refuses one that others than root could change.
-fn install_lvs_node() -> Result<String> {
+pub(crate) fn install_lvs_node() -> Result<String> {
     let path = Path::new(DIR).join(LVS_NODE);
     if !path.exists() {
         fs::copy("/proc/self/exe", &path).with_context(|| format!("cannot copy this program to {}", path.display()))?;

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, anyhow};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-use crate::cluster::{INTERFACE, Node, VIP};
-use crate::record::{Sighting, State};
+use super::record::{Sighting, State};
+use super::{INTERFACE, Node, VIP};
 
 /// What is shorter than this may go unseen.
 const EVERY: Duration = Duration::from_millis(20);
@@ -89,7 +89,8 @@ fn look(node: usize, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicB
 
 /// The state of the namespace that this thread is in.
 fn observe() -> Result<State> {
-    let mut state = State { destinations: destinations()?, ..State::default() };
+    let (destinations, live) = table()?;
+    let mut state = State { destinations, live, ..State::default() };
     for entry in getifaddrs().context("getifaddrs")? {
         let is_vip = entry.address.and_then(|a| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()))) == Some(VIP.into());
         match entry.interface_name.as_str() {
@@ -104,11 +105,45 @@ fn observe() -> Result<State> {
     Ok(state)
 }
 
-fn destinations() -> Result<usize> {
+/// The real servers in the table, and whether it sends anything to another node than this one.
+fn table() -> Result<(usize, bool)> {
     // /proc/net is the namespace of the process, not of the thread.
     match fs::read_to_string("/proc/thread-self/net/ip_vs") {
-        Ok(table) => Ok(table.lines().filter(|l| l.starts_with("  -> ") && !l.contains("RemoteAddress")).count()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0), // IPVS is not loaded yet
+        Ok(table) => Ok(read_table(&table)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok((0, false)), // IPVS is not loaded yet
         Err(e) => Err(e).context("/proc/thread-self/net/ip_vs"),
+    }
+}
+
+fn read_table(table: &str) -> (usize, bool) {
+    //   -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+    let destinations = table.lines().filter(|l| l.starts_with("  -> ") && !l.contains("RemoteAddress"));
+    let weighs = |line: &str| {
+        let mut words = line.split_whitespace().skip(2);
+        words.next() == Some("Route") && words.next().is_some_and(|weight| weight != "0")
+    };
+    (destinations.clone().count(), destinations.clone().any(weighs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_sends_nothing_away_is_not_live() {
+        let table = |weight| {
+            format!(
+                "IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  C0A800FE:0050 wrr
+  -> C0A8000C:0050      Route   {weight}      0          0
+  -> C0A8000B:0050      Local   1      0          0
+"
+            )
+        };
+        assert_eq!(read_table(&table(1)), (2, true));
+        assert_eq!(read_table(&table(0)), (2, false));
+        assert_eq!(read_table(""), (0, false));
     }
 }

@@ -183,6 +183,7 @@ impl Measured {
     /// Everything, times in seconds.
     pub(crate) fn json(&self) -> Value {
         let count = |count: Count| json!({ "count": count.is, "of": count.of });
+        let turn = &self.record.turns[0];
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
         let pair =
             |pair: Pair<Duration>| json!({ "quiet": pair.quiet.as_secs_f64(), "change": pair.change.as_secs_f64() });
@@ -194,6 +195,9 @@ impl Measured {
             "idle_kept": count(self.idle),
             "young_kept": self.young.map(count),
             "new_failed": count(self.new),
+            "failures": self.record.failures(turn.at..turn.until)
+                .map(|(at, kind)| json!([(at - turn.at).as_secs_f64(), kind.to_string()]))
+                .collect::<Vec<_>>(),
             "new_slowest": self.slowest.as_secs_f64(),
             "longest_gap": { "quiet": seconds(self.gap.quiet), "change": seconds(self.gap.change) },
             "longest_wait_for_cpu": pair(self.late),

@@ -360,7 +360,11 @@ pub(crate) fn draw(promotions: &[Promotion]) -> String {
     }
     text += "\nwhen each step was begun, ms\n";
     for Promotion { services, fence, told, steps, .. } in promotions {
-        let steps = steps.iter().map(|(at, step)| format!("{:.0} {}", at.as_secs_f64() * 1e3, short(step)));
+        // A plan's own lines are indented.
+        let steps = steps
+            .iter()
+            .filter(|(_, step)| !step.starts_with(char::is_whitespace))
+            .map(|(at, step)| format!("{:.0} {}", at.as_secs_f64() * 1e3, short(step)));
         let _ = writeln!(text, "  {fence}, {told:?}, {services}: {}", steps.collect::<Vec<_>>().join("; "));
     }
     text

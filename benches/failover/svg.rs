@@ -123,7 +123,7 @@ impl Panel<'_> {
         let sessions: Vec<&Session> = self.turn.sessions.iter().filter(|session| session.every.is_some()).collect();
         let answering = |at| sessions.iter().filter(|session| answers(session, at)).count();
         text(svg, self.left, y + 14.0, INK, "active sessions");
-        text(svg, self.left, y + 27.0, DIM, &format!("answering, of {}", sessions.len()));
+        text(svg, self.left, y + 27.0, DIM, "answering");
         self.columns(svg, y + GRAPH - 8.0, GRAPH - 16.0, LIVE, |bin| {
             answering(bin.start) as f64 / sessions.len().max(1) as f64
         });

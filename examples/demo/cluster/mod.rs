@@ -151,7 +151,11 @@ impl Cluster {
                 .with_context(|| format!("cannot write {}", conf.display()))?;
             node.set_maintenance(false)?;
         }
-        Ok(Cluster { nodes, client: Netns::named(CLIENT)?, keepalived: Vec::new(), _namespaces: namespaces })
+        let client = Netns::named(CLIENT)?;
+        // One client stands for many: were its ports used again within minutes, directors would know them still.
+        let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
+        client.run(ports)?.context("cannot give the client more ports")?;
+        Ok(Cluster { nodes, client, keepalived: Vec::new(), _namespaces: namespaces })
     }
 
     fn lay_cables(names: &[String]) -> Result<()> {

@@ -211,6 +211,12 @@ impl Record {
         (sent.clone().count(), sent.filter(|r| r.served.is_err()).count())
     }
 
+    /// How requests sent in `when` failed, each time.
+    pub(crate) fn failures(&self, when: Range<Duration>) -> impl Iterator<Item = (Duration, io::ErrorKind)> {
+        let sent = self.requests.iter().filter(move |r| when.contains(&r.sent));
+        sent.filter_map(|r| r.served.err().map(|kind| (r.sent, kind)))
+    }
+
     /// The longest time after a turn in which no request was answered.
     pub(crate) fn outage(&self, turn: &Turn) -> Duration {
         let mut answers: Vec<Duration> = self.requests.iter().filter(|r| r.served.is_ok()).map(|r| r.done).collect();

@@ -107,7 +107,7 @@ fn run(options: &Options) -> Result<bool> {
     for nodes in options.nodes.iter().copied().map(usize::from) {
         for kind in &kinds {
             let mut measured = Vec::new();
-            for way in &ways {
+            for way in ways.iter().filter(|way| way.hands_over || !kind.hands_over()) {
                 let mut runs = Vec::new();
                 for run in 1..=options.runs {
                     let title = format!("{nodes} nodes, {}, {} {run}/{}", kind.name(), way.name, options.runs);

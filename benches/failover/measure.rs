@@ -96,7 +96,7 @@ pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progre
         active.iter().chain([&idle]).try_for_each(all_open)?;
 
         stage.step("nothing happens");
-        let quiet = if kind == Kind::Moves { QUIET_BEFORE_MOVES } else { QUIET };
+        let quiet = if matches!(kind, Kind::Moves | Kind::Handovers) { QUIET_BEFORE_MOVES } else { QUIET };
         stage.pause(if kind == Kind::Crash { quiet - YOUNG_FOR } else { quiet })?;
         let young = if kind == Kind::Crash {
             let young = stage.open_sessions(YOUNG);
@@ -175,7 +175,7 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
 
 /// The change, and as much time before it. What a crash at its end does to sessions is no gap that anybody could avoid.
 fn windows(turn: &Turn) -> (Range<Duration>, Range<Duration>) {
-    let end = if turn.kind == Kind::Moves { turn.last_change() } else { turn.until };
+    let end = if turn.kind == Kind::Crash { turn.until } else { turn.crash.unwrap_or(turn.until) };
     (turn.at.saturating_sub(end - turn.at)..turn.at, turn.at..end)
 }
 

@@ -43,7 +43,7 @@ struct Options {
     way: Vec<String>,
 
     /// What happens to the director; all together take about 45 seconds on each way
-    #[arg(long, value_delimiter = ',', value_parser = Kind::ALL.map(Kind::name), default_value = "move,crash,moves,stop")]
+    #[arg(long, value_delimiter = ',', value_parser = ["move", "crash", "moves", "stop"], default_value = "move,crash,moves,stop")]
     story: Vec<String>,
 
     /// Print what was counted as JSON, one line for each way, instead of the picture

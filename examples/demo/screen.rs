@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::cluster::VIP;
-use crate::cluster::record::{Kind, Record, State, Turn};
+use crate::cluster::record::{Record, State, Turn};
 use crate::story::SESSIONS;
 
 /// What is drawn on.

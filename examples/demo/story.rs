@@ -27,7 +27,7 @@ const RETURN: Duration = Duration::from_millis(1200);
 /// When it could not be told: a director was not seen, or did not change, or nothing was served after it had.
 pub(crate) fn tell(way: &Way, nodes: usize, kinds: &[Kind], progress: &mut Progress) -> Result<Record> {
     with_cluster(way, nodes, progress, |mut stage| {
-        let turns = kinds.iter().map(|kind| turn(&mut stage, *kind)).collect::<Result<_>>()?;
+        let turns = kinds.iter().map(|kind| turn(&mut stage, kind.planned(way))).collect::<Result<_>>()?;
         stage.finish(way, turns)
     })
 }

@@ -64,8 +64,26 @@ impl Node {
 
     /// Tells this node's keepalived to let others direct (or no longer to): it watches the file.
     pub(crate) fn set_maintenance(&self, on: bool) -> Result<()> {
-        let path = self.etc.join("maintenance");
+        let path = self.maintenance();
         fs::write(&path, if on { "1\n" } else { "0\n" }).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Lets this node, which directs, hand over to that one. It is prepared when this returns, and keepalived is told.
+    fn begin_handover(&self, to: &Node) -> Result<Child> {
+        let mut command = Command::new(ways::install_lvs_node()?);
+        command.arg("--config").arg(self.etc.join("node.toml")).args(["handover", "--to", &to.address.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = self.netns.run(|| command.spawn())?.context("cannot run lvs-node")?;
+        let told = || fs::read_to_string(self.maintenance()).is_ok_and(|text| text.trim() == "1");
+        while !told() && matches!(child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(child)
+    }
+
+    /// What keepalived watches.
+    pub(crate) fn maintenance(&self) -> PathBuf {
+        self.etc.join("maintenance")
     }
 
     fn log(&self) -> PathBuf {

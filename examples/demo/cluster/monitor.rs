@@ -110,7 +110,7 @@ impl Seen {
     fn between(&self, within: &Range<Duration>) -> Option<(Counters, Counters)> {
         let mut counters = self.counters.iter().filter(|(at, _)| within.contains(at)).map(|(_, counters)| *counters);
         let first = counters.next()?;
-        Some((first, counters.last()?))
+        Some((first, counters.next_back()?))
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::ways::Way;
+
 /// What a node's kernel showed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
@@ -62,6 +64,10 @@ pub(crate) enum Kind {
     Crash,
     /// Four planned moves in a row, and then a crash.
     Moves,
+    /// It hands over itself (`lvs-node handover`) before its priority is lowered.
+    Handover,
+    /// Four handovers in a row, and then a crash.
+    Handovers,
 }
 
 /// A change of the director.
@@ -105,7 +111,8 @@ pub(crate) struct Record {
 const SILENT: Duration = Duration::from_millis(500);
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 4] = [Kind::Move, Kind::Stop, Kind::Crash, Kind::Moves];
+    pub(crate) const ALL: [Kind; 6] =
+        [Kind::Move, Kind::Handover, Kind::Stop, Kind::Crash, Kind::Moves, Kind::Handovers];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -113,6 +120,8 @@ impl Kind {
             Kind::Stop => "stop",
             Kind::Crash => "crash",
             Kind::Moves => "moves",
+            Kind::Handover => "handover",
+            Kind::Handovers => "handovers",
         }
     }
 
@@ -122,11 +131,27 @@ impl Kind {
             Kind::Stop => "graceful stop of the director's keepalived",
             Kind::Crash => "crash of the director",
             Kind::Moves => "four moves in a row, then a crash",
+            Kind::Handover => "planned move, handed over",
+            Kind::Handovers => "four handovers in a row, then a crash",
         }
     }
 
     pub(crate) fn crashes(self) -> bool {
-        matches!(self, Kind::Crash | Kind::Moves)
+        matches!(self, Kind::Crash | Kind::Moves | Kind::Handovers)
+    }
+
+    /// Whether the director has a part in it, as the seed's has not.
+    pub(crate) fn hands_over(self) -> bool {
+        matches!(self, Kind::Handover | Kind::Handovers)
+    }
+
+    /// The same, in the way's best manner.
+    pub(crate) fn planned(self, way: &Way) -> Kind {
+        match self {
+            Kind::Move if way.hands_over => Kind::Handover,
+            Kind::Moves if way.hands_over => Kind::Handovers,
+            kind => kind,
+        }
     }
 }
 

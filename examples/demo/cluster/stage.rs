@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::load::{Group, Load, Sessions};
 use super::progress::Progress;
@@ -119,16 +119,16 @@ impl<'a> Stage<'a> {
         let at = self.start.elapsed();
         let mut turn = Turn { kind, at, from, to: from, crash: None, dead: None, until: at, sessions: Vec::new() };
         match kind {
-            Kind::Move => {
+            Kind::Move | Kind::Handover => {
                 self.mark(format!("move off {}", self.cluster.nodes[from].name));
-                turn.to = self.move_director()?;
+                turn.to = self.move_director(kind)?;
             }
             Kind::Stop => turn.to = self.stop_director()?,
             Kind::Crash => self.crash_director(&mut turn)?,
-            Kind::Moves => {
+            Kind::Moves | Kind::Handovers => {
                 for number in 0..MOVES {
                     self.mark(if number == 0 { format!("{MOVES} moves") } else { String::new() });
-                    self.move_director()?;
+                    self.move_director(kind)?;
                     self.pause(BETWEEN_MOVES)?;
                 }
                 self.crash_director(&mut turn)?;
@@ -138,12 +138,23 @@ impl<'a> Stage<'a> {
     }
 
     /// A planned move: the director's priority is lowered, and that of the next node in turn is what it was.
-    fn move_director(&mut self) -> Result<usize> {
+    fn move_director(&mut self, kind: Kind) -> Result<usize> {
         let from = self.director()?;
         let to = (from + 1) % self.cluster.nodes.len();
-        self.cluster.nodes[from].set_maintenance(true)?;
-        self.cluster.nodes[to].set_maintenance(false)?;
-        self.wait_for_director_after(from)
+        let nodes = &self.cluster.nodes;
+        let handover = if kind.hands_over() {
+            Some(nodes[from].begin_handover(&nodes[to])?)
+        } else {
+            nodes[from].set_maintenance(true)?;
+            None
+        };
+        nodes[to].set_maintenance(false)?;
+        let to = self.wait_for_director_after(from)?;
+        if let Some(handover) = handover {
+            let output = handover.wait_with_output().context("lvs-node handover")?;
+            ensure!(output.status.success(), "lvs-node handover: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(to)
     }
 
     fn stop_director(&mut self) -> Result<usize> {

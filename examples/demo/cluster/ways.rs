@@ -18,17 +18,30 @@ const MH: &str = "scheduler = \"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]";
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
+    /// Whether a planned move can be done by `lvs-node handover`.
+    pub(crate) hands_over: bool,
     /// Sets up a node of the cluster, and returns the lines of keepalived.conf that tell it of its role.
     pub(crate) prepare: fn(&Node, &[Node]) -> Result<String>,
 }
 
 pub(crate) const WAYS: &[Way] = &[
-    Way { name: "seed", title: "to_master.sh and to_backup.sh, as written", prepare: seed },
-    Way { name: "clear", title: "lvs-node, fence = clear", prepare: |node, all| ours(node, all, "clear", WRR) },
-    Way { name: "quiesce", title: "lvs-node, fence = quiesce", prepare: |node, all| ours(node, all, "quiesce", WRR) },
+    Way { name: "seed", title: "to_master.sh and to_backup.sh, as written", hands_over: false, prepare: seed },
+    Way {
+        name: "clear",
+        title: "lvs-node, fence = clear",
+        hands_over: false,
+        prepare: |node, all| ours(node, all, "clear", WRR),
+    },
+    Way {
+        name: "quiesce",
+        title: "lvs-node, fence = quiesce",
+        hands_over: false,
+        prepare: |node, all| ours(node, all, "quiesce", WRR),
+    },
     Way {
         name: "stateless",
         title: "lvs-node, fence = stateless",
+        hands_over: false,
         prepare: |node, all| ours(node, all, "stateless", MH),
     },
 ];

@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::record::{Kind, Mark, Record, State, Turn};
 use super::watch::Watch;
 use super::ways::Way;
-use super::{Cluster, Node, VIP};
+use super::{Cluster, VIP};
 
 /// From a crash until a health check takes the node out of the table.
 const HEALTH_CHECK: Duration = Duration::from_secs(2);
@@ -206,15 +206,18 @@ impl<'a> Stage<'a> {
         self.pause_until(begin + within)
     }
 
-    /// What a health check does on the director, by the same hand on every way: keepalived's own goes with its virtual
-    /// servers, which neither the scripts nor `lvs-node` use. Where the director has lost its table, it can do nothing.
+    /// What health checks do, by the same hand on every way: keepalived's own go with its virtual servers, which
+    /// neither the scripts nor `lvs-node` use. They run on the director, and wherever else a table sends connections
+    /// away: were tables of `stateless` to differ, nodes would send them to each other. Where the director has lost its
+    /// table, they can do nothing.
     fn set_weight(&mut self, real: usize, weight: u32) -> Result<()> {
         let nodes = self.watch.now()?;
         let director = director(&nodes).context("there is no single director")?;
-        if nodes[director].destinations > 0 {
-            let Node { address, .. } = self.cluster.nodes[real];
-            let command = format!("ipvsadm -e -t {VIP}:80 -r {address}:80 -g -w {weight}");
-            self.cluster.nodes[director].run(&command)?;
+        let address = self.cluster.nodes[real].address;
+        for (i, (node, state)) in self.cluster.nodes.iter().zip(&nodes).enumerate() {
+            if state.link && state.destinations > 0 && (i == director || state.live) {
+                node.run(&format!("ipvsadm -e -t {VIP}:80 -r {address}:80 -g -w {weight}"))?;
+            }
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) const REQUEST_EVERY: Duration = Duration::from_millis(20);
 const PORT: u16 = 80;
 /// The thread's nice value.
-const PRIORITY: i32 = -20;
+pub(crate) const PRIORITY: i32 = -20;
 
 /// The servers and the client, at work. All times are from `start` on.
 pub(crate) struct Load {

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use lvs_dr::Netns;
+use rustix::process::setpriority_process;
+
+use super::load::PRIORITY;
 
 /// How long the thread sleeps.
 const EVERY: Duration = Duration::from_millis(5);
@@ -53,6 +56,8 @@ impl Monitor {
 }
 
 fn watch(start: Instant, stop: &AtomicBool) -> Result<Seen> {
+    // It waits no longer than the client does: where both wait, the guest was busy (its kernel is never preempted).
+    setpriority_process(None, PRIORITY).context("cannot set the monitor's priority")?;
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
         if seen.wakes.len().is_multiple_of(READ_EVERY) {

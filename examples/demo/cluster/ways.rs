@@ -29,19 +29,19 @@ pub(crate) const WAYS: &[Way] = &[
     Way {
         name: "clear",
         title: "lvs-node, fence = clear",
-        hands_over: false,
+        hands_over: true,
         prepare: |node, all| ours(node, all, "clear", WRR),
     },
     Way {
         name: "quiesce",
         title: "lvs-node, fence = quiesce",
-        hands_over: false,
+        hands_over: true,
         prepare: |node, all| ours(node, all, "quiesce", WRR),
     },
     Way {
         name: "stateless",
         title: "lvs-node, fence = stateless",
-        hands_over: false,
+        hands_over: true,
         prepare: |node, all| ours(node, all, "stateless", MH),
     },
 ];
@@ -92,12 +92,16 @@ state_dir = \"{state}\"
 ignore = 3
 announce = 2
 
+[handover]
+file = \"{maintenance}\"
+
 [[service]]
 listen = \"tcp {VIP}:80\"
 {scheduler}
 destinations = [
 {destinations}]
 ",
+        maintenance = node.maintenance().display(),
         state = node.etc.join("state").display(),
         destinations = destinations.concat(),
     );

@@ -1,19 +1,16 @@
-//! The seed's cluster, live: three web servers that balance their own load, through a planned move and a crash of
-//! the director. Once with the seed's two shell scripts, once with `lvs-node`; real keepalived, real IPVS, and one
+//! The seed's cluster, live: three web servers that balance their own load, through all that can happen
+//! to their director. Once with the seed's two shell scripts, once with `lvs-node`; real keepalived, real IPVS, and one
 //! screen that draws what the client and the kernel showed.
 //!
 //! `cargo run --example demo` runs it in the lab's guest (tests/lab): it makes network namespaces and VIPs.
 
+// benches/failover uses the rest of it.
+#[allow(dead_code)]
 mod cluster;
-mod load;
 #[path = "../lvs-node/cli.rs"]
 mod lvs_node;
-mod progress;
-mod record;
 mod screen;
 mod story;
-mod watch;
-mod ways;
 
 use std::env;
 use std::fs;
@@ -24,11 +21,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
-use crate::progress::Progress;
+use crate::cluster::progress::Progress;
+use crate::cluster::record::Kind;
+use crate::cluster::ways::{LVS_NODE, WAYS, Way};
 use crate::screen::Screen;
-use crate::ways::{WAYS, Way};
 
-/// Web servers as their own load balancer, through a planned move and a crash of the director.
+/// Web servers as their own load balancer, through planned moves, a crash and a stop of the director.
 ///
 /// A bridge, a client and the nodes as network namespaces; in each node keepalived (VRRP) and an HTTP server. The
 /// client sends requests all the time and holds open sessions. Every figure is counted: requests and sessions by the
@@ -40,9 +38,13 @@ struct Options {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
     nodes: u8,
 
-    /// Which ways of switching roles: each takes about 25 seconds
+    /// Which ways of switching roles
     #[arg(long, value_delimiter = ',', value_parser = WAYS.iter().map(|way| way.name).collect::<Vec<_>>(), default_value = "seed,quiesce")]
     way: Vec<String>,
+
+    /// What happens to the director; all together take about 45 seconds on each way
+    #[arg(long, value_delimiter = ',', value_parser = ["move", "crash", "moves", "stop"], default_value = "move,crash,moves,stop")]
+    story: Vec<String>,
 
     /// Print what was counted as JSON, one line for each way, instead of the picture
     #[arg(long)]
@@ -52,7 +54,7 @@ struct Options {
 fn main() -> ExitCode {
     // keepalived calls a copy of this program by the name of the one it stands for: `cargo run --example demo`
     // builds no other.
-    if env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(ways::LVS_NODE.as_ref())) {
+    if env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(LVS_NODE.as_ref())) {
         return lvs_node::main_with(env::args_os());
     }
     match run(&Options::parse()) {
@@ -79,10 +81,12 @@ fn run(options: &Options) -> Result<()> {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(format!("cannot remove {}", cluster::DIR)),
         _ => {}
     }
+    let kinds: Vec<Kind> =
+        options.story.iter().filter_map(|name| Kind::ALL.into_iter().find(|kind| kind.name() == name)).collect();
     let mut records = Vec::new();
     for (number, way) in ways.iter().enumerate() {
         let mut progress = Progress::new(terminal, format!("{}/{} {}", number + 1, ways.len(), way.name));
-        records.push(story::tell(way, options.nodes.into(), &mut progress)?);
+        records.push(story::tell(way, options.nodes.into(), &kinds, &mut progress)?);
     }
 
     if options.json {

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::cluster::VIP;
-use crate::record::{Kind, Record, SESSIONS, State, Turn};
+use crate::cluster::record::{Record, State, Turn};
+use crate::story::SESSIONS;
 
 /// What is drawn on.
 pub(crate) struct Screen {
@@ -93,12 +94,9 @@ impl Screen {
         let turns = records.iter().map(|record| record.turns.len()).min().unwrap_or_default();
         for turn in 0..turns {
             let kind = records[0].turns[turn].kind;
-            let title = match kind {
-                Kind::Move => "planned move of the director",
-                Kind::Crash => "crash of the director",
-            };
+            let title = kind.title();
             lines.push(self.paint(BOLD, &format!("{title:QUESTION$}{names}")));
-            for (question, count) in QUESTIONS.iter().chain(if kind == Kind::Crash { CRASH } else { MOVE }) {
+            for (question, count) in QUESTIONS.iter().chain(if kind.crashes() { CRASH } else { KEPT }) {
                 let figures = records.iter().map(|record| {
                     let Figure { colour, text } = count(record, &record.turns[turn]);
                     self.paint(colour, &format!("{text:>FIGURE$}"))
@@ -132,9 +130,8 @@ const QUESTIONS: &[Question] = &[
         let (all, failed) = record.requests(turn.at..turn.until);
         Figure { colour: if failed == 0 { GREEN } else { RED }, text: format!("{failed} of {all}") }
     }),
-    ("longest time without any answer", |record, turn| Figure { colour: PLAIN, text: seconds(record.outage(turn)) }),
 ];
-const MOVE: &[Question] = &[("sessions kept", kept), ("longest silence of a session kept", silence)];
+const KEPT: &[Question] = &[("sessions kept", kept), ("longest silence of a session kept", silence)];
 const CRASH: &[Question] = &[
     ("sessions lost with the node that served them", |_, turn| Figure {
         colour: PLAIN,
@@ -145,7 +142,7 @@ const CRASH: &[Question] = &[
 ];
 
 fn kept(_: &Record, turn: &Turn) -> Figure {
-    let (kept, all) = turn.kept();
+    let (kept, all) = turn.kept(&turn.sessions);
     Figure { colour: if kept == all { GREEN } else { RED }, text: format!("{kept} of {all}") }
 }
 
@@ -244,7 +241,7 @@ fn bars(counts: &[usize], most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{ms, record};
+    use crate::cluster::record::tests::{ms, record};
 
     fn plain(columns: usize) -> String {
         Screen { columns, colour: false }.draw(&[record(), record()])

@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-/// How many sessions the client keeps open.
-pub(crate) const SESSIONS: usize = 30;
+use super::ways::Way;
 
 /// What a node's kernel showed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +20,8 @@ pub(crate) struct State {
     pub(crate) on_loopback: bool,
     /// Real servers in the node's IPVS table.
     pub(crate) destinations: usize,
+    /// It sends new sessions to other nodes, too: no fence holds.
+    pub(crate) live: bool,
 }
 
 /// From `at` on, `node` was in `state`.
@@ -44,16 +45,29 @@ pub(crate) struct Request {
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) node: usize,
+    /// From an answer to the next request; `None`: it was silent until it was asked.
+    pub(crate) every: Option<Duration>,
     /// When each answer came.
     pub(crate) answers: Vec<Duration>,
     /// How it broke, if it did.
     pub(crate) broken: Option<io::ErrorKind>,
 }
 
+/// What is done to the director.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// Its priority is lowered.
     Move,
+    /// Its keepalived is stopped; its host goes on serving.
+    Stop,
+    /// Its cable is pulled.
     Crash,
+    /// Four planned moves in a row, and then a crash.
+    Moves,
+    /// It hands over itself (`lvs-node handover`) before its priority is lowered.
+    Handover,
+    /// Four handovers in a row, and then a crash.
+    Handovers,
 }
 
 /// A change of the director.
@@ -61,6 +75,10 @@ pub(crate) enum Kind {
 pub(crate) struct Turn {
     pub(crate) kind: Kind,
     pub(crate) at: Duration,
+    /// When a director crashed, and which, if one did.
+    pub(crate) crash: Option<Duration>,
+    pub(crate) dead: Option<usize>,
+    /// The first director and the last.
     pub(crate) from: usize,
     pub(crate) to: usize,
     /// Until when its consequences were counted.
@@ -89,36 +107,101 @@ pub(crate) struct Record {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// A session that has not answered for this long has fallen silent; it asks every 0.1 s.
+/// A session that has not answered for this long beyond its time has fallen silent.
 const SILENT: Duration = Duration::from_millis(500);
 
+impl Kind {
+    pub(crate) const ALL: [Kind; 6] =
+        [Kind::Move, Kind::Handover, Kind::Stop, Kind::Crash, Kind::Moves, Kind::Handovers];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Kind::Move => "move",
+            Kind::Stop => "stop",
+            Kind::Crash => "crash",
+            Kind::Moves => "moves",
+            Kind::Handover => "handover",
+            Kind::Handovers => "handovers",
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Kind::Move => "planned move of the director",
+            Kind::Stop => "graceful stop of the director's keepalived",
+            Kind::Crash => "crash of the director",
+            Kind::Moves => "four moves in a row, then a crash",
+            Kind::Handover => "planned move, handed over",
+            Kind::Handovers => "four handovers in a row, then a crash",
+        }
+    }
+
+    pub(crate) fn crashes(self) -> bool {
+        matches!(self, Kind::Crash | Kind::Moves | Kind::Handovers)
+    }
+
+    /// Whether the director has a part in it, as the seed's has not.
+    pub(crate) fn hands_over(self) -> bool {
+        matches!(self, Kind::Handover | Kind::Handovers)
+    }
+
+    /// The same, in the way's best manner.
+    pub(crate) fn planned(self, way: &Way) -> Kind {
+        match self {
+            Kind::Move if way.hands_over => Kind::Handover,
+            Kind::Moves if way.hands_over => Kind::Handovers,
+            kind => kind,
+        }
+    }
+}
+
 impl Session {
-    /// Whether it still worked at `until`: answered lately, by the node that always did (else it would be broken).
+    /// Whether it still worked at `until`: answered lately, by the node that always did (else it would be broken). One
+    /// that was silent has to have answered once more.
     pub(crate) fn kept(&self, until: Duration) -> bool {
-        self.broken.is_none() && self.answers.last().is_some_and(|&last| last + SILENT >= until)
+        let answered = match self.every {
+            Some(every) => self.answers.last().is_some_and(|&last| last + every + SILENT >= until),
+            None => self.answers.len() > 1,
+        };
+        self.broken.is_none() && answered
+    }
+
+    /// The longest time between two answers of which the later came in `within`, beyond the time that the client itself
+    /// waits.
+    pub(crate) fn gap(&self, within: &Range<Duration>) -> Option<Duration> {
+        let every = self.every?;
+        let pairs = self.answers.windows(2).filter(|pair| within.contains(&pair[1]));
+        pairs.map(|pair| (pair[1] - pair[0]).saturating_sub(every)).max()
     }
 }
 
 impl Turn {
-    /// Sessions that worked to the end, of those that could: a crashed node's own cannot.
-    pub(crate) fn kept(&self) -> (usize, usize) {
-        let able = self.sessions.iter().filter(|s| !self.kills(s));
-        (able.clone().filter(|s| s.kept(self.until)).count(), able.count())
+    /// Those sessions that could be kept: a crashed node's own cannot.
+    pub(crate) fn able<'a>(&self, sessions: &'a [Session]) -> impl Iterator<Item = &'a Session> + use<'a> {
+        let dead = self.dead;
+        sessions.iter().filter(move |session| dead != Some(session.node))
+    }
+
+    /// Sessions that worked to the end, of those that could.
+    pub(crate) fn kept(&self, sessions: &[Session]) -> (usize, usize) {
+        let able = self.able(sessions);
+        able.fold((0, 0), |(kept, all), session| (kept + usize::from(session.kept(self.until)), all + 1))
     }
 
     /// Sessions that the crashed node served itself.
     pub(crate) fn buried(&self) -> usize {
-        self.sessions.iter().filter(|s| self.kills(s)).count()
-    }
-
-    fn kills(&self, session: &Session) -> bool {
-        self.kind == Kind::Crash && session.node == self.from
+        self.sessions.len() - self.able(&self.sessions).count()
     }
 
     /// The longest time that a session which was kept went without an answer.
     pub(crate) fn silence(&self) -> Option<Duration> {
-        let kept = self.sessions.iter().filter(|s| s.kept(self.until));
+        let kept = self.able(&self.sessions).filter(|s| s.kept(self.until));
         kept.map(|s| longest_gap(&s.answers, self.at..self.until)).max()
+    }
+
+    /// What had to be noticed, or was told last: the crash, or else the change itself.
+    pub(crate) fn last_change(&self) -> Duration {
+        self.crash.unwrap_or(self.at)
     }
 }
 
@@ -130,10 +213,11 @@ impl Record {
         mine.iter().enumerate().map(|(i, s)| (s.at..end(i), s.state)).collect()
     }
 
-    /// How long it took until the VIP was seen on the new director's interface.
+    /// How long it took until the VIP was seen on the (last) new director's interface.
     pub(crate) fn election(&self, turn: &Turn) -> Option<Duration> {
-        let arrival = self.sightings.iter().find(|s| s.node == turn.to && s.at >= turn.at && s.state.on_interface)?;
-        Some(arrival.at - turn.at)
+        let at = turn.last_change();
+        let arrival = self.sightings.iter().find(|s| s.node == turn.to && s.at >= at && s.state.on_interface)?;
+        Some(arrival.at - at)
     }
 
     /// When `node` answered requests.
@@ -150,6 +234,12 @@ impl Record {
     pub(crate) fn requests(&self, when: Range<Duration>) -> (usize, usize) {
         let sent = self.requests.iter().filter(|r| when.contains(&r.sent));
         (sent.clone().count(), sent.filter(|r| r.served.is_err()).count())
+    }
+
+    /// How requests sent in `when` failed, each time.
+    pub(crate) fn failures(&self, when: Range<Duration>) -> impl Iterator<Item = (Duration, io::ErrorKind)> {
+        let sent = self.requests.iter().filter(move |r| when.contains(&r.sent));
+        sent.filter_map(|r| r.served.err().map(|kind| (r.sent, kind)))
     }
 
     /// The longest time after a turn in which no request was answered.
@@ -170,9 +260,9 @@ impl Record {
     pub(crate) fn summary(&self) -> Value {
         let turn = |turn: &Turn| {
             let (sent, failed) = self.requests(turn.at..turn.until);
-            let (kept, able) = turn.kept();
+            let (kept, able) = turn.kept(&turn.sessions);
             json!({
-                "kind": match turn.kind { Kind::Move => "move", Kind::Crash => "crash" },
+                "kind": turn.kind.name(),
                 "from": self.nodes[turn.from],
                 "to": self.nodes[turn.to],
                 "until_vip": self.election(turn).map(|t| t.as_secs_f64()),
@@ -197,7 +287,7 @@ impl Record {
         for turn in &self.turns {
             let from = &self.nodes[turn.from];
             let election = self.election(turn).with_context(|| format!("nobody was seen to direct after {from}"))?;
-            let after = turn.at + election..turn.until;
+            let after = turn.last_change() + election..turn.until;
             let served = self.requests.iter().filter(|r| after.contains(&r.sent) && r.served.is_ok()).count();
             ensure!(served > 0, "no request was answered after {} took over from {from}", self.nodes[turn.to]);
         }
@@ -238,8 +328,13 @@ pub(crate) mod tests {
     /// Two nodes; at 4 s the director moves from n1 to n2, which is without a table for 0.2 s, and n1 without the VIP
     /// for 0.3 s. Requests every 0.1 s, none answered for 1 s from the move on.
     pub(crate) fn record() -> Record {
-        let state =
-            |on_interface, on_loopback, destinations| State { link: true, on_interface, on_loopback, destinations };
+        let state = |on_interface, on_loopback, destinations| State {
+            link: true,
+            on_interface,
+            on_loopback,
+            destinations,
+            live: destinations > 0,
+        };
         let sighting = |at, node, state| Sighting { at: ms(at), node, state };
         let request = |i: u64| {
             let failed = (40..50).contains(&i);
@@ -247,7 +342,7 @@ pub(crate) mod tests {
             Request { sent: ms(i * 100), done: ms(i * 100 + 1), served }
         };
         let answers = |end: u64| (1..end).map(|i| ms(i * 100)).collect();
-        let session = |node, end, broken| Session { node, answers: answers(end), broken };
+        let session = |node, end, broken| Session { node, every: Some(ms(100)), answers: answers(end), broken };
         Record {
             name: "test",
             title: "for tests",
@@ -265,6 +360,8 @@ pub(crate) mod tests {
             turns: vec![Turn {
                 kind: Kind::Move,
                 at: ms(4000),
+                crash: None,
+                dead: None,
                 from: 0,
                 to: 1,
                 until: ms(8000),
@@ -281,15 +378,40 @@ pub(crate) mod tests {
     #[test]
     fn a_session_is_kept_if_it_answers_to_the_end() {
         let turn = &record().turns[0];
-        assert_eq!(turn.kept(), (1, 3));
+        assert_eq!(turn.kept(&turn.sessions), (1, 3));
         assert_eq!(turn.silence(), Some(ms(100)));
     }
 
     #[test]
     fn a_crashed_nodes_own_sessions_count_apart() {
-        let turn = Turn { kind: Kind::Crash, ..record().turns.remove(0) };
+        let turn = Turn { kind: Kind::Crash, dead: Some(0), ..record().turns.remove(0) };
         assert_eq!(turn.buried(), 1);
-        assert_eq!(turn.kept(), (0, 2));
+        assert_eq!(turn.kept(&turn.sessions), (0, 2));
+    }
+
+    #[test]
+    fn a_silent_session_is_kept_if_it_answers_once_more() {
+        let silent = |answers: &[u64], broken| Session {
+            node: 0,
+            every: None,
+            answers: answers.iter().map(|&at| ms(at)).collect(),
+            broken,
+        };
+        assert!(silent(&[100, 9000], None).kept(ms(9100)));
+        assert!(!silent(&[100], None).kept(ms(200)));
+        assert!(!silent(&[100, 9000], Some(io::ErrorKind::ConnectionReset)).kept(ms(9100)));
+        assert_eq!(silent(&[100, 9000], None).gap(&(ms(0)..ms(9100))), None);
+    }
+
+    #[test]
+    fn a_gap_is_what_is_longer_than_the_client_waits() {
+        let answers = [100, 200, 310, 650, 750].map(ms).to_vec();
+        let session = Session { node: 0, every: Some(ms(100)), answers, broken: None };
+        assert_eq!(session.gap(&(ms(0)..ms(600))), Some(ms(10)));
+        // It belongs to where it ends.
+        assert_eq!(session.gap(&(ms(600)..ms(700))), Some(ms(240)));
+        assert_eq!(session.gap(&(ms(700)..ms(800))), Some(ms(0)));
+        assert_eq!(session.gap(&(ms(800)..ms(900))), None);
     }
 
     #[test]

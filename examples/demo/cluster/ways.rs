@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::cluster::{DIR, INTERFACE, Node, VIP, run};
+use super::{DIR, INTERFACE, Node, VIP, run};
 
 /// The operator's program, which keepalived calls.
 pub(crate) const LVS_NODE: &str = "lvs-node";
@@ -18,17 +18,30 @@ const MH: &str = "scheduler = \"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]";
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
+    /// Whether a planned move can be done by `lvs-node handover`.
+    pub(crate) hands_over: bool,
     /// Sets up a node of the cluster, and returns the lines of keepalived.conf that tell it of its role.
     pub(crate) prepare: fn(&Node, &[Node]) -> Result<String>,
 }
 
 pub(crate) const WAYS: &[Way] = &[
-    Way { name: "seed", title: "to_master.sh and to_backup.sh, as written", prepare: seed },
-    Way { name: "clear", title: "lvs-node, fence = clear", prepare: |node, all| ours(node, all, "clear", WRR) },
-    Way { name: "quiesce", title: "lvs-node, fence = quiesce", prepare: |node, all| ours(node, all, "quiesce", WRR) },
+    Way { name: "seed", title: "to_master.sh and to_backup.sh, as written", hands_over: false, prepare: seed },
+    Way {
+        name: "clear",
+        title: "lvs-node, fence = clear",
+        hands_over: true,
+        prepare: |node, all| ours(node, all, "clear", WRR),
+    },
+    Way {
+        name: "quiesce",
+        title: "lvs-node, fence = quiesce",
+        hands_over: true,
+        prepare: |node, all| ours(node, all, "quiesce", WRR),
+    },
     Way {
         name: "stateless",
         title: "lvs-node, fence = stateless",
+        hands_over: true,
         prepare: |node, all| ours(node, all, "stateless", MH),
     },
 ];
@@ -79,12 +92,16 @@ state_dir = \"{state}\"
 ignore = 3
 announce = 2
 
+[handover]
+file = \"{maintenance}\"
+
 [[service]]
 listen = \"tcp {VIP}:80\"
 {scheduler}
 destinations = [
 {destinations}]
 ",
+        maintenance = node.maintenance().display(),
         state = node.etc.join("state").display(),
         destinations = destinations.concat(),
     );
@@ -97,7 +114,7 @@ destinations = [
 }
 
 /// Puts a copy of this program where keepalived takes it from: it refuses one that others than root could change.
-fn install_lvs_node() -> Result<String> {
+pub(crate) fn install_lvs_node() -> Result<String> {
     let path = Path::new(DIR).join(LVS_NODE);
     if !path.exists() {
         fs::copy("/proc/self/exe", &path).with_context(|| format!("cannot copy this program to {}", path.display()))?;

@@ -1,4 +1,13 @@
-//! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each node.
+//! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each node. The demo shows
+//! it, and benches/failover measures it.
+
+pub(crate) mod load;
+pub(crate) mod monitor;
+pub(crate) mod progress;
+pub(crate) mod record;
+pub(crate) mod stage;
+pub(crate) mod watch;
+pub(crate) mod ways;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,11 +21,11 @@ use anyhow::{Context, Result, bail};
 use lvs_dr::Netns;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ways::Way;
+use ways::Way;
 
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 254);
 pub(crate) const INTERFACE: &str = "bond0";
-/// Everything that the demo writes, a directory for each node.
+/// Everything that a cluster writes, a directory for each node.
 pub(crate) const DIR: &str = "/run/lvs-dr-demo";
 
 const ADVERT_SECONDS: f64 = 0.3;
@@ -55,8 +64,26 @@ impl Node {
 
     /// Tells this node's keepalived to let others direct (or no longer to): it watches the file.
     pub(crate) fn set_maintenance(&self, on: bool) -> Result<()> {
-        let path = self.etc.join("maintenance");
+        let path = self.maintenance();
         fs::write(&path, if on { "1\n" } else { "0\n" }).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Lets this node, which directs, hand over to that one. It is prepared when this returns, and keepalived is told.
+    fn begin_handover(&self, to: &Node) -> Result<Child> {
+        let mut command = Command::new(ways::install_lvs_node()?);
+        command.arg("--config").arg(self.etc.join("node.toml")).args(["handover", "--to", &to.address.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = self.netns.run(|| command.spawn())?.context("cannot run lvs-node")?;
+        let told = || fs::read_to_string(self.maintenance()).is_ok_and(|text| text.trim() == "1");
+        while !told() && matches!(child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(child)
+    }
+
+    /// What keepalived watches.
+    pub(crate) fn maintenance(&self) -> PathBuf {
+        self.etc.join("maintenance")
     }
 
     fn log(&self) -> PathBuf {
@@ -117,6 +144,7 @@ vrrp_instance web {{
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) client: Netns,
+    /// Of each node, once it is started.
     keepalived: Vec<Child>,
     _namespaces: Namespaces,
 }
@@ -141,7 +169,11 @@ impl Cluster {
                 .with_context(|| format!("cannot write {}", conf.display()))?;
             node.set_maintenance(false)?;
         }
-        Ok(Cluster { nodes, client: Netns::named(CLIENT)?, keepalived: Vec::new(), _namespaces: namespaces })
+        let client = Netns::named(CLIENT)?;
+        // One client stands for many: were its ports used again within minutes, directors would know them still.
+        let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
+        client.run(ports)?.context("cannot give the client more ports")?;
+        Ok(Cluster { nodes, client, keepalived: Vec::new(), _namespaces: namespaces })
     }
 
     fn lay_cables(names: &[String]) -> Result<()> {
@@ -166,10 +198,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts keepalived in one of the nodes.
+    /// Starts keepalived in the next of the nodes.
     pub(crate) fn start_keepalived(&mut self, node: usize) -> Result<()> {
         self.keepalived.push(self.nodes[node].start_keepalived()?);
         Ok(())
+    }
+
+    /// Stops keepalived in one of the nodes, as its init system would.
+    pub(crate) fn stop_keepalived(&self, node: usize) -> Result<()> {
+        let keepalived = self.keepalived.get(node).context("keepalived has not been started")?;
+        kill_process(Pid::from_child(keepalived), Signal::TERM).context("cannot stop keepalived")
     }
 
     /// Pulls (or puts back) a node's cable: nothing that it sends arrives any more, and nothing arrives there.
@@ -217,7 +255,7 @@ impl Namespaces {
     fn add(nodes: &[String]) -> Result<Self> {
         let names: Vec<String> = [LAN, CLIENT].map(String::from).iter().chain(nodes).cloned().collect();
         if let Some(name) = names.iter().find(|name| Path::new("/run/netns").join(name).exists()) {
-            bail!("there is a network namespace {name} already; if a killed demo left it: `ip netns delete {name}`");
+            bail!("there is a network namespace {name} already; if a killed run left it: `ip netns delete {name}`");
         }
         let namespaces = Namespaces(names);
         namespaces.batch("add").context("cannot add network namespaces")?;
@@ -233,7 +271,7 @@ impl Namespaces {
 impl Drop for Namespaces {
     fn drop(&mut self) {
         if let Err(e) = self.batch("delete") {
-            eprintln!("demo: some network namespaces are left: {e:#}");
+            eprintln!("some network namespaces are left: {e:#}");
         }
     }
 }

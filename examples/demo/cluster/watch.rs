@@ -3,7 +3,7 @@
 //! It judges this crate, so it does not use it: getifaddrs(3) and /proc.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -13,8 +13,8 @@ use anyhow::{Context, Result, anyhow};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-use crate::cluster::{INTERFACE, Node, VIP};
-use crate::record::{Sighting, State};
+use super::record::{Sighting, State};
+use super::{INTERFACE, Node, VIP};
 
 /// What is shorter than this may go unseen.
 const EVERY: Duration = Duration::from_millis(20);
@@ -32,9 +32,12 @@ impl Watch {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let watch = |(node, host): (usize, &Node)| {
-            let (netns, name, seen, stop) = (host.netns.clone(), host.name.clone(), seen.clone(), stop.clone());
+            let (netns, name, address) = (host.netns.clone(), host.name.clone(), host.address);
+            let (seen, stop) = (seen.clone(), stop.clone());
             thread::spawn(move || {
-                netns.run(|| look(node, start, &seen, &stop))?.with_context(|| format!("cannot look at {name}"))
+                netns
+                    .run(|| look(node, address, start, &seen, &stop))?
+                    .with_context(|| format!("cannot look at {name}"))
             })
         };
         let threads = nodes.iter().enumerate().map(watch).collect();
@@ -74,10 +77,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn look(node: usize, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicBool) -> Result<()> {
+fn look(node: usize, address: Ipv4Addr, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicBool) -> Result<()> {
     let mut last = None;
     while !stop.load(Ordering::Relaxed) {
-        let state = observe()?;
+        let state = observe(address)?;
         if last != Some(state) {
             lock(seen).push(Sighting { at: start.elapsed(), node, state });
             last = Some(state);
@@ -87,9 +90,10 @@ fn look(node: usize, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicB
     Ok(())
 }
 
-/// The state of the namespace that this thread is in.
-fn observe() -> Result<State> {
-    let mut state = State { destinations: destinations()?, ..State::default() };
+/// The state of the namespace that this thread is in; the node has this address.
+fn observe(address: Ipv4Addr) -> Result<State> {
+    let (destinations, live) = table(address)?;
+    let mut state = State { destinations, live, ..State::default() };
     for entry in getifaddrs().context("getifaddrs")? {
         let is_vip = entry.address.and_then(|a| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()))) == Some(VIP.into());
         match entry.interface_name.as_str() {
@@ -104,11 +108,45 @@ fn observe() -> Result<State> {
     Ok(state)
 }
 
-fn destinations() -> Result<usize> {
+/// The real servers in the table, and whether it sends anything to another node than this one.
+fn table(own: Ipv4Addr) -> Result<(usize, bool)> {
     // /proc/net is the namespace of the process, not of the thread.
     match fs::read_to_string("/proc/thread-self/net/ip_vs") {
-        Ok(table) => Ok(table.lines().filter(|l| l.starts_with("  -> ") && !l.contains("RemoteAddress")).count()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0), // IPVS is not loaded yet
+        Ok(table) => Ok(read_table(&table, own)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok((0, false)), // IPVS is not loaded yet
         Err(e) => Err(e).context("/proc/thread-self/net/ip_vs"),
+    }
+}
+
+fn read_table(table: &str, own: Ipv4Addr) -> (usize, bool) {
+    // `  -> C0A8000C:0050      Route   1      0          0`: address, forwarding method, weight, connections.
+    let destinations =
+        table.lines().filter_map(|line| line.strip_prefix("  -> ")).filter(|l| !l.contains("RemoteAddress"));
+    let own = format!("{:08X}:", own.to_bits());
+    let away = |line: &str| !line.starts_with(&own) && line.split_whitespace().nth(2).is_some_and(|w| w != "0");
+    (destinations.clone().count(), destinations.clone().any(away))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_sends_nothing_away_is_not_live() {
+        let table = |weight| {
+            format!(
+                "IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  C0A800FE:0050 wrr
+  -> C0A8000C:0050      Route   {weight}      0          0
+  -> C0A8000B:0050      Route   1      0          0
+"
+            )
+        };
+        let own = Ipv4Addr::new(192, 168, 0, 11);
+        assert_eq!(read_table(&table(1), own), (2, true));
+        assert_eq!(read_table(&table(0), own), (2, false));
+        assert_eq!(read_table("", own), (0, false));
     }
 }

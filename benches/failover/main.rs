@@ -1,0 +1,187 @@
+//! Measures what a change of director costs: the seed's two scripts and `lvs-node` with each fence, through a planned move,
+//! a stop, a crash, and four moves in a row with a crash behind them. Real keepalived, real IPVS, and the demo's cluster,
+//! under more load.
+//!
+//! `cargo bench --bench failover` runs it in the lab's guest. It measures, and judges nothing: the exit code says
+//! whether everything could be measured.
+
+// The demo uses more of it, and has its tests.
+#[allow(dead_code, unused_imports)]
+#[path = "../../examples/demo/cluster/mod.rs"]
+mod cluster;
+#[path = "../../examples/lvs-node/cli.rs"]
+mod lvs_node;
+mod measure;
+mod promotion;
+mod svg;
+mod table;
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+
+use crate::cluster::progress::Progress;
+use crate::cluster::record::Kind;
+use crate::cluster::ways::{LVS_NODE, WAYS, Way};
+use crate::measure::Measured;
+use crate::promotion::{FENCES, Told};
+
+/// What a change of director costs: sessions, connections and time, counted by a client.
+#[derive(Parser)]
+#[command(name = "failover")]
+struct Options {
+    /// Ways of switching roles
+    #[arg(long, value_delimiter = ',', value_parser = WAYS.iter().map(|way| way.name).collect::<Vec<_>>())]
+    way: Vec<String>,
+
+    /// How many web servers
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=3), default_value = "3,2")]
+    nodes: Vec<u8>,
+
+    /// What happens to the director
+    #[arg(long, value_delimiter = ',', value_parser = Kind::ALL.map(Kind::name))]
+    story: Vec<String>,
+
+    /// How often each is measured
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    runs: u8,
+
+    /// Measure promotions instead: from the notification until sessions are forwarded
+    #[arg(long)]
+    promotion: bool,
+
+    /// With --promotion: how many virtual services
+    #[arg(long, value_delimiter = ',', default_value = "10,5000")]
+    services: Vec<usize>,
+
+    /// With --promotion: `settle` of fence quiesce, in seconds
+    #[arg(long, default_value_t = 0.5)]
+    settle: f64,
+
+    /// Print JSON, one line for each measurement, instead of tables
+    #[arg(long)]
+    json: bool,
+
+    /// Cargo's.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    // keepalived calls a copy of this program by the name of the one it stands for.
+    if env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(LVS_NODE.as_ref())) {
+        return lvs_node::main_with(env::args_os());
+    }
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("failover: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all could be measured.
+fn run(options: &Options) -> Result<bool> {
+    if !matches!(env::var("LAB").as_deref(), Ok("guest" | "none")) {
+        bail!("this makes network namespaces and loads IPVS tables, so it runs in the lab's guest: `cargo bench`");
+    }
+    if options.promotion {
+        return promotions(options);
+    }
+    clean()?;
+    let chosen = |names: &[String], name: &str| names.is_empty() || names.iter().any(|chosen| chosen == name);
+    let ways: Vec<&Way> = WAYS.iter().filter(|way| chosen(&options.way, way.name)).collect();
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| chosen(&options.story, kind.name())).collect();
+
+    let mut complete = true;
+    if !options.json {
+        println!("{}\n", measure::load());
+    }
+    for nodes in options.nodes.iter().copied().map(usize::from) {
+        for kind in &kinds {
+            let mut measured = Vec::new();
+            for way in ways.iter().filter(|way| way.hands_over || !kind.hands_over()) {
+                let mut runs = Vec::new();
+                for run in 1..=options.runs {
+                    let title = format!("{nodes} nodes, {}, {} {run}/{}", kind.name(), way.name, options.runs);
+                    match measure::measure(way, nodes, *kind, &mut Progress::new(false, title)) {
+                        Ok(measured) => runs.push(measured),
+                        Err(e) => {
+                            eprintln!("failover: {e:#}");
+                            complete = false;
+                        }
+                    }
+                }
+                if !runs.is_empty() {
+                    measured.push(runs);
+                }
+            }
+            report(options, nodes, *kind, &measured)?;
+        }
+    }
+    Ok(complete)
+}
+
+/// Removes what an earlier run has left.
+fn clean() -> Result<()> {
+    match fs::remove_dir_all(cluster::DIR) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).context(format!("cannot remove {}", cluster::DIR)),
+        _ => Ok(()),
+    }
+}
+
+fn promotions(options: &Options) -> Result<bool> {
+    let (mut complete, mut measured) = (true, Vec::new());
+    for fence in FENCES {
+        for told in [Told::Program, Told::Fifo] {
+            for services in options.services.iter().copied() {
+                for _ in 0..options.runs {
+                    clean()?;
+                    let title = format!("promotion, {fence}, {told:?}, {services} services");
+                    match promotion::measure(services, fence, told, options.settle, &mut Progress::new(false, title)) {
+                        Ok(promotion) => measured.push(promotion),
+                        Err(e) => {
+                            eprintln!("failover: {e:#}");
+                            complete = false;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if options.json {
+        measured.iter().for_each(|one| println!("{}", one.json()));
+    } else {
+        print!("{}", promotion::draw(&measured));
+    }
+    Ok(complete)
+}
+
+/// `measured`: of each way, each run.
+fn report(options: &Options, nodes: usize, kind: Kind, measured: &[Vec<Measured>]) -> Result<()> {
+    if measured.is_empty() {
+        return Ok(());
+    }
+    let first: Vec<_> = measured.iter().filter_map(|runs| runs.first()).collect();
+    let picture = directory().join(format!("{}-{nodes}.svg", kind.name()));
+    fs::create_dir_all(directory())
+        .and_then(|()| fs::write(&picture, svg::draw(kind, &first)))
+        .with_context(|| format!("cannot write {}", picture.display()))?;
+    if options.json {
+        measured.iter().flatten().for_each(|one| println!("{}", one.json()));
+    } else {
+        println!("{}time line: {}\n", table::draw(nodes, kind, measured), picture.display());
+    }
+    Ok(())
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("failover")
+}

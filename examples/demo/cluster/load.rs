@@ -1,0 +1,290 @@
+//! What the cluster is there for: an HTTP server in each node, and a client that asks for it all the time.
+//!
+//! All of it is one thread: the guest has one CPU, and what is left of it is keepalived's. It goes before all others: a
+//! client and busy servers have CPUs of their own, and would not wait while a notification is carried out elsewhere.
+
+use std::io::{self, ErrorKind};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use rustix::process::setpriority_process;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{self, Handle};
+use tokio::task::{self, JoinSet};
+use tokio::time::{interval, sleep, timeout};
+
+use super::record::{Request, Session};
+use super::{Cluster, Node, VIP};
+
+/// A request that is not answered by then has failed.
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(2);
+/// New connections, each with a request.
+pub(crate) const REQUEST_EVERY: Duration = Duration::from_millis(20);
+const PORT: u16 = 80;
+/// The thread's nice value.
+pub(crate) const PRIORITY: i32 = -20;
+
+/// The servers and the client, at work. All times are from `start` on.
+pub(crate) struct Load {
+    client: Client,
+    runtime: Handle,
+    requests: Arc<Mutex<Vec<Request>>>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<()>>,
+}
+
+/// What each of the client's tasks has to know.
+#[derive(Clone)]
+struct Client {
+    names: Arc<[String]>,
+    start: Instant,
+}
+
+/// Sessions of one kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group {
+    pub(crate) count: usize,
+    /// From an answer to the next request; `None`: the session is silent until it is asked.
+    pub(crate) every: Option<Duration>,
+    /// Not all are opened at the same moment, but evenly over this time.
+    pub(crate) over: Duration,
+}
+
+impl Load {
+    /// Starts the servers, and a client that sends a request every 20 ms whether or not earlier ones were answered.
+    pub(crate) fn start(cluster: &Cluster, start: Instant) -> Result<Self> {
+        let client = Client { names: cluster.nodes.iter().map(|node| node.name.clone()).collect(), start };
+        let listeners = cluster.nodes.iter().map(listen).collect::<Result<Vec<_>>>()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+        let load = runtime.handle().clone();
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+
+        let work = {
+            let (client, requests, stop) = (client.clone(), requests.clone(), stop.clone());
+            async move {
+                for (name, listener) in client.names.iter().zip(listeners) {
+                    let listener = TcpListener::from_std(listener).context("cannot listen")?;
+                    tokio::spawn(serve(listener, name.clone()));
+                }
+                client.send_requests(requests, &stop).await;
+                anyhow::Ok(())
+            }
+        };
+        // A socket belongs to the namespace of the thread that makes it: here, the client's.
+        let netns = cluster.client.clone();
+        let work = move || {
+            setpriority_process(None, PRIORITY).context("cannot set the client's priority")?;
+            runtime.block_on(work)
+        };
+        let thread = thread::spawn(move || netns.run(work)?);
+        Ok(Load { client, runtime: load, requests, stop, thread })
+    }
+
+    /// How many requests were answered so far, and how many failed.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let requests = lock(&self.requests);
+        let failed = requests.iter().filter(|r| r.served.is_err()).count();
+        (requests.len() - failed, failed)
+    }
+
+    /// Begins to open sessions, and keeps requests going on them.
+    pub(crate) fn open_sessions(&self, group: Group) -> Sessions {
+        let sessions = Arc::new(Mutex::new(Vec::new()));
+        let silent = Arc::new(Mutex::new(Vec::new()));
+        let open = |i| {
+            let phase = group.over * i as u32 / group.count as u32;
+            let (client, sessions, silent) = (self.client.clone(), sessions.clone(), silent.clone());
+            self.runtime.spawn(async move {
+                sleep(phase).await;
+                let held = client.open_session(group.every, &sessions).await?;
+                match group.every {
+                    Some(every) => held.keep_asking(every, &sessions).await,
+                    None => lock(&silent).push(held),
+                }
+                Ok(())
+            })
+        };
+        let tasks = (0..group.count).map(open).collect();
+        Sessions { group, runtime: self.runtime.clone(), tasks, sessions, silent }
+    }
+
+    /// Ends the requests, and returns what became of each.
+    pub(crate) fn stop(self) -> Result<Vec<Request>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the client panicked"))??;
+        let mut requests = std::mem::take(&mut *lock(&self.requests));
+        requests.sort_by_key(|r| r.sent);
+        Ok(requests)
+    }
+}
+
+/// Sessions that the client keeps open.
+pub(crate) struct Sessions {
+    pub(crate) group: Group,
+    runtime: Handle,
+    tasks: Vec<task::JoinHandle<io::Result<()>>>,
+    sessions: Arc<Mutex<Vec<Session>>>,
+    silent: Arc<Mutex<Vec<Held>>>,
+}
+
+impl Sessions {
+    /// How many are open (or were).
+    pub(crate) fn opened(&self) -> usize {
+        lock(&self.sessions).len()
+    }
+
+    /// Begins to ask each of the silent ones, once, over this time.
+    pub(crate) fn ask(&mut self, over: Duration) {
+        let silent = std::mem::take(&mut *lock(&self.silent));
+        let count = silent.len().max(1) as u32;
+        for (i, mut held) in silent.into_iter().enumerate() {
+            let sessions = self.sessions.clone();
+            self.tasks.push(self.runtime.spawn(async move {
+                sleep(over * i as u32 / count).await;
+                held.ask(&sessions).await;
+                Ok(())
+            }));
+        }
+    }
+
+    /// Closes them all, and returns what became of each that could be opened.
+    pub(crate) fn close(self) -> Vec<Session> {
+        self.tasks.iter().for_each(task::JoinHandle::abort);
+        std::mem::take(&mut *lock(&self.sessions))
+    }
+}
+
+fn listen(node: &Node) -> Result<std::net::TcpListener> {
+    let listen = || {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+        listener.set_nonblocking(true)?;
+        io::Result::Ok(listener)
+    };
+    node.netns.run(listen)?.with_context(|| format!("cannot serve on {}", node.name))
+}
+
+/// A node's web server: answers with the node's name and the number of the request on its connection.
+async fn serve(listener: TcpListener, name: String) {
+    while let Ok((stream, _)) = listener.accept().await {
+        // A connection that breaks is the client's to count.
+        tokio::spawn(attend(stream, name.clone()));
+    }
+}
+
+async fn attend(mut stream: TcpStream, name: String) -> io::Result<()> {
+    for count in 1.. {
+        let request = receive(&mut stream, |text| text.ends_with("\r\n\r\n")).await?;
+        let body = body(&name, count);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all((head + &body).as_bytes()).await?;
+        if request.contains("Connection: close") {
+            break;
+        }
+    }
+    Ok(())
+}
+
+// Ends in a bare line feed, which no line of the head does.
+fn body(name: &str, count: u64) -> String {
+    format!("{name} {count}\n")
+}
+
+impl Client {
+    async fn send_requests(self, requests: Arc<Mutex<Vec<Request>>>, stop: &AtomicBool) {
+        let mut due = interval(REQUEST_EVERY);
+        let mut sent = JoinSet::new();
+        while !stop.load(Ordering::Relaxed) {
+            due.tick().await;
+            let (client, requests) = (self.clone(), requests.clone());
+            sent.spawn(async move {
+                let sent = client.start.elapsed();
+                let served = timeout(REQUEST_LIMIT, client.request()).await.unwrap_or(Err(ErrorKind::TimedOut.into()));
+                let request = Request { sent, done: client.start.elapsed(), served: served.map_err(|e| e.kind()) };
+                lock(&requests).push(request);
+            });
+        }
+        sent.join_all().await;
+    }
+
+    /// Asks on a connection of its own; returns the node that answered.
+    async fn request(&self) -> io::Result<usize> {
+        let mut stream = TcpStream::connect((VIP, PORT)).await?;
+        let answer = get(&mut stream, "close").await?;
+        self.node_of(&answer)
+    }
+
+    async fn open_session(&self, every: Option<Duration>, sessions: &Mutex<Vec<Session>>) -> io::Result<Held> {
+        let mut stream = TcpStream::connect((VIP, PORT)).await?;
+        let node = self.node_of(&get(&mut stream, "keep-alive").await?)?;
+        let mut sessions = lock(sessions);
+        sessions.push(Session { node, every, answers: vec![self.start.elapsed()], broken: None });
+        Ok(Held { client: self.clone(), stream, index: sessions.len() - 1, node })
+    }
+
+    fn node_of(&self, first_answer: &str) -> io::Result<usize> {
+        self.names.iter().position(|name| first_answer == body(name, 1)).ok_or(ErrorKind::InvalidData.into())
+    }
+}
+
+/// An open session.
+struct Held {
+    client: Client,
+    stream: TcpStream,
+    /// Its place among the group's.
+    index: usize,
+    node: usize,
+}
+
+impl Held {
+    async fn keep_asking(mut self, every: Duration, sessions: &Mutex<Vec<Session>>) {
+        loop {
+            sleep(every).await;
+            if !self.ask(sessions).await {
+                break;
+            }
+        }
+    }
+
+    /// Expects the same node to go on counting. `false`: the session is broken.
+    async fn ask(&mut self, sessions: &Mutex<Vec<Session>>) -> bool {
+        let answer = get(&mut self.stream, "keep-alive").await;
+        let session = &mut lock(sessions)[self.index];
+        match answer {
+            Ok(answer) if answer == body(&self.client.names[self.node], session.answers.len() as u64 + 1) => {
+                session.answers.push(self.client.start.elapsed());
+            }
+            Ok(_) => session.broken = Some(ErrorKind::InvalidData),
+            Err(e) => session.broken = Some(e.kind()),
+        }
+        session.broken.is_none()
+    }
+}
+
+async fn get(stream: &mut TcpStream, connection: &str) -> io::Result<String> {
+    let request = format!("GET / HTTP/1.1\r\nHost: {VIP}\r\nConnection: {connection}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let answer = receive(stream, |text| text.ends_with('\n') && !text.ends_with("\r\n")).await?;
+    let (_, body) = answer.split_once("\r\n\r\n").ok_or(ErrorKind::InvalidData)?;
+    Ok(body.to_string())
+}
+
+async fn receive(stream: &mut TcpStream, complete: fn(&str) -> bool) -> io::Result<String> {
+    let (mut text, mut buffer) = (String::new(), [0; 512]);
+    while !complete(&text) {
+        match stream.read(&mut buffer).await? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            n => text += std::str::from_utf8(&buffer[..n]).map_err(io::Error::other)?,
+        }
+    }
+    Ok(text)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,267 @@
+//! A cluster at work: servers, a client, watchers, and what is done to the director.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::load::{Group, Load, Sessions};
+use super::progress::Progress;
+use super::record::{Kind, Mark, Record, State, Turn};
+use super::watch::Watch;
+use super::ways::Way;
+use super::{Cluster, VIP};
+
+/// From a crash until a health check takes the node out of the table.
+const HEALTH_CHECK: Duration = Duration::from_secs(2);
+/// Of moves in a row: from when the new director is seen until it has to go, too.
+const BETWEEN_MOVES: Duration = Duration::from_millis(800);
+/// How many moves are in a row.
+const MOVES: usize = 4;
+/// Scripts that keepalived started at the election may take this long.
+const SETTLE: Duration = Duration::from_secs(1);
+/// keepalived may take this long to elect.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A cluster under load, from `start` on.
+pub(crate) struct Stage<'a> {
+    pub(crate) cluster: &'a mut Cluster,
+    pub(crate) start: Instant,
+    progress: &'a mut Progress,
+    watch: Watch,
+    load: Load,
+    marks: Vec<Mark>,
+}
+
+/// Builds a cluster that switches roles in this way, and lets `act` happen on it.
+///
+/// # Errors
+/// With the end of the keepalived logs.
+pub(crate) fn with_cluster<T>(
+    way: &Way,
+    nodes: usize,
+    progress: &mut Progress,
+    act: impl FnOnce(Stage) -> Result<T>,
+) -> Result<T> {
+    progress.step("building the cluster");
+    let mut cluster = Cluster::build(nodes, way)?;
+    let acted = elect(&mut cluster, progress).and_then(|()| act(Stage::begin(&mut cluster, progress)?));
+    acted.with_context(|| {
+        format!("`{}`, the end of the keepalived logs:\n{}the story could not be told", way.name, cluster.log_tails())
+    })
+}
+
+/// Starts keepalived, in the first node first: were they all to start at once, roles would change hands faster than
+/// notifications are carried out, in an order that nobody promises.
+fn elect(cluster: &mut Cluster, progress: &mut Progress) -> Result<()> {
+    progress.step("keepalived elects a director");
+    let mut watch = Watch::start(&cluster.nodes, Instant::now());
+    cluster.start_keepalived(0)?;
+    wait(&mut watch, progress, "the first node to direct", director)?;
+    (1..cluster.nodes.len()).try_for_each(|node| cluster.start_keepalived(node))?;
+    wait(&mut watch, progress, "a director with a table and the VIP on all nodes", |nodes| {
+        let ready = nodes[director(nodes)?].destinations > 0 && !nodes.iter().any(State::without_vip);
+        ready.then_some(())
+    })?;
+    thread::sleep(SETTLE);
+    watch.stop().map(drop)
+}
+
+/// The only node that has the VIP on its interface.
+fn director(nodes: &[State]) -> Option<usize> {
+    let mut directors = (0..nodes.len()).filter(|&i| nodes[i].link && nodes[i].on_interface);
+    directors.next().filter(|_| directors.next().is_none())
+}
+
+/// Waits until the nodes show what `find` looks for.
+fn wait<T>(watch: &mut Watch, progress: &mut Progress, what: &str, find: impl Fn(&[State]) -> Option<T>) -> Result<T> {
+    let begin = Instant::now();
+    loop {
+        let nodes = watch.now()?;
+        if let Some(found) = find(&nodes) {
+            return Ok(found);
+        }
+        if begin.elapsed() > PATIENCE {
+            bail!("waited {PATIENCE:?} for {what}, but the kernels show {nodes:?}");
+        }
+        progress.tick(format_args!("{:.1} s", begin.elapsed().as_secs_f64()));
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+impl<'a> Stage<'a> {
+    /// The load begins, and with it the time.
+    fn begin(cluster: &'a mut Cluster, progress: &'a mut Progress) -> Result<Self> {
+        let start = Instant::now();
+        let watch = Watch::start(&cluster.nodes, start);
+        let load = Load::start(cluster, start)?;
+        Ok(Stage { cluster, start, progress, watch, load, marks: Vec::new() })
+    }
+
+    /// What happens from here on.
+    pub(crate) fn step(&mut self, text: &str) {
+        self.progress.step(text);
+    }
+
+    pub(crate) fn open_sessions(&self, group: Group) -> Sessions {
+        self.load.open_sessions(group)
+    }
+
+    /// The node that directs now.
+    pub(crate) fn director(&mut self) -> Result<usize> {
+        director(&self.watch.now()?).context("there is no single director")
+    }
+
+    /// Does it to the director, and waits until another node directs (after a crash also until a health check has
+    /// seen it). What comes of it is the caller's to count: `until` and `sessions` are still to be filled in.
+    pub(crate) fn change(&mut self, kind: Kind) -> Result<Turn> {
+        let from = self.director()?;
+        let at = self.start.elapsed();
+        let mut turn = Turn { kind, at, from, to: from, crash: None, dead: None, until: at, sessions: Vec::new() };
+        match kind {
+            Kind::Move | Kind::Handover => {
+                self.mark(format!("move off {}", self.cluster.nodes[from].name));
+                turn.to = self.move_director(kind)?;
+            }
+            Kind::Stop => turn.to = self.stop_director()?,
+            Kind::Crash => self.crash_director(&mut turn)?,
+            Kind::Moves | Kind::Handovers => {
+                for number in 0..MOVES {
+                    self.mark(if number == 0 { format!("{MOVES} moves") } else { String::new() });
+                    self.move_director(kind)?;
+                    self.pause(BETWEEN_MOVES)?;
+                }
+                self.crash_director(&mut turn)?;
+            }
+        }
+        Ok(turn)
+    }
+
+    /// A planned move: the director's priority is lowered, and that of the next node in turn is what it was.
+    fn move_director(&mut self, kind: Kind) -> Result<usize> {
+        let from = self.director()?;
+        let to = (from + 1) % self.cluster.nodes.len();
+        let nodes = &self.cluster.nodes;
+        let handover = if kind.hands_over() {
+            Some(nodes[from].begin_handover(&nodes[to])?)
+        } else {
+            nodes[from].set_maintenance(true)?;
+            None
+        };
+        nodes[to].set_maintenance(false)?;
+        let to = self.wait_for_director_after(from)?;
+        if let Some(handover) = handover {
+            let output = handover.wait_with_output().context("lvs-node handover")?;
+            ensure!(output.status.success(), "lvs-node handover: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(to)
+    }
+
+    fn stop_director(&mut self) -> Result<usize> {
+        let from = self.director()?;
+        self.mark(format!("stop on {}", self.cluster.nodes[from].name));
+        self.cluster.stop_keepalived(from)?;
+        self.wait_for_director_after(from)
+    }
+
+    fn crash_director(&mut self, turn: &mut Turn) -> Result<()> {
+        let from = self.director()?;
+        // Those that would not take over at once are ready to. Of two with the same priority both would.
+        for node in &self.cluster.nodes[from + 1..] {
+            node.set_maintenance(false)?;
+        }
+        let node = &self.cluster.nodes[from];
+        let name = node.name.clone();
+        let at = self.start.elapsed();
+        self.cluster.set_link(node, false)?;
+        self.mark(format!("{name} dies"));
+        turn.crash = Some(at);
+        turn.dead = Some(from);
+        turn.to = self.wait_for_director_after(from)?;
+        self.pause_until(at + HEALTH_CHECK)?;
+        self.mark(format!("{name} out"));
+        self.set_weight(from, 0)
+    }
+
+    fn wait_for_director_after(&mut self, from: usize) -> Result<usize> {
+        wait(&mut self.watch, self.progress, "another node to direct", |nodes| {
+            director(nodes).filter(|&node| node != from)
+        })
+    }
+
+    /// The node that had crashed comes back, as a backup.
+    pub(crate) fn bring_back(&mut self, returning: usize, within: Duration) -> Result<()> {
+        let begin = self.start.elapsed();
+        let node = &self.cluster.nodes[returning];
+        node.set_maintenance(true)?; // or it would take the VIP at once: a further turn
+        let name = node.name.clone();
+        self.cluster.set_link(node, true)?;
+        self.mark(format!("{name} back"));
+        wait(&mut self.watch, self.progress, "the returned node to have the VIP on lo", |nodes| {
+            let State { link, on_interface, on_loopback, .. } = nodes[returning];
+            (link && on_loopback && !on_interface).then_some(())
+        })?;
+        self.pause_until(begin + within / 2)?;
+        self.set_weight(returning, 1)?;
+        self.pause_until(begin + within)
+    }
+
+    /// What health checks do, by the same hand on every way: keepalived's own go with its virtual servers, which
+    /// neither the scripts nor `lvs-node` use. They run on the director, and wherever else a table sends connections
+    /// away: were tables of `stateless` to differ, nodes would send them to each other. Where the director has lost its
+    /// table, they can do nothing.
+    fn set_weight(&mut self, real: usize, weight: u32) -> Result<()> {
+        let nodes = self.watch.now()?;
+        let director = director(&nodes).context("there is no single director")?;
+        let address = self.cluster.nodes[real].address;
+        for (i, (node, state)) in self.cluster.nodes.iter().zip(&nodes).enumerate() {
+            if state.link && state.destinations > 0 && (i == director || state.live) {
+                node.run(&format!("ipvsadm -e -t {VIP}:80 -r {address}:80 -g -w {weight}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, text: String) {
+        if !text.is_empty() {
+            self.progress.step(&text);
+        }
+        self.marks.push(Mark { at: self.start.elapsed(), text });
+    }
+
+    pub(crate) fn pause(&mut self, time: Duration) -> Result<()> {
+        self.pause_until(self.start.elapsed() + time)
+    }
+
+    pub(crate) fn pause_until(&mut self, end: Duration) -> Result<()> {
+        while self.start.elapsed() < end {
+            let (answered, failed) = self.load.count();
+            let seconds = self.start.elapsed().as_secs_f64();
+            self.progress.tick(format_args!("{seconds:.1} s, {answered} requests answered, {failed} failed"));
+            thread::sleep(Duration::from_millis(20));
+            self.watch.now()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the load, and counts.
+    ///
+    /// # Errors
+    /// When the record does not show what it is to show.
+    pub(crate) fn finish(self, way: &Way, turns: Vec<Turn>) -> Result<Record> {
+        let length = self.start.elapsed();
+        self.progress.step("counting");
+        let record = Record {
+            name: way.name,
+            title: way.title,
+            nodes: self.cluster.nodes.iter().map(|node| node.name.clone()).collect(),
+            length,
+            requests: self.load.stop()?,
+            sightings: self.watch.stop()?,
+            turns,
+            marks: self.marks,
+        };
+        record.check()?;
+        Ok(record)
+    }
+}

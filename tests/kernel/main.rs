@@ -3,6 +3,7 @@
 mod arp;
 #[cfg(feature = "capi")]
 mod capi;
+mod chaos;
 mod cli;
 mod control;
 mod fence;

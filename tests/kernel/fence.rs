@@ -57,7 +57,7 @@ fn saved() -> String {
     ipvsadm("-Sn").parse::<lvs_dr::ipvs::Table>().unwrap().to_string()
 }
 
-fn quiesced() -> String {
+pub(crate) fn quiesced() -> String {
     TABLE
         .replace("-w 4", "-w 0")
         .replace("-w 5", "-w 0")

@@ -9,6 +9,7 @@ mod control;
 mod fence;
 mod handover;
 mod ipvs;
+mod keepalived;
 mod lab;
 mod lan;
 mod node;

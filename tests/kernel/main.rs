@@ -13,5 +13,6 @@ mod keepalived;
 mod lab;
 mod lan;
 mod node;
+mod ocf;
 mod sync;
 mod vip;

@@ -8,6 +8,7 @@ mod cli;
 mod control;
 mod fence;
 mod handover;
+mod ipv6;
 mod ipvs;
 mod keepalived;
 mod lab;

@@ -164,7 +164,8 @@ impl Request {
             let counts = self.dir.counts()?;
             Ok(match counts.ended > self.number {
                 true => Later::Ended(counts.ended),
-                false if counts.latest != self.number && self.dir.latest_lives()? => Later::Lives(counts.latest),
+                // Not another one: where the count is lost, it begins anew.
+                false if counts.latest > self.number && self.dir.latest_lives()? => Later::Lives(counts.latest),
                 false => Later::None,
             })
         };
@@ -492,6 +493,10 @@ mod tests {
             let first = dir.request("backup").unwrap().number;
             assert_eq!(dir.latest_generation().unwrap(), first, "{garbage:?}");
             assert_eq!(dir.request("backup").unwrap().number, first + 1, "{garbage:?}");
+            // Under a request that is under way.
+            let request = dir.request("backup").unwrap();
+            fs::write(dir.path.join("generation"), garbage).unwrap();
+            assert_eq!(request.later().unwrap(), Later::None, "{garbage:?}");
         }
         fs::remove_dir_all(&dir.path).unwrap();
     }

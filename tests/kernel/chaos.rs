@@ -248,6 +248,7 @@ impl Chaos {
         assert_eq!(found, wanted, "{role}: {what}");
         assert_eq!(kernel_table(), self.tables[usize::from(!master)], "{role}: {what}");
         let daemon = match self.config.fence {
+            Fence::Quiesce if master => vec!["master", "backup"],
             Fence::Quiesce | Fence::BackupOnly => vec![if master { "master" } else { "backup" }],
             _ => vec![],
         };

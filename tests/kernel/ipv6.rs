@@ -101,9 +101,11 @@ fn every_fence_without_ipv4() {
                 _ => table.clone(),
             };
             assert_eq!(ipvsadm("-Sn"), wanted, "{fence:?} {role}");
-            let daemon = match fence.syncs() {
-                true => vec![if master { "master" } else { "backup" }],
-                false => vec![],
+            let daemon = match (fence, master) {
+                (Fence::Quiesce, true) => vec!["master", "backup"],
+                (Fence::BackupOnly, true) => vec!["master"],
+                (Fence::Quiesce | Fence::BackupOnly, false) => vec!["backup"],
+                _ => vec![],
             };
             assert_eq!(daemons(), daemon, "{fence:?} {role}");
             promotions += usize::from(master);

@@ -117,8 +117,17 @@ impl Lab {
             thread::sleep(Duration::from_millis(10));
         }
         let table = ipvsadm("-Sn").parse::<lvs_dr::ipvs::Table>().unwrap().to_string();
-        let (wanted, daemon) = if roles == ["master"] { (TABLE.to_owned(), "master") } else { (quiesced(), "backup") };
-        assert_eq!((table, daemons()), (wanted, vec![daemon.to_owned()]), "{what}\n{}", self.logs());
+        let (wanted, running) = if roles == ["master"] {
+            (TABLE.to_owned(), &["master", "backup"][..])
+        } else {
+            (quiesced(), &["backup"][..])
+        };
+        assert_eq!(
+            (table, daemons()),
+            (wanted, running.iter().map(|role| role.to_string()).collect()),
+            "{what}\n{}",
+            self.logs()
+        );
         assert!(on("lo"), "{what}");
     }
 

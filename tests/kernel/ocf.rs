@@ -102,7 +102,7 @@ fn backup() -> (bool, bool, String, Vec<String>) {
 }
 
 fn master() -> (bool, bool, String, Vec<String>) {
-    (true, true, TABLE.into(), vec!["master".into()])
+    (true, true, TABLE.into(), vec!["master".into(), "backup".into()])
 }
 
 #[test]

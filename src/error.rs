@@ -103,7 +103,7 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
-    /// A later request for a role arrived while this one waited; it is not carried out.
+    /// A later request for a role arrived while this one waited, and has been carried out (or has failed, and said so) instead.
     #[error("role {role} (generation {generation}) was overtaken by a later request (generation {latest})")]
     #[non_exhaustive]
     Overtaken {

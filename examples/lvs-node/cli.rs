@@ -96,7 +96,7 @@ KEEPALIVED
 
 PACEMAKER, OR A SCRIPT
   With vip_owner = "node": `lvs-node role master` on the node that is to direct, `lvs-node role backup` on the others;
-  `lvs-node status` says whether all is in place.
+  `lvs-node status` says whether all is in place. For Pacemaker examples/ocf has a resource agent that calls them.
 
 EXIT CODES
   0  the role is reached (status: and all is in place)
@@ -252,16 +252,16 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     };
     match &cli.command {
         Command::Role { role } => become_role(cli, &mut node, *role, tell),
-        Command::Notify { state, name, .. } => match state.as_str() {
-            "DELETED" => become_role(cli, &mut node, Role::Stop, tell),
-            state => match state.parse() {
-                Ok(role) => become_role(cli, &mut node, role, tell),
-                // keepalived also tells of events that change no role.
-                Err(_) => {
-                    tell(&format_args!("{name} {state}: nothing to do"));
-                    Ok(())
-                }
-            },
+        Command::Notify { state, name, .. } => match fifo::named(state) {
+            Some(role) => {
+                become_role(cli, &mut node, role, tell)?;
+                Ok(fifo::correct(&mut node, netns, role, tell)?)
+            }
+            // keepalived also tells of events that change no role.
+            None => {
+                tell(&format_args!("{name} {state}: nothing to do"));
+                Ok(())
+            }
         },
         Command::Fifo { path, instance } => match fifo::follow(&mut node, netns, path, instance.as_deref(), tell)? {},
         Command::Handover { to, limit, end } => {

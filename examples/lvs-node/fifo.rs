@@ -15,8 +15,9 @@ use lvs_dr::node::{Node, Role, VipOwner};
 use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
 
-/// How often the node looks for itself while nothing is written.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the node looks for itself while nothing is written, and how long what it sees must last: keepalived moves the VIP before
+/// it tells.
+const TICK: Duration = Duration::from_millis(300);
 
 /// Follows the FIFO for ever. `instance`: whose states count; all, if none is named. A role that is not reached is tried again at
 /// each tick, and told.
@@ -37,7 +38,7 @@ pub fn follow(
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
         };
         let seen = if told.is_none() { shown(node, &mut vips)? } else { None };
-        // keepalived moves the VIP before it writes. Only what is seen twice was not about to be told.
+        // Only what is seen twice was not about to be told.
         let missed = seen
             .filter(|_| seen == suspected)
             .filter(|role| current.is_none_or(|now| is_master(now) != is_master(*role)));
@@ -87,10 +88,31 @@ fn role(line: &str, instance: Option<&str>) -> Option<Role> {
     if instance.is_some_and(|instance| instance != name) {
         return None;
     }
+    named(state)
+}
+
+/// The role for a state of keepalived's, if it is one.
+pub fn named(state: &str) -> Option<Role> {
     match state {
         "DELETED" => Some(Role::Stop),
         state => state.parse().ok(),
     }
+}
+
+/// After a role that was told: puts right what the VIP shows to be wrong. keepalived forks a process for each state and does not wait for
+/// it, so that of two which start within milliseconds the earlier may be carried out last.
+pub fn correct(node: &mut Node, netns: Netns, role: Role, tell: impl Fn(&dyn Display)) -> Result<()> {
+    let mut vips = Vips::open_in(netns)?;
+    let differs = |seen: &Role| is_master(*seen) != is_master(role);
+    let Some(seen) = shown(node, &mut vips)?.filter(differs) else { return Ok(()) };
+    let generation = node.status()?.generation;
+    thread::sleep(TICK);
+    // Whoever has asked since looks for himself.
+    if shown(node, &mut vips)? != Some(seen) || node.status()?.generation != generation {
+        return Ok(());
+    }
+    tell(&format_args!("{seen}: as the VIP shows, though {role} was told"));
+    node.become_role_with(seen, |step| tell(step)).map(drop)
 }
 
 fn is_master(role: Role) -> bool {

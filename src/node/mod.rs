@@ -45,10 +45,13 @@ use crate::netns::Netns;
 use crate::sysctl;
 use crate::vip::{Located, Vips};
 use observation::Observation;
-use state::{Lock, State, StateDir};
+use state::{Later, Request, State, StateDir};
 
 /// How long a request waits for those before it.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a request that waits for a later one looks what has become of it.
+const TURN_STEP: Duration = Duration::from_millis(5);
 
 /// How often a wait looks whether it is over, and after how long without a packet a drain is.
 const WAIT_STEP: Duration = Duration::from_millis(20);
@@ -156,10 +159,13 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn become_role_with(&mut self, role: Role, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        let _lock = self.take_turn(&role.to_string())?;
-        let first = if role == Role::Master { self.do_at_once(&mut before)? } else { Vec::new() };
+        self.in_turn(&role.to_string(), |node, request| node.carry_out(role, request, &mut before))
+    }
+
+    fn carry_out(&mut self, role: Role, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
+        let first = if role == Role::Master { self.do_at_once(request, before)? } else { Vec::new() };
         let mut done = self.plan_after(role, &self.dir.load()?)?;
-        self.run(&done, &mut before)?;
+        self.run(&done, request, before)?;
         done = done.preceded_by(first);
         let mut rounds = 1;
         loop {
@@ -172,7 +178,7 @@ impl Node {
                 Some(step) if rounds == ROUNDS || done.steps.contains(step) => return Err(not_verified(step)),
                 // Somebody has changed something meanwhile: keepalived has moved its VIP, say.
                 Some(_) => {
-                    self.run(&again, &mut before)?;
+                    self.run(&again, request, before)?;
                     done = again.preceded_by(done.steps);
                     rounds += 1;
                 }
@@ -181,14 +187,14 @@ impl Node {
     }
 
     /// The first steps of a backup that is ready to direct. See [`decide::at_once`].
-    fn do_at_once(&mut self, before: &mut impl FnMut(&Step)) -> Result<Vec<Step>> {
+    fn do_at_once(&mut self, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Vec<Step>> {
         let state = self.dir.load_head()?;
         let mut table = Table::new();
         table.daemons = self.ipvs.daemons()?;
         let seen = self.observe_all_but_table(&state, table)?;
         let steps = decide::at_once(&self.config, &state, &seen).unwrap_or_default();
         let plan = Plan { steps, warnings: Vec::new(), during: state.clone(), after: state };
-        self.run(&plan, before)?;
+        self.run(&plan, request, before)?;
         Ok(plan.steps)
     }
 
@@ -200,16 +206,17 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`]; [`Error::Invalid`] where this node does not direct.
     pub fn prepare_handover(&mut self, successors: &[IpAddr], mut before: impl FnMut(&Step)) -> Result<Plan> {
-        let _lock = self.take_turn("handover")?;
-        let state = self.dir.load()?;
-        if !matches!(state.role, Some((Role::Master, _))) {
-            return Err(Error::invalid("handover", "this node does not direct: there is nothing to hand over"));
-        }
         let successors: Vec<IpAddr> = successors.iter().chain(&self.config.successors).copied().collect();
-        let seen = self.observe(&state)?;
-        let plan = decide::for_handover(&self.config, &successors, &state, &seen)?;
-        self.run(&plan, &mut before)?;
-        Ok(plan)
+        self.in_turn("handover", |node, request| {
+            let state = node.dir.load()?;
+            if !matches!(state.role, Some((Role::Master, _))) {
+                return Err(Error::invalid("handover", "this node does not direct: there is nothing to hand over"));
+            }
+            let seen = node.observe(&state)?;
+            let plan = decide::for_handover(&node.config, &successors, &state, &seen)?;
+            node.run(&plan, request, &mut before)?;
+            Ok(plan)
+        })
     }
 
     /// Announces the VIPs of a director once more, [`Config::announce_again`] after its role was reached, as keepalived does: a
@@ -224,9 +231,12 @@ impl Node {
         if announce_again.is_zero() || vip_owner != VipOwner::Node || !directs(self.dir.load_head()?) {
             return Ok(());
         }
-        match self.wait("master", Wait::Settle, announce_again) {
-            Err(Error::Overtaken { .. }) => return Ok(()),
-            waited => waited?,
+        let (generation, start) = (self.dir.latest_generation()?, Instant::now());
+        while start.elapsed() < announce_again {
+            std::thread::sleep(WAIT_STEP);
+            if self.dir.latest_generation()? != generation {
+                return Ok(());
+            }
         }
         for vip in self.config.vips.clone() {
             self.announce(vip)?;
@@ -242,14 +252,27 @@ impl Node {
         }
     }
 
-    /// Waits for those before it, and holds the lock unless a later request has come.
-    fn take_turn(&self, role: &str) -> Result<Lock> {
+    /// Does `work` under the lock, unless a later request is carried out instead. One that was killed is as if it had not been made: those
+    /// before it wait for what becomes of it.
+    fn in_turn<T>(&mut self, role: &str, mut work: impl FnMut(&mut Self, &Request) -> Result<T>) -> Result<T> {
         self.dir.prepare()?;
-        let generation = self.dir.next_generation()?;
-        let lock = self.dir.lock(LOCK_LIMIT)?;
-        match self.dir.latest_generation()? {
-            latest if latest == generation => Ok(lock),
-            latest => Err(Error::Overtaken { role: role.into(), generation, latest }),
+        let request = self.dir.request(role)?;
+        let start = Instant::now();
+        loop {
+            match request.later()? {
+                Later::Ended(latest) => return Err(request.overtaken(latest)),
+                Later::Lives(latest) if start.elapsed() > LOCK_LIMIT => return Err(request.overtaken(latest)),
+                Later::Lives(_) => std::thread::sleep(TURN_STEP),
+                Later::None => {
+                    let _lock = self.dir.lock(LOCK_LIMIT)?;
+                    if request.later()? == Later::None {
+                        match work(self, &request) {
+                            Err(Error::Overtaken { .. }) => {}
+                            result => return result,
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -269,12 +292,11 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn release(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        let _lock = self.take_turn("release")?;
-        let state = self.dir.load()?;
-        let seen = self.observe(&state)?;
-        let plan = decide::for_release(&self.config, &state, &seen)?;
-        self.run(&plan, &mut before)?;
-        Ok(plan)
+        self.in_turn("release", |node, request| {
+            let plan = node.plan_release()?;
+            node.run(&plan, request, &mut before)?;
+            Ok(plan)
+        })
     }
 
     /// The role that was asked for last, and whether it was reached: what [`Status::role`] says, without looking at anything else.
@@ -364,15 +386,13 @@ impl Node {
     }
 
     /// Waits, until another role is asked for; a drain until packets have stopped coming.
-    fn wait(&mut self, role: &str, what: Wait, limit: Duration) -> Result<()> {
-        let generation = self.dir.latest_generation()?;
+    fn wait(&mut self, request: &Request, what: Wait, limit: Duration) -> Result<()> {
         let start = Instant::now();
         let (mut packets, mut since) = (self.ipvs.packets_in()?, start);
         while start.elapsed() < limit && (what != Wait::Drain || since.elapsed() < DRAIN_QUIET) {
             std::thread::sleep(WAIT_STEP);
-            let latest = self.dir.latest_generation()?;
-            if latest != generation {
-                return Err(Error::Overtaken { role: role.into(), generation, latest });
+            if let Later::Lives(latest) | Later::Ended(latest) = request.later()? {
+                return Err(request.overtaken(latest));
             }
             let now = self.ipvs.packets_in()?;
             if now != packets {
@@ -382,10 +402,10 @@ impl Node {
         Ok(())
     }
 
-    fn run(&mut self, plan: &Plan, before: &mut impl FnMut(&Step)) -> Result<()> {
+    fn run(&mut self, plan: &Plan, request: &Request, before: &mut impl FnMut(&Step)) -> Result<()> {
         for (index, step) in plan.steps().iter().enumerate() {
             before(step);
-            self.act(step, plan).map_err(|error| match error {
+            self.act(step, plan, request).map_err(|error| match error {
                 overtaken @ Error::Overtaken { .. } => overtaken,
                 error => Error::Step {
                     number: index + 1,
@@ -399,7 +419,7 @@ impl Node {
         Ok(())
     }
 
-    fn act(&mut self, step: &Step, plan: &Plan) -> Result<()> {
+    fn act(&mut self, step: &Step, plan: &Plan, request: &Request) -> Result<()> {
         match step {
             Step::Record { reached: false, .. } => self.dir.save(&plan.during),
             Step::Record { reached: true, .. } => self.dir.save(&plan.after),
@@ -416,10 +436,7 @@ impl Node {
             }
             Step::Table(changes) => self.ipvs.apply(changes),
             Step::Sysctl { name, value, .. } => sysctl::write(self.ipvs.netns(), &sysctl_path(name), value),
-            Step::Wait(what, limit) => {
-                let role = plan.during.role.map_or_else(String::new, |(role, _)| role.to_string());
-                self.wait(&role, *what, *limit)
-            }
+            Step::Wait(what, limit) => self.wait(request, *what, *limit),
         }
     }
 }

@@ -128,6 +128,62 @@ pub(super) struct StateDir {
 #[derive(Debug)]
 pub(super) struct Lock(#[allow(dead_code, reason = "closing it is what it is for")] File);
 
+/// A request with its number. It has ended when this is dropped; of one that was killed, the kernel drops the lock without that.
+#[derive(Debug)]
+pub(super) struct Request {
+    dir: StateDir,
+    role: String,
+    number: u64,
+    #[allow(dead_code, reason = "its lock is what it is for")]
+    alive: File,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // Should that fail, it counts as killed.
+        let _ = self.dir.counts().and_then(|mut counts| {
+            counts.ended = counts.ended.max(self.number);
+            counts.write()?;
+            match counts.latest == self.number || !self.dir.latest_lives()? {
+                true => remove_if_there(&self.dir.request_file()),
+                false => Ok(()),
+            }
+        });
+    }
+}
+
+impl Request {
+    pub(super) fn overtaken(&self, latest: u64) -> Error {
+        Error::Overtaken { role: self.role.clone(), generation: self.number, latest }
+    }
+
+    /// What has become of those that were made later.
+    pub(super) fn later(&self) -> Result<Later> {
+        let path = self.dir.generation_file();
+        let look = || -> io::Result<Later> {
+            let counts = self.dir.counts()?;
+            Ok(match counts.ended > self.number {
+                true => Later::Ended(counts.ended),
+                // Not another one: where the count is lost, it begins anew.
+                false if counts.latest > self.number && self.dir.latest_lives()? => Later::Lives(counts.latest),
+                false => Later::None,
+            })
+        };
+        look().map_err(|e| Error::system("look for later requests in", path.display(), e))
+    }
+}
+
+/// What has become of the requests later than one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Later {
+    /// There are none, or they were killed.
+    None,
+    /// One is under way, or waits.
+    Lives(u64),
+    /// One was carried out, or has failed and said so.
+    Ended(u64),
+}
+
 impl StateDir {
     pub(super) fn new(path: &Path) -> Self {
         StateDir { path: path.to_owned() }
@@ -135,6 +191,15 @@ impl StateDir {
 
     pub(super) fn state_file(&self) -> PathBuf {
         self.path.join("state")
+    }
+
+    fn generation_file(&self) -> PathBuf {
+        self.path.join("generation")
+    }
+
+    /// Of the latest request, which keeps it locked as long as it lives.
+    fn request_file(&self) -> PathBuf {
+        self.path.join("request")
     }
 
     fn new_file(&self) -> PathBuf {
@@ -221,33 +286,53 @@ impl StateDir {
     }
 
     /// Draws the next number: of two requests, the later one has the higher.
-    pub(super) fn next_generation(&self) -> Result<u64> {
-        let path = self.path.join("generation");
-        let draw = || -> io::Result<u64> {
-            let mut file =
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-            // Held for two system calls.
-            flock(&file, FlockOperation::LockExclusive)?;
-            let next = read_generation(&mut file)?.wrapping_add(1);
-            file.rewind()?;
-            // One length, so that one write replaces it all.
-            file.write_all(format!("{next:020}\n").as_bytes())?;
-            Ok(next)
+    pub(super) fn request(&self, role: &str) -> Result<Request> {
+        let draw = |mut counts: Counts| -> io::Result<Request> {
+            counts.latest = counts.latest.wrapping_add(1);
+            let path = self.request_file();
+            remove_if_there(&path)?;
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            counts.write()?;
+            Ok(Request { dir: self.clone(), role: role.to_owned(), number: counts.latest, alive: file })
         };
-        draw().map_err(|e| Error::system("count requests in", path.display(), e))
+        let path = self.generation_file();
+        self.counts().and_then(draw).map_err(|e| Error::system("count requests in", path.display(), e))
+    }
+
+    /// The numbers of requests, which nobody else changes meanwhile: a matter of a few system calls.
+    fn counts(&self) -> io::Result<Counts> {
+        let path = self.generation_file();
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        let (latest, ended) = read_counts(&mut file)?;
+        Ok(Counts { latest, ended, file })
     }
 
     /// The number that was drawn last; 0 before the first.
     pub(super) fn latest_generation(&self) -> Result<u64> {
-        let path = self.path.join("generation");
+        let path = self.generation_file();
         let read = || -> io::Result<u64> {
             let mut file = File::open(&path)?;
             flock(&file, FlockOperation::LockShared)?;
-            read_generation(&mut file)
+            Ok(read_counts(&mut file)?.0)
         };
         match read() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
             result => result.map_err(|e| Error::system("read", path.display(), e)),
+        }
+    }
+
+    /// Whether the request that was made last has not ended yet, and was not killed.
+    fn latest_lives(&self) -> io::Result<bool> {
+        let file = match File::open(self.request_file()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            free => free.map(|()| false).map_err(io::Error::from),
         }
     }
 
@@ -277,12 +362,35 @@ impl StateDir {
     }
 }
 
-/// The number in the first line. Whatever else is there was not written here: counting begins anew.
-fn read_generation(file: &mut File) -> io::Result<u64> {
+/// The numbers of the request that was made last, and of the highest that has ended, locked until this is dropped.
+struct Counts {
+    latest: u64,
+    ended: u64,
+    file: File,
+}
+
+impl Counts {
+    fn write(&mut self) -> io::Result<()> {
+        self.file.rewind()?;
+        // One length, so that one write replaces it all.
+        self.file.write_all(format!("{:020} {:020}\n", self.latest, self.ended).as_bytes())
+    }
+}
+
+/// The numbers in the first line. Whatever else is there was not written here: counting begins anew.
+fn read_counts(file: &mut File) -> io::Result<(u64, u64)> {
     let mut octets = Vec::new();
-    file.take(32).read_to_end(&mut octets)?;
+    file.take(64).read_to_end(&mut octets)?;
     let text = String::from_utf8_lossy(&octets);
-    Ok(text.lines().next().and_then(|line| line.parse().ok()).unwrap_or(0))
+    let mut numbers = text.lines().next().unwrap_or_default().split(' ').map(|number| number.parse().unwrap_or(0));
+    Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 #[cfg(test)]
@@ -355,10 +463,18 @@ mod tests {
     fn requests_are_numbered_and_one_works_at_a_time() {
         let dir = directory("lock");
         dir.prepare().unwrap();
-        assert_eq!(
-            (dir.next_generation().unwrap(), dir.next_generation().unwrap(), dir.latest_generation().unwrap()),
-            (1, 2, 2)
-        );
+        let (first, second) = (dir.request("backup").unwrap(), dir.request("backup").unwrap());
+        assert_eq!((first.number, second.number, dir.latest_generation().unwrap()), (1, 2, 2));
+        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(2), Later::None));
+        // As if killed: nobody tells that it has ended.
+        let third = dir.request("backup").unwrap();
+        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(3), Later::Lives(3)));
+        flock(&third.alive, FlockOperation::Unlock).unwrap();
+        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::None, Later::None));
+        drop(second);
+        assert_eq!(first.later().unwrap(), Later::Ended(2));
+        drop(first);
+        assert!(!dir.request_file().exists());
         let held = dir.lock(Duration::ZERO).unwrap();
         assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
         drop(held);
@@ -374,9 +490,13 @@ mod tests {
         for garbage in [&b""[..], b"7", b"garbage that is longer than any number is\nand goes on", b"\xff\0\n", b"\n\n"]
         {
             fs::write(dir.path.join("generation"), garbage).unwrap();
-            let first = dir.next_generation().unwrap();
+            let first = dir.request("backup").unwrap().number;
             assert_eq!(dir.latest_generation().unwrap(), first, "{garbage:?}");
-            assert_eq!(dir.next_generation().unwrap(), first + 1, "{garbage:?}");
+            assert_eq!(dir.request("backup").unwrap().number, first + 1, "{garbage:?}");
+            // Under a request that is under way.
+            let request = dir.request("backup").unwrap();
+            fs::write(dir.path.join("generation"), garbage).unwrap();
+            assert_eq!(request.later().unwrap(), Later::None, "{garbage:?}");
         }
         fs::remove_dir_all(&dir.path).unwrap();
     }

@@ -13,7 +13,7 @@ use crate::lab::{ip, ipvsadm, run};
 use crate::node::{TABLE, VIPS, enter_node_netns, load, new_path};
 
 /// The program, as `cargo test` has just built it.
-fn lvs_node() -> PathBuf {
+pub(crate) fn lvs_node() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples/lvs-node");
     assert!(program.exists(), "{} is missing: `cargo build --example lvs-node` makes it", program.display());
@@ -262,15 +262,18 @@ fn exit_codes() {
     // Overtaken while it waits for the lock.
     let lock = fs::File::open(lab.state_dir().join("lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let waiting = lab.command("role master").stderr(Stdio::null()).spawn().unwrap();
-    let number = || fs::read_to_string(lab.state_dir().join("generation")).unwrap();
-    let first = number();
-    while number() == first {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    fs::write(lab.state_dir().join("generation"), "00000000000000000077\n").unwrap();
+    let drawn =
+        || fs::read_to_string(lab.state_dir().join("generation")).unwrap().split(' ').next().unwrap().to_owned();
+    let waiting = ["role master", "role backup"].map(|request| {
+        let before = drawn();
+        let process = lab.command(request).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while drawn() == before {
+            thread::sleep(Duration::from_millis(5));
+        }
+        process
+    });
     drop(lock);
-    assert_eq!(waiting.wait_with_output().unwrap().status.code(), Some(3));
+    assert_eq!(waiting.map(|mut process| process.wait().unwrap().code()), [Some(3), Some(0)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use lvs_dr::node::{Config, Fence, Node, Role, Step, VipOwner};
 use crate::lab::{ip, ipvsadm};
 use crate::node::{enter_node_netns, exit_code, kill, lend, new_path};
 
-const TABLE: &str = "\
+pub(crate) const TABLE: &str = "\
 -A -t 192.0.2.254:80 -s wrr
 -a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 3
 -a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 4
@@ -18,7 +18,7 @@ const TABLE: &str = "\
 -a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
 ";
 
-const HASHED: &str = "\
+pub(crate) const HASHED: &str = "\
 -A -t 192.0.2.254:80 -s mh -b mh-fallback,mh-port
 -a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 3
 -a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 4
@@ -47,7 +47,7 @@ fn sysctl(name: &str) -> String {
 }
 
 /// The roles of the daemons that run.
-fn daemons() -> Vec<String> {
+pub(crate) fn daemons() -> Vec<String> {
     let shown = ipvsadm("-Ln --daemon");
     shown.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
@@ -57,7 +57,7 @@ fn saved() -> String {
     ipvsadm("-Sn").parse::<lvs_dr::ipvs::Table>().unwrap().to_string()
 }
 
-fn quiesced() -> String {
+pub(crate) fn quiesced() -> String {
     TABLE
         .replace("-w 4", "-w 0")
         .replace("-w 5", "-w 0")

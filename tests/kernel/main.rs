@@ -3,13 +3,17 @@
 mod arp;
 #[cfg(feature = "capi")]
 mod capi;
+mod chaos;
 mod cli;
 mod control;
 mod fence;
 mod handover;
+mod ipv6;
 mod ipvs;
+mod keepalived;
 mod lab;
 mod lan;
 mod node;
+mod ocf;
 mod sync;
 mod vip;

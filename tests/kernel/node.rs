@@ -104,7 +104,7 @@ fn sorted(lines: &str) -> String {
 }
 
 /// The table as the kernel itself shows it: faster, where it is looked at hundreds of times. Each line has its service's in front.
-fn kernel_table() -> BTreeSet<String> {
+pub(crate) fn kernel_table() -> BTreeSet<String> {
     // In one go: where a reader comes back for more, and another namespace has services too, Linux 6.1 leaves some of ours out.
     let mut octets = vec![0; 1 << 16];
     let length = fs::File::open("/proc/thread-self/net/ip_vs").unwrap().read(&mut octets).unwrap();
@@ -156,7 +156,7 @@ fn show_addresses() -> Vec<String> {
 }
 
 /// Everywhere that addresses sit, as `ip` shows it: `lo 192.0.2.1/32 scope host`.
-fn addresses() -> BTreeSet<String> {
+pub(crate) fn addresses() -> BTreeSet<String> {
     show_addresses()
         .iter()
         .map(|line| {
@@ -169,7 +169,7 @@ fn addresses() -> BTreeSet<String> {
 }
 
 /// How a VIP on `interface` looks there.
-fn form(vip: IpAddr, interface: &str) -> String {
+pub(crate) fn form(vip: IpAddr, interface: &str) -> String {
     match vip {
         IpAddr::V4(_) if interface == "lo" => format!("lo {vip}/32 scope host"),
         IpAddr::V4(_) => format!("{interface} {vip}/32 scope global"),
@@ -182,7 +182,7 @@ fn sysctl_file(target: &str, setting: &str) -> String {
 }
 
 /// `arp_ignore` and `arp_announce` of `all` or an interface.
-fn arp(target: &str) -> [i32; 2] {
+pub(crate) fn arp(target: &str) -> [i32; 2] {
     ["arp_ignore", "arp_announce"]
         .map(|setting| fs::read_to_string(sysctl_file(target, setting)).unwrap().trim().parse().unwrap())
 }
@@ -330,7 +330,7 @@ pub(crate) fn kill(pid: i32) {
 }
 
 /// `Ok`: the exit code; `Err`: the signal.
-fn wait(pid: i32) -> Result<i32, i32> {
+pub(crate) fn wait(pid: i32) -> Result<i32, i32> {
     let mut status = 0;
     // SAFETY: `status` outlives the call.
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
@@ -650,10 +650,10 @@ fn killed_while_it_is_released() {
 }
 
 /// Numbers that look random and are the same each time (xorshift).
-struct Numbers(u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
-    fn next(&mut self, below: u64) -> u64 {
+    pub(crate) fn next(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -710,7 +710,7 @@ fn of_requests_that_wait_only_the_latest_is_carried_out() {
     let bench = Bench::new(false);
     bench.become_role(Role::Backup);
     let drawn =
-        || -> u64 { fs::read_to_string(bench.config.state_dir.join("generation")).unwrap().trim().parse().unwrap() };
+        || fs::read_to_string(bench.config.state_dir.join("generation")).unwrap().split(' ').next().unwrap().to_owned();
     // Each way to end: with a role, and with none.
     let requests = [Some(Role::Master), Some(Role::Backup), None, Some(Role::Fault), Some(Role::Master)];
     for last in [requests.len(), 3] {

@@ -24,6 +24,7 @@ mod decide;
 mod fence;
 mod kept;
 mod observation;
+mod peers;
 mod plan;
 mod role;
 mod settings;
@@ -31,6 +32,7 @@ mod state;
 
 pub use config::{ArpConfig, Config, Loopback, VipOwner};
 pub use fence::{Fence, Sync};
+pub use peers::{Beacon, Peers, View};
 pub use plan::{Plan, Step, Wait};
 pub use role::Role;
 

@@ -167,6 +167,8 @@ impl Node {
     fn carry_out(&mut self, role: Role, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
         let first = if role == Role::Master { self.do_at_once(request, before)? } else { Vec::new() };
         let mut done = self.plan_after(role, &self.dir.load()?)?;
+        // What was announced just now leaves no trace that the plan could see.
+        done.steps.retain(|step| !matches!(step, Step::Announce(..)) || !first.contains(step));
         self.run(&done, request, before)?;
         done = done.preceded_by(first);
         let mut rounds = 1;

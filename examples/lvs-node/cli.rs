@@ -6,6 +6,12 @@ mod fifo;
 mod file;
 #[path = "handover.rs"]
 mod handover;
+#[path = "learn.rs"]
+mod learn;
+#[path = "metrics.rs"]
+mod metrics;
+#[path = "watch.rs"]
+mod watch;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -163,6 +169,16 @@ enum Command {
         #[arg(long)]
         end: bool,
     },
+    /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO, teach late nodes the director's connections,
+    /// and write metrics. For a service (examples/systemd); it takes one hundredth of a processor at most.
+    Watch(watch::Options),
+    /// On the director: tell the other nodes of all connections. Elsewhere: have the director's `watch` do so, and wait until this node
+    /// knows them.
+    Resync {
+        /// How long to wait, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        limit: u32,
+    },
     /// Announce the VIPs of a director once more, after a while.
     #[command(hide = true)]
     Announce,
@@ -263,7 +279,21 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 Ok(())
             }
         },
-        Command::Fifo { path, instance } => match fifo::follow(&mut node, netns, path, instance.as_deref(), tell)? {},
+        Command::Fifo { path, instance } => {
+            let options = watch::Options::follow(path.clone(), instance.clone());
+            match watch::follow(&mut node, netns, options, tell)? {}
+        }
+        Command::Watch(options) => match watch::run(&mut node, netns, options.clone(), track_file, tell)? {},
+        Command::Resync { limit } => {
+            match watch::resync(&mut node, &netns, Duration::from_secs((*limit).into()))? {
+                Ok(told) => tell(&told),
+                Err(reason) => {
+                    complain(reason);
+                    return Err(Failure::Missing);
+                }
+            }
+            Ok(())
+        }
         Command::Handover { to, limit, end } => {
             handover::check(&node).map_err(Failure::Usage)?;
             let needed = "handover: [handover] with the file that keepalived watches was expected (see --help)";
@@ -367,6 +397,10 @@ fn status_text(node: &Node, status: &Status) -> String {
             .iter()
             .map(|daemon| format!("sync     {} on {}, id {}", daemon.role, daemon.interface, daemon.sync_id)),
     );
+    if status.beside {
+        lines.push("beside   another director is heard: new connections stay here".into());
+    }
+    lines.extend(watch::known(&watch::known_file(node)).map(|known| format!("watch    {known}")));
     lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
     lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
     lines.join("\n") + "\n"

@@ -1,69 +1,55 @@
 //! keepalived's FIFO (`notify_fifo`): one process that follows the states in the order in which keepalived writes them, and looks for
 //! itself where a line was lost.
 
-use std::convert::Infallible;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::iter;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use lvs_dr::node::{Node, Role, VipOwner};
 use lvs_dr::vip::Vips;
-use lvs_dr::{Error, Netns, Result};
+use lvs_dr::{Netns, Result};
 
 /// How often the node looks for itself while nothing is written, and how long what it sees must last: keepalived moves the VIP before
 /// it tells.
-const TICK: Duration = Duration::from_millis(300);
+pub const TICK: Duration = Duration::from_millis(300);
 
-/// Follows the FIFO for ever. `instance`: whose states count; all, if none is named. A role that is not reached is tried again at
-/// each tick, and told.
-pub fn follow(
-    node: &mut Node,
-    netns: Netns,
-    path: &Path,
-    instance: Option<&str>,
-    tell: impl Fn(&dyn Display),
-) -> Result<Infallible> {
-    let lines = read(path.to_owned());
-    let mut vips = Vips::open_in(netns)?;
-    let (mut current, mut failed, mut suspected) = (None, None, None);
-    loop {
-        let told = match lines.recv_timeout(TICK) {
-            // What was written meanwhile counts more.
-            Ok(line) => iter::once(line).chain(lines.try_iter()).filter_map(|line| role(&line, instance)).last(),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        };
-        let seen = if told.is_none() { shown(node, &mut vips)? } else { None };
+/// What keepalived has told last, and what its VIPs show.
+pub struct Follower {
+    vips: Vips,
+    current: Option<Role>,
+    suspected: Option<Role>,
+}
+
+impl Follower {
+    pub fn new(netns: Netns) -> Result<Self> {
+        Ok(Follower { vips: Vips::open_in(netns)?, current: None, suspected: None })
+    }
+
+    /// The role to take on now, if any; `told`: what was written since the last look, one [`TICK`] ago at most.
+    pub fn look(&mut self, node: &Node, told: Option<Role>, tell: impl Fn(&dyn Display)) -> Result<Option<Role>> {
+        if told.is_some() {
+            (self.current, self.suspected) = (told, None);
+            return Ok(told);
+        }
+        let seen = shown(node, &mut self.vips)?;
         // Only what is seen twice was not about to be told.
         let missed = seen
-            .filter(|_| seen == suspected)
-            .filter(|role| current.is_none_or(|now| is_master(now) != is_master(*role)));
-        suspected = seen;
+            .filter(|_| seen == self.suspected)
+            .filter(|role| self.current.is_none_or(|now| is_master(now) != is_master(*role)));
+        self.suspected = seen;
         if let Some(role) = missed {
+            self.current = missed;
             tell(&format_args!("{role}: as the VIP shows, though nothing was told"));
         }
-        let Some(role) = told.or(missed).or(failed) else { continue };
-        current = Some(role);
-        failed = None;
-        match node.become_role_with(role, |step| tell(step)) {
-            Ok(plan) => plan.warnings().iter().for_each(|warning| tell(&format_args!("warning: {warning}"))),
-            // Somebody else has asked for another role since.
-            Err(Error::Overtaken { .. }) => {}
-            Err(error) => {
-                tell(&format_args!("{role}: {error}"));
-                failed = Some(role);
-            }
-        }
+        Ok(missed)
     }
 }
 
-/// The lines of the FIFO. keepalived opens it anew when it is started again.
-fn read(path: PathBuf) -> Receiver<String> {
-    let (sender, receiver) = channel();
+/// Sends each line of the FIFO on. keepalived opens it anew when it is started again.
+pub fn read(path: PathBuf, mut send: impl FnMut(String) -> bool + Send + 'static) {
     thread::spawn(move || {
         loop {
             // Waits for someone who writes; where there is no FIFO yet, for keepalived to make it.
@@ -72,17 +58,16 @@ fn read(path: PathBuf) -> Receiver<String> {
                 continue;
             };
             for line in BufReader::new(file).lines().map_while(|line| line.ok()) {
-                if sender.send(line).is_err() {
+                if !send(line) {
                     return;
                 }
             }
         }
     });
-    receiver
 }
 
 /// `INSTANCE "web" MASTER 100`: the role, if it is one and the instance's.
-fn role(line: &str, instance: Option<&str>) -> Option<Role> {
+pub fn role(line: &str, instance: Option<&str>) -> Option<Role> {
     let mut words = line.split_ascii_whitespace();
     let (_kind, name, state) = (words.next()?, words.next()?.trim_matches('"'), words.next()?);
     if instance.is_some_and(|instance| instance != name) {

@@ -19,19 +19,37 @@ use crate::error::{Error, Result};
 use crate::ipvs::{self, SyncDaemon, SyncRole, Table};
 use crate::vip::Placement;
 
-/// What has to be done for `role`.
+/// What a node is to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) role: Role,
+    /// A director beside another one, which schedules to itself only.
+    pub(super) beside: bool,
+}
+
+impl From<Role> for Wanted {
+    fn from(role: Role) -> Self {
+        Wanted { role, beside: false }
+    }
+}
+
+/// What has to be done for a role.
 ///
 /// The order is what keeps sessions. A director has its table before it has the VIP, and has the VIP on the interface before it leaves
 /// `lo`. A backup takes the VIP off the interface before it loses its table, and has it on `lo` before that. Nothing is put on
 /// `lo` before ARP is told to keep quiet about it.
-pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observation) -> Result<Plan> {
+pub(super) fn for_role(config: &Config, wanted: Wanted, state: &State, seen: &Observation) -> Result<Plan> {
+    let Wanted { role, beside } = wanted;
     refuse_foreign_vips(config, state, seen)?;
     let kept = kept_table(config, state, seen);
     // Refused now rather than when it cannot be restored.
     kept.check()?;
     fence::check(config.fence, &kept)?;
     let mine = seen.table.filtered(|id| is_ours(config, state, id));
-    let mut wanted = fence::table(config.fence, &config.sync, role, &kept, &seen.own);
+    let mut wanted = match beside {
+        true => fence::beside(config.fence, &config.sync, &kept, &seen.own),
+        false => fence::table(config.fence, &config.sync, role, &kept, &seen.own),
+    };
     if state.syncs && !config.fence.syncs() {
         // Left from another fence.
         wanted.daemons = no_daemons();
@@ -61,7 +79,7 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
     }
 
     let services = kept.len();
-    let (during, after) = remember(config, role, state, seen, kept, &steps);
+    let (during, after) = remember(config, Wanted { role, beside }, state, seen, kept, &steps);
     if !steps.is_empty() || after != *state {
         steps.insert(0, Step::Record { role, reached: false, services });
         steps.push(Step::Record { role, reached: true, services });
@@ -72,7 +90,7 @@ pub(super) fn for_role(config: &Config, role: Role, state: &State, seen: &Observ
 /// What a director does before it gives up the VIP to one of these successors, so that no session notices: from now on what is new goes
 /// to the successor itself, and what is established the others are told of.
 pub(super) fn for_handover(config: &Config, successors: &[IpAddr], state: &State, seen: &Observation) -> Result<Plan> {
-    let mut unchanged = for_role(config, Role::Master, state, seen)?;
+    let mut unchanged = for_role(config, Role::Master.into(), state, seen)?;
     if !config.fence.syncs() {
         // Stateless there is nothing to prepare, and a table that is about to be cleared keeps nothing.
         return Ok(unchanged);
@@ -82,7 +100,7 @@ pub(super) fn for_handover(config: &Config, successors: &[IpAddr], state: &State
     let mine = seen.table.filtered(|id| is_ours(config, state, id));
     let mut wanted = fence::handed_over(&kept, successors, &seen.own);
     wanted.daemons = fence::daemons(config.fence, &config.sync, true);
-    let (mut during, _) = remember(config, Role::Master, state, seen, kept, &unchanged.steps);
+    let (mut during, _) = remember(config, Role::Master.into(), state, seen, kept, &unchanged.steps);
     (during.handing_over, during.held) = (true, true);
     let mut steps = vec![Step::Record { role: Role::Master, reached: false, services }];
     steps.extend(change(&mine, &wanted));
@@ -196,7 +214,7 @@ fn demote(config: &Config, state: &State, seen: &Observation, mine: &Table, want
 /// What is remembered while the role is under way, and when it is reached.
 fn remember(
     config: &Config,
-    role: Role,
+    Wanted { role, beside }: Wanted,
     state: &State,
     seen: &Observation,
     kept: Table,
@@ -217,8 +235,9 @@ fn remember(
         syncs: state.syncs || config.fence.syncs(),
         vips: state.vips.union(&vips).cloned().collect(),
         table: table_during,
-        held: state.held || role != Role::Master,
+        held: state.held || role != Role::Master || beside,
         handing_over: state.handing_over,
+        beside: state.beside,
         fence: None,
     };
     let after = State {
@@ -228,8 +247,9 @@ fn remember(
         syncs: config.fence.syncs(),
         vips,
         table,
-        held: role != Role::Master,
+        held: role != Role::Master || beside,
         handing_over: false,
+        beside,
         fence: Some(config.fence),
     };
     (during, after)

@@ -121,6 +121,16 @@ pub(super) fn table(fence: Fence, sync: &Sync, role: Role, kept: &Table, own: &B
     table
 }
 
+/// The table and the daemons of a director beside another one: two live tables would send new connections round in circles.
+pub(super) fn beside(fence: Fence, sync: &Sync, kept: &Table, own: &BTreeSet<IpAddr>) -> Table {
+    let role = if fence == Fence::Quiesce { Role::Backup } else { Role::Master };
+    let mut table = table(fence, sync, role, kept, own);
+    if fence.syncs() {
+        table.daemons = daemons(fence, sync, true);
+    }
+    table
+}
+
 /// A director tells, and everyone listens: a new director to what the old one has still to say. Only the kernel's own switch would
 /// take a director that listens for a backup.
 pub(super) fn daemons(fence: Fence, sync: &Sync, master: bool) -> BTreeMap<SyncRole, Option<SyncDaemon>> {

@@ -38,7 +38,7 @@ pub(super) fn kept_table(config: &Config, state: &State, seen: &Observation) -> 
     }
     if config.fence == Fence::Quiesce {
         // A table that somebody has emptied altogether is not taken over: it may have been flushed by mistake.
-        let reached = state.role.is_some_and(|(role, reached)| reached && role != Role::Master);
+        let reached = state.role.is_some_and(|(role, reached)| reached && (role != Role::Master || state.beside));
         return fence::taken_over(&kept, &live, &seen.own, reached && !live.is_empty());
     }
     take_in(&mut kept, &live);

@@ -42,10 +42,11 @@ use std::time::{Duration, Instant};
 
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{Ipvs, SyncDaemon, Table, sync};
+use crate::ipvs::{Ipvs, SyncDaemon, SyncRole, Table, sync};
 use crate::netns::Netns;
 use crate::sysctl;
 use crate::vip::{Located, Vips};
+use decide::Wanted;
 use observation::Observation;
 use state::{Later, Request, State, StateDir};
 
@@ -54,6 +55,9 @@ const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often a request that waits for a later one looks what has become of it.
 const TURN_STEP: Duration = Duration::from_millis(5);
+
+/// Connections that are forgotten sooner are not counted.
+const LASTING: Duration = Duration::from_secs(5);
 
 /// How often a wait looks whether it is over, and after how long without a packet a drain is.
 const WAIT_STEP: Duration = Duration::from_millis(20);
@@ -92,6 +96,8 @@ pub struct Status {
     pub daemons: Vec<SyncDaemon>,
     /// The table that a director of this node has.
     pub kept: Table,
+    /// It directs beside another director, see [`Node::direct_beside_another`].
+    pub beside: bool,
     /// What would have to be done for the role to be in place: nothing, if all is well.
     pub missing: Vec<String>,
     /// What an operator should know.
@@ -138,12 +144,12 @@ impl Node {
     /// [`Error::Foreign`]: a VIP belongs to somebody else; [`Error::State`]: what was remembered cannot be believed; the errors of
     /// reading the kernel's state.
     pub fn plan(&mut self, role: Role) -> Result<Plan> {
-        self.plan_after(role, &self.dir.load()?)
+        self.plan_after(role.into(), &self.dir.load()?)
     }
 
-    fn plan_after(&mut self, role: Role, state: &State) -> Result<Plan> {
+    fn plan_after(&mut self, wanted: Wanted, state: &State) -> Result<Plan> {
         let seen = self.observe(state)?;
-        decide::for_role(&self.config, role, state, &seen)
+        decide::for_role(&self.config, wanted, state, &seen)
     }
 
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing is.
@@ -161,19 +167,63 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn become_role_with(&mut self, role: Role, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.in_turn(&role.to_string(), |node, request| node.carry_out(role, request, &mut before))
+        self.in_turn(&role.to_string(), |node, request| node.carry_out(role.into(), request, &mut before))
     }
 
-    fn carry_out(&mut self, role: Role, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
-        let first = if role == Role::Master { self.do_at_once(request, before)? } else { Vec::new() };
-        let mut done = self.plan_after(role, &self.dir.load()?)?;
+    /// Takes on the role of a director beside another one: with fence `quiesce`, its own server takes all that is new, and what it knows it
+    /// forwards; so two directors do no harm. [`Node::become_role`] with [`Role::Master`] ends that. For the other fences it is the same.
+    ///
+    /// Who hears of other directors ([`Peers`]) begins with it, and goes on when it is alone: then nothing needs to settle.
+    ///
+    /// # Errors
+    /// As [`Node::become_role`].
+    pub fn direct_beside_another(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
+        let wanted = Wanted { role: Role::Master, beside: true };
+        self.in_turn("master", |node, request| node.carry_out(wanted, request, &mut before))
+    }
+
+    /// How many connections of its services this node knows, which last a while yet.
+    ///
+    /// # Errors
+    /// As [`Ipvs::connections`].
+    pub fn known_connections(&mut self) -> Result<usize> {
+        let (state, connections) = (self.dir.load()?, self.ipvs.connections()?);
+        let lasting = connections.iter().filter(|connection| connection.expires >= LASTING);
+        Ok(sync::entries(lasting, &self.own_table(&state)).len())
+    }
+
+    /// Tells the other nodes of all connections of its services, also of those made before they were there. Returns how many these were.
+    ///
+    /// # Errors
+    /// As [`Ipvs::send_connections`]; [`Error::Invalid`] where the fence does not synchronise.
+    pub fn resync(&mut self) -> Result<usize> {
+        if !self.config.fence.syncs() {
+            let reason = "its nodes tell each other of no connections: there is nothing to learn";
+            return Err(Error::invalid(format!("resync with fence {}", self.config.fence), reason));
+        }
+        let (state, connections) = (self.dir.load()?, self.ipvs.connections()?);
+        // What is about to be forgotten would be forgotten there as well.
+        let lasting = connections.iter().filter(|connection| connection.expires >= 2 * LASTING);
+        let entries = sync::entries(lasting, &self.own_table(&state));
+        self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
+        Ok(entries.len())
+    }
+
+    /// The table that connections are looked up in.
+    fn own_table(&self, state: &State) -> Table {
+        self.config.services.clone().unwrap_or_else(|| state.table.clone())
+    }
+
+    fn carry_out(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
+        let first = if wanted.role == Role::Master { self.do_at_once(request, before)? } else { Vec::new() };
+        let mut done = self.plan_after(wanted, &self.dir.load()?)?;
         // What was announced just now leaves no trace that the plan could see.
         done.steps.retain(|step| !matches!(step, Step::Announce(..)) || !first.contains(step));
         self.run(&done, request, before)?;
         done = done.preceded_by(first);
         let mut rounds = 1;
         loop {
-            let again = self.plan_after(role, &done.after)?;
+            let again = self.plan_after(wanted, &done.after)?;
             match again.first_change() {
                 None => {
                     done.warnings = again.warnings;
@@ -319,8 +369,10 @@ impl Node {
         let state = self.dir.load()?;
         let seen = self.observe(&state)?;
         let generation = self.dir.latest_generation()?;
-        let (missing, warnings) = match state.role.map(|(role, _)| decide::for_role(&self.config, role, &state, &seen))
-        {
+        let (missing, warnings) = match state.role.map(|(role, _)| {
+            let wanted = Wanted { role, beside: state.beside && role == Role::Master };
+            decide::for_role(&self.config, wanted, &state, &seen)
+        }) {
             Some(Ok(plan)) => (plan.steps().iter().map(Step::to_string).collect(), plan.warnings().to_vec()),
             Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
             None => (Vec::new(), Vec::new()),
@@ -329,6 +381,7 @@ impl Node {
         Ok(Status {
             role: state.role,
             generation,
+            beside: state.beside,
             vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
             arp,
             hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),

@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) held: bool,
     /// The kernel's table sends what is new to a successor: a weight of 0 in it says nothing.
     pub(super) handing_over: bool,
+    /// The director has a backup's table, as there is another one beside it.
+    pub(super) beside: bool,
     /// The fence of the role.
     pub(super) fence: Option<Fence>,
 }
@@ -60,6 +62,9 @@ impl fmt::Display for State {
         }
         if self.handing_over {
             writeln!(f, "handover under-way")?;
+        }
+        if self.beside {
+            writeln!(f, "beside another")?;
         }
         self.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
         writeln!(f, "table {}", if self.held { "held" } else { "live" })?;
@@ -104,6 +109,7 @@ impl State {
                 ("fence", None) => state.fence = Some(value.parse().map_err(|_| unknown())?),
                 ("sync", None) => state.syncs = value == "on",
                 ("handover", None) => state.handing_over = value == "under-way",
+                ("beside", None) => state.beside = value == "another",
                 ("vip", Some((vip, interface))) => {
                     state.vips.insert((vip.parse().map_err(|_| unknown())?, interface.to_owned()));
                 }
@@ -417,6 +423,7 @@ mod tests {
             table: "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1 -x 9 -y 3\n".parse().unwrap(),
             held: true,
             handing_over: true,
+            beside: true,
             fence: Some(Fence::BackupOnly),
         }
     }

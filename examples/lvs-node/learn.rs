@@ -1,0 +1,140 @@
+//! How a node that came late, or was deaf for a while, gets to know all connections of the director. Pure.
+
+use std::time::{Duration, Instant};
+
+use lvs_dr::node::Beacon;
+
+/// Who does not hear the director for so long has missed sync messages too.
+const DEAF: Duration = Duration::from_secs(4);
+/// Without a director for so long there is nobody to learn from.
+const ALONE: Duration = Duration::from_secs(5);
+/// Datagrams can be lost: it is told of everything again. More often would help no more.
+const TRIES: u32 = 5;
+
+/// What a node knows, of what there is to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learned {
+    pub known: u64,
+    pub of: u64,
+}
+
+#[derive(Debug)]
+pub struct Learning {
+    since: Instant,
+    asks: bool,
+    /// The director that was asked, and how often it had told of everything before.
+    base: Option<(u64, u64)>,
+    tries: u32,
+    heard_at: Option<Instant>,
+    behind: u32,
+}
+
+impl Learning {
+    pub fn new(now: Instant) -> Self {
+        Learning { since: now, asks: true, base: None, tries: 0, heard_at: None, behind: 0 }
+    }
+
+    /// Whether the director is to tell of everything.
+    pub fn asks(&self) -> bool {
+        self.asks
+    }
+
+    /// Whether it knows all, or there is nobody who could tell.
+    pub fn may_direct(&self, now: Instant) -> bool {
+        let begin = self.heard_at.unwrap_or(self.since).max(self.since);
+        !self.asks || now.duration_since(begin) > ALONE
+    }
+
+    /// A director knows what there is to know.
+    pub fn directs(&mut self) {
+        self.asks = false;
+    }
+
+    pub fn ask(&mut self) {
+        (self.asks, self.base, self.tries, self.behind) = (true, None, 0, 0);
+    }
+
+    /// A beacon of the director came; `known`: what is known here now. Says when all is learned.
+    pub fn heard(&mut self, now: Instant, director: &Beacon, known: impl FnOnce() -> u64) -> Option<Learned> {
+        let before = self.heard_at.replace(now);
+        if before.is_some_and(|before| now.duration_since(before) > DEAF) {
+            self.ask();
+        }
+        let (times, of) = director.told;
+        let told_before = self.base.replace((director.node, times));
+        if !self.asks || told_before.is_none_or(|before| before == (director.node, times)) {
+            return None;
+        }
+        let known = known();
+        self.tries += 1;
+        self.asks = known < of && self.tries < TRIES;
+        (!self.asks).then_some(Learned { known, of })
+    }
+
+    /// What is known here was counted. Who falls behind for long asks again.
+    pub fn counted(&mut self, learned: Learned) {
+        let Learned { known, of } = learned;
+        let behind = known + of / 10 + 20 < of;
+        self.behind = if behind && !self.asks { self.behind + 1 } else { 0 };
+        if self.behind == 5 {
+            self.ask();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lvs_dr::node::Role;
+
+    fn director(node: u64, told: (u64, u64)) -> Beacon {
+        Beacon { id: 1, node, role: Role::Master, known: 100, told, wants: false }
+    }
+
+    #[test]
+    fn it_asks_until_it_has_been_told_and_knows_as_many() {
+        let now = Instant::now();
+        let mut learning = Learning::new(now);
+        assert!(learning.asks() && !learning.may_direct(now));
+        // What was told before it asked says nothing.
+        assert_eq!(learning.heard(now, &director(7, (3, 100)), || 100), None);
+        assert_eq!(learning.heard(now, &director(7, (3, 100)), || 100), None);
+        // Some of it was lost.
+        assert_eq!(learning.heard(now, &director(7, (4, 100)), || 60), None);
+        assert!(learning.asks());
+        let learned = Learned { known: 101, of: 100 };
+        assert_eq!(learning.heard(now, &director(7, (5, 100)), || 101), Some(learned));
+        assert!(!learning.asks() && learning.may_direct(now));
+        assert_eq!(learning.heard(now, &director(7, (6, 100)), || 0), None);
+    }
+
+    #[test]
+    fn another_director_is_asked_anew_and_nobody_for_ever() {
+        let now = Instant::now();
+        let mut learning = Learning::new(now);
+        learning.heard(now, &director(7, (3, 100)), || 0);
+        let answers: Vec<_> = (0..TRIES as u64).map(|n| learning.heard(now, &director(8, (n, 100)), || 9)).collect();
+        assert_eq!(answers.iter().flatten().collect::<Vec<_>>(), [&Learned { known: 9, of: 100 }]);
+        let mut alone = Learning::new(now);
+        assert!(alone.may_direct(now + 2 * ALONE) && alone.asks());
+        alone.heard(now + 2 * ALONE, &director(7, (1, 1)), || 0);
+        assert!(!alone.may_direct(now + 2 * ALONE));
+    }
+
+    #[test]
+    fn who_was_deaf_or_falls_behind_asks_again() {
+        let now = Instant::now();
+        let mut learning = Learning::new(now);
+        learning.directs();
+        learning.heard(now, &director(7, (1, 1)), || 0);
+        learning.heard(now + DEAF / 2, &director(7, (1, 1)), || 0);
+        assert!(!learning.asks());
+        learning.heard(now + 2 * DEAF, &director(7, (1, 1)), || 0);
+        assert!(learning.asks());
+        learning.directs();
+        (0..9).for_each(|_| learning.counted(Learned { known: 95, of: 100 }));
+        assert!(!learning.asks());
+        (0..5).for_each(|_| learning.counted(Learned { known: 10, of: 100 }));
+        assert!(learning.asks());
+    }
+}

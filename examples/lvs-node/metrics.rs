@@ -1,0 +1,122 @@
+//! What a watched node shows: metrics in Prometheus' text format, for the textfile collector of node_exporter, say.
+
+use std::fmt::{Display, Write};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use lvs_dr::Result;
+use lvs_dr::ipvs::Ipvs;
+use lvs_dr::node::{Fence, Role, Status};
+
+/// What the watch itself has counted.
+#[derive(Debug, Default, Clone)]
+pub struct Counts {
+    pub repairs: u64,
+    pub failures: u64,
+    pub resyncs: u64,
+    pub known: u64,
+    /// What the director knows, as it says. `None`: none is heard.
+    pub at_director: Option<u64>,
+    pub knows_all: bool,
+    pub directors_heard: u64,
+}
+
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
+        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+}
+
+/// The metrics of now.
+pub fn text(status: &Status, fence: Fence, counts: &Counts, ipvs: &mut Ipvs) -> Result<String> {
+    let mut text = Text(String::new());
+    text.family("lvs_node_role", "gauge", "The role that was asked for last: 1.");
+    for role in Role::ALL {
+        let is = u8::from(status.role.is_some_and(|(now, _)| now == role));
+        text.sample("lvs_node_role", &[("role", &role), ("fence", &fence)], is);
+    }
+    let reached = u8::from(status.role.is_some_and(|(_, reached)| reached));
+    text.one("lvs_node_role_reached", "gauge", "1: the role was reached.", reached);
+    text.one(
+        "lvs_node_missing_steps",
+        "gauge",
+        "Steps that are missing for the role to be in place.",
+        status.missing.len(),
+    );
+    text.one("lvs_node_warnings", "gauge", "What an operator should look at.", status.warnings.len());
+    let equal = u8::from(!status.missing.iter().any(|step| step.starts_with("IPVS")));
+    text.one("lvs_node_table_equal", "gauge", "1: the kernel's table is the one of this role.", equal);
+    text.one("lvs_node_hidden", "gauge", "1: ARP keeps quiet about a VIP on lo.", u8::from(status.hidden));
+    text.one("lvs_node_beside_another", "gauge", "1: it directs beside another director.", u8::from(status.beside));
+    text.one("lvs_node_other_directors", "gauge", "Other directors that are heard.", counts.directors_heard);
+    text.one("lvs_node_connections_known", "gauge", "Connections that this node knows.", counts.known);
+    if let Some(at_director) = counts.at_director {
+        text.one("lvs_node_connections_at_director", "gauge", "Connections that the director knows.", at_director);
+    }
+    text.one(
+        "lvs_node_knows_all",
+        "gauge",
+        "1: it has learned all there were when it began.",
+        u8::from(counts.knows_all),
+    );
+    text.one("lvs_node_repairs_total", "counter", "Times that something was put right.", counts.repairs);
+    text.one(
+        "lvs_node_failures_total",
+        "counter",
+        "Times that this failed, or a role was not reached.",
+        counts.failures,
+    );
+    text.one("lvs_node_resyncs_total", "counter", "Times that others were told of all connections.", counts.resyncs);
+
+    let entries = ipvs.entries()?;
+    for (name, help, value) in [
+        ("lvs_service_connections_total", "Connections scheduled.", 0),
+        ("lvs_service_packets_in_total", "Packets from clients.", 1),
+        ("lvs_service_bytes_in_total", "Octets from clients.", 2),
+    ] {
+        text.family(name, "counter", help);
+        for (entry, _) in &entries {
+            let stats = &entry.stats;
+            let value = [stats.connections, stats.packets_in, stats.bytes_in][value];
+            text.sample(name, &[("service", &entry.service.id)], value);
+        }
+    }
+    for (name, help, value) in [
+        ("lvs_destination_weight", "The weight now.", 0),
+        ("lvs_destination_active_connections", "Active connections.", 1),
+        ("lvs_destination_inactive_connections", "Inactive connections.", 2),
+    ] {
+        text.family(name, "gauge", help);
+        for (entry, destinations) in &entries {
+            for found in destinations {
+                let destination = &found.destination;
+                let value = [destination.weight, found.active, found.inactive][value];
+                let labels: &[(&str, &dyn Display)] =
+                    &[("service", &entry.service.id), ("destination", &destination.address)];
+                text.sample(name, labels, value);
+            }
+        }
+    }
+    Ok(text.0)
+}
+
+/// Replaces the file as a whole: whoever reads it finds the old or the new.
+pub fn write(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}

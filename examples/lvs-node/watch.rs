@@ -1,0 +1,545 @@
+//! Watches over a node for ever: takes on the roles that keepalived's FIFO names, repairs what others have changed, and, with beacons,
+//! has the director tell late nodes of its connections and keeps two directors from each other's throats.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::fs;
+use std::iter;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use lvs_dr::ipvs::Ipvs;
+use lvs_dr::node::{Beacon, Fence, Node, Peers, Role, Status, View, VipOwner};
+use lvs_dr::{Error, Netns, Result};
+use sd_notify::NotifyState;
+
+use super::fifo::{self, Follower, TICK};
+use super::handover;
+use super::learn::{Learned, Learning};
+use super::metrics::{self, Counts};
+
+/// How often a beacon is sent.
+const BEACON: Duration = Duration::from_secs(1);
+/// How often the whole is looked at, at most; a look that takes longer than a hundredth of this is taken less often, so that all of
+/// them together take one hundredth of a processor.
+const CHECK: Duration = Duration::from_secs(1);
+const SHARE: u32 = 100;
+/// A role that is under way for so long is not any more: whoever was at it was killed.
+const UNDER_WAY: Duration = Duration::from_secs(20);
+/// Others are told of everything no more often than this.
+const RESYNC: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// keepalived's notify_fifo; left out: roles come by `notify` or `role`.
+    #[arg(long, value_name = "PATH")]
+    fifo: Option<PathBuf>,
+    /// Whose states count; left out: every instance's.
+    #[arg(long)]
+    instance: Option<String>,
+    /// Where to write metrics, in Prometheus' text format.
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+}
+
+impl Options {
+    /// What `lvs-node fifo` is asked for.
+    pub fn follow(path: PathBuf, instance: Option<String>) -> Self {
+        Options { fifo: Some(path), instance, metrics: None }
+    }
+}
+
+enum Event {
+    Line(String),
+    Beacon(Beacon),
+}
+
+struct Watch<'a> {
+    node: &'a mut Node,
+    ipvs: Ipvs,
+    options: Options,
+    /// The file that keepalived watches.
+    track_file: Option<PathBuf>,
+    follower: Option<Follower>,
+    peers: Option<Peers>,
+    view: View,
+    /// This start of this node.
+    me: u64,
+    learning: Learning,
+    /// A role that was not reached yet.
+    failed: Option<Role>,
+    /// Since when this node directs beside another one, or might.
+    beside: Option<Instant>,
+    /// How often, and of how many connections, it has told the others; when last; and whether somebody asks.
+    told: (u64, u64),
+    told_at: Option<Instant>,
+    asked: bool,
+    /// What was seen to be missing at the last look, at which request.
+    missing: Option<(u64, Vec<String>)>,
+    under_way: Option<(u64, Instant)>,
+    /// To be told.
+    news: Option<String>,
+    counts: Counts,
+    checked: Due,
+    counted: Due,
+    beaconed: Due,
+}
+
+/// When something is to be done again.
+#[derive(Debug, Clone, Copy)]
+struct Due(Instant);
+
+impl Due {
+    /// Says how long the work took, or nothing where it is not due yet.
+    fn run<T>(&mut self, every: Duration, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let done = work();
+        self.0 = Instant::now() + every.max(start.elapsed() * SHARE);
+        done
+    }
+
+    fn is_now(&self) -> bool {
+        Instant::now() >= self.0
+    }
+}
+
+/// Only the FIFO.
+pub fn follow(node: &mut Node, netns: Netns, options: Options, tell: impl Fn(&dyn Display)) -> Result<Infallible> {
+    let mut watch = Watch::new(node, netns, options, None)?;
+    let events = watch.events(None);
+    loop {
+        let told = watch.next(&events);
+        if let Some(role) = watch.look(told, &tell)? {
+            watch.take_on(role, &tell);
+        }
+    }
+}
+
+/// All of it.
+pub fn run(
+    node: &mut Node,
+    netns: Netns,
+    options: Options,
+    track_file: Option<PathBuf>,
+    tell: impl Fn(&dyn Display),
+) -> Result<Infallible> {
+    let mut watch = Watch::new(node, netns.clone(), options, track_file)?;
+    watch.open_peers(&netns, &tell);
+    let events = watch.events(Some(netns.clone()));
+    watch.begin(&tell);
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    loop {
+        let told = watch.next(&events);
+        // What goes wrong here is told, and tried again: a node without its watch is no better off.
+        match watch.look(told, &tell) {
+            Ok(Some(role)) => watch.take_on(role, &tell),
+            Ok(None) => {}
+            Err(error) => watch.fail("look", &error, &tell),
+        }
+        if let Some(news) = watch.news.take() {
+            tell(&news);
+        }
+        watch.mind_other_directors(&tell);
+        if watch.checked.is_now() {
+            let mut due = watch.checked;
+            due.run(CHECK, || watch.check(&tell));
+            watch.checked = due;
+        }
+        if watch.counted.is_now() {
+            let mut due = watch.counted;
+            due.run(CHECK, || watch.count(&tell));
+            watch.counted = due;
+        }
+        watch.tell_others(&tell);
+        if watch.beaconed.is_now() {
+            if watch.peers.is_none() {
+                watch.open_peers(&netns, &tell);
+            }
+            watch.send_beacon();
+        }
+        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+    }
+}
+
+impl<'a> Watch<'a> {
+    fn new(node: &'a mut Node, netns: Netns, options: Options, track_file: Option<PathBuf>) -> Result<Self> {
+        let follower = match options.fifo {
+            Some(_) => Some(Follower::new(netns.clone())?),
+            None => None,
+        };
+        let now = Instant::now();
+        Ok(Watch {
+            node,
+            ipvs: Ipvs::open_in(netns)?,
+            options,
+            track_file,
+            follower,
+            peers: None,
+            view: View::default(),
+            me: number(),
+            learning: Learning::new(now),
+            failed: None,
+            beside: None,
+            told: (0, 0),
+            told_at: None,
+            asked: false,
+            missing: None,
+            under_way: None,
+            news: None,
+            counts: Counts::default(),
+            checked: Due(now),
+            counted: Due(now),
+            beaconed: Due(now),
+        })
+    }
+
+    /// What comes in: lines of the FIFO, and with `netns` beacons.
+    fn events(&self, netns: Option<Netns>) -> Receiver<Event> {
+        let (sender, receiver) = channel();
+        if let Some(path) = self.options.fifo.clone() {
+            let sender = sender.clone();
+            fifo::read(path, move |line| sender.send(Event::Line(line)).is_ok());
+        }
+        if let Some(netns) = netns.filter(|_| self.node.config().fence.syncs()) {
+            let sync = self.node.config().sync.clone();
+            thread::spawn(move || {
+                loop {
+                    let _ = Peers::open_in(&netns, &sync).and_then(|peers| listen(&peers, &sender));
+                    thread::sleep(BEACON);
+                }
+            });
+        } else {
+            // A channel that nobody sends to would be at its end.
+            thread::spawn(move || {
+                let _sender = sender;
+                thread::park();
+            });
+        }
+        receiver
+    }
+
+    /// Waits for what comes, for one tick at most; the role that was told last.
+    fn next(&mut self, events: &Receiver<Event>) -> Option<Role> {
+        let first = events.recv_timeout(TICK).ok();
+        let mut told = None;
+        for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())) {
+            match event {
+                Event::Line(line) => told = fifo::role(&line, self.options.instance.as_deref()).or(told),
+                Event::Beacon(beacon) if beacon.node == self.me => {}
+                Event::Beacon(beacon) => self.hear(beacon),
+            }
+        }
+        told
+    }
+
+    fn look(&mut self, told: Option<Role>, tell: &impl Fn(&dyn Display)) -> Result<Option<Role>> {
+        let Some(follower) = &mut self.follower else { return Ok(None) };
+        let role = follower.look(self.node, told, tell)?;
+        Ok(role.or(self.failed.take()))
+    }
+
+    fn take_on(&mut self, role: Role, tell: &impl Fn(&dyn Display)) {
+        // Where others are heard, a new director need not guess when the old one is fenced.
+        let quiesces = self.node.config().fence == Fence::Quiesce && self.peers.is_some();
+        let listens = role == Role::Master && quiesces && !self.directs();
+        let result = match listens {
+            true => {
+                self.beside = Some(Instant::now());
+                self.node.direct_beside_another(|step| tell(step))
+            }
+            false => self.node.become_role_with(role, |step| tell(step)),
+        };
+        self.failed = None;
+        match result {
+            Ok(plan) => plan.warnings().iter().for_each(|warning| tell(&format_args!("warning: {warning}"))),
+            // Somebody else has asked for another role since.
+            Err(Error::Overtaken { .. }) => {}
+            Err(error) => {
+                self.fail(&role.to_string(), &error, tell);
+                self.failed = Some(role);
+            }
+        }
+        self.send_beacon();
+    }
+
+    fn fail(&mut self, what: &str, error: &dyn Display, tell: &impl Fn(&dyn Display)) {
+        self.counts.failures += 1;
+        tell(&format_args!("{what}: {error}"));
+    }
+
+    fn directs(&self) -> bool {
+        matches!(self.node.role(), Ok(Some((Role::Master, true))))
+    }
+
+    fn hear(&mut self, beacon: Beacon) {
+        let now = Instant::now();
+        self.asked |= beacon.wants;
+        if beacon.role == Role::Master {
+            self.counts.at_director = Some(beacon.known);
+            let node = &mut *self.node;
+            if let Some(Learned { known, of }) =
+                self.learning.heard(now, &beacon, || node.known_connections().map_or(0, |known| known as u64))
+            {
+                (self.counts.known, self.counts.knows_all) = (known, known >= of);
+                self.news = Some(format!("knows {known} of {of} connections"));
+            }
+        }
+        // One director tells the other at once.
+        let answer = beacon.role == Role::Master && !self.view.directors(now).any(|known| known.node == beacon.node);
+        self.view.heard(now, beacon);
+        if answer && self.directs() {
+            self.send_beacon();
+        }
+    }
+
+    /// A director goes on alone when no other is heard, and steps back where one with a better right is.
+    fn mind_other_directors(&mut self, tell: &impl Fn(&dyn Display)) {
+        let now = Instant::now();
+        self.counts.directors_heard = self.view.directors(now).count() as u64;
+        let directs = self.directs();
+        if directs {
+            self.learning.directs();
+        }
+        if self.node.config().fence != Fence::Quiesce || !directs {
+            self.beside = None;
+            return;
+        }
+        let stands_back = self.view.stands_back(now, self.me);
+        let settled = |since: Instant, settle| now.duration_since(since) >= settle;
+        let result = match self.beside {
+            Some(since) if !stands_back && settled(since, self.node.config().settle) => {
+                self.beside = None;
+                self.node.become_role_with(Role::Master, |step| tell(step))
+            }
+            None if stands_back => {
+                tell(&"another node directs as well: new connections stay here, until there is one director");
+                self.beside = Some(now);
+                self.node.direct_beside_another(|step| tell(step))
+            }
+            _ => return,
+        };
+        if let Err(error) = result {
+            self.fail("beside another director", &error, tell);
+        }
+    }
+
+    /// Repairs what somebody has changed, if it stays so for two looks and nobody is at work.
+    fn check(&mut self, tell: &impl Fn(&dyn Display)) {
+        let status = match self.node.status() {
+            Ok(status) => status,
+            Err(error) => return self.fail("look", &error, tell),
+        };
+        if let Some((role, reached)) = status.role {
+            let now = Instant::now();
+            let since = match self.under_way {
+                Some((generation, since)) if generation == status.generation => since,
+                _ => now,
+            };
+            self.under_way = (!reached).then_some((status.generation, since));
+            let free = reached || now.duration_since(since) > UNDER_WAY;
+            let again = self.missing.replace((status.generation, status.missing.clone()));
+            let lasts =
+                again.is_some_and(|(generation, missing)| generation == status.generation && !missing.is_empty());
+            if free && lasts && !status.missing.is_empty() {
+                self.repair(role, &status, tell);
+            }
+        }
+        if let Err(error) = self.show(&status) {
+            self.fail("metrics", &error, tell);
+        }
+    }
+
+    fn repair(&mut self, role: Role, status: &Status, tell: &impl Fn(&dyn Display)) {
+        status.missing.iter().for_each(|step| tell(&format_args!("repair: {step}")));
+        self.missing = None;
+        let result = match status.beside {
+            true => self.node.direct_beside_another(|_| ()),
+            false => self.node.become_role(role),
+        };
+        match result {
+            Ok(_) => self.counts.repairs += 1,
+            Err(Error::Overtaken { .. }) => {}
+            Err(error) => self.fail("repair", &error, tell),
+        }
+    }
+
+    fn show(&mut self, status: &Status) -> Result<(), String> {
+        let Some(path) = self.options.metrics.clone() else { return Ok(()) };
+        let fence = self.node.config().fence;
+        let text = metrics::text(status, fence, &self.counts, &mut self.ipvs).map_err(|e| e.to_string())?;
+        metrics::write(&path, &text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Counts what is known here, and lets this node take part in elections once that is all.
+    fn count(&mut self, tell: &impl Fn(&dyn Display)) {
+        if !self.node.config().fence.syncs() {
+            return;
+        }
+        match self.node.known_connections() {
+            Ok(known) => self.counts.known = known as u64,
+            Err(error) => return self.fail("count", &error, tell),
+        }
+        let now = Instant::now();
+        match self.view.directors(now).map(|director| director.known).max() {
+            Some(of) if !self.directs() => self.learning.counted(Learned { known: self.counts.known, of }),
+            Some(_) => {}
+            None => self.counts.at_director = None,
+        }
+        let line = match self.counts.at_director.filter(|_| !self.directs()) {
+            Some(of) => format!("knows {} of the director's {of} connections\n", self.counts.known),
+            None => format!("knows {} connections\n", self.counts.known),
+        };
+        let _ = fs::write(self.known_file(), line);
+        if self.learning.may_direct(now) {
+            self.take_part(tell);
+        }
+    }
+
+    fn known_file(&self) -> PathBuf {
+        known_file(self.node)
+    }
+
+    /// Until it knows all, this node is no director that anybody would want.
+    fn begin(&mut self, tell: &impl Fn(&dyn Display)) {
+        if self.directs() {
+            self.learning.directs();
+        }
+        let Some(file) = self.track_file.clone().filter(|_| self.holds_out()) else { return };
+        let out = fs::read_to_string(&file).is_ok_and(|text| !text.trim().is_empty() && text.trim() != "0");
+        // What an operator has written there is theirs.
+        if !out && !self.directs() && fs::write(self.held_file(), "").is_ok() {
+            tell(&"takes no part in elections until it knows the director's connections");
+            let _ = fs::write(&file, "1\n");
+        }
+    }
+
+    fn holds_out(&self) -> bool {
+        let config = self.node.config();
+        config.fence.syncs() && config.vip_owner == VipOwner::Keepalived
+    }
+
+    fn take_part(&mut self, tell: &impl Fn(&dyn Display)) {
+        let Some(file) = self.track_file.clone().filter(|_| self.held_file().exists()) else { return };
+        match handover::end(&file) {
+            Ok(()) => {
+                let _ = fs::remove_file(self.held_file());
+                tell(&"takes part in elections");
+            }
+            Err(_) => self.fail("elections", &format_args!("cannot write {}", file.display()), tell),
+        }
+    }
+
+    /// Says that it was this program that let others go first.
+    fn held_file(&self) -> PathBuf {
+        self.node.config().state_dir.join("held-out")
+    }
+
+    /// The director tells those who ask of everything.
+    fn tell_others(&mut self, tell: &impl Fn(&dyn Display)) {
+        if !self.asked || self.told_at.is_some_and(|at| at.elapsed() < RESYNC) || !self.directs() {
+            return;
+        }
+        (self.asked, self.told_at) = (false, Some(Instant::now()));
+        match self.node.resync() {
+            Ok(count) => {
+                self.told = (self.told.0 + 1, count as u64);
+                self.counts.resyncs += 1;
+                tell(&format_args!("told of {count} connections"));
+                self.send_beacon();
+            }
+            Err(error) => self.fail("resync", &error, tell),
+        }
+    }
+
+    fn open_peers(&mut self, netns: &Netns, tell: &impl Fn(&dyn Display)) {
+        let config = self.node.config();
+        if !config.fence.syncs() {
+            return;
+        }
+        match Peers::open_in(netns, &config.sync) {
+            Ok(peers) => self.peers = Some(peers),
+            Err(error) => self.fail("beacons", &error, tell),
+        }
+    }
+
+    fn send_beacon(&mut self) {
+        self.beaconed = Due(Instant::now() + BEACON);
+        let Some(peers) = &self.peers else { return };
+        let role = match self.node.role() {
+            Ok(Some((role, _))) => role,
+            _ => Role::Stop,
+        };
+        let beacon = Beacon {
+            id: self.node.config().sync.id,
+            node: self.me,
+            role,
+            known: self.counts.known,
+            told: self.told,
+            wants: self.learning.asks() && role != Role::Master,
+        };
+        // The interface is down, or new: it is opened again.
+        if peers.send(&beacon).is_err() {
+            self.peers = None;
+        }
+    }
+}
+
+fn listen(peers: &Peers, sender: &Sender<Event>) -> Result<()> {
+    loop {
+        if let Some((_, beacon)) = peers.receive(10 * BEACON)? {
+            let _ = sender.send(Event::Beacon(beacon));
+        }
+    }
+}
+
+/// Where the watch writes how much this node knows.
+pub fn known_file(node: &Node) -> PathBuf {
+    node.config().state_dir.join("known")
+}
+
+/// What the watch has written there lately.
+pub fn known(path: &Path) -> Option<String> {
+    let fresh = fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()? < Duration::from_secs(30);
+    fs::read_to_string(path).ok().filter(|_| fresh).map(|text| text.trim_end().to_owned())
+}
+
+/// Another number at each start.
+pub fn number() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// `lvs-node resync`: on the director, tells the others; elsewhere asks the director's watch to, and says what came of it.
+pub fn resync(node: &mut Node, netns: &Netns, limit: Duration) -> Result<Result<String, String>> {
+    if matches!(node.role()?, Some((Role::Master, _))) {
+        return Ok(Ok(format!("told of {} connections", node.resync()?)));
+    }
+    let peers = Peers::open_in(netns, &node.config().sync)?;
+    let (mut learning, mut heard) = (Learning::new(Instant::now()), false);
+    let (start, me, id) = (Instant::now(), number(), node.config().sync.id);
+    let mut sent: Option<Instant> = None;
+    while start.elapsed() < limit {
+        if sent.is_none_or(|at| at.elapsed() > BEACON) {
+            let role = node.role()?.map_or(Role::Stop, |(role, _)| role);
+            peers.send(&Beacon { id, node: me, role, known: 0, told: (0, 0), wants: learning.asks() })?;
+            sent = Some(Instant::now());
+        }
+        let Some((_, beacon)) = peers.receive(BEACON / 4)? else { continue };
+        if beacon.role != Role::Master {
+            continue;
+        }
+        heard = true;
+        let count = || node.known_connections().map_or(0, |known| known as u64);
+        if let Some(Learned { known, of }) = learning.heard(Instant::now(), &beacon, count) {
+            let text = format!("knows {known} of {of} connections");
+            return Ok(if known >= of { Ok(text) } else { Err(text) });
+        }
+    }
+    Ok(Err(match heard {
+        true => format!("the director has not told of its connections within {limit:?}"),
+        false => format!("no director was heard within {limit:?}: does it run `lvs-node watch`?"),
+    }))
+}

@@ -6,8 +6,6 @@ mod fifo;
 mod file;
 #[path = "handover.rs"]
 mod handover;
-#[path = "learn.rs"]
-mod learn;
 #[path = "metrics.rs"]
 mod metrics;
 #[path = "watch.rs"]

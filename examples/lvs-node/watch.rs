@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use lvs_dr::ipvs::Ipvs;
-use lvs_dr::node::{Beacon, Fence, Node, Peers, Role, Status, View, VipOwner};
+use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Role, Status, View, VipOwner};
 use lvs_dr::{Error, Netns, Result};
 use sd_notify::NotifyState;
 
 use super::fifo::{self, Follower, TICK};
 use super::handover;
-use super::learn::{Learned, Learning};
 use super::metrics::{self, Counts};
 
 /// How often a beacon is sent.

@@ -23,6 +23,7 @@ mod config;
 mod decide;
 mod fence;
 mod kept;
+mod learning;
 mod observation;
 mod peers;
 mod plan;
@@ -32,6 +33,7 @@ mod state;
 
 pub use config::{ArpConfig, Config, Loopback, VipOwner};
 pub use fence::{Fence, Sync};
+pub use learning::{Learned, Learning};
 pub use peers::{Beacon, Peers, View};
 pub use plan::{Plan, Step, Wait};
 pub use role::Role;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lvs_dr::node::Beacon;
+use super::peers::Beacon;
 
 /// Who does not hear the director for so long has missed sync messages too.
 const DEAF: Duration = Duration::from_secs(4);
@@ -14,10 +14,14 @@ const TRIES: u32 = 5;
 /// What a node knows, of what there is to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Learned {
+    /// Connections known here.
     pub known: u64,
+    /// Connections that the director has told of.
     pub of: u64,
 }
 
+/// How far a node is with learning the director's connections: from the beacons that it hears it decides when to ask to be told of all of
+/// them (again). Without a kernel or a clock of its own.
 #[derive(Debug)]
 pub struct Learning {
     since: Instant,
@@ -30,6 +34,7 @@ pub struct Learning {
 }
 
 impl Learning {
+    /// A node that starts asks.
     pub fn new(now: Instant) -> Self {
         Learning { since: now, asks: true, base: None, tries: 0, heard_at: None, behind: 0 }
     }
@@ -50,6 +55,7 @@ impl Learning {
         self.asks = false;
     }
 
+    /// Begins anew: sync messages may have been missed.
     pub fn ask(&mut self) {
         (self.asks, self.base, self.tries, self.behind) = (true, None, 0, 0);
     }
@@ -85,7 +91,7 @@ impl Learning {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lvs_dr::node::Role;
+    use crate::node::Role;
 
     fn director(node: u64, told: (u64, u64)) -> Beacon {
         Beacon { id: 1, node, role: Role::Master, known: 100, told, wants: false }

@@ -17,3 +17,4 @@ mod node;
 mod ocf;
 mod sync;
 mod vip;
+mod watch;

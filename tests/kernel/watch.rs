@@ -1,0 +1,231 @@
+//! `lvs-node watch`: late nodes learn, drift is repaired, two directors do no harm, and being killed leaves nothing behind.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lvs_dr::Netns;
+
+use crate::cli::lvs_node;
+use crate::lab::{ip, ipvsadm, run};
+use crate::lan::{INTERFACE, Session, VIP, VIP6, enter_switch, host, serve};
+use crate::node::new_path;
+
+/// A host with a file of its own for `lvs-node`.
+struct Node {
+    netns: Netns,
+    dir: PathBuf,
+    watch: Option<Child>,
+}
+
+impl Node {
+    fn new(number: u8, fence: &str) -> Self {
+        let netns = host(number);
+        serve(&netns, number);
+        let dir = new_path();
+        fs::create_dir_all(&dir).unwrap();
+        let scheduler = if fence == "stateless" { "\"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]" } else { "\"wrr\"" };
+        let service = |vip: &str, network: &str| {
+            let real = |n| format!("{{ address = \"{network}{n}{}:80\" }}", if vip.contains(':') { "]" } else { "" });
+            let vip = if vip.contains(':') { format!("[{vip}]") } else { vip.to_owned() };
+            let destinations = [11, 12].map(real).join(", ");
+            format!(
+                "[[service]]\nlisten = \"tcp {vip}:80\"\nscheduler = {scheduler}\ndestinations = [{destinations}]\n"
+            )
+        };
+        let file = format!(
+            "interface = \"{INTERFACE}\"\nvips = [\"{VIP}\", \"{VIP6}\"]\nfence = \"{fence}\"\nstate_dir = {:?}\nannounce_again = 0.0\n{}{}",
+            dir.join("state"),
+            service(VIP, "192.0.2."),
+            service(VIP6, "[2001:db8::"),
+        );
+        fs::write(dir.join("node.toml"), file).unwrap();
+        run(&format!("mkfifo {}", dir.join("fifo").display()));
+        Node { netns, dir, watch: None }
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(lvs_node());
+        command.arg("--config").arg(self.dir.join("node.toml")).args(arguments.split_whitespace());
+        command
+    }
+
+    fn run(&self, arguments: &str) -> String {
+        let output = self.netns.run(|| self.command(arguments).output().unwrap()).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{arguments}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    fn watch(&mut self) {
+        let log = fs::File::create(self.dir.join("log")).unwrap();
+        let arguments =
+            format!("watch --fifo {} --metrics {}", self.dir.join("fifo").display(), self.metrics_file().display());
+        let start = || self.command(&arguments).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.watch = Some(self.netns.run(start).unwrap());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut watch) = self.watch.take() {
+            watch.kill().and_then(|()| watch.wait()).unwrap();
+        }
+    }
+
+    /// As keepalived would.
+    fn tell(&self, state: &str) {
+        let mut fifo = fs::OpenOptions::new().write(true).open(self.dir.join("fifo")).unwrap();
+        fifo.write_all(format!("INSTANCE \"web\" {state} 100\n").as_bytes()).unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap()
+    }
+
+    fn metrics_file(&self) -> PathBuf {
+        self.dir.join("metrics.prom")
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let text = fs::read_to_string(self.metrics_file()).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// The table as ipvsadm saves it, in the order of ours.
+    fn table(&self) -> String {
+        let saved = self.netns.run(|| ipvsadm("-Sn")).unwrap();
+        saved.parse::<lvs_dr::ipvs::Table>().unwrap().to_string()
+    }
+
+    /// Whether it schedules to other servers.
+    fn is_live(&self) -> bool {
+        let table = self.table();
+        !table.is_empty() && !table.contains("-w 0")
+    }
+
+    fn known(&self) -> usize {
+        let rows = self.netns.run(|| fs::read_to_string("/proc/thread-self/net/ip_vs_conn").unwrap()).unwrap();
+        rows.lines().filter(|row| row.contains("ESTABLISHED")).count()
+    }
+
+    fn ip(&self, arguments: &str) -> String {
+        self.netns.run(|| ip(arguments)).unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn soon(what: &str, nodes: &[Node], mut is: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !is() {
+        let logs: Vec<String> = nodes.iter().map(Node::log).collect();
+        assert!(start.elapsed() < Duration::from_secs(30), "{what} did not come about:\n{}", logs.join("\n---\n"));
+        thread::sleep(Duration::from_millis(50));
+    }
+    start.elapsed()
+}
+
+fn cluster(fence: &str) -> (Netns, Vec<Node>) {
+    enter_switch();
+    let client = host(1);
+    let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, fence)).into();
+    for (node, state) in nodes.iter_mut().zip(["MASTER", "BACKUP"]) {
+        node.watch();
+        node.tell(state);
+    }
+    soon("a director", &nodes, || nodes[0].is_live() && nodes[1].run("status").contains("role     backup"));
+    (client, nodes)
+}
+
+#[test]
+fn a_node_that_comes_late_learns_all_and_may_then_direct() {
+    let (client, mut nodes) = cluster("quiesce");
+    // Made before the third node is there: none of it would ever be told again.
+    let mut sessions: Vec<(Session, u8)> = (0..20)
+        .flat_map(|_| [VIP, VIP6])
+        .map(|vip| {
+            let mut session = Session::open(&client, vip).unwrap();
+            let server = session.ask().unwrap();
+            (session, server)
+        })
+        .filter(|(_, server)| *server == 12)
+        .collect();
+    assert!(sessions.len() > 5, "{}", sessions.len());
+    let mut late = Node::new(13, "quiesce");
+    late.watch();
+    late.tell("BACKUP");
+    nodes.push(late);
+    let known = nodes[0].known();
+    soon("all sessions known", &nodes, || nodes[2].known() >= known && nodes[2].metric("lvs_node_knows_all") == 1);
+    assert!(nodes[2].log().contains("knows ") && nodes[0].log().contains("told of "), "{}", nodes[2].log());
+    assert!(nodes[2].run("status").contains("of the director's"), "{}", nodes[2].run("status"));
+    assert!(nodes[2].run("resync").starts_with("knows "));
+    assert!(nodes[0].run("resync").starts_with("told of "));
+    // The director dies, and the late one takes over.
+    ip("link set port11 down");
+    nodes[2].tell("MASTER");
+    soon("the late node directs", &nodes, || nodes[2].is_live());
+    let kept = sessions.iter_mut().filter_map(|(session, server)| (session.ask()? == *server).then_some(())).count();
+    assert_eq!(kept, sessions.len());
+}
+
+#[test]
+fn what_others_change_is_repaired() {
+    let (_client, mut nodes) = cluster("quiesce");
+    let quiesced = nodes[1].table();
+    let arp_ignore = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_ignore");
+    // A VIP deleted, a setting overwritten, a weight put back, a daemon stopped.
+    let before = nodes[1].metric("lvs_node_repairs_total");
+    nodes[1].ip(&format!("address del {VIP}/32 dev lo"));
+    soon("the VIP again", &nodes, || nodes[1].ip("address show dev lo").contains(VIP));
+    nodes[1].netns.run(|| fs::write(&arp_ignore, "0").unwrap()).unwrap();
+    soon("the setting again", &nodes, || {
+        nodes[1].netns.run(|| fs::read_to_string(&arp_ignore).unwrap()).unwrap() == "1\n"
+    });
+    nodes[1].netns.run(|| ipvsadm(&format!("-e -t {VIP}:80 -r 192.0.2.11:80 -g -w 1"))).unwrap();
+    soon("the fence again", &nodes, || nodes[1].table() == quiesced);
+    nodes[1].netns.run(|| ipvsadm("--stop-daemon backup")).unwrap();
+    soon("the daemon again", &nodes, || nodes[1].netns.run(|| ipvsadm("-Ln --daemon")).unwrap().contains("backup"));
+    soon("four repairs counted", &nodes, || nodes[1].metric("lvs_node_repairs_total") >= before + 4);
+    assert_eq!(nodes[0].metric("lvs_node_repairs_total"), 0, "{}", nodes[0].log());
+
+    // Killed, it leaves all as it is; and what went wrong meanwhile is repaired by the next.
+    let seen = |node: &Node| (node.table(), node.ip("-o address"), node.netns.run(|| ipvsadm("-Ln --daemon")).unwrap());
+    let before = seen(&nodes[1]);
+    nodes[1].kill();
+    assert_eq!(seen(&nodes[1]), before);
+    nodes[1].ip(&format!("address del {VIP6}/128 dev lo"));
+    nodes[1].watch();
+    soon("the VIP of the time without a watch", &nodes, || nodes[1].ip("address show dev lo").contains(VIP6));
+}
+
+#[test]
+fn of_two_directors_one_schedules_to_itself() {
+    let (client, nodes) = cluster("quiesce");
+    for round in 0..2 {
+        // VRRP is cut: the other becomes a director as well.
+        nodes[1].tell("MASTER");
+        soon("two directors of which one is live", &nodes, || {
+            let roles = nodes.iter().all(|node| node.run("status").contains("role     master"));
+            roles && nodes.iter().filter(|node| node.run("status").contains("beside   another")).count() == 1
+        });
+        assert_eq!(nodes.iter().filter(|node| node.is_live()).count(), 1);
+        let answered = |vip| Session::open(&client, vip).is_some_and(|mut session| session.ask().is_some());
+        // The client hears now the one and now the other, also in the middle of a handshake.
+        let count = |of| (0..of).filter(|n| answered([VIP, VIP6][n % 2])).count();
+        assert!(count(20) >= 14, "round {round}");
+        // It heals.
+        nodes[1].tell("BACKUP");
+        soon("one director", &nodes, || nodes[0].is_live() && !nodes[1].is_live());
+        soon("nobody beside it", &nodes, || !nodes[0].run("status").contains("beside   another"));
+        assert!(count(10) >= 9, "round {round}, healed");
+    }
+}

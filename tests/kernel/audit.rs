@@ -1,6 +1,8 @@
 //! The audit: for each trap, the harm is seen with packets, then the finding, then the remedy, then that the harm is gone.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use lvs_dr::arp::{ArpTarget, Settings};
 use lvs_dr::ipvs::{Origin, Scheduler, Table};
 use lvs_dr::node::audit::{Finding, Kind, Severity};
 use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, Node, Role, VipOwner};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, Flow, Host, Session, VIP4, VIP6, VIPS, until};
 use crate::lab::{ip, ipvsadm};
@@ -764,4 +767,94 @@ fn what_is_in_the_way_of_every_role() {
     cluster.nodes[0].sh("ip address change 2001:db8::fe/128 dev lo preferred_lft forever valid_lft forever");
     let [finding] = expect(&mut node, [("out-of-place", Severity::Warning)]);
     fix(&mut node, &finding);
+}
+
+/// A keepalived, until it is dropped.
+struct Keepalived(Child);
+
+impl Keepalived {
+    fn start(host: &Host, conf: &Path) -> Self {
+        let pid = |what: &str| conf.with_extension(what).display().to_string();
+        let mut command = Command::new("keepalived");
+        command.args(["--vrrp", "--dont-fork", "--log-console", "--use-file"]).arg(conf);
+        command.args(["--pid", &pid("pid"), "--vrrp_pid", &pid("vrrp")]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Keepalived(host.run(|| command.spawn().unwrap()))
+    }
+}
+
+impl Drop for Keepalived {
+    fn drop(&mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_and_preempts() {
+    let cluster = Cluster::new(3);
+    let dir = new_path();
+    std::fs::create_dir_all(&dir).unwrap();
+    // On every node the same, but for the priority.
+    let conf = |index: usize, more: &str| {
+        let path = dir.join(format!("n{index}.conf"));
+        let text = format!(
+            "global_defs {{\n router_id n{index}\n vrrp_version 3\n}}\nvrrp_instance web {{\n state BACKUP\n{more}\n interface bond0\n \
+             virtual_router_id 51\n priority {}\n advert_int 0.2\n virtual_ipaddress {{\n 192.0.2.254/32 dev bond0\n }}\n}}\n",
+            250 - 80 * index
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    // The first, which goes and comes, serves nothing.
+    let text = "-A -t 192.0.2.254:80 -s rr\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1\n\
+                -a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 1\n";
+    let config = || Config {
+        vips: vec![VIP4],
+        vip_owner: VipOwner::Keepalived,
+        services: Some(text.parse().unwrap()),
+        ..config(Fence::Quiesce)
+    };
+    let mut nodes: Vec<Node> = cluster.nodes.iter().map(|host| host.node(config())).collect();
+    let holds = |index: usize| cluster.nodes[index].sh("ip -o address show dev bond0").contains("192.0.2.254");
+    nodes[2].become_role(Role::Backup).unwrap();
+
+    for (more, preempts) in [("", true), (" nopreempt", false)] {
+        // The first is away, and the second directs; sessions are made, and fall silent.
+        nodes[0].release(|_| ()).unwrap();
+        nodes[1].become_role(Role::Backup).unwrap();
+        let second = Keepalived::start(&cluster.nodes[1], &conf(1, more));
+        until("the second holds the VIP", || holds(1));
+        nodes[1].become_role(Role::Master).unwrap();
+        let mut sessions: Vec<Session> = (0..6).map(|_| Session::open(&cluster.client, VIP4).unwrap()).collect();
+        // They are told to whoever listens, within two seconds.
+        thread::sleep(Duration::from_secs(4));
+
+        // It comes back.
+        nodes[0].become_role(Role::Backup).unwrap();
+        let first = Keepalived::start(&cluster.nodes[0], &conf(0, more));
+        if preempts {
+            until("the first holds the VIP", || holds(0) && !holds(1));
+            nodes[0].become_role(Role::Master).unwrap();
+            nodes[1].become_role(Role::Backup).unwrap();
+        } else {
+            thread::sleep(Duration::from_secs(3));
+            assert!(holds(1) && !holds(0));
+        }
+        let lost = sessions.iter_mut().filter_map(|session| session.ask().err()).count();
+        assert_eq!(lost > 0, preempts, "{lost} of 6 were lost");
+        let path = conf(0, more);
+        let found: Vec<_> = nodes[0].audit(Some(&path)).unwrap();
+        let names: Vec<_> = found.iter().map(|finding| (finding.kind.name(), finding.severity)).collect();
+        assert_eq!(names, if preempts { vec![("preempting-vrrp", Severity::Warning)] } else { vec![] });
+        assert!(
+            found.iter().all(|finding| finding.remedy.text.contains("nopreempt") && finding.reason.contains("web"))
+        );
+        expect_nothing(&mut nodes[0]);
+        drop((first, second));
+    }
+    assert!(nodes[0].audit(Some(&dir.join("none.conf"))).is_err());
+    // Where no sessions are kept anyway, or every node knows where they go, it does not matter.
+    let mut other = cluster.nodes[2].node(Config { fence: Fence::Clear, ..config() });
+    assert_eq!(other.audit(Some(&conf(2, ""))).unwrap(), []);
 }

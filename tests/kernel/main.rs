@@ -1,12 +1,10 @@
 //! What the crate does to a real kernel, judged by ipvsadm, ip and packets. Runs in the lab's guest (see tests/lab).
 
 mod arp;
-mod audit;
 #[cfg(feature = "capi")]
 mod capi;
 mod chaos;
 mod cli;
-mod cluster;
 mod control;
 mod fence;
 mod handover;

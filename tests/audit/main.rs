@@ -166,6 +166,11 @@ fn nothing_is_found_on_a_right_set_up() {
                 expect_nothing(&mut node);
                 assert!(node.plan_fix().unwrap().is_empty());
             }
+            node.become_role(Role::Master).unwrap();
+            node.prepare_handover(&[], |_| ()).unwrap();
+            expect_nothing(&mut node);
+            let handing_over = !node.plan(Role::Master).unwrap().is_empty();
+            assert!(!handing_over || node.fix(|_| ()).is_err());
             node.release(|_| ()).unwrap();
             expect_nothing(&mut node);
             assert!(node.plan_fix().is_err() && node.fix(|_| ()).is_err());

@@ -24,18 +24,18 @@ fn strict_filtering_drops_what_the_director_sends() {
         node.sh("ip route add 10.9.9.0/24 dev bond0");
     }
     host.sh("ip route add default dev eth1 src 198.51.100.13");
-    let reached =
-        || (0..12).filter(|_| Session::open_from(&cluster.client, "10.9.9.1".parse().unwrap(), VIP4).is_ok()).count();
-    assert_eq!(reached(), 12);
+    let reached = || Session::open_from(&cluster.client, "10.9.9.1".parse().unwrap(), VIP4).is_ok();
+    // The hash of a client's port says who serves it.
+    let all = || (0..9).all(|_| reached());
+    assert!(all());
     expect_nothing(&mut nodes[2]);
-    for (of, value) in [("all", "1"), ("bond0", "1")] {
-        host.sysctl(&format!("ipv4/conf/{of}/rp_filter"), value);
-        let some = reached();
-        assert!(some < 12, "{of}: {some}");
+    for of in ["all", "bond0"] {
+        host.sysctl(&format!("ipv4/conf/{of}/rp_filter"), "1");
+        assert!((0..40).any(|_| !reached()), "{of}");
         let [finding] = expect(&mut nodes[2], [("rp-filter", Severity::Error)]);
         assert!(matches!(&finding.kind, Kind::RpFilter { through, .. } if through == "eth1"), "{finding}");
         by_hand(host, &finding);
-        assert_eq!(reached(), 12);
+        assert!(all());
         expect_nothing(&mut nodes[2]);
     }
 }

@@ -43,7 +43,7 @@ impl Node {
     /// What harms now, or will: the worst first; nothing, on a right set-up. Changes nothing, except that a scheduler that is not
     /// loaded yet is tried (in a network namespace made for it), which loads its module.
     ///
-    /// It is judged for the role that was asked for last. `keepalived`: keepalived's file, where the VRRP instances are to be looked at.
+    /// It is judged for the role that was asked for last; in the middle of a handover, for none. `keepalived`: keepalived's file, where the VRRP instances are to be looked at.
     ///
     /// # Errors
     /// As [`Node::status`]; [`Error::System`] when `keepalived` cannot be read.
@@ -56,6 +56,7 @@ impl Node {
         // What a fix would do is decided where a role is, so that there is one way to do a thing.
         let mended = judge::mended(&kept, &seen);
         let with_mended = State { mended: state.mended.iter().map(own).chain(mended).collect(), ..state.clone() };
+        let role = role.filter(|_| !state.handing_over);
         let plan = role.map(|role| decide::for_role(&self.config, wanted(role, &state), &with_mended, &seen));
         Ok(Case::new(&self.config, &state, role, &seen, &around, &kept, plan.as_ref()).findings())
     }
@@ -63,7 +64,7 @@ impl Node {
     /// What [`Node::fix`] would do. Changes nothing.
     ///
     /// # Errors
-    /// As [`Node::plan`]; [`Error::Invalid`] where the node has not taken on a role yet.
+    /// As [`Node::plan`]; [`Error::Invalid`] where the node has not taken on a role yet, or is handing over.
     pub fn plan_fix(&mut self) -> Result<Plan> {
         let (role, state) = self.mended_state()?;
         self.plan_after(wanted(role, &state), &state)
@@ -89,6 +90,12 @@ impl Node {
         let Some((role, _)) = state.role else {
             return Err(Error::invalid("a fix", "this node has taken on no role yet: let it take on one first"));
         };
+        if state.handing_over {
+            return Err(Error::invalid(
+                "a fix",
+                "this node is handing over, which a fix would undo: finish that first",
+            ));
+        }
         let seen = self.observe(&state)?;
         state.mended.extend(judge::mended(&kept_table(&self.config, &state, &seen), &seen));
         Ok((role, state))

@@ -189,7 +189,8 @@ pub enum Kind {
     BackupDaemonOnMaster,
     /// `sync_threshold` that lets sessions go unsynchronised: with direct routing a director sees the client's packets only, and the
     /// last of the handshake is number 2. With 1 nothing is told before packet 51, and with 3, the kernel's default, sessions that fall
-    /// silent after the handshake never are (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c). Helps: `2 50`.
+    /// silent after the handshake never are (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c). They break when the director
+    /// crashes. Helps: `2 50`.
     #[non_exhaustive]
     SyncThreshold {
         /// What was found.
@@ -221,7 +222,7 @@ pub enum Kind {
         through: String,
     },
     /// An instance of keepalived takes the VIP back as soon as it is up again: before the node has learned the sessions made
-    /// meanwhile, which then break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state BACKUP`.
+    /// meanwhile, and those that send just then break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state BACKUP`.
     #[non_exhaustive]
     PreemptingVrrp {
         /// The instance's name.

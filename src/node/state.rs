@@ -492,7 +492,7 @@ mod tests {
         // As if killed: nobody tells that it has ended.
         let third = dir.request("backup").unwrap();
         assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(3), Later::Lives(3)));
-        flock(&third.alive, FlockOperation::Unlock).unwrap();
+        flock(third.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
         assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::None, Later::None));
         drop(second);
         assert_eq!(first.later().unwrap(), Later::Ended(2));
@@ -502,6 +502,21 @@ mod tests {
         assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
         drop(held);
         dir.lock(Duration::ZERO).unwrap();
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn what_asks_for_nothing_new_overtakes_nobody() {
+        let dir = directory("aside");
+        dir.prepare().unwrap();
+        let waiting = dir.request("master").unwrap();
+        let aside = dir.aside("of a fix").unwrap();
+        assert_eq!(aside.later().unwrap(), Later::None);
+        drop(aside);
+        assert_eq!(waiting.later().unwrap(), Later::None);
+        let aside = dir.aside("of a fix").unwrap();
+        drop(dir.request("backup").unwrap());
+        assert!(matches!(aside.later().unwrap(), Later::Ended(_)));
         fs::remove_dir_all(&dir.path).unwrap();
     }
 

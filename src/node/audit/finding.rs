@@ -190,7 +190,7 @@ pub enum Kind {
     /// `sync_threshold` that lets sessions go unsynchronised: with direct routing a director sees the client's packets only, and the
     /// last of the handshake is number 2. With 1 nothing is told before packet 51, and with 3, the kernel's default, sessions that fall
     /// silent after the handshake never are (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c). They break when the director
-    /// crashes. Helps: `2 50`.
+    /// crashes. Helps: `2 0`, with `sync_refresh_period`.
     #[non_exhaustive]
     SyncThreshold {
         /// What was found.

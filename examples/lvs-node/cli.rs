@@ -1,5 +1,7 @@
 //! The commands of `lvs-node`.
 
+#[path = "audit.rs"]
+mod audit;
 #[path = "fifo.rs"]
 mod fifo;
 #[path = "file.rs"]
@@ -103,8 +105,9 @@ PACEMAKER, OR A SCRIPT
   `lvs-node status` says whether all is in place. For Pacemaker examples/ocf has a resource agent that calls them.
 
 EXIT CODES
-  0  the role is reached (status: and all is in place)
-  1  something failed; the message says what, and the same command goes on from there (status: something is missing)
+  0  the role is reached (status: and all is in place; audit: nothing is found)
+  1  something failed; the message says what, and the same command goes on from there (status: something is missing;
+     audit: something is found)
   2  the command line or the file is wrong
   3  a later request overtook this one"#;
 
@@ -191,6 +194,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print what harms now, or will at the next failover. Exit code 1: something is found.
+    Audit(audit::Audit),
     /// Give back all that was changed: VIPs, ARP settings, the table.
     Release,
 }
@@ -333,6 +338,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 && status.warnings.is_empty();
             if in_place { Ok(()) } else { Err(Failure::Missing) }
         }
+        Command::Audit(audit) => match audit::run(&mut node, audit, |text| say(text))? {
+            true => Ok(()),
+            false => Err(Failure::Missing),
+        },
         Command::Release => {
             let plan = node.release(|step| tell(step))?;
             if plan.is_empty() {

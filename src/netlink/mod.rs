@@ -3,10 +3,12 @@
 //! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
 
 mod generic;
+mod namespace;
 mod packet;
 mod socket;
 
 pub(crate) use generic::GenericSocket;
+pub(crate) use namespace::in_new_namespace;
 pub(crate) use packet::send_frame;
 #[cfg(any(fuzzing, test))]
 pub(crate) use socket::read_datagram;

@@ -232,6 +232,7 @@ fn remember(
         role: Some((role, false)),
         arp: remembered_arp(state, steps),
         sysctls: remembered_sysctls(state, steps, seen),
+        mended: state.mended.clone(),
         syncs: state.syncs || config.fence.syncs(),
         vips: state.vips.union(&vips).cloned().collect(),
         table: table_during,
@@ -243,7 +244,8 @@ fn remember(
     let after = State {
         role: Some((role, true)),
         arp: during.arp.iter().filter(|change| !is_obsolete(config, change)).cloned().collect(),
-        sysctls: still_needed(config, &during.sysctls),
+        sysctls: still_needed(config, state, &during.sysctls),
+        mended: state.mended.clone(),
         syncs: config.fence.syncs(),
         vips,
         table,

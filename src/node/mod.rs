@@ -19,6 +19,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod audit;
 mod config;
 mod decide;
 mod fence;
@@ -218,7 +219,20 @@ impl Node {
 
     fn carry_out(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
         let first = if wanted.role == Role::Master { self.do_at_once(request, before)? } else { Vec::new() };
-        let mut done = self.plan_after(wanted, &self.dir.load()?)?;
+        let state = self.dir.load()?;
+        self.reach(wanted, &state, first, request, before)
+    }
+
+    /// Plans and acts until the role is in place. The lock is held, and `first` is done.
+    fn reach(
+        &mut self,
+        wanted: Wanted,
+        state: &State,
+        first: Vec<Step>,
+        request: &Request,
+        before: &mut impl FnMut(&Step),
+    ) -> Result<Plan> {
+        let mut done = self.plan_after(wanted, state)?;
         // What was announced just now leaves no trace that the plan could see.
         done.steps.retain(|step| !matches!(step, Step::Announce(..)) || !first.contains(step));
         self.run(&done, request, before)?;
@@ -434,8 +448,8 @@ impl Node {
     }
 
     fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
-        let needed = fence::sysctls(self.config.fence);
-        let names = needed.iter().map(|(name, _)| (*name).to_owned()).chain(state.sysctls.keys().cloned());
+        let needed = settings::needed_sysctls(&self.config, state).into_keys();
+        let names = needed.chain(state.sysctls.keys().cloned()).chain(audit::SYSCTLS.map(str::to_owned));
         let read = |name: String| {
             let value = sysctl::read(self.ipvs.netns(), &sysctl_path(&name))?;
             // The kernel separates numbers by tabs.

@@ -68,7 +68,7 @@ pub enum Wait {
 
 impl Step {
     /// Whether the kernel shows afterwards that it was done.
-    fn leaves_a_trace(&self) -> bool {
+    pub(super) fn leaves_a_trace(&self) -> bool {
         !matches!(self, Step::Record { .. } | Step::Announce(..) | Step::Tell(_) | Step::Wait(..) | Step::Forget)
     }
 }

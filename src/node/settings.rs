@@ -72,14 +72,21 @@ pub(super) fn remembered_arp(state: &State, steps: &[Step]) -> Vec<arp::Change> 
     remembered
 }
 
-/// Sysctls that the fence needs, and those that an earlier one needed.
+/// The sysctls of IPVS that the node needs: the fence's, and those that an audit's fix has set.
+pub(super) fn needed_sysctls(config: &Config, state: &State) -> BTreeMap<String, String> {
+    let mut needed = state.mended.clone();
+    needed.extend(fence::sysctls(config.fence).into_iter().map(|(name, value)| (name.to_owned(), value)));
+    needed
+}
+
+/// Sysctls that the node needs, and those that an earlier fence needed.
 pub(super) fn sysctl_steps(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
-    let needed = fence::sysctls(config.fence);
-    let obsolete = state.sysctls.iter().filter(|(name, _)| needed.iter().all(|(needed, _)| needed != name));
+    let needed = needed_sysctls(config, state);
+    let obsolete = state.sysctls.iter().filter(|(name, _)| !needed.contains_key(*name));
     let mut steps: Vec<Step> = obsolete.filter_map(|(name, values)| sysctl_back(name, values, seen)).collect();
     for (name, value) in needed {
-        if seen.sysctls.get(name).is_some_and(|now| now.as_ref() != Some(&value)) {
-            steps.push(Step::Sysctl { name: name.to_owned(), value, back: false });
+        if seen.sysctls.get(&name).is_some_and(|now| now.as_ref() != Some(&value)) {
+            steps.push(Step::Sysctl { name, value, back: false });
         }
     }
     steps
@@ -108,9 +115,10 @@ pub(super) fn remembered_sysctls(
 
 pub(super) fn still_needed(
     config: &Config,
+    state: &State,
     sysctls: &BTreeMap<String, (String, String)>,
 ) -> BTreeMap<String, (String, String)> {
-    let needed = fence::sysctls(config.fence);
-    let still = sysctls.iter().filter(|(name, _)| needed.iter().any(|(needed, _)| needed == name));
+    let needed = needed_sysctls(config, state);
+    let still = sysctls.iter().filter(|(name, _)| needed.contains_key(*name));
     still.map(|(name, values)| (name.clone(), values.clone())).collect()
 }

@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) arp: Vec<arp::Change>,
     /// Sysctls of IPVS that were changed: name, what was found before the first change, and what was set.
     pub(super) sysctls: BTreeMap<String, (String, String)>,
+    /// Sysctls of IPVS that an audit's fix has set, and their values: wanted whatever the fence, until release.
+    pub(super) mended: BTreeMap<String, String>,
     /// The sync daemons are this node's.
     pub(super) syncs: bool,
     /// VIPs that were placed, and the interface that the director's are on.
@@ -57,6 +59,7 @@ impl fmt::Display for State {
         if let Some(fence) = self.fence {
             writeln!(f, "fence {fence}")?;
         }
+        self.mended.iter().try_for_each(|(name, value)| writeln!(f, "mended {name}={value}"))?;
         if self.syncs {
             writeln!(f, "sync on")?;
         }
@@ -107,6 +110,10 @@ impl State {
                     state.sysctls.insert(name.to_owned(), (before.to_owned(), after.to_owned()));
                 }
                 ("fence", None) => state.fence = Some(value.parse().map_err(|_| unknown())?),
+                ("mended", _) => {
+                    let (name, value) = value.split_once('=').ok_or_else(unknown)?;
+                    state.mended.insert(name.to_owned(), value.to_owned());
+                }
                 ("sync", None) => state.syncs = value == "on",
                 ("handover", None) => state.handing_over = value == "under-way",
                 ("beside", None) => state.beside = value == "another",
@@ -140,12 +147,15 @@ pub(super) struct Request {
     dir: StateDir,
     role: String,
     number: u64,
-    #[allow(dead_code, reason = "its lock is what it is for")]
-    alive: File,
+    /// For its lock. `None`: it took no number of its own.
+    alive: Option<File>,
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
+        if self.alive.is_none() {
+            return;
+        }
         // Should that fail, it counts as killed.
         let _ = self.dir.counts().and_then(|mut counts| {
             counts.ended = counts.ended.max(self.number);
@@ -300,10 +310,15 @@ impl StateDir {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             counts.write()?;
-            Ok(Request { dir: self.clone(), role: role.to_owned(), number: counts.latest, alive: file })
+            Ok(Request { dir: self.clone(), role: role.to_owned(), number: counts.latest, alive: Some(file) })
         };
         let path = self.generation_file();
         self.counts().and_then(draw).map_err(|e| Error::system("count requests in", path.display(), e))
+    }
+
+    /// What asks for nothing new, and so overtakes no request; those that come later overtake it.
+    pub(super) fn aside(&self, role: &str) -> Result<Request> {
+        Ok(Request { dir: self.clone(), role: role.to_owned(), number: self.latest_generation()?, alive: None })
     }
 
     /// The numbers of requests, which nobody else changes meanwhile: a matter of a few system calls.
@@ -414,6 +429,7 @@ mod tests {
             role: Some((Role::Backup, false)),
             arp: vec!["eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=3 arp_announce=2".parse().unwrap()],
             sysctls: [("sync_threshold".to_owned(), ("3 50".to_owned(), "2 50".to_owned()))].into(),
+            mended: [("expire_quiescent_template".to_owned(), "1".to_owned())].into(),
             syncs: true,
             vips: [
                 ("192.0.2.1".parse().unwrap(), "eth0".to_owned()),
@@ -476,7 +492,7 @@ mod tests {
         // As if killed: nobody tells that it has ended.
         let third = dir.request("backup").unwrap();
         assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(3), Later::Lives(3)));
-        flock(&third.alive, FlockOperation::Unlock).unwrap();
+        flock(third.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
         assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::None, Later::None));
         drop(second);
         assert_eq!(first.later().unwrap(), Later::Ended(2));
@@ -486,6 +502,21 @@ mod tests {
         assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
         drop(held);
         dir.lock(Duration::ZERO).unwrap();
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn what_asks_for_nothing_new_overtakes_nobody() {
+        let dir = directory("aside");
+        dir.prepare().unwrap();
+        let waiting = dir.request("master").unwrap();
+        let aside = dir.aside("of a fix").unwrap();
+        assert_eq!(aside.later().unwrap(), Later::None);
+        drop(aside);
+        assert_eq!(waiting.later().unwrap(), Later::None);
+        let aside = dir.aside("of a fix").unwrap();
+        drop(dir.request("backup").unwrap());
+        assert!(matches!(aside.later().unwrap(), Later::Ended(_)));
         fs::remove_dir_all(&dir.path).unwrap();
     }
 

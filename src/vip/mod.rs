@@ -291,6 +291,23 @@ impl Vips {
         Ok(self.route.addresses(None)?.into_iter().map(|entry| entry.local).collect())
     }
 
+    /// Every address, with the interface that it is on; those of interfaces that are switched off are left out.
+    pub(crate) fn on_interfaces(&mut self) -> Result<Vec<Located>> {
+        let mut found = Vec::new();
+        for entry in self.route.addresses(None)? {
+            if let Some(link) = self.route.link_of_index(entry.index)?.filter(|link| link.is_up()) {
+                found.push(entry.on(link.name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The interface by which packets from `from` to `to` leave. `None`: there is no way, or `from` is not this node's.
+    pub(crate) fn way(&mut self, to: IpAddr, from: IpAddr) -> Result<Option<String>> {
+        let Some(index) = self.route.way(to, from)? else { return Ok(None) };
+        Ok(self.route.link_of_index(index)?.map(|link| link.name))
+    }
+
     /// Adds the VIP, and says whether anything had to be changed.
     ///
     /// One that is there in another form (scope global on `lo`, say) is brought into the right one. Where the kernel

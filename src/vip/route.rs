@@ -105,6 +105,27 @@ impl RouteSocket {
         }
     }
 
+    /// The number of the interface by which packets from `from` to `to` leave. `None`: there is no way, or `from` is not our own.
+    pub(super) fn way(&mut self, to: IpAddr, from: IpAddr) -> Result<Option<u32>> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family(to);
+        question.header.destination_prefix_length = super::host_prefix(to);
+        question.header.source_prefix_length = super::host_prefix(from);
+        question.attributes = vec![RouteAttribute::Destination(to.into()), RouteAttribute::Source(from.into())];
+        match self.exchange(|socket| socket.request(RouteNetlinkMessage::GetRoute(question.clone()), 0)) {
+            Ok(answers) => Ok(answers.iter().find_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(route) => route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                }),
+                _ => None,
+            })),
+            // ENETUNREACH; EINVAL where `from` is nobody's.
+            Err(Failure::Refused { .. }) => Ok(None),
+            Err(failure) => Err(explain(failure, "look up the route to", to)),
+        }
+    }
+
     pub(super) fn link_of_name(&mut self, name: &str) -> Result<Link> {
         self.link(LinkMessage::ByName(name.into())).map_err(|failure| explain(failure, "find interface", name))
     }

@@ -421,3 +421,63 @@ fn keepalived_writes_its_states_to_a_fifo() {
     vips.iter().for_each(|vip| drop(ip(vip)));
     becomes("master");
 }
+
+#[test]
+fn an_audit_and_its_fix() {
+    let service = "[[service]]\nlisten = \"tcp 192.0.2.254:80\"\nscheduler = \"wrr\"\ndestinations = [ { address = \"192.0.2.11:80\" } ]\n";
+    let lab = Lab::new(&format!("fence = \"clear\"\n{service}"));
+    assert_eq!(lab.run("audit"), "nothing is found\n");
+    lab.run("role backup");
+    assert_eq!((lab.run("audit --json"), lab.run("audit --fix")), ("[]\n".into(), "nothing is found\n".into()));
+
+    // One for the node, one for whoever owns it.
+    ip("address add 192.0.2.254/32 dev bond0");
+    fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "4").unwrap();
+    let (code, stdout, stderr) = lab.try_run("audit");
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
+    for line in [
+        "error: vip-on-interface: 192.0.2.254 is on bond0 ",
+        "  fix: VIP: remove 192.0.2.254 from bond0\n",
+        "error: arp-answer: arp_ignore on bond0 is 4: ",
+        "  by hand: sysctl -w net/ipv4/conf/all/arp_ignore=1\n",
+    ] {
+        assert!(stdout.contains(line), "no {line:?} in {stdout}");
+    }
+    let (code, stdout, _) = lab.try_run("audit --json");
+    let found: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (code, found[0]["finding"].as_str(), found.as_array().unwrap().len()),
+        (Some(1), Some("vip-on-interface"), 2)
+    );
+    assert_eq!(found[0]["fix"], json!(["VIP: remove 192.0.2.254 from bond0"]));
+    assert_eq!(found[1]["commands"], json!(["sysctl -w net/ipv4/conf/all/arp_ignore=1"]));
+    assert!(on("bond0"));
+
+    let (code, stdout, _) = lab.try_run("audit --fix");
+    assert_eq!(code, Some(1));
+    let (before, left) = stdout.split_once("left:\n").unwrap();
+    assert!(before.contains("2. VIP: remove 192.0.2.254 from bond0\n"), "{before}");
+    assert!(left.starts_with("error: arp-answer") && !left.contains("vip-on-interface"), "{left}");
+    assert!(!on("bond0"));
+
+    ip("address add 192.0.2.254/32 dev bond0");
+    fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "0").unwrap();
+    let fixed: Value = serde_json::from_str(&lab.run("audit --fix --json")).unwrap();
+    assert_eq!((fixed["found"].as_array().unwrap().len(), fixed["left"].clone()), (1, json!([])));
+    assert!(fixed["done"].to_string().contains("remove 192.0.2.254"), "{fixed}");
+
+    // keepalived's file.
+    let conf = lab.dir.join("keepalived.conf");
+    fs::write(&conf, "vrrp_instance web {\n virtual_ipaddress {\n 192.0.2.254\n }\n}\n").unwrap();
+    assert_eq!(lab.run(&format!("audit --keepalived {}", conf.display())), "nothing is found\n");
+    let text = fs::read_to_string(lab.file()).unwrap();
+    lab.write(&text.replace("fence = \"clear\"", "fence = \"quiesce\""));
+    lab.run("role backup");
+    let (code, stdout, _) = lab.try_run(&format!("audit --keepalived {}", conf.display()));
+    assert!(
+        code == Some(1) && stdout.contains("warning: preempting-vrrp: ") && stdout.contains("nopreempt"),
+        "{stdout}"
+    );
+    let (code, _, stderr) = lab.try_run("audit --keepalived /nonexistent");
+    assert!(code == Some(1) && stderr.contains("/nonexistent"), "{stderr}");
+}

@@ -1,0 +1,305 @@
+//! What an audit finds: typed, with a reason in words and a remedy.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::arp::{AnnounceMode, IgnoreMode};
+use crate::ipvs::ServiceId;
+use crate::node::{Role, Step};
+use crate::vip::{Located, Placement};
+
+/// Something that harms now, or will.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it is.
+    pub kind: Kind,
+    /// When it harms.
+    pub severity: Severity,
+    /// What was found where, and what it does, in words.
+    pub reason: String,
+    /// What to do.
+    pub remedy: Remedy,
+}
+
+/// `error: arp-answer: arp_ignore on eth0 is 0 ...`, and a line for the remedy.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}\n  {}", self.severity, self.kind.name(), self.reason, self.remedy)
+    }
+}
+
+/// When a finding harms. The greater is the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Only some uses of the service suffer.
+    Notice,
+    /// When the director or a server changes next.
+    Warning,
+    /// Now.
+    Error,
+}
+
+/// `error`, `warning` or `notice`.
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Notice => "notice",
+        })
+    }
+}
+
+/// What to do about a finding.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Remedy {
+    /// In words; empty where `steps` or `commands` say all.
+    pub text: String,
+    /// What [`Node::fix`](crate::node::Node::fix) does about it: steps of its plan.
+    pub steps: Vec<Step>,
+    /// What is not the node's to do: commands to be run by hand.
+    pub commands: Vec<String>,
+}
+
+impl Remedy {
+    /// Whether [`Node::fix`](crate::node::Node::fix) does it.
+    pub fn is_ours(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
+    pub(super) fn steps(steps: Vec<Step>) -> Self {
+        Remedy { steps, ..Remedy::default() }
+    }
+
+    pub(super) fn command(command: impl Into<String>) -> Self {
+        Remedy { commands: vec![command.into()], ..Remedy::default() }
+    }
+
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Remedy { text: text.into(), ..Remedy::default() }
+    }
+
+    pub(super) fn or_text(self, text: impl Into<String>) -> Self {
+        Remedy { text: text.into(), ..self }
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if !self.steps.is_empty() {
+            let steps: Vec<String> = self.steps.iter().map(|step| step.to_string().replace("\n ", ";")).collect();
+            parts.push(format!("fix: {}", steps.join("; ")));
+        }
+        if !self.commands.is_empty() {
+            parts.push(format!("by hand: {}", self.commands.join("; ")));
+        }
+        if !self.text.is_empty() {
+            parts.push(self.text.clone());
+        }
+        f.write_str(&parts.join("\n  "))
+    }
+}
+
+/// What was found. Each says what it harms, what helps, and where that is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// This node answers ARP requests for a VIP on `lo`: clients that hear it before the director send it their packets. What counts
+    /// is the greater of `arp_ignore` of `all` and of the interface, and 3 does not hide a VIP where `route_localnet` is on
+    /// (`arp_ignore()` in net/ipv4/arp.c). Also found on a second interface in the same LAN, which the settings of the first do not
+    /// cover. Helps: `arp_ignore=1`.
+    #[non_exhaustive]
+    ArpAnswer {
+        /// The VIP.
+        vip: IpAddr,
+        /// The interface that answers.
+        interface: String,
+        /// What counts there.
+        ignore: IgnoreMode,
+    },
+    /// This node names a VIP on `lo` as sender of its own ARP requests: whoever hears one sends the VIP's packets here, until the
+    /// director announces itself again (`arp_solicit()` in net/ipv4/arp.c). Helps: `arp_announce=2`.
+    #[non_exhaustive]
+    ArpAnnounce {
+        /// The interface.
+        interface: String,
+        /// What counts there.
+        announce: AnnounceMode,
+    },
+    /// A VIP on `lo` without scope host, which `arp_ignore=3` does not hide: as [`Kind::ArpAnswer`]. `ip address add` makes it so where
+    /// it is not told `scope host`, and `ip address replace` does not mend it. Helps: to remove and to add it.
+    #[non_exhaustive]
+    LoopbackScope {
+        /// The address.
+        found: Located,
+    },
+    /// A VIP on `lo` with a prefix shorter than the host's: the whole subnet becomes local (IPv4: `fib_add_ifaddr()` in
+    /// net/ipv4/fib_frontend.c) or is routed to `lo` (IPv6), and its neighbours cannot be reached from here. Helps: to remove it.
+    #[non_exhaustive]
+    LoopbackMask {
+        /// The address.
+        found: Located,
+    },
+    /// An IPv6 VIP that does not work, or not yet: duplicate detection found it elsewhere (`dadfailed`), or has not ended (RFC 4862,
+    /// section 5.4; net/ipv6/addrconf.c). Helps: to add it with `nodad`.
+    #[non_exhaustive]
+    VipUnusable {
+        /// The address.
+        found: Located,
+    },
+    /// A VIP is missing where the role wants it: the node does not serve, or clients do not find the director.
+    #[non_exhaustive]
+    VipMissing {
+        /// The VIP.
+        vip: IpAddr,
+        /// Where.
+        placement: Placement,
+    },
+    /// A VIP on the interface of a backup: two nodes answer for it.
+    #[non_exhaustive]
+    VipOnInterface {
+        /// The VIP.
+        vip: IpAddr,
+        /// The interface.
+        interface: String,
+    },
+    /// A director without the VIP, which keepalived would have put on its interface: a notification was lost, or `virtual_ipaddress`
+    /// lacks the VIP.
+    #[non_exhaustive]
+    RoleDiffers {
+        /// What the node takes itself for.
+        role: Role,
+        /// The VIP.
+        vip: IpAddr,
+    },
+    /// A backup's table is live: it schedules the packets that the director sends it once more, and sends them to a third node. What
+    /// goes round so ends when its TTL does, and the client gets EHOSTUNREACH. Helps: the fence. See [`Fence`](crate::node::Fence).
+    #[non_exhaustive]
+    Unfenced {
+        /// The services that are live.
+        services: Vec<ServiceId>,
+    },
+    /// A backup sync daemon on a director, with `backup_only=1`: IPVS ignores all packets, and the director serves by itself
+    /// alone (`backup_only` in Documentation/networking/ipvs-sysctl.rst). Helps: to stop that daemon.
+    BackupDaemonOnMaster,
+    /// `sync_threshold` that lets sessions go unsynchronised: with direct routing a director sees the client's packets only, and the
+    /// last of the handshake is number 2. With 1 nothing is told before packet 51, and with 3, the kernel's default, sessions that fall
+    /// silent after the handshake never are (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c). They break when the director
+    /// crashes. Helps: `2 0`, with `sync_refresh_period`.
+    #[non_exhaustive]
+    SyncThreshold {
+        /// What was found.
+        found: String,
+    },
+    /// The sync daemon of the role does not run, or is another one: sessions are not told, or not learned.
+    SyncDaemon,
+    /// Persistent services without `expire_quiescent_template`: new connections of a known client go on to a server that a checker
+    /// gave weight 0, dead or not, until its template expires, which each of them puts off (`ip_vs_check_template()` in
+    /// net/netfilter/ipvs/ip_vs_conn.c). Helps: to set it to 1. With fence `quiesce` that has a price: a known client that opens a
+    /// connection in the moment of a change of director may be given another server.
+    #[non_exhaustive]
+    ExpireQuiescentTemplate {
+        /// The services.
+        services: Vec<ServiceId>,
+    },
+    /// Fence `clear` without `expire_nodest_conn`: entries of connections outlive the table, and while other services keep IPVS at work,
+    /// their packets are dropped instead of served here (Documentation/networking/ipvs-sysctl.rst). Helps: to set it to 1.
+    ExpireNodestConn,
+    /// Strict `rp_filter` drops packets that the director sends here, as answers to their client leave by another interface (RFC 3704;
+    /// `rp_filter` in Documentation/networking/ip-sysctl.rst). IPv6 has no such setting. Helps: 2 on this interface.
+    #[non_exhaustive]
+    RpFilter {
+        /// The interface.
+        interface: String,
+        /// A client.
+        client: IpAddr,
+        /// Where answers to it leave.
+        through: String,
+    },
+    /// An instance of keepalived takes the VIP back as soon as it is up again: before the node has learned the sessions made
+    /// meanwhile, and those that send just then break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state BACKUP`.
+    #[non_exhaustive]
+    PreemptingVrrp {
+        /// The instance's name.
+        instance: String,
+        /// keepalived's file.
+        file: PathBuf,
+    },
+    /// The kernel's table is not what the role wants.
+    #[non_exhaustive]
+    TableDiffers {
+        /// How many changes are between them.
+        changes: usize,
+    },
+    /// The kernel refuses a service of the table, mostly as it lacks the scheduler or persistence engine: a promotion would fail. That
+    /// was tried in a network namespace made for it.
+    #[non_exhaustive]
+    ServiceRefused {
+        /// The service.
+        service: ServiceId,
+    },
+    /// The director has no services: it serves alone.
+    NoServices,
+    /// A UDP service without one-packet scheduling, and `expire_nodest_conn` is 0: a flow (a resolver that uses one port, say) whose
+    /// server was removed is dropped for as long as it goes on, and the timeout after (`ip_vs_in_hook()` in
+    /// net/netfilter/ipvs/ip_vs_core.c). Helps: `expire_nodest_conn=1`, or one-packet.
+    #[non_exhaustive]
+    UdpDropped {
+        /// The services.
+        services: Vec<ServiceId>,
+    },
+    /// A UDP service without one-packet scheduling, and a long timeout: a flow keeps its server, though that be dead and have weight 0,
+    /// until it was silent for so long. Helps: a timeout shorter than the pauses of clients that repeat themselves (`--set` in
+    /// ipvsadm(8)), or one-packet.
+    #[non_exhaustive]
+    UdpTimeout {
+        /// The services.
+        services: Vec<ServiceId>,
+        /// The timeout.
+        timeout: Duration,
+    },
+    /// No role can be taken on: something that belongs to somebody else is in the way, or the table does not suit the fence.
+    Blocked,
+    /// Anything else that the role wants otherwise.
+    #[non_exhaustive]
+    OutOfPlace {
+        /// What would be done.
+        step: Step,
+    },
+}
+
+impl Kind {
+    /// Its name for programs: `arp-answer`. It stays the same from version to version.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kind::ArpAnswer { .. } => "arp-answer",
+            Kind::ArpAnnounce { .. } => "arp-announce",
+            Kind::LoopbackScope { .. } => "loopback-scope",
+            Kind::LoopbackMask { .. } => "loopback-mask",
+            Kind::VipUnusable { .. } => "vip-unusable",
+            Kind::VipMissing { .. } => "vip-missing",
+            Kind::VipOnInterface { .. } => "vip-on-interface",
+            Kind::RoleDiffers { .. } => "role-differs",
+            Kind::Unfenced { .. } => "unfenced",
+            Kind::BackupDaemonOnMaster => "backup-daemon-on-master",
+            Kind::SyncThreshold { .. } => "sync-threshold",
+            Kind::SyncDaemon => "sync-daemon",
+            Kind::ExpireQuiescentTemplate { .. } => "expire-quiescent-template",
+            Kind::ExpireNodestConn => "expire-nodest-conn",
+            Kind::RpFilter { .. } => "rp-filter",
+            Kind::PreemptingVrrp { .. } => "preempting-vrrp",
+            Kind::TableDiffers { .. } => "table-differs",
+            Kind::ServiceRefused { .. } => "service-refused",
+            Kind::NoServices => "no-services",
+            Kind::UdpDropped { .. } => "udp-dropped",
+            Kind::UdpTimeout { .. } => "udp-timeout",
+            Kind::Blocked => "blocked",
+            Kind::OutOfPlace { .. } => "out-of-place",
+        }
+    }
+}

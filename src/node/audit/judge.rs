@@ -1,0 +1,521 @@
+//! Judges what was seen. Pure.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::finding::{Finding, Kind, Remedy, Severity};
+use super::surroundings::Surroundings;
+use crate::arp::{self, ArpTarget, IgnoreMode};
+use crate::error::Error;
+use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
+use crate::node::config::{Config, VipOwner};
+use crate::node::fence::Fence;
+use crate::node::kept::is_ours;
+use crate::node::observation::Observation;
+use crate::node::plan::{Plan, Step};
+use crate::node::role::Role;
+use crate::node::settings::arp_warning;
+use crate::node::state::State;
+use crate::vip::{Located, Placement, Scope};
+
+/// Above this a UDP flow is held for long: most clients repeat themselves less often than every half minute only when idle.
+const LONG_FLOW: Duration = Duration::from_secs(60);
+
+/// Sysctls that the table needs, whatever the fence, and that are not as they should be.
+pub(super) fn mended(kept: &Table, seen: &Observation) -> Vec<(String, String)> {
+    let mut mended = Vec::new();
+    if !persistent(kept).is_empty() && is_off(seen, "expire_quiescent_template") {
+        mended.push(("expire_quiescent_template".to_owned(), "1".to_owned()));
+    }
+    if !flows(kept).is_empty() && is_off(seen, "expire_nodest_conn") {
+        mended.push(("expire_nodest_conn".to_owned(), "1".to_owned()));
+    }
+    mended
+}
+
+fn sysctl<'a>(seen: &'a Observation, name: &str) -> Option<&'a str> {
+    seen.sysctls.get(name)?.as_deref()
+}
+
+fn is_off(seen: &Observation, name: &str) -> bool {
+    sysctl(seen, name) == Some("0")
+}
+
+fn persistent(table: &Table) -> Vec<ServiceId> {
+    ids(table, |content| content.service.persistence.is_some())
+}
+
+/// UDP services whose packets are flows.
+fn flows(table: &Table) -> Vec<ServiceId> {
+    ids(table, |content| {
+        matches!(content.service.id, ServiceId::Udp(_)) && !content.service.flags.contains(ServiceFlags::ONE_PACKET)
+    })
+}
+
+fn ids(table: &Table, which: impl Fn(&VirtualService<'_>) -> bool) -> Vec<ServiceId> {
+    table.services().filter(which).map(|content| content.service.id).collect()
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// All that is judged, and what was found so far.
+pub(super) struct Case<'a> {
+    config: &'a Config,
+    state: &'a State,
+    role: Option<Role>,
+    seen: &'a Observation,
+    around: &'a Surroundings,
+    kept: &'a Table,
+    /// What would be done for the role.
+    plan: Option<&'a Result<Plan, Error>>,
+    /// Its steps that no finding has taken for its remedy.
+    left: Vec<Step>,
+    found: Vec<Finding>,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        state: &'a State,
+        role: Option<Role>,
+        seen: &'a Observation,
+        around: &'a Surroundings,
+        kept: &'a Table,
+        plan: Option<&'a Result<Plan, Error>>,
+    ) -> Self {
+        let steps = match plan {
+            Some(Ok(plan)) => plan.steps().iter().filter(|step| step.leaves_a_trace()).cloned().collect(),
+            _ => Vec::new(),
+        };
+        Case { config, state, role, seen, around, kept, plan, left: steps, found: Vec::new() }
+    }
+
+    /// The worst first.
+    pub(super) fn findings(mut self) -> Vec<Finding> {
+        self.addresses();
+        self.arp();
+        self.fence();
+        self.sync();
+        self.sysctls();
+        self.table();
+        self.paths();
+        self.rest();
+        self.found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        self.found
+    }
+
+    fn is_backup(&self) -> bool {
+        self.role.is_some_and(|role| role != Role::Master)
+    }
+
+    /// What harms a backup now, a director when it is one no more.
+    fn backups(&self) -> Severity {
+        if self.role == Some(Role::Master) { Severity::Warning } else { Severity::Error }
+    }
+
+    fn add(&mut self, severity: Severity, kind: Kind, reason: impl Into<String>, remedy: Remedy) {
+        self.found.push(Finding { kind, severity, reason: reason.into(), remedy });
+    }
+
+    /// The steps of the plan that are this finding's remedy.
+    fn take(&mut self, which: impl Fn(&Step) -> bool) -> Vec<Step> {
+        let (taken, left) = std::mem::take(&mut self.left).into_iter().partition(which);
+        self.left = left;
+        taken
+    }
+
+    fn on_lo(&self) -> impl Iterator<Item = &'a Located> {
+        let seen = self.seen;
+        self.config.vips.iter().flat_map(|vip| seen.found_on(*vip, "lo"))
+    }
+
+    fn addresses(&mut self) {
+        let masks: Vec<Located> = self.on_lo().filter(|found| found.prefix != host(found.address)).cloned().collect();
+        for found in masks {
+            let reason = format!("{found} makes the neighbours in that subnet unreachable from here");
+            let command = format!("ip address delete {}/{} dev lo", found.address, found.prefix);
+            let remedy = Remedy::command(command).or_text("then take on the role again, or run the fix");
+            self.add(Severity::Error, Kind::LoopbackMask { found }, reason, remedy);
+        }
+        let interface = self.config.interface.clone();
+        let (seen, config) = (self.seen, self.config);
+        for vip in &config.vips {
+            let there = seen.found_on(*vip, &interface).next().is_some();
+            if self.is_backup() && there {
+                let steps =
+                    self.take(|step| matches!(step, Step::RemoveVip(v, p) if v == vip && p.interface() == interface));
+                let remedy = match config.vip_owner {
+                    VipOwner::Node => Remedy::steps(steps),
+                    VipOwner::Keepalived => {
+                        Remedy::command(format!("ip address delete {vip}/{} dev {interface}", host(*vip)))
+                            .or_text("but where keepalived is MASTER here, the node was not told: take on role master")
+                    }
+                };
+                let reason = format!("{vip} is on {interface} of a node that is not the director: both answer for it");
+                self.add(
+                    Severity::Error,
+                    Kind::VipOnInterface { vip: *vip, interface: interface.clone() },
+                    reason,
+                    remedy,
+                );
+            }
+            if self.role == Some(Role::Master) && !there && config.vip_owner == VipOwner::Keepalived {
+                let reason = format!("this node takes itself for the director, but {vip} is not on {interface}");
+                let remedy = Remedy::text(
+                    "where keepalived is not MASTER here, take on role backup; where it is, add the VIP to its virtual_ipaddress",
+                );
+                self.add(Severity::Error, Kind::RoleDiffers { role: Role::Master, vip: *vip }, reason, remedy);
+            }
+        }
+        for (vip, placement) in self.added() {
+            let found = seen.found_on(vip, placement.interface()).next();
+            let kind = match found {
+                None => Kind::VipMissing { vip, placement: placement.clone() },
+                Some(found) if found.tentative || found.dad_failed => Kind::VipUnusable { found: found.clone() },
+                Some(_) => continue,
+            };
+            let reason = match found {
+                None if placement == Placement::Loopback => {
+                    format!("{vip} is not on lo: this node does not take the packets that the director sends it")
+                }
+                None => format!("{vip} is not on {placement}: nobody answers for it"),
+                Some(found) => format!("{found} does not work: duplicate detection found it elsewhere, or goes on"),
+            };
+            let steps = self.take(|step| matches!(step, Step::AddVip(v, p) if *v == vip && *p == placement));
+            self.add(Severity::Error, kind, reason, Remedy::steps(steps));
+        }
+    }
+
+    /// The VIPs that the plan adds or mends.
+    fn added(&self) -> Vec<(IpAddr, Placement)> {
+        let added = self.left.iter().filter_map(|step| match step {
+            Step::AddVip(vip, placement) => Some((*vip, placement.clone())),
+            _ => None,
+        });
+        added.collect()
+    }
+
+    fn arp(&mut self) {
+        let around = self.around;
+        let mut answers = false;
+        for (interface, now) in &around.lan {
+            let own = *interface == self.config.interface;
+            let found: Vec<Located> = self.on_lo().filter(|found| found.address.is_ipv4()).cloned().collect();
+            for found in found {
+                let host = found.scope == Scope::Host;
+                if now.ignore.hides_loopback_vip(host, self.seen.route_localnet) {
+                    continue;
+                }
+                answers |= own;
+                let vip = found.address;
+                let localnet = if self.seen.route_localnet { " with route_localnet on" } else { "" };
+                let reason = format!(
+                    "arp_ignore on {interface} is {}{localnet}: this node answers ARP requests for {found}, and draws its traffic away \
+                     from the director",
+                    now.ignore
+                );
+                if now.ignore.hides_loopback_vip(true, self.seen.route_localnet) {
+                    let steps = self.take(|step| matches!(step, Step::AddVip(v, Placement::Loopback) if *v == vip));
+                    self.add(self.backups(), Kind::LoopbackScope { found }, reason, Remedy::steps(steps));
+                    continue;
+                }
+                let remedy = if own { self.hide() } else { Remedy::command(set_arp(interface, "arp_ignore", 1)) };
+                let kind = Kind::ArpAnswer { vip, interface: interface.clone(), ignore: now.ignore };
+                self.add(self.backups(), kind, reason, remedy);
+            }
+            let shown = self.on_lo().find(|found| {
+                found.address.is_ipv4() && !now.announce.hides_loopback_vip(around.near.contains(&found.address))
+            });
+            if let Some(shown) = shown {
+                let reason = format!(
+                    "arp_announce on {interface} is {}: this node names {} as sender of its ARP requests, and draws its traffic away from \
+                     the director",
+                    now.announce, shown.address
+                );
+                let steps =
+                    if own { self.steps_of_arp(|after| after.announce.hides_loopback_vip(true)) } else { Vec::new() };
+                let remedy = match steps.is_empty() {
+                    true => Remedy::command(set_arp(interface, "arp_announce", 2)),
+                    false => Remedy::steps(steps),
+                };
+                let kind = Kind::ArpAnnounce { interface: interface.clone(), announce: now.announce };
+                self.add(self.backups(), kind, reason, remedy);
+            }
+        }
+        // No VIP on lo yet, but there will be.
+        let vip = self.config.vips.iter().copied().find(IpAddr::is_ipv4);
+        if let (false, Some(vip), Some(reason)) = (answers, vip, arp_warning(self.config, self.seen)) {
+            let interface = self.config.interface.clone();
+            let ignore = around.lan.first().map_or(IgnoreMode::Never, |(_, now)| now.ignore);
+            let remedy = self.hide();
+            self.add(Severity::Warning, Kind::ArpAnswer { vip, interface, ignore }, reason, remedy);
+        }
+    }
+
+    /// The steps that set ARP, where what counts then is good.
+    fn steps_of_arp(&self, is_good: impl Fn(arp::Settings) -> bool) -> Vec<Step> {
+        let all = self.seen.arp_all;
+        let good = |step: &&Step| match step {
+            Step::Arp(change) => is_good(arp::Settings {
+                ignore: change.after.ignore.value().max(all.ignore.value()).into(),
+                announce: change.after.announce.value().max(all.announce.value()).into(),
+            }),
+            _ => false,
+        };
+        self.left.iter().filter(good).cloned().collect()
+    }
+
+    /// What helps against answers on the node's own interface.
+    fn hide(&self) -> Remedy {
+        let localnet = self.seen.route_localnet;
+        let steps = self.steps_of_arp(|after| after.ignore.hides_loopback_vip(true, localnet));
+        if !steps.is_empty() {
+            return Remedy::steps(steps);
+        }
+        let hides = |mode: IgnoreMode| mode.hides_loopback_vip(true, localnet);
+        let by_hand = |target: &str| Remedy::command(set_arp(target, "arp_ignore", 1));
+        match &self.config.arp {
+            // All's is greater, and is not the node's to set.
+            _ if !hides(self.seen.arp_all.ignore) && self.seen.arp_all.ignore.value() > 1 => by_hand("all"),
+            Some(wanted) if !hides(wanted.settings.ignore) => {
+                Remedy::text("configure arp_ignore 1 for this node, and take on the role again")
+            }
+            Some(arp) if matches!(arp.target, ArpTarget::All) => by_hand(&self.config.interface),
+            Some(_) => Remedy::text("take on a role: that sets it"),
+            None => by_hand(&self.config.interface),
+        }
+    }
+
+    fn fence(&mut self) {
+        let daemon = |role| self.seen.table.daemons.get(&role).is_some_and(Option::is_some);
+        let switched = sysctl(self.seen, "backup_only").is_some_and(|value| value != "0") && daemon(SyncRole::Backup);
+        if self.role == Some(Role::Master) && switched {
+            let ours = self.steps_of_tables(|change| matches!(change, ipvs::Change::StopDaemon(SyncRole::Backup)));
+            let remedy = match ours.is_empty() {
+                true => Remedy::command("ipvsadm --stop-daemon backup"),
+                false => Remedy::steps(ours),
+            };
+            let reason = "a backup sync daemon runs on the director, and backup_only is 1: IPVS ignores all packets, and this node \
+                          serves alone";
+            self.add(Severity::Error, Kind::BackupDaemonOnMaster, reason, remedy);
+        }
+        if !self.is_backup() || switched {
+            return;
+        }
+        let live = |content: &VirtualService<'_>| {
+            content.destinations().any(|d| d.weight > 0 && !self.seen.own.contains(&d.address.ip()))
+        };
+        let (ours, foreign): (Vec<_>, Vec<_>) = ids(&self.seen.table, live)
+            .into_iter()
+            .filter(|id| is_ours(self.config, self.state, id) || self.is_on_vip(id))
+            .partition(|id| is_ours(self.config, self.state, id));
+        let ours: Vec<_> = ours
+            .into_iter()
+            .filter(|id| self.config.fence != Fence::Stateless || self.kept.service(id).is_none())
+            .collect();
+        let reason = |services: &[ServiceId]| {
+            format!(
+                "{} live on a node that does not direct: what the director sends here is scheduled once more, and goes round until its TTL ends",
+                match services {
+                    [one] => format!("{one} is"),
+                    more => format!("{} are", list(more)),
+                }
+            )
+        };
+        if !ours.is_empty() {
+            let steps = self.take(|step| matches!(step, Step::Table(_)));
+            self.add(Severity::Error, Kind::Unfenced { services: ours.clone() }, reason(&ours), Remedy::steps(steps));
+        }
+        if !foreign.is_empty() {
+            let remove = foreign.iter().map(|id| format!("ipvsadm {}", ipvs::Change::RemoveService(*id)));
+            let remedy = Remedy { commands: remove.collect(), ..Remedy::default() }
+                .or_text("or add it to the node's services, so that it is fenced too");
+            self.add(Severity::Error, Kind::Unfenced { services: foreign.clone() }, reason(&foreign), remedy);
+        }
+    }
+
+    fn is_on_vip(&self, id: &ServiceId) -> bool {
+        id.address().is_some_and(|address| self.config.vips.contains(&address.ip()))
+    }
+
+    /// The steps that make such a change of the table.
+    fn steps_of_tables(&self, which: impl Fn(&ipvs::Change) -> bool) -> Vec<Step> {
+        let fits = |step: &&Step| matches!(step, Step::Table(plan) if plan.changes().iter().any(&which));
+        self.left.iter().filter(fits).cloned().collect()
+    }
+
+    fn has(&self, which: impl Fn(&Kind) -> bool) -> bool {
+        self.found.iter().any(|finding| which(&finding.kind))
+    }
+
+    fn sync(&mut self) {
+        // Taking on a role sets it.
+        let found = sysctl(self.seen, "sync_threshold").filter(|_| self.role.is_some()).map(str::to_owned);
+        if let Some(found) = found.filter(|found| self.config.fence.syncs() && found.split(' ').next() != Some("2")) {
+            let steps = self.take(|step| matches!(step, Step::Sysctl { name, .. } if name == "sync_threshold"));
+            let reason = format!(
+                "sync_threshold is {found}: a director that sees the client's packets only does not tell the backups of a session at the end \
+                 of its handshake, and of one that is silent from then on, never"
+            );
+            self.add(Severity::Warning, Kind::SyncThreshold { found }, reason, Remedy::steps(steps));
+        }
+        let is_daemon =
+            |change: &ipvs::Change| matches!(change, ipvs::Change::StartDaemon(_) | ipvs::Change::StopDaemon(_));
+        let steps = self.steps_of_tables(is_daemon);
+        if !steps.is_empty() && !self.has(|kind| matches!(kind, Kind::BackupDaemonOnMaster)) {
+            let reason =
+                "the sync daemon of this role does not run as it should: sessions are not told, or not learned";
+            self.add(Severity::Warning, Kind::SyncDaemon, reason, Remedy::steps(steps));
+        }
+    }
+
+    fn sysctls(&mut self) {
+        let step = |case: &mut Self, of: &str| {
+            case.take(|step| matches!(step, Step::Sysctl { name, value, .. } if name == of && value == "1"))
+        };
+        let services = persistent(self.kept);
+        if !services.is_empty() && is_off(self.seen, "expire_quiescent_template") {
+            let steps = step(self, "expire_quiescent_template");
+            let reason = format!(
+                "expire_quiescent_template is 0, and persistent: {}. New connections of a known client go on to a server with weight 0",
+                list(&services)
+            );
+            let remedy = self.sysctl_remedy(steps, "expire_quiescent_template");
+            self.add(Severity::Warning, Kind::ExpireQuiescentTemplate { services }, reason, remedy);
+        }
+        let services = flows(self.kept);
+        let nodest = is_off(self.seen, "expire_nodest_conn");
+        let steps = if nodest { step(self, "expire_nodest_conn") } else { Vec::new() };
+        if nodest && self.role.is_some() && self.config.fence == Fence::Clear {
+            // IPVS is at work for each family by itself.
+            let meets = |id: &ServiceId| self.config.vips.iter().any(|vip| Family::of(*vip) == id.family());
+            let others = !ids(&self.seen.table, |content| {
+                meets(&content.service.id) && !is_ours(self.config, self.state, &content.service.id)
+            })
+            .is_empty();
+            let severity = if others && self.is_backup() { Severity::Error } else { Severity::Warning };
+            let reason = "expire_nodest_conn is 0: packets of connections from before the table was cleared are dropped while other \
+                          services are loaded";
+            let remedy = self.sysctl_remedy(steps.clone(), "expire_nodest_conn");
+            self.add(severity, Kind::ExpireNodestConn, reason, remedy);
+        }
+        if !services.is_empty() && nodest {
+            let reason = format!(
+                "expire_nodest_conn is 0, and without one-packet scheduling: {}. A flow whose server was removed is dropped for as long as it \
+                 goes on",
+                list(&services)
+            );
+            let remedy = self.sysctl_remedy(steps, "expire_nodest_conn").or_text(ONE_PACKET);
+            self.add(Severity::Warning, Kind::UdpDropped { services: services.clone() }, reason, remedy);
+        }
+        let timeout = self.around.timeouts.udp;
+        if !services.is_empty() && timeout > LONG_FLOW {
+            let reason = format!(
+                "flows are remembered for {timeout:?}, and without one-packet scheduling: {}. Until one was silent for so long, it goes on to \
+                 a server with weight 0",
+                list(&services)
+            );
+            let remedy = Remedy::command("ipvsadm --set 0 0 30").or_text(ONE_PACKET);
+            self.add(Severity::Notice, Kind::UdpTimeout { services, timeout }, reason, remedy);
+        }
+    }
+
+    fn sysctl_remedy(&self, steps: Vec<Step>, name: &str) -> Remedy {
+        match steps.is_empty() {
+            true => Remedy::command(format!("sysctl -w net.ipv4.vs.{name}=1")),
+            false => Remedy::steps(steps),
+        }
+    }
+
+    fn table(&mut self) {
+        for (service, why) in &self.around.refused {
+            let remedy = Remedy::text(
+                "install the kernel's module for it, or configure another scheduler or persistence engine",
+            );
+            self.add(Severity::Warning, Kind::ServiceRefused { service: *service }, why.clone(), remedy);
+        }
+        let steps = self.steps_of_tables(|change| change.service().is_some());
+        if !steps.is_empty() {
+            let changes: Vec<_> = steps
+                .iter()
+                .filter_map(|step| if let Step::Table(plan) = step { Some(plan.changes()) } else { None })
+                .flatten()
+                .filter(|change| change.service().is_some())
+                .collect();
+            let severity = if self.is_backup() { Severity::Warning } else { Severity::Error };
+            let reason = format!("the kernel's table lacks, or has too much: {}", list(&changes));
+            self.add(severity, Kind::TableDiffers { changes: changes.len() }, reason, Remedy::steps(steps));
+        }
+        self.take(|step| matches!(step, Step::Table(_)));
+        if self.role == Some(Role::Master) && self.kept.is_empty() {
+            let remedy = Remedy::text("configure services, or add them with ipvsadm");
+            self.add(Severity::Error, Kind::NoServices, "there are no services, so nothing is balanced", remedy);
+        }
+    }
+
+    fn paths(&mut self) {
+        if let Some((client, through)) = self.around.astray.clone() {
+            let interface = self.config.interface.clone();
+            let reason = format!(
+                "rp_filter on {interface} is strict, and answers to {client} leave by {through}: what the director sends here for such a \
+                 client is dropped"
+            );
+            let remedy = Remedy::command(format!("sysctl -w net/ipv4/conf/{interface}/rp_filter=2"));
+            self.add(Severity::Error, Kind::RpFilter { interface, client, through }, reason, remedy);
+        }
+        let Some((file, instances)) = &self.around.keepalived else { return };
+        for instance in instances.iter().filter(|_| self.config.fence.syncs()) {
+            if instance.preempts() && instance.addresses.iter().any(|address| self.config.vips.contains(address)) {
+                let reason = format!(
+                    "{}: instance {} preempts: a node that comes back takes the VIP before it has learned the sessions made meanwhile, \
+                     which break",
+                    file.display(),
+                    instance.name
+                );
+                let kind = Kind::PreemptingVrrp { instance: instance.name.clone(), file: file.clone() };
+                let remedy = Remedy::text(format!(
+                    "put `nopreempt` and `state BACKUP` into instance {} on every node, and reload keepalived",
+                    instance.name
+                ));
+                self.add(Severity::Warning, kind, reason, remedy);
+            }
+        }
+    }
+
+    /// What no finding has explained.
+    fn rest(&mut self) {
+        if let Some(Err(error)) = self.plan
+            && !self.has(|kind| matches!(kind, Kind::LoopbackMask { .. }))
+        {
+            let reason = format!("no role can be taken on: {error}");
+            let remedy = Remedy::text("do as the message says");
+            self.add(Severity::Error, Kind::Blocked, reason, remedy);
+        }
+        // Its part of several findings.
+        let arp = |kind: &Kind| matches!(kind, Kind::ArpAnswer { .. } | Kind::ArpAnnounce { .. });
+        if self.has(arp) {
+            self.take(|step| matches!(step, Step::Arp(_)));
+        }
+        for step in std::mem::take(&mut self.left) {
+            let reason = "it is not as the role wants it".to_owned();
+            let remedy = Remedy::steps(vec![step.clone()]);
+            self.add(Severity::Warning, Kind::OutOfPlace { step }, reason, remedy);
+        }
+    }
+}
+
+const ONE_PACKET: &str = "or, where each packet stands for itself (DNS, syslog), configure one-packet scheduling";
+
+fn host(address: IpAddr) -> u8 {
+    match Family::of(address) {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    }
+}
+
+/// With slashes: an interface's name may hold dots.
+fn set_arp(target: &str, setting: &str, value: i32) -> String {
+    format!("sysctl -w net/ipv4/conf/{target}/{setting}={value}")
+}

@@ -1,0 +1,139 @@
+//! What an audit looks at beside what a role does: the thin layer that reads.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use super::keepalived::{self, Instance};
+use crate::arp;
+use crate::error::{Cause, Error, Result};
+use crate::ipvs::{Ipvs, ServiceId, Table, Timeouts};
+use crate::netlink::in_new_namespace;
+use crate::node::Node;
+use crate::sysctl;
+use crate::vip::Located;
+
+/// What an audit looks at beside what a role does.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    /// The interfaces with an address in the LAN that clients reach, the node's own first, and the ARP settings that count there.
+    pub(super) lan: Vec<(String, arp::Settings)>,
+    /// The VIPs that are in a subnet of the node's interface.
+    pub(super) near: BTreeSet<IpAddr>,
+    /// How long idle connections are remembered.
+    pub(super) timeouts: Timeouts,
+    /// Where reverse path filtering is strict: a client whose answers leave by another interface, and which.
+    pub(super) astray: Option<(IpAddr, String)>,
+    /// Services that the kernel refuses, and why.
+    pub(super) refused: Vec<(ServiceId, String)>,
+    /// keepalived's file, and the instances in it.
+    pub(super) keepalived: Option<(PathBuf, Vec<Instance>)>,
+}
+
+/// A client that no route was made for (RFC 5737).
+const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// Of how many known clients the way back is looked at.
+const CLIENTS: usize = 32;
+
+impl Surroundings {
+    /// Looks around. `table`: what the node's director has; `seen`: what the kernel has now.
+    pub(super) fn of(node: &mut Node, table: &Table, seen: &Table, keepalived: Option<&Path>) -> Result<Self> {
+        let addresses = node.vips.on_interfaces()?;
+        Ok(Surroundings {
+            lan: lan(node, &addresses)?,
+            near: node.config.vips.iter().copied().filter(|vip| is_near(node, &addresses, *vip)).collect(),
+            timeouts: node.ipvs.timeouts()?,
+            astray: astray(node)?,
+            refused: refused(table, seen),
+            keepalived: match keepalived {
+                Some(path) => {
+                    let read = keepalived::read(path).map_err(|e| Error::system("read", path.display(), e))?;
+                    Some((path.to_owned(), read))
+                }
+                None => None,
+            },
+        })
+    }
+}
+
+/// The IPv4 subnet of an address: its number, and its length.
+fn subnet(located: &Located) -> Option<(u32, u8)> {
+    match located.address {
+        IpAddr::V4(address) if located.prefix < 32 => Some((masked(address, located.prefix), located.prefix)),
+        _ => None,
+    }
+}
+
+fn masked(address: Ipv4Addr, prefix: u8) -> u32 {
+    address.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+}
+
+fn own_subnets(node: &Node, addresses: &[Located]) -> Vec<(u32, u8)> {
+    addresses.iter().filter(|found| found.interface == node.config.interface).filter_map(subnet).collect()
+}
+
+fn lan(node: &Node, addresses: &[Located]) -> Result<Vec<(String, arp::Settings)>> {
+    let subnets = own_subnets(node, addresses);
+    let others = addresses.iter().filter(|found| found.interface != node.config.interface && found.interface != "lo");
+    let others: BTreeSet<&str> = others
+        .filter(|found| subnet(found).is_some_and(|subnet| subnets.contains(&subnet)))
+        .map(|found| found.interface.as_str())
+        .collect();
+    let mut lan = Vec::new();
+    for name in [node.config.interface.as_str()].into_iter().chain(others) {
+        match node.arp.effective(name) {
+            Ok(settings) => lan.push((name.to_owned(), settings)),
+            // It has just gone.
+            Err(error) if error.cause() == Some(Cause::NoInterface) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lan)
+}
+
+fn is_near(node: &Node, addresses: &[Located], vip: IpAddr) -> bool {
+    let IpAddr::V4(vip) = vip else { return false };
+    own_subnets(node, addresses).iter().any(|(number, prefix)| masked(vip, *prefix) == *number)
+}
+
+/// A packet passes strict filtering where an answer to it (from the VIP) would leave by the interface that it came by.
+fn astray(node: &mut Node) -> Result<Option<(IpAddr, String)>> {
+    let interface = node.config.interface.clone();
+    let read = |of: &str| sysctl::read_number(node.ipvs.netns(), &format!("net/ipv4/conf/{of}/rp_filter"));
+    // Of all and of the interface the greater counts: 1 is strict, 2 is not.
+    let strict = read("all")?.max(read(&interface)?) == Some(1);
+    let Some(vip) = node.config.vips.iter().copied().find(IpAddr::is_ipv4).filter(|_| strict) else { return Ok(None) };
+    let known: BTreeSet<IpAddr> = node.ipvs.connections()?.iter().map(|connection| connection.client.ip()).collect();
+    for client in known.into_iter().filter(IpAddr::is_ipv4).take(CLIENTS).chain([ANYWHERE.into()]) {
+        // One on lo is this node itself.
+        if let Some(way) = node.vips.way(client, vip)?.filter(|way| *way != interface && way != "lo") {
+            return Ok(Some((client, way)));
+        }
+    }
+    Ok(None)
+}
+
+/// Tries the services in a namespace made for it: nothing else knows what schedulers can be loaded. Those whose like is in the table
+/// are not tried. Where no namespace can be made, none is found.
+fn refused(table: &Table, seen: &Table) -> Vec<(ServiceId, String)> {
+    let proven = |wanted: &crate::ipvs::Service| {
+        seen.services().any(|found| {
+            found.service.scheduler == wanted.scheduler
+                && (wanted.engine.is_none() || found.service.engine == wanted.engine)
+                && found.service.id.family() == wanted.id.family()
+        })
+    };
+    let doubtful: Vec<_> = table.services().map(|content| content.service).filter(|s| !proven(s)).collect();
+    if doubtful.is_empty() {
+        return Vec::new();
+    }
+    let try_all = || {
+        let mut ipvs = Ipvs::open().ok()?;
+        let refused = doubtful.iter().filter_map(|service| match ipvs.add_service(service) {
+            Err(error) if error.cause() != Some(Cause::Permission) => Some((service.id, error.to_string())),
+            _ => None,
+        });
+        Some(refused.collect())
+    };
+    in_new_namespace(try_all).ok().flatten().unwrap_or_default()
+}

@@ -1,0 +1,143 @@
+//! Where packets go: reverse path filtering, and who takes the VIP.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use lvs_dr::node::audit::{Kind, Severity};
+use lvs_dr::node::{Config, Fence, Node, Role, VipOwner};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{Cluster, Host, Session, VIP4, until};
+use crate::lab::ip;
+use crate::{by_hand, cluster, config, expect, expect_nothing, new_path};
+
+#[test]
+fn strict_filtering_drops_what_the_director_sends() {
+    let (cluster, mut nodes) = cluster(Fence::Stateless);
+    let host = &cluster.nodes[2];
+    // Clients come from elsewhere, and this server has a second interface, with its default route.
+    second_cable(&cluster.client, host);
+    cluster.client.sh("ip address add 10.9.9.1/32 dev eth0");
+    for node in &cluster.nodes[..2] {
+        node.sh("ip route add 10.9.9.0/24 dev bond0");
+    }
+    host.sh("ip route add default dev eth1 src 198.51.100.13");
+    let reached = || Session::open_from(&cluster.client, "10.9.9.1".parse().unwrap(), VIP4).is_ok();
+    // The hash of a client's port says who serves it.
+    let all = || (0..9).all(|_| reached());
+    assert!(all());
+    expect_nothing(&mut nodes[2]);
+    for of in ["all", "bond0"] {
+        host.sysctl(&format!("ipv4/conf/{of}/rp_filter"), "1");
+        assert!((0..40).any(|_| !reached()), "{of}");
+        let [finding] = expect(&mut nodes[2], [("rp-filter", Severity::Error)]);
+        assert!(matches!(&finding.kind, Kind::RpFilter { through, .. } if through == "eth1"), "{finding}");
+        by_hand(host, &finding);
+        assert!(all());
+        expect_nothing(&mut nodes[2]);
+    }
+}
+
+/// From the node's eth1 to the client's eth1.
+fn second_cable(client: &Host, host: &Host) {
+    client.run(|| {
+        crate::lab::cable("eth1", "02:00:00:00:02:01", &host.netns, "eth1");
+        ip("address add 198.51.100.1/24 dev eth1");
+    });
+    host.sh("ip address add 198.51.100.13/24 dev eth1");
+}
+
+/// A keepalived, until it is dropped.
+struct Keepalived(Child);
+
+impl Keepalived {
+    fn start(host: &Host, conf: &Path) -> Self {
+        let pid = |what: &str| conf.with_extension(what).display().to_string();
+        let mut command = Command::new("keepalived");
+        command.args(["--vrrp", "--dont-fork", "--log-console", "--use-file"]).arg(conf);
+        command.args(["--pid", &pid("pid"), "--vrrp_pid", &pid("vrrp")]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Keepalived(host.run(|| command.spawn().unwrap()))
+    }
+}
+
+impl Drop for Keepalived {
+    fn drop(&mut self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_and_preempts() {
+    let cluster = Cluster::new(3);
+    let dir = new_path();
+    std::fs::create_dir_all(&dir).unwrap();
+    // On every node the same, but for the priority.
+    let conf = |index: usize, more: &str| {
+        let path = dir.join(format!("n{index}.conf"));
+        let text = format!(
+            "global_defs {{\n router_id n{index}\n vrrp_version 3\n}}\nvrrp_instance web {{\n state BACKUP\n{more}\n interface bond0\n \
+             virtual_router_id 51\n priority {}\n advert_int 0.2\n virtual_ipaddress {{\n 192.0.2.254/32 dev bond0\n }}\n}}\n",
+            250 - 80 * index
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    // The first, which goes and comes, serves nothing.
+    let text = "-A -t 192.0.2.254:80 -s rr\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1\n\
+                -a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 1\n";
+    let config = || Config {
+        vips: vec![VIP4],
+        vip_owner: VipOwner::Keepalived,
+        services: Some(text.parse().unwrap()),
+        ..config(Fence::Quiesce)
+    };
+    let mut nodes: Vec<Node> = cluster.nodes.iter().map(|host| host.node(config())).collect();
+    let holds = |index: usize| cluster.nodes[index].sh("ip -o address show dev bond0").contains("192.0.2.254");
+    nodes[2].become_role(Role::Backup).unwrap();
+
+    for (more, preempts) in [("", true), (" nopreempt", false)] {
+        // The first is away, and the second directs; sessions are made, and fall silent.
+        nodes[0].release(|_| ()).unwrap();
+        nodes[1].become_role(Role::Backup).unwrap();
+        let second = Keepalived::start(&cluster.nodes[1], &conf(1, more));
+        until("the second holds the VIP", || holds(1));
+        nodes[1].become_role(Role::Master).unwrap();
+        let mut sessions: Vec<Session> = (0..6).map(|_| Session::open(&cluster.client, VIP4).unwrap()).collect();
+        // They are told to whoever listens, within two seconds.
+        thread::sleep(Duration::from_secs(4));
+
+        // It comes back.
+        nodes[0].become_role(Role::Backup).unwrap();
+        let first = Keepalived::start(&cluster.nodes[0], &conf(0, more));
+        if preempts {
+            until("the first holds the VIP", || holds(0) && !holds(1));
+        } else {
+            thread::sleep(Duration::from_secs(3));
+            assert!(holds(1) && !holds(0));
+        }
+        // Before the second was told of its demotion, which would tell of the sessions.
+        let lost = sessions.iter_mut().filter_map(|session| session.ask().err()).count();
+        assert_eq!(lost > 0, preempts, "{lost} of 6 were lost");
+        if preempts {
+            nodes[0].become_role(Role::Master).unwrap();
+            nodes[1].become_role(Role::Backup).unwrap();
+        }
+        let path = conf(0, more);
+        let found: Vec<_> = nodes[0].audit(Some(&path)).unwrap();
+        let names: Vec<_> = found.iter().map(|finding| (finding.kind.name(), finding.severity)).collect();
+        assert_eq!(names, if preempts { vec![("preempting-vrrp", Severity::Warning)] } else { vec![] });
+        assert!(
+            found.iter().all(|finding| finding.remedy.text.contains("nopreempt") && finding.reason.contains("web"))
+        );
+        expect_nothing(&mut nodes[0]);
+        drop((first, second));
+    }
+    assert!(nodes[0].audit(Some(&dir.join("none.conf"))).is_err());
+    // Where no sessions are kept anyway, or every node knows where they go, it does not matter.
+    let mut other = cluster.nodes[2].node(Config { fence: Fence::Clear, ..config() });
+    assert_eq!(other.audit(Some(&conf(2, ""))).unwrap(), []);
+}

@@ -1131,6 +1131,40 @@ int lvs_node_prepare_handover(struct lvs_node *node,
                               char **done);
 
 /**
+ * Takes on LVS_ROLE_MASTER beside another director: with LVS_FENCE_QUIESCE this node's own server takes all that is
+ * new, and what it knows it forwards, so that two directors do no harm. lvs_node_become_role() with
+ * LVS_ROLE_MASTER ends that. `done` and the errors are as there.
+ */
+int lvs_node_direct_beside_another(struct lvs_node *node,
+                                   char **done);
+
+/**
+ * Tells the other nodes of all connections of this node's services, also of those made before they were there.
+ * `count`: is set to how many these were; NULL if it is of no interest. Fails with LVS_ERR_INVALID where the
+ * fence does not synchronise, LVS_ERR_SYSTEM where the sync interface is down, say.
+ */
+int lvs_node_resync(struct lvs_node *node,
+                    size_t *count);
+
+/**
+ * Counts the connections of its services that this node knows, and that last a few seconds yet. `count`: is set.
+ */
+int lvs_node_known_connections(struct lvs_node *node,
+                               size_t *count);
+
+/**
+ * Looks for what is set up so that it harms, or will at the next failover, and changes nothing.
+ *
+ * `keepalived`: the path of keepalived's file, or NULL. `count`: is set to how many findings there are. `findings`:
+ * is set to a text, for each finding its severity, kind, reason and remedy; free it with lvs_text_free(); NULL if
+ * it is of no interest.
+ */
+int lvs_node_audit(struct lvs_node *node,
+                   const char *keepalived,
+                   size_t *count,
+                   char **findings);
+
+/**
  * Announces the VIPs of a director once more, `announce_again_ms` after its role was reached: a neighbour may
  * have missed the first announcement. It returns when that is done, or at once when another role is asked for
  * or there is nothing to announce. Fails as lvs_vips_announce().

@@ -26,6 +26,8 @@ use lvs_dr::node::{Node, Role, Status, Step};
 use lvs_dr::{Error, Netns};
 use serde_json::json;
 
+use file::NodeFile;
+
 const AFTER_HELP: &str = r#"THE FILE
   interface = "bond0"             # what clients reach; it holds the director's VIP
   vips = ["192.168.0.254"]        # IPv4 and IPv6
@@ -252,12 +254,20 @@ fn complain(text: impl Display) {
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
-    let file::NodeFile { config, track_file } = file::read(&cli.config).map_err(Failure::Usage)?;
     let netns = match &cli.netns {
         Some(name) => Netns::named(name).map_err(|error| Failure::Usage(error.to_string()))?,
         None => Netns::current()?,
     };
-    let mut node = match Node::open_in(config, netns.clone()) {
+    // A new director does not wait until its services are read.
+    let directs = match &cli.command {
+        Command::Role { role } => *role == Role::Master,
+        Command::Notify { state, .. } => fifo::named(state) == Some(Role::Master),
+        _ => false,
+    };
+    let read = if directs { file::read_without_services } else { file::read };
+    let file = read(&cli.config).map_err(Failure::Usage)?;
+    let track_file = file.track_file.clone();
+    let mut node = match Node::open_in(file.config.clone(), netns.clone()) {
         // The file is well-formed, but says what makes no sense.
         Err(Error::Invalid { object, reason, .. }) => {
             return Err(Failure::Usage(format!("{}: {object}: {reason}", cli.config.display())));
@@ -270,10 +280,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
     };
     match &cli.command {
-        Command::Role { role } => become_role(cli, &mut node, *role, tell),
+        Command::Role { role } => become_role(cli, &file, &mut node, *role, tell),
         Command::Notify { state, name, .. } => match fifo::named(state) {
             Some(role) => {
-                become_role(cli, &mut node, role, tell)?;
+                become_role(cli, &file, &mut node, role, tell)?;
                 Ok(fifo::correct(&mut node, netns, role, tell)?)
             }
             // keepalived also tells of events that change no role.
@@ -352,8 +362,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     }
 }
 
-fn become_role(cli: &Cli, node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(), Failure> {
-    let plan = node.become_role_with(role, |step| tell(step))?;
+fn become_role(
+    cli: &Cli,
+    file: &NodeFile,
+    node: &mut Node,
+    role: Role,
+    tell: impl Fn(&dyn Display),
+) -> Result<(), Failure> {
+    let plan = node.become_role_reading(role, || file.services(), |step| tell(step))?.map_err(Failure::Usage)?;
     if plan.steps().iter().any(|step| matches!(step, Step::Announce(..))) {
         announce_again(cli);
     }

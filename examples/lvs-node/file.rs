@@ -18,18 +18,42 @@ pub struct NodeFile {
     pub config: Config,
     /// The file that keepalived watches.
     pub track_file: Option<PathBuf>,
+    /// Where the services are, and where it says so.
+    services_file: Option<(String, PathBuf)>,
+}
+
+impl NodeFile {
+    /// The services, also of another file.
+    pub fn services(&self) -> Result<Option<Table>, String> {
+        let Some((place, path)) = &self.services_file else { return Ok(self.config.services.clone()) };
+        let wrong = |reason: &dyn Display| format!("{place}: services: {reason}");
+        let services = Some(read_table(path).map_err(|reason| wrong(&reason))?);
+        Config { services: services.clone(), ..self.config.clone() }.check().map_err(|error| wrong(&error))?;
+        Ok(services)
+    }
 }
 
 /// Reads a node's file. The error names the file, the line, and what was expected.
 pub fn read(path: &Path) -> Result<NodeFile, String> {
+    let mut found = read_without_services(path)?;
+    if found.services_file.is_some() {
+        found.config.services = found.services()?;
+    }
+    Ok(found)
+}
+
+/// The same without the services of another file, of which there may be thousands: see [`NodeFile::services`].
+pub fn read_without_services(path: &Path) -> Result<NodeFile, String> {
     let failed = |reason: &dyn Display| format!("{}: {}", path.display(), reason.to_string().trim_end());
     let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
     let mut file: File = toml::from_str(&text).map_err(|e| failed(&e))?;
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let services_file = file.services.as_ref().map(|saved| {
+        (format!("{}: line {}", path.display(), line(&text, saved.span().start)), path.with_file_name(saved.get_ref()))
+    });
     let track_file = file.handover.as_mut().and_then(|handover| handover.file.take());
-    let config = file.into_config(directory);
+    let config = file.into_config();
     let config = config.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))?;
-    Ok(NodeFile { config, track_file })
+    Ok(NodeFile { config, track_file, services_file })
 }
 
 /// What is wrong with a file that is well-formed, and where it is, in octets from the beginning.
@@ -202,7 +226,7 @@ fn some_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::
 }
 
 impl File {
-    fn into_config(self, directory: &Path) -> Result<Config, Wrong> {
+    fn into_config(self) -> Result<Config, Wrong> {
         let mut config = Config::new(self.interface.get_ref(), self.vips.get_ref().iter().copied());
         config.vip_owner = match self.vip_owner {
             Owner::Node => VipOwner::Node,
@@ -268,12 +292,7 @@ impl File {
                 let reason = "`services` and [[service]] were both found: one of them was expected";
                 return Err(Wrong::at(&saved, reason));
             }
-            (Some(saved), None) => {
-                let wrong = |reason: &dyn Display| Wrong::at(&saved, format_args!("services: {reason}"));
-                let services = Some(read_table(&directory.join(saved.get_ref())).map_err(|reason| wrong(&reason))?);
-                Config { services: services.clone(), ..config.clone() }.check().map_err(|error| wrong(&error))?;
-                services
-            }
+            (Some(_), None) => None,
             (None, Some(services)) => Some(table(services, &config)?),
             (None, None) => None,
         };

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::fmt::Write;
 use std::mem::{MaybeUninit, size_of};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::ffi::{Grows, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read};
@@ -353,6 +354,67 @@ pub unsafe extern "C" fn lvs_node_prepare_handover(
         // SAFETY: as many texts as `count` says, by the caller's promise.
         let successors = unsafe { addresses("successors", successors, count) }?;
         put_text(done, node.0.prepare_handover(&successors, |_| ())?.to_string());
+        Ok(())
+    })
+}
+
+/// Takes on LVS_ROLE_MASTER beside another director: with LVS_FENCE_QUIESCE this node's own server takes all that is
+/// new, and what it knows it forwards, so that two directors do no harm. lvs_node_become_role() with
+/// LVS_ROLE_MASTER ends that. `done` and the errors are as there.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_direct_beside_another(
+    node: Option<&mut lvs_node>,
+    done: Option<&mut MaybeUninit<*mut c_char>>,
+) -> c_int {
+    guard(|| {
+        let node = given(node, "node")?;
+        put_text(done, node.0.direct_beside_another(|_| ())?.to_string());
+        Ok(())
+    })
+}
+
+/// Tells the other nodes of all connections of this node's services, also of those made before they were there.
+/// `count`: is set to how many these were; NULL if it is of no interest. Fails with LVS_ERR_INVALID where the
+/// fence does not synchronise, LVS_ERR_SYSTEM where the sync interface is down, say.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_resync(node: Option<&mut lvs_node>, count: Option<&mut MaybeUninit<usize>>) -> c_int {
+    guard(|| {
+        put(count, given(node, "node")?.0.resync()?);
+        Ok(())
+    })
+}
+
+/// Counts the connections of its services that this node knows, and that last a few seconds yet. `count`: is set.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_known_connections(
+    node: Option<&mut lvs_node>,
+    count: Option<&mut MaybeUninit<usize>>,
+) -> c_int {
+    guard(|| {
+        let (node, result) = (given(node, "node")?, given(count, "count")?);
+        put(Some(result), node.0.known_connections()?);
+        Ok(())
+    })
+}
+
+/// Looks for what is set up so that it harms, or will at the next failover, and changes nothing.
+///
+/// `keepalived`: the path of keepalived's file, or NULL. `count`: is set to how many findings there are. `findings`:
+/// is set to a text, for each finding its severity, kind, reason and remedy; free it with lvs_text_free(); NULL if
+/// it is of no interest.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_audit(
+    node: Option<&mut lvs_node>,
+    keepalived: Text,
+    count: Option<&mut MaybeUninit<usize>>,
+    findings: Option<&mut MaybeUninit<*mut c_char>>,
+) -> c_int {
+    guard(|| {
+        let (node, result) = (given(node, "node")?, given(count, "count")?);
+        let path = keepalived.optional("keepalived", PATH)?;
+        let found = node.0.audit(path.as_deref().map(Path::new))?;
+        put(Some(result), found.len());
+        put_text(findings, found.iter().map(|finding| format!("{finding}\n")).collect::<String>());
         Ok(())
     })
 }

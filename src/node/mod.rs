@@ -173,6 +173,32 @@ impl Node {
         self.in_turn(&role.to_string(), |node, request| node.carry_out(role.into(), request, &mut before))
     }
 
+    /// Takes on a role with services that are read only when a new director has done what cannot wait: sync daemon, VIP, announcement. For
+    /// thousands of them; what is configured as [`Config::services`] until then is not looked at. The inner error is the reader's.
+    ///
+    /// # Errors
+    /// As [`Node::become_role`]; [`Error::Invalid`] for services that do not fit the configuration.
+    pub fn become_role_reading<E>(
+        &mut self,
+        role: Role,
+        services: impl FnOnce() -> Result<Option<Table>, E>,
+        mut before: impl FnMut(&Step),
+    ) -> Result<Result<Plan, E>> {
+        let mut services = Some(services);
+        self.in_turn(&role.to_string(), |node, request| {
+            let first = node.first_steps(role.into(), request, &mut before)?;
+            if let Some(read) = services.take() {
+                match read() {
+                    Ok(table) => node.config.services = table,
+                    Err(error) => return Ok(Err(error)),
+                }
+                node.config.check()?;
+            }
+            let state = node.dir.load()?;
+            node.reach(role.into(), &state, first, request, &mut before).map(Ok)
+        })
+    }
+
     /// Takes on the role of a director beside another one: with fence `quiesce`, its own server takes all that is new, and what it knows it
     /// forwards; so two directors do no harm. [`Node::become_role`] with [`Role::Master`] ends that. For the other fences it is the same.
     ///
@@ -218,7 +244,7 @@ impl Node {
     }
 
     fn carry_out(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
-        let first = if wanted.role == Role::Master { self.do_at_once(request, before)? } else { Vec::new() };
+        let first = self.first_steps(wanted, request, before)?;
         let state = self.dir.load()?;
         self.reach(wanted, &state, first, request, before)
     }
@@ -257,7 +283,10 @@ impl Node {
     }
 
     /// The first steps of a backup that is ready to direct. See [`decide::at_once`].
-    fn do_at_once(&mut self, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Vec<Step>> {
+    fn first_steps(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Vec<Step>> {
+        if wanted.role != Role::Master {
+            return Ok(Vec::new());
+        }
         let state = self.dir.load_head()?;
         let mut table = Table::new();
         table.daemons = self.ipvs.daemons()?;

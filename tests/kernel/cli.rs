@@ -481,3 +481,42 @@ fn an_audit_and_its_fix() {
     let (code, _, stderr) = lab.try_run("audit --keepalived /nonexistent");
     assert!(code == Some(1) && stderr.contains("/nonexistent"), "{stderr}");
 }
+
+#[test]
+fn a_handover_waits_for_another_node_and_is_called_off_without() {
+    let lab = Lab::new("fence = \"quiesce\"\nvip_owner = \"keepalived\"\nservices = \"web.ipvs\"\nsettle = 0.05\n");
+    fs::write(lab.dir.join("web.ipvs"), FILE_TABLE.lines().take(3).fold(String::new(), |t, l| t + l + "\n")).unwrap();
+    let (code, _, stderr) = lab.try_run("handover");
+    assert!(code == Some(2) && stderr.contains("[handover]"), "{stderr}");
+    let track_file = lab.dir.join("track");
+    let file = fs::read_to_string(lab.file()).unwrap();
+    lab.write(&format!("{file}[handover]\nfile = {track_file:?}\nsuccessors = [\"192.0.2.12\"]\n"));
+    let track = || fs::read_to_string(&track_file).unwrap_or_default();
+    let vips = ["address add 192.0.2.254/32 dev bond0", "address add 2001:db8::fe/128 dev bond0 nodad"];
+    vips.iter().for_each(|vip| drop(ip(vip)));
+    lab.run("role master");
+    let table = ipvsadm("-Sn");
+
+    // Nobody takes over.
+    let (code, stdout, stderr) = lab.try_run("handover --limit 1");
+    assert_eq!((code, track()), (Some(1), "0\n".to_owned()), "{stdout}{stderr}");
+    assert!(stdout.contains("-r 192.0.2.11:80 -g -w 0") && stderr.contains("directs on"), "{stdout}{stderr}");
+    assert_eq!(ipvsadm("-Sn"), table);
+
+    // keepalived gives up the VIP, and says so.
+    let handover = lab.command("handover").stdout(Stdio::null()).spawn().unwrap();
+    let mut handover = Follower(handover);
+    let start = Instant::now();
+    while track() != "1\n" {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        thread::sleep(Duration::from_millis(20));
+    }
+    vips.iter().for_each(|vip| drop(ip(&vip.replace(" add ", " del ").replace(" nodad", ""))));
+    lab.run("notify INSTANCE web BACKUP 100");
+    assert!(handover.0.wait().unwrap().success());
+    assert_eq!(track(), "1\n");
+    // On a node that does not direct it is at most that.
+    assert!(lab.run("handover").contains("another node directs already"));
+    lab.run("handover --end");
+    assert_eq!(track(), "0\n");
+}

@@ -398,3 +398,58 @@ fn notify_processes_at_once_end_in_what_the_vip_shows() {
     println!("{corrected} of {rounds} were put right");
     assert!(rounds == 12 && corrected > 0);
 }
+
+/// `lvs-node handover`: keepalived gives up its priority, or with `nopreempt`, where no other node would ask for more, is at fault.
+#[test]
+fn a_handover_makes_keepalived_give_up() {
+    for (weight, nopreempt) in [("-253", ""), ("0", "    nopreempt\n")] {
+        load_ipv6();
+        enter_new_netns();
+        let peer = new_netns();
+        cable("bond0", "02:00:00:00:00:11", &peer, "peer0");
+        ip("address add 192.0.2.11/24 dev bond0");
+        ip("address add 2001:db8::11/64 dev bond0 nodad");
+        peer.run(|| ip("address add 192.0.2.12/24 dev peer0")).unwrap();
+        let lab = Lab::new();
+        let dir = &lab.dir;
+        let track = dir.join("track");
+        let file = fs::read_to_string(dir.join("node.toml")).unwrap();
+        fs::write(dir.join("node.toml"), format!("{file}[handover]\nfile = {track:?}\n")).unwrap();
+        fs::write(&track, "0\n").unwrap();
+        let global = format!("    vrrp_notify_fifo {}/fifo", dir.display());
+        let excluded = "    virtual_ipaddress_excluded {\n        2001:db8::fe/128 dev bond0\n    }\n";
+        let tracked = format!("    track_file {{\n        lvs_dr weight {weight}\n    }}\n");
+        let web = format!(
+            "track_file lvs_dr {{\n    file {}\n}}\n{}",
+            track.display(),
+            instance("web", 254, 200, "bond0", &format!("{excluded}{tracked}{nopreempt}"))
+        );
+        let _follower = lab.follow();
+        let _keepalived = start_keepalived(dir, &web, &global, lab.log("keepalived.log"));
+        lab.becomes(&["master"], "alone");
+        // Nobody would take over: it directs on, also where it was at fault meanwhile.
+        let alone = lab.command("handover --limit 1").output().unwrap();
+        if weight != "0" {
+            assert_eq!(alone.status.code(), Some(1), "{weight}: {}", lab.logs());
+        }
+        run(&lab.command_line("handover --end"));
+        lab.becomes(&["master"], "still alone");
+        let other = instance("web", 254, 100, "peer0", nopreempt);
+        let _other = peer.run(|| start_keepalived(&dir.join("peer"), &other, "", lab.log("peer.log"))).unwrap();
+        let there = || peer.run(|| ip("-o address show dev peer0")).unwrap().contains("192.0.2.254/");
+        assert!(!there());
+        thread::sleep(Duration::from_millis(500));
+        let shown = run(&lab.command_line("handover"));
+        assert!(shown.contains("handed over"), "{shown}");
+        lab.becomes(if weight == "0" { &["fault"] } else { &["backup"] }, "handed over");
+        let start = Instant::now();
+        while !there() {
+            assert!(start.elapsed() < Duration::from_secs(5), "{}", lab.logs());
+            thread::sleep(Duration::from_millis(20));
+        }
+        // With nopreempt the other directs on; else this one, which has more priority, does again.
+        run(&lab.command_line("handover --end"));
+        lab.becomes(if weight == "0" { &["backup"] } else { &["master"] }, "the end of it");
+        assert_eq!(there(), weight == "0");
+    }
+}

@@ -12,7 +12,7 @@ use lvs_dr::Netns;
 use lvs_dr::node::{Config, Fence, Node, Role};
 
 use crate::fence::daemons;
-use crate::lab::{cable, enter_new_netns, ip, ipvsadm, load_ipv6, new_netns};
+use crate::lab::{cable, enter_new_netns, ip, ipvsadm, keep, load_ipv6, new_netns};
 use crate::node::new_path;
 
 const TABLE: &str = "\
@@ -142,6 +142,7 @@ impl Cluster {
         enter_new_netns();
         let (switch, client) = (new_netns(), new_netns());
         let netns: Vec<Netns> = (0..3).map(|_| new_netns()).collect();
+        netns.iter().chain([&switch, &client]).for_each(keep);
         let plug = |netns: &Netns, last: u8| {
             let lay = || {
                 cable("bond0", &format!("02:00:00:00:00:{last}"), &switch, &format!("port{last}"));

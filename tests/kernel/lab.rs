@@ -41,6 +41,12 @@ pub fn new_netns() -> Netns {
     .unwrap()
 }
 
+/// Keeps a namespace until the guest ends. On Linux 6.1 an interface over which IPVS has balanced IPv6 may never become free
+/// (`unregister_netdevice: waiting for bond0 to become free`), and whoever waits for it keeps everybody else waiting.
+pub fn keep(netns: &Netns) {
+    std::mem::forget(netns.clone());
+}
+
 /// Lays a cable from the calling thread's namespace to another one, and takes both ends up.
 pub fn cable(ours: &str, our_mac: &str, other: &Netns, theirs: &str) {
     let here = gettid().as_raw_nonzero();

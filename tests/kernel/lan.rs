@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lvs_dr::Netns;
 
-use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns};
+use crate::lab::{cable, enter_new_netns, ip, keep, load_ipv6, new_netns};
 
 /// The interface of each host.
 pub const INTERFACE: &str = "bond0";
@@ -16,6 +16,7 @@ pub const VIP6: &str = "2001:db8::fe";
 /// Enters a new namespace that is the switch.
 pub fn enter_switch() {
     enter_new_netns();
+    keep(&Netns::current().unwrap());
     load_ipv6();
     ip("link add br0 type bridge mcast_snooping 0 forward_delay 0");
     ip("link set br0 up");
@@ -24,6 +25,7 @@ pub fn enter_switch() {
 /// A host on it: 192.0.2.NUMBER and 2001:db8::NUMBER.
 pub fn host(number: u8) -> Netns {
     let netns = new_netns();
+    keep(&netns);
     let port = format!("port{number}");
     cable(&port, &format!("02:00:00:00:01:{number:02x}"), &netns, INTERFACE);
     ip(&format!("link set {port} master br0"));

@@ -15,6 +15,7 @@ mod measure;
 mod promotion;
 mod svg;
 mod table;
+mod upkeep;
 
 use std::env;
 use std::fs;
@@ -27,24 +28,25 @@ use clap::Parser;
 
 use crate::cluster::progress::Progress;
 use crate::cluster::record::Kind;
-use crate::cluster::ways::{LVS_NODE, WAYS, Way};
+use crate::cluster::ways::{LVS_NODE, WATCH, WAYS, Way};
 use crate::measure::Measured;
 use crate::promotion::{FENCES, Told};
+use crate::upkeep::Upkeep;
 
 /// What a change of director costs: sessions, connections and time, counted by a client.
 #[derive(Parser)]
 #[command(name = "failover")]
 struct Options {
     /// Ways of switching roles
-    #[arg(long, value_delimiter = ',', value_parser = WAYS.iter().map(|way| way.name).collect::<Vec<_>>())]
+    #[arg(long, value_delimiter = ',', value_parser = WAYS.iter().chain([&WATCH]).map(|way| way.name).collect::<Vec<_>>())]
     way: Vec<String>,
 
     /// How many web servers
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=3), default_value = "3,2")]
     nodes: Vec<u8>,
 
-    /// What happens to the director
-    #[arg(long, value_delimiter = ',', value_parser = Kind::ALL.map(Kind::name))]
+    /// What happens to the director; or late, known, rolling, split: with three nodes, where they come and go
+    #[arg(long, value_delimiter = ',', value_parser = stories())]
     story: Vec<String>,
 
     /// How often each is measured
@@ -70,6 +72,10 @@ struct Options {
     /// Cargo's.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn stories() -> Vec<&'static str> {
+    Kind::ALL.map(Kind::name).into_iter().chain(Upkeep::ALL.map(Upkeep::name)).collect()
 }
 
 fn main() -> ExitCode {
@@ -101,7 +107,7 @@ fn run(options: &Options) -> Result<bool> {
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| chosen(&options.story, kind.name())).collect();
 
     let mut complete = true;
-    if !options.json {
+    if !options.json && !kinds.is_empty() {
         println!("{}\n", measure::load());
     }
     for nodes in options.nodes.iter().copied().map(usize::from) {
@@ -126,7 +132,34 @@ fn run(options: &Options) -> Result<bool> {
             report(options, nodes, *kind, &measured)?;
         }
     }
+    if options.nodes.contains(&3) {
+        for story in Upkeep::ALL.into_iter().filter(|story| chosen(&options.story, story.name())) {
+            complete &= upkeep(options, story, &chosen);
+        }
+    }
     Ok(complete)
+}
+
+/// Whether all could be measured.
+fn upkeep(options: &Options, story: Upkeep, chosen: &impl Fn(&[String], &str) -> bool) -> bool {
+    let (mut complete, mut all) = (true, Vec::new());
+    for way in story.ways().into_iter().filter(|way| chosen(&options.way, way.name)) {
+        for told in (0..options.runs).flat_map(|_| story.tell(way)) {
+            match told {
+                Ok(told) => all.push(told),
+                Err(e) => {
+                    eprintln!("failover: {e:#}");
+                    complete = false;
+                }
+            }
+        }
+    }
+    if options.json {
+        all.iter().for_each(|told| println!("{}", told.json));
+    } else if !all.is_empty() {
+        println!("{}", story.draw(&all));
+    }
+    complete
 }
 
 /// Removes what an earlier run has left.

@@ -13,19 +13,20 @@ use crate::cluster::record::{Kind, Record, Session, Turn};
 use crate::cluster::stage::{Stage, with_cluster};
 use crate::cluster::ways::Way;
 
-const ACTIVE: Group = Group { count: 300, every: Some(Duration::from_secs(1)), over: Duration::from_millis(2500) };
+pub(crate) const ACTIVE: Group =
+    Group { count: 300, every: Some(Duration::from_secs(1)), over: Duration::from_millis(2500) };
 /// They ask often enough to see a short gap.
 const PROBES: Group = Group { count: 10, every: Some(Duration::from_millis(40)), over: Duration::from_millis(500) };
-const IDLE: Group = Group { count: 300, every: None, over: Duration::from_millis(2500) };
+pub(crate) const IDLE: Group = Group { count: 300, every: None, over: Duration::from_millis(2500) };
 /// Opened in the last 2 s before a crash.
 const YOUNG: Group = Group { count: 60, every: Some(Duration::from_millis(500)), over: Duration::from_millis(1700) };
 const YOUNG_FOR: Duration = Duration::from_secs(2);
 /// All but the young ones are at least this old.
-const AGE: Duration = Duration::from_millis(2500);
+pub(crate) const AGE: Duration = Duration::from_millis(2500);
 /// How long nothing happens before the change, and for how long its consequences are counted. The sessions' TCP
 /// sends again 0.2, 0.6, 1.4 and 3.0 s after a director has gone.
 const QUIET: Duration = Duration::from_secs(5);
-const AFTERMATH: Duration = Duration::from_secs(5);
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(5);
 /// Four moves take longer.
 const QUIET_BEFORE_MOVES: Duration = Duration::from_secs(8);
 
@@ -122,7 +123,7 @@ pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progre
     })
 }
 
-fn all_open(sessions: &Sessions) -> Result<()> {
+pub(crate) fn all_open(sessions: &Sessions) -> Result<()> {
     let (opened, all) = (sessions.opened(), sessions.group.count);
     ensure!(opened == all, "only {opened} of {all} sessions could be opened while nothing happened");
     Ok(())

@@ -79,7 +79,8 @@ pub(crate) fn measure(
     settle: f64,
     progress: &mut Progress,
 ) -> Result<Promotion> {
-    let way = Way { name: "promotion", title: "", hands_over: false, prepare: |_, _| Ok(String::new()) };
+    let prepare_nothing = |_: &Node, _: &[Node]| Ok(String::new());
+    let way = Way { name: "promotion", title: "", hands_over: false, watched: false, prepare: prepare_nothing };
     progress.step("building the cluster");
     let cluster = Cluster::build(3, &way)?;
     let program = install_lvs_node()?;

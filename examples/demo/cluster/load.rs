@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use lvs_dr::Netns;
 use rustix::process::setpriority_process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +33,7 @@ pub(crate) const PRIORITY: i32 = -20;
 /// The servers and the client, at work. All times are from `start` on.
 pub(crate) struct Load {
     client: Client,
+    servers: Vec<task::JoinHandle<()>>,
     runtime: Handle,
     requests: Arc<Mutex<Vec<Request>>>,
     stop: Arc<AtomicBool>,
@@ -58,32 +60,50 @@ pub(crate) struct Group {
 impl Load {
     /// Starts the servers, and a client that sends a request every 20 ms whether or not earlier ones were answered.
     pub(crate) fn start(cluster: &Cluster, start: Instant) -> Result<Self> {
+        Self::start_with(cluster, &cluster.client, &cluster.nodes, start)
+    }
+
+    /// Starts another client.
+    pub(crate) fn start_client(cluster: &Cluster, netns: &Netns, start: Instant) -> Result<Self> {
+        Self::start_with(cluster, netns, &[], start)
+    }
+
+    fn start_with(cluster: &Cluster, netns: &Netns, servers: &[Node], start: Instant) -> Result<Self> {
         let client = Client { names: cluster.nodes.iter().map(|node| node.name.clone()).collect(), start };
-        let listeners = cluster.nodes.iter().map(listen).collect::<Result<Vec<_>>>()?;
+        let listeners = servers.iter().map(listen).collect::<Result<Vec<_>>>()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
         let load = runtime.handle().clone();
+        let servers = listeners.into_iter().zip(client.names.iter());
+        let servers = servers.map(|(listener, name)| load.spawn(serve(listener, name.clone()))).collect();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
 
         let work = {
             let (client, requests, stop) = (client.clone(), requests.clone(), stop.clone());
-            async move {
-                for (name, listener) in client.names.iter().zip(listeners) {
-                    let listener = TcpListener::from_std(listener).context("cannot listen")?;
-                    tokio::spawn(serve(listener, name.clone()));
-                }
-                client.send_requests(requests, &stop).await;
-                anyhow::Ok(())
-            }
+            async move { client.send_requests(requests, &stop).await }
         };
         // A socket belongs to the namespace of the thread that makes it: here, the client's.
-        let netns = cluster.client.clone();
+        let netns = netns.clone();
         let work = move || {
             setpriority_process(None, PRIORITY).context("cannot set the client's priority")?;
-            runtime.block_on(work)
+            runtime.block_on(work);
+            Ok(())
         };
         let thread = thread::spawn(move || netns.run(work)?);
-        Ok(Load { client, runtime: load, requests, stop, thread })
+        Ok(Load { client, servers, runtime: load, requests, stop, thread })
+    }
+
+    /// Starts a node's server anew, in the namespace that the node has now. All that the old one has is lost.
+    pub(crate) fn serve_again(&mut self, index: usize, node: &Node) -> Result<()> {
+        let listener = listen(node)?;
+        let server = self.runtime.spawn(serve(listener, node.name.clone()));
+        std::mem::replace(&mut self.servers[index], server).abort();
+        Ok(())
+    }
+
+    /// The requests so far that are over.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        lock(&self.requests).clone()
     }
 
     /// How many requests were answered so far, and how many failed.
@@ -144,13 +164,20 @@ impl Sessions {
         let silent = std::mem::take(&mut *lock(&self.silent));
         let count = silent.len().max(1) as u32;
         for (i, mut held) in silent.into_iter().enumerate() {
-            let sessions = self.sessions.clone();
+            let (sessions, silent) = (self.sessions.clone(), self.silent.clone());
             self.tasks.push(self.runtime.spawn(async move {
                 sleep(over * i as u32 / count).await;
-                held.ask(&sessions).await;
+                if held.ask(&sessions).await {
+                    lock(&silent).push(held);
+                }
                 Ok(())
             }));
         }
+    }
+
+    /// What became of each so far.
+    pub(crate) fn so_far(&self) -> Vec<Session> {
+        lock(&self.sessions).clone()
     }
 
     /// Closes them all, and returns what became of each that could be opened.
@@ -169,11 +196,14 @@ fn listen(node: &Node) -> Result<std::net::TcpListener> {
     node.netns.run(listen)?.with_context(|| format!("cannot serve on {}", node.name))
 }
 
-/// A node's web server: answers with the node's name and the number of the request on its connection.
-async fn serve(listener: TcpListener, name: String) {
+/// A node's web server: answers with the node's name and the number of the request on its connection. Its connections end with it.
+async fn serve(listener: std::net::TcpListener, name: String) {
+    let Ok(listener) = TcpListener::from_std(listener) else { return };
+    let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         // A connection that breaks is the client's to count.
-        tokio::spawn(attend(stream, name.clone()));
+        connections.spawn(attend(stream, name.clone()));
+        while connections.try_join_next().is_some() {}
     }
 }
 

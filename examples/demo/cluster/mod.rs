@@ -9,6 +9,7 @@ pub(crate) mod stage;
 pub(crate) mod watch;
 pub(crate) mod ways;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -33,6 +34,8 @@ const ADVERT_SECONDS: f64 = 0.3;
 const LAN: &str = "lan";
 const CLIENT: &str = "client";
 const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+const OTHER_CLIENT: &str = "client2";
+const OTHER_CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
 /// Far apart: a backup waits for (256 - priority) / 256 of an advert longer than three adverts. Were those times close
 /// to each other, two nodes would take over at once, and one of them step back at once.
 const PRIORITIES: [u8; 3] = [250, 170, 90];
@@ -69,7 +72,7 @@ impl Node {
     }
 
     /// Lets this node, which directs, hand over to that one. It is prepared when this returns, and keepalived is told.
-    fn begin_handover(&self, to: &Node) -> Result<Child> {
+    pub(crate) fn begin_handover(&self, to: &Node) -> Result<Child> {
         let mut command = Command::new(ways::install_lvs_node()?);
         command.arg("--config").arg(self.etc.join("node.toml")).args(["handover", "--to", &to.address.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -84,6 +87,11 @@ impl Node {
     /// What keepalived watches.
     pub(crate) fn maintenance(&self) -> PathBuf {
         self.etc.join("maintenance")
+    }
+
+    /// Where keepalived writes states to, on a way that has it do so.
+    pub(crate) fn fifo(&self) -> PathBuf {
+        self.etc.join("fifo")
     }
 
     fn log(&self) -> PathBuf {
@@ -105,8 +113,9 @@ impl Node {
             .context("cannot start keepalived by `ip netns exec`")
     }
 
-    fn keepalived_conf(&self, notify: &str) -> String {
+    fn keepalived_conf(&self, way: &Way, notify: &str) -> String {
         let Node { name, priority, .. } = self;
+        let fifo = if way.watched { "\n    notify_fifo /etc/keepalived/fifo" } else { "" };
         // keepalived's parser goes by lines: a block on one line means nothing to it, and it does not say so.
         // A planned move is a lower priority of the director, which its track file brings about: preemption does
         // the rest, and nothing is restarted.
@@ -116,7 +125,7 @@ impl Node {
     script_user root
     enable_script_security
     vrrp_version 3
-    vrrp_priority -20
+    vrrp_priority -20{fifo}
 }}
 track_file maintenance {{
     file /etc/keepalived/maintenance
@@ -145,8 +154,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) client: Netns,
     /// Of each node, once it is started.
-    keepalived: Vec<Child>,
-    _namespaces: Namespaces,
+    keepalived: BTreeMap<usize, Child>,
+    namespaces: Namespaces,
 }
 
 impl Cluster {
@@ -165,7 +174,7 @@ impl Cluster {
         for node in &nodes {
             let notify = (way.prepare)(node, &nodes).with_context(|| format!("cannot prepare {}", node.name))?;
             let conf = node.etc.join("keepalived.conf");
-            fs::write(&conf, node.keepalived_conf(&notify))
+            fs::write(&conf, node.keepalived_conf(way, &notify))
                 .with_context(|| format!("cannot write {}", conf.display()))?;
             node.set_maintenance(false)?;
         }
@@ -173,40 +182,71 @@ impl Cluster {
         // One client stands for many: were its ports used again within minutes, directors would know them still.
         let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
         client.run(ports)?.context("cannot give the client more ports")?;
-        Ok(Cluster { nodes, client, keepalived: Vec::new(), _namespaces: namespaces })
+        Ok(Cluster { nodes, client, keepalived: BTreeMap::new(), namespaces })
     }
 
     fn lay_cables(names: &[String]) -> Result<()> {
         // The switch is a bridge in a namespace of its own; a node's cable has the node's name there.
-        let mut lan = "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n".to_string();
-        let mut plug = |name: &str, interface: &str| {
-            lan += &format!("link add {name} type veth peer name {interface} netns {name}\n");
-            lan += &format!("link set {name} master br0 up\n");
-        };
-        plug(CLIENT, "eth0");
-        names.iter().for_each(|name| plug(name, INTERFACE));
-        run(&format!("ip -n {LAN} -batch -"), &lan)?;
+        run(&format!("ip -n {LAN} -batch -"), "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
+        plug(CLIENT, "eth0", CLIENT_ADDRESS)?;
+        names.iter().enumerate().try_for_each(|(i, name)| plug(name, INTERFACE, address(i)))
+    }
 
-        let host = |name: &str, interface: &str, address: Ipv4Addr| {
-            let lines = format!("link set lo up\naddress add {address}/24 dev {interface}\nlink set {interface} up\n");
-            run(&format!("ip -n {name} -batch -"), &lines)
-        };
-        host(CLIENT, "eth0", CLIENT_ADDRESS)?;
-        for (i, name) in names.iter().enumerate() {
-            host(name, INTERFACE, address(i))?;
-        }
+    /// One more client.
+    pub(crate) fn add_client(&mut self) -> Result<Netns> {
+        run(&format!("ip netns add {OTHER_CLIENT}"), "")?;
+        self.namespaces.0.push(OTHER_CLIENT.into());
+        plug(OTHER_CLIENT, "eth0", OTHER_CLIENT_ADDRESS)?;
+        Ok(Netns::named(OTHER_CLIENT)?)
+    }
+
+    /// Gives a node another network namespace, in which nothing is of what was in the old one: what a new start of its host would do.
+    pub(crate) fn renew(&mut self, node: usize) -> Result<()> {
+        let name = self.nodes[node].name.clone();
+        run(&format!("ip -n {LAN} link delete {name}"), "")?;
+        run("ip -batch -", &format!("netns delete {name}\nnetns add {name}\n"))?;
+        plug(&name, INTERFACE, address(node))?;
+        self.nodes[node].netns = Netns::named(&name)?;
         Ok(())
     }
 
-    /// Starts keepalived in the next of the nodes.
+    /// Drops what IP protocol 112 (VRRP) and UDP to these ports a node sends, and is sent.
+    pub(crate) fn cut(&self, node: &Node, ports: &[u16]) -> Result<()> {
+        let mut lines = format!("qdisc add dev {} clsact\n", node.name);
+        for way in ["ingress", "egress"] {
+            let mut drop = |number: usize, what: &str| {
+                lines +=
+                    &format!("filter add dev {} {way} protocol ip pref {number} u32 {what} action drop\n", node.name);
+            };
+            drop(1, "match ip protocol 112 0xff");
+            for (i, port) in ports.iter().enumerate() {
+                drop(i + 2, &format!("match ip protocol 17 0xff match ip dport {port} 0xffff"));
+            }
+        }
+        run(&format!("tc -n {LAN} -batch -"), &lines).map(drop)
+    }
+
+    /// Lets it all pass again.
+    pub(crate) fn heal(&self, node: &Node) -> Result<()> {
+        run(&format!("tc -n {LAN} qdisc delete dev {} clsact", node.name), "").map(drop)
+    }
+
+    /// Starts keepalived in one of the nodes.
     pub(crate) fn start_keepalived(&mut self, node: usize) -> Result<()> {
-        self.keepalived.push(self.nodes[node].start_keepalived()?);
+        self.keepalived.insert(node, self.nodes[node].start_keepalived()?);
         Ok(())
+    }
+
+    /// Stops it, and waits until it has ended.
+    pub(crate) fn end_keepalived(&mut self, node: usize) -> Result<()> {
+        self.stop_keepalived(node)?;
+        let mut keepalived = self.keepalived.remove(&node).context("keepalived has not been started")?;
+        keepalived.wait().context("cannot wait for keepalived").map(drop)
     }
 
     /// Stops keepalived in one of the nodes, as its init system would.
     pub(crate) fn stop_keepalived(&self, node: usize) -> Result<()> {
-        let keepalived = self.keepalived.get(node).context("keepalived has not been started")?;
+        let keepalived = self.keepalived.get(&node).context("keepalived has not been started")?;
         kill_process(Pid::from_child(keepalived), Signal::TERM).context("cannot stop keepalived")
     }
 
@@ -233,11 +273,11 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for keepalived in &self.keepalived {
+        for keepalived in self.keepalived.values() {
             let _ = kill_process(Pid::from_child(keepalived), Signal::TERM);
         }
         let patience = Instant::now() + Duration::from_secs(4);
-        for keepalived in &mut self.keepalived {
+        for keepalived in self.keepalived.values_mut() {
             while matches!(keepalived.try_wait(), Ok(None)) && Instant::now() < patience {
                 thread::sleep(Duration::from_millis(20));
             }
@@ -274,6 +314,15 @@ impl Drop for Namespaces {
             eprintln!("some network namespaces are left: {e:#}");
         }
     }
+}
+
+/// Puts a cable between the switch and a host.
+fn plug(name: &str, interface: &str, address: Ipv4Addr) -> Result<()> {
+    let lines =
+        format!("link add {name} type veth peer name {interface} netns {name}\nlink set {name} master br0 up\n");
+    run(&format!("ip -n {LAN} -batch -"), &lines)?;
+    let lines = format!("link set lo up\naddress add {address}/24 dev {interface}\nlink set {interface} up\n");
+    run(&format!("ip -n {name} -batch -"), &lines).map(drop)
 }
 
 fn address(index: usize) -> Ipv4Addr {

@@ -91,7 +91,7 @@ fn look(node: usize, address: Ipv4Addr, start: Instant, seen: &Mutex<Vec<Sightin
 }
 
 /// The state of the namespace that this thread is in; the node has this address.
-fn observe(address: Ipv4Addr) -> Result<State> {
+pub(crate) fn observe(address: Ipv4Addr) -> Result<State> {
     let (destinations, live) = table(address)?;
     let mut state = State { destinations, live, ..State::default() };
     for entry in getifaddrs().context("getifaddrs")? {

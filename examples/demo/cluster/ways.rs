@@ -20,31 +20,51 @@ pub(crate) struct Way {
     pub(crate) title: &'static str,
     /// Whether a planned move can be done by `lvs-node handover`.
     pub(crate) hands_over: bool,
+    /// Whether `lvs-node watch` runs in each node and reads keepalived's FIFO.
+    pub(crate) watched: bool,
     /// Sets up a node of the cluster, and returns the lines of keepalived.conf that tell it of its role.
     pub(crate) prepare: fn(&Node, &[Node]) -> Result<String>,
 }
 
 pub(crate) const WAYS: &[Way] = &[
-    Way { name: "seed", title: "to_master.sh and to_backup.sh, as written", hands_over: false, prepare: seed },
+    Way {
+        name: "seed",
+        title: "to_master.sh and to_backup.sh, as written",
+        hands_over: false,
+        watched: false,
+        prepare: seed,
+    },
     Way {
         name: "clear",
         title: "lvs-node, fence = clear",
         hands_over: true,
+        watched: false,
         prepare: |node, all| ours(node, all, "clear", WRR),
     },
     Way {
         name: "quiesce",
         title: "lvs-node, fence = quiesce",
         hands_over: true,
+        watched: false,
         prepare: |node, all| ours(node, all, "quiesce", WRR),
     },
     Way {
         name: "stateless",
         title: "lvs-node, fence = stateless",
         hands_over: true,
+        watched: false,
         prepare: |node, all| ours(node, all, "stateless", MH),
     },
 ];
+
+/// [`WAYS`] has what notifications do; this one is for stories of nodes that come and go.
+pub(crate) const WATCH: Way = Way {
+    name: "watch",
+    title: "lvs-node watch, fence = quiesce",
+    hands_over: true,
+    watched: true,
+    prepare: |node, all| ours(node, all, "quiesce", WRR).map(|_notify| String::new()),
+};
 
 /// The seed's scripts. Its page lost the `#` of the first line.
 const TO_MASTER: &str = "#!/bin/bash

@@ -1,0 +1,126 @@
+//! Which packets visit a node twice: each node's tcpdump, counted afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cluster::{INTERFACE, Node, VIP};
+
+/// A running tcpdump of what comes in for the VIP.
+pub(crate) struct Capture {
+    child: Child,
+    file: PathBuf,
+    mac: [u8; 6],
+}
+
+impl Capture {
+    pub(crate) fn start(node: &Node) -> Result<Self> {
+        let link = node.run(&format!("ip -o link show {INTERFACE}"))?;
+        let mac = mac_of(&link).with_context(|| format!("no MAC address in `{link}`"))?;
+        let file = node.etc.join("capture");
+        let tcpdump = || {
+            let mut command = Command::new("tcpdump");
+            command.args(["-Z", "root", "-p", "-n", "-s", "96", "-B", "16384", "-Q", "in", "-i", INTERFACE, "-w"]);
+            command.arg(&file).arg(format!("tcp and dst host {VIP} and dst port 80"));
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
+        };
+        let mut child = node.netns.run(tcpdump)?.context("cannot run tcpdump")?;
+        // `tcpdump: listening on`
+        child.stderr.as_mut().context("stderr")?.read_exact(&mut [0; 20]).context("tcpdump does not start")?;
+        Ok(Capture { child, file, mac })
+    }
+
+    /// The packets that came for this node, in order.
+    pub(crate) fn stop(mut self) -> Result<Vec<Packet>> {
+        // The last ones are written.
+        thread::sleep(Duration::from_millis(200));
+        kill_process(Pid::from_child(&self.child), Signal::INT).context("cannot end tcpdump")?;
+        let mut said = String::new();
+        let _ = self.child.stderr.take().context("stderr")?.read_to_string(&mut said);
+        self.child.wait().context("tcpdump")?;
+        ensure!(said.contains("0 packets dropped by kernel"), "tcpdump has missed packets: {said}");
+        let octets = fs::read(&self.file).with_context(|| self.file.display().to_string())?;
+        read(&octets, self.mac)
+    }
+}
+
+fn mac_of(link: &str) -> Option<[u8; 6]> {
+    let text = link.split_once("link/ether ")?.1.split(' ').next()?;
+    let octets: Option<Vec<u8>> = text.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+    octets?.try_into().ok()
+}
+
+/// What tells a packet from all others, wherever it is seen, and how far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Packet {
+    /// Client, IP id, client port, sequence and acknowledgement number, flags.
+    id: (u32, u16, u16, u32, u32, u8),
+    ttl: u8,
+}
+
+const FILE_HEADER: usize = 24;
+const RECORD_HEADER: usize = 16;
+const ETHERNET: usize = 14;
+
+/// Of a pcap file as this machine writes it.
+fn read(octets: &[u8], mac: [u8; 6]) -> Result<Vec<Packet>> {
+    let mut rest = octets.get(FILE_HEADER..).context("an empty capture")?;
+    let mut packets = Vec::new();
+    while let Some((header, behind)) = rest.split_at_checked(RECORD_HEADER) {
+        let length = u32::from_ne_bytes(header[8..12].try_into()?) as usize;
+        let Some((frame, behind)) = behind.split_at_checked(length) else { break };
+        if frame.starts_with(&mac) {
+            packets.extend(packet(&frame[ETHERNET..]));
+        }
+        rest = behind;
+    }
+    Ok(packets)
+}
+
+fn packet(ip: &[u8]) -> Option<Packet> {
+    let tcp = ip.get(usize::from(ip.first()? & 15) * 4..)?;
+    let u16_at = |octets: &[u8], at: usize| Some(u16::from_be_bytes(octets.get(at..at + 2)?.try_into().ok()?));
+    let u32_at = |octets: &[u8], at: usize| Some(u32::from_be_bytes(octets.get(at..at + 4)?.try_into().ok()?));
+    let id = (u32_at(ip, 12)?, u16_at(ip, 4)?, u16_at(tcp, 0)?, u32_at(tcp, 4)?, u32_at(tcp, 8)?, *tcp.get(13)?);
+    Some(Packet { id, ttl: *ip.get(8)? })
+}
+
+/// Packets that were seen at a node more than once, of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Loops {
+    pub(crate) packets: usize,
+    pub(crate) looped: usize,
+    /// Visits beyond the first, and the most visits of one packet at one node.
+    pub(crate) again: usize,
+    pub(crate) most: usize,
+    /// Connections that they belong to.
+    pub(crate) connections: usize,
+}
+
+/// `seen`: at each node.
+pub(crate) fn loops(seen: &[Vec<Packet>]) -> Loops {
+    let (mut all, mut looped, mut connections) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut loops = Loops::default();
+    for packets in seen {
+        // A node that sends a packet on makes its TTL less: with another TTL it is there once more.
+        let mut visits: BTreeMap<_, BTreeSet<u8>> = BTreeMap::new();
+        for packet in packets {
+            all.insert(packet.id);
+            visits.entry(packet.id).or_default().insert(packet.ttl);
+        }
+        for (id, visits) in visits.into_iter().filter(|(_, visits)| visits.len() > 1) {
+            looped.insert(id);
+            connections.insert((id.0, id.2));
+            loops.again += visits.len() - 1;
+            loops.most = loops.most.max(visits.len());
+        }
+    }
+    Loops { packets: all.len(), looped: looped.len(), connections: connections.len(), ..loops }
+}

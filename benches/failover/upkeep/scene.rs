@@ -1,0 +1,224 @@
+//! A cluster whose nodes start when the story says so.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::watcher::Watcher;
+use crate::cluster::load::{Group, Load, Sessions};
+use crate::cluster::progress::Progress;
+use crate::cluster::record::{Request, Session, State};
+use crate::cluster::watch::observe;
+use crate::cluster::ways::{Way, install_lvs_node};
+use crate::cluster::{Cluster, VIP};
+use crate::measure::Count;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Scripts that keepalived started at an election may take this long, and a second watch until it knows all.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// How long a session is asked for an answer that was silent so far.
+pub(crate) const ASKED: Duration = Duration::from_secs(3);
+
+pub(crate) struct Scene {
+    pub(crate) way: Way,
+    pub(crate) start: Instant,
+    /// Before the cluster: they end first.
+    pub(crate) watchers: BTreeMap<usize, Watcher>,
+    pub(crate) cluster: Cluster,
+    pub(crate) progress: Progress,
+    program: String,
+}
+
+impl Scene {
+    /// Nothing runs yet.
+    pub(crate) fn build(way: &Way, mut progress: Progress) -> Result<Self> {
+        progress.step("building the cluster");
+        match fs::remove_dir_all(crate::cluster::DIR) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(e).context("cannot remove what an earlier run left");
+            }
+            _ => {}
+        }
+        let cluster = Cluster::build(3, way)?;
+        let program = install_lvs_node()?;
+        let way = Way { ..*way };
+        Ok(Scene { way, start: Instant::now(), watchers: BTreeMap::new(), cluster, progress, program })
+    }
+
+    /// # Errors
+    /// With what keepalived and the watches have said.
+    pub(crate) fn act<T>(mut self, act: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        act(&mut self).with_context(|| {
+            let mut said = String::new();
+            for (node, watcher) in &self.watchers {
+                for (at, line) in watcher.lines() {
+                    said += &format!("    n{} {:.1} {line}\n", node + 1, at.as_secs_f64());
+                }
+            }
+            format!(
+                "`{}`, keepalived:\n{}the watches:\n{said}the story could not be told",
+                self.way.name,
+                self.cluster.log_tails()
+            )
+        })
+    }
+
+    pub(crate) fn step(&mut self, text: &str) {
+        self.progress.step(format_args!("{:.1} {text}", self.start.elapsed().as_secs_f64()));
+    }
+
+    /// Starts what runs in this node, as its init system would.
+    pub(crate) fn start_node(&mut self, node: usize) -> Result<()> {
+        if self.way.watched {
+            self.watchers.insert(node, Watcher::start(&self.cluster.nodes[node], &self.program, self.start)?);
+        }
+        self.cluster.start_keepalived(node)
+    }
+
+    /// Starts these, the first of which is to direct.
+    pub(crate) fn elect(&mut self, nodes: &[usize]) -> Result<()> {
+        self.step("keepalived elects a director");
+        self.start_node(nodes[0])?;
+        self.wait_for_director(nodes[0])?;
+        for node in &nodes[1..] {
+            self.start_node(*node)?;
+            self.wait_for_backup(*node)?;
+        }
+        thread::sleep(SETTLE);
+        Ok(())
+    }
+
+    pub(crate) fn states(&self) -> Result<Vec<State>> {
+        self.cluster.nodes.iter().map(|node| node.netns.run(|| observe(node.address))?).collect()
+    }
+
+    /// Those that have the VIP on their interface, and a link.
+    pub(crate) fn directors(&self) -> Result<Vec<usize>> {
+        let states = self.states()?;
+        Ok((0..states.len()).filter(|node| states[*node].link && states[*node].on_interface).collect())
+    }
+
+    pub(crate) fn wait<T>(&mut self, what: &str, mut find: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
+        let begin = Instant::now();
+        loop {
+            if let Some(found) = find(self)? {
+                return Ok(found);
+            }
+            if begin.elapsed() > PATIENCE {
+                bail!("waited {PATIENCE:?} for {what}, but the kernels show {:?}", self.states()?);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// This node is the only one to direct, with a table.
+    pub(crate) fn wait_for_director(&mut self, node: usize) -> Result<()> {
+        self.wait(&format!("n{} alone to direct", node + 1), |scene| {
+            Ok((scene.directors()? == [node] && scene.states()?[node].live).then_some(()))
+        })
+    }
+
+    pub(crate) fn wait_for_backup(&mut self, node: usize) -> Result<()> {
+        self.wait(&format!("n{} to be a backup", node + 1), |scene| {
+            let state = scene.states()?[node];
+            Ok((state.on_loopback && !state.on_interface).then_some(()))
+        })
+    }
+
+    /// Where it says so: it knows all connections. `None`: it does not say, and had a while to hear of some.
+    pub(crate) fn wait_until_known(&mut self, node: usize) -> Result<Option<(Duration, u64, u64)>> {
+        if !self.way.watched {
+            thread::sleep(Duration::from_secs(4));
+            return Ok(None);
+        }
+        self.wait(&format!("n{} to know all", node + 1), |scene| Ok(scene.watchers[&node].knows())).map(Some)
+    }
+
+    /// The director hands over to that node, which the others would elect.
+    pub(crate) fn hand_over(&mut self, from: usize, to: usize) -> Result<()> {
+        let nodes = &self.cluster.nodes;
+        if self.way.hands_over {
+            let output = nodes[from].begin_handover(&nodes[to])?.wait_with_output().context("lvs-node handover")?;
+            ensure!(output.status.success(), "lvs-node handover: {}", String::from_utf8_lossy(&output.stderr).trim());
+        } else {
+            nodes[from].set_maintenance(true)?;
+        }
+        self.wait_for_director(to)
+    }
+
+    /// What a health check does: see `Stage::set_weight`.
+    pub(crate) fn set_weight(&mut self, real: usize, weight: u32) -> Result<()> {
+        let (directors, states) = (self.directors()?, self.states()?);
+        let address = self.cluster.nodes[real].address;
+        for (i, (node, state)) in self.cluster.nodes.iter().zip(&states).enumerate() {
+            if state.link && state.destinations > 0 && (directors.contains(&i) || state.live) {
+                node.run(&format!("ipvsadm -e -t {VIP}:80 -r {address}:80 -g -w {weight}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the host of a node start anew, with nothing running in it yet. Its server's sessions are lost.
+    pub(crate) fn restart_host(&mut self, node: usize, load: &mut Load) -> Result<()> {
+        self.watchers.remove(&node);
+        self.cluster.end_keepalived(node)?;
+        self.cluster.renew(node)?;
+        let _ = fs::remove_dir_all(self.cluster.nodes[node].etc.join("state"));
+        let (nodes, prepare) = (&self.cluster.nodes, self.way.prepare);
+        prepare(&nodes[node], nodes)?;
+        load.serve_again(node, &nodes[node])
+    }
+
+    pub(crate) fn pause_until(&self, at: Duration) {
+        thread::sleep(at.saturating_sub(self.start.elapsed()));
+    }
+}
+
+/// Opens sessions, and waits until all are.
+pub(crate) fn open<const N: usize>(loads: &[&Load], groups: [Group; N]) -> Result<Vec<[Sessions; N]>> {
+    let sessions: Vec<_> = loads.iter().map(|load| groups.map(|group| load.open_sessions(group))).collect();
+    let over = groups.iter().map(|group| group.over).max().unwrap_or_default();
+    thread::sleep(over + crate::measure::AGE);
+    sessions.iter().flatten().try_for_each(crate::measure::all_open)?;
+    Ok(sessions)
+}
+
+/// Of sessions whose server was up: those that work at `until`; silent ones if they were answered since they were asked.
+pub(crate) fn kept<'a>(
+    sessions: impl IntoIterator<Item = &'a Session>,
+    asked: Duration,
+    until: Duration,
+    up: impl Fn(usize) -> bool,
+) -> Count {
+    let able = sessions.into_iter().filter(|session| up(session.node));
+    able.fold(Count { is: 0, of: 0 }, |count, session| {
+        let works = match session.every {
+            Some(_) => session.kept(until),
+            None => session.broken.is_none() && session.answers.last().is_some_and(|last| *last >= asked),
+        };
+        Count { is: count.is + usize::from(works), of: count.of + 1 }
+    })
+}
+
+/// New connections of that time: those that failed, of all.
+pub(crate) fn failed(requests: &[Request], from: Duration, until: Duration) -> Count {
+    let sent = requests.iter().filter(|request| (from..until).contains(&request.sent));
+    Count { is: sent.clone().filter(|request| request.served.is_err()).count(), of: sent.count() }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.is, self.of)
+    }
+}
+
+impl Count {
+    pub(crate) fn json(self) -> serde_json::Value {
+        serde_json::json!({ "count": self.is, "of": self.of })
+    }
+}

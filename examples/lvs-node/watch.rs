@@ -28,6 +28,8 @@ const CHECK: Duration = Duration::from_secs(1);
 const SHARE: u32 = 100;
 /// A role that is under way for so long is not any more: whoever was at it was killed.
 const UNDER_WAY: Duration = Duration::from_secs(20);
+/// A role that was not reached is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
 /// Others are told of everything no more often than this.
 const RESYNC: Duration = Duration::from_secs(1);
 
@@ -69,7 +71,7 @@ struct Watch<'a> {
     me: u64,
     learning: Learning,
     /// A role that was not reached yet.
-    failed: Option<Role>,
+    failed: Option<(Role, Instant)>,
     /// Since when this node directs beside another one, or might.
     beside: Option<Instant>,
     /// How often, and of how many connections, it has told the others; when last; and whether somebody asks.
@@ -111,9 +113,7 @@ pub fn follow(node: &mut Node, netns: Netns, options: Options, tell: impl Fn(&dy
     let events = watch.events(None);
     loop {
         let told = watch.next(&events);
-        if let Some(role) = watch.look(told, &tell)? {
-            watch.take_on(role, &tell);
-        }
+        watch.follow(told, &tell);
     }
 }
 
@@ -132,12 +132,7 @@ pub fn run(
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
         let told = watch.next(&events);
-        // What goes wrong here is told, and tried again: a node without its watch is no better off.
-        match watch.look(told, &tell) {
-            Ok(Some(role)) => watch.take_on(role, &tell),
-            Ok(None) => {}
-            Err(error) => watch.fail("look", &error, &tell),
-        }
+        watch.follow(told, &tell);
         if let Some(news) = watch.news.take() {
             tell(&news);
         }
@@ -234,10 +229,19 @@ impl<'a> Watch<'a> {
         told
     }
 
-    fn look(&mut self, told: Option<Role>, tell: &impl Fn(&dyn Display)) -> Result<Option<Role>> {
-        let Some(follower) = &mut self.follower else { return Ok(None) };
-        let role = follower.look(self.node, told, tell)?;
-        Ok(role.or(self.failed.take()))
+    /// Takes on the role that was told, or that the VIP shows. What goes wrong is told, and tried again: a node without its watch is no
+    /// better off.
+    fn follow(&mut self, told: Option<Role>, tell: &impl Fn(&dyn Display)) {
+        let Some(follower) = &mut self.follower else { return };
+        match follower.look(self.node, told, tell) {
+            Ok(role) => {
+                let again = self.failed.filter(|(_, at)| at.elapsed() > RETRY).map(|(role, _)| role);
+                if let Some(role) = role.or(again) {
+                    self.take_on(role, tell);
+                }
+            }
+            Err(error) => self.fail("look", &error, tell),
+        }
     }
 
     fn take_on(&mut self, role: Role, tell: &impl Fn(&dyn Display)) {
@@ -258,7 +262,7 @@ impl<'a> Watch<'a> {
             Err(Error::Overtaken { .. }) => {}
             Err(error) => {
                 self.fail(&role.to_string(), &error, tell);
-                self.failed = Some(role);
+                self.failed = Some((role, Instant::now()));
             }
         }
         self.send_beacon();

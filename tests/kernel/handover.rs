@@ -7,6 +7,7 @@ use std::time::Duration;
 use lvs_dr::node::{Config, Fence, Node, Role};
 use lvs_dr::{Error, Netns};
 
+use crate::lab::ip;
 use crate::lan::{INTERFACE, Session, VIP, VIP6, enter_switch, host, serve};
 use crate::node::new_path;
 
@@ -146,4 +147,42 @@ fn a_handover_that_is_called_off_leaves_the_director_as_it_was() {
     assert_eq!(table(director), before);
     let refused = cluster.nodes[1].prepare_handover(&[], |_| ()).unwrap_err();
     assert!(matches!(refused, Error::Invalid { .. }) && refused.to_string().contains("does not direct"), "{refused}");
+}
+
+#[test]
+fn the_vip_is_announced_again_after_a_while() {
+    enter_switch();
+    let (neighbour, netns) = (host(1), host(11));
+    // A neighbour that takes in what it is told, and forgets it.
+    let listen = || std::fs::write(format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_accept"), "1").unwrap();
+    neighbour.run(listen).unwrap();
+    let knows = || neighbour.run(|| ip(&format!("neigh show {VIP}"))).unwrap().contains("lladdr");
+    let forget = || neighbour.run(|| ip(&format!("neigh flush all dev {INTERFACE}"))).unwrap();
+    let config = Config {
+        services: Some(format!("-A -t {VIP}:80 -s wrr\n").parse().unwrap()),
+        state_dir: new_path(),
+        settle: Duration::ZERO,
+        announce_again: Duration::from_millis(300),
+        ..Config::new(INTERFACE, [VIP.parse().unwrap()])
+    };
+    let mut node = Node::open_in(config.clone(), netns.clone()).unwrap();
+    node.announce_again().unwrap();
+    assert!(!knows(), "nothing is announced by a node that does not direct");
+    node.become_role(Role::Master).unwrap();
+    assert!(knows());
+    forget();
+    assert!(!knows());
+    let start = std::time::Instant::now();
+    node.announce_again().unwrap();
+    assert!(knows() && start.elapsed() >= config.announce_again);
+    // Another role is asked for meanwhile: nothing is announced, and nobody waits.
+    forget();
+    let waiting = Config { announce_again: Duration::from_secs(20), ..config.clone() };
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| Node::open_in(waiting, netns.clone()).unwrap().announce_again().unwrap());
+        std::thread::sleep(Duration::from_millis(200));
+        node.become_role(Role::Backup).unwrap();
+        waits.join().unwrap();
+    });
+    assert!(!knows() && start.elapsed() < Duration::from_secs(15));
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use lvs_dr::Cause;
 use lvs_dr::ipvs::{Ipvs, Plan, Scheduler, Service, ServiceId, Table};
+use lvs_dr::node::{Config, Fence, Node, Role};
 
 fn run(command: &str) -> bool {
     let mut words = command.split_whitespace();
@@ -40,6 +41,7 @@ fn a_client_outlives_the_module() {
     ipvs.apply(&Plan::between(&Table::new(), &wanted)).unwrap();
     assert_eq!(ipvs.services().unwrap()[0].service, service);
 
+    assert!(run("ip link add bond0 up type dummy"));
     // Nothing to load it from.
     ipvs.remove_service(&service.id).unwrap();
     unload();
@@ -48,7 +50,23 @@ fn a_client_outlives_the_module() {
         assert_eq!(error.cause(), Some(Cause::NoIpvs), "{error}");
         assert!(error.to_string().contains("modprobe ip_vs"), "{error}");
     }
+    // A node says so before it changes anything.
+    let state_dir = std::env::temp_dir().join("lvs-dr-module");
+    let config = Config {
+        fence: Fence::Clear,
+        state_dir: state_dir.clone(),
+        services: Some(wanted),
+        ..Config::new("bond0", ["192.0.2.1".parse().unwrap()])
+    };
+    let error = Node::open(config.clone()).unwrap_err();
+    assert_eq!(error.cause(), Some(Cause::NoIpvs), "{error}");
+    assert!(error.to_string().contains("modprobe ip_vs") && !state_dir.exists(), "{error}");
     // And back again: the same client goes on.
     assert!(run("umount /lib/modules"));
+    assert_eq!(ipvs.services().unwrap(), []);
+    let mut node = Node::open(config).unwrap();
+    node.become_role(Role::Master).unwrap();
+    assert_eq!(ipvs.services().unwrap()[0].service, service);
+    node.release(|_| ()).unwrap();
     assert_eq!(ipvs.services().unwrap(), []);
 }

@@ -20,7 +20,7 @@ use lvs_dr::{Cause, Error};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, run, try_run};
+use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, run};
 
 pub(crate) const VIPS: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 
@@ -903,35 +903,6 @@ fn without_what_it_needs_nothing_is_changed() {
     }
     assert_eq!(bench.everything(), before);
     assert!(!bench.config.state_dir.exists());
-}
-
-#[test]
-fn a_kernel_without_ipvs_is_named() {
-    if std::env::var("LAB").is_ok_and(|lab| lab == "none") {
-        eprintln!("left out: with LAB=none it would unload this machine's own IPVS");
-        return;
-    }
-    let bench = Bench::new(true);
-    addresses();
-    // Modules are not loaded any more, and IPVS is taken out as soon as the namespaces that used it are gone.
-    let loader = "/proc/sys/kernel/modprobe";
-    let before = fs::read_to_string(loader).unwrap();
-    fs::write(loader, "/bin/false").unwrap();
-    let start = Instant::now();
-    let loaded = || fs::read_to_string("/proc/modules").unwrap();
-    while loaded().contains("ip_vs") && start.elapsed() < Duration::from_secs(20) {
-        let names: Vec<String> = loaded().lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
-        let ipvs = names.iter().filter(|name| name.starts_with("ip_vs"));
-        ipvs.for_each(|name| drop(try_run(&format!("rmmod {name}"))));
-    }
-    let opened = Node::open(bench.config.clone());
-    fs::write(loader, before).unwrap();
-    assert!(!loaded().contains("ip_vs "), "IPVS could not be unloaded: {}", loaded());
-    let error = opened.unwrap_err();
-    assert_eq!(error.cause(), Some(Cause::NoIpvs));
-    assert_says(&error, &["modprobe ip_vs"]);
-    bench.become_role(Role::Master);
-    bench.expect(Role::Master, TABLE, "");
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
         }
         let json = json!({
             "way": way.name, "story": "known", "seconds": after.as_secs_f64(), "said": { "count": known, "of": of },
-            "missing": missing, "of": director.len(), "cpu_percent": shares, "resyncs": resyncs.len(), "left": left,
+            "missing": missing, "of": director.len(), "cpu_percent": shares, "resyncs": resyncs.len(), "left": left, "watches": scene.said(),
         });
         Ok((lines, json))
     })

@@ -22,10 +22,11 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
         let begin = scene.start.elapsed();
         let mut opened: Vec<[Sessions; 2]> = Vec::new();
         let (mut rounds, mut total) = (Vec::new(), [Count { is: 0, of: 0 }; 2]);
-        let mut lines = Vec::new();
+        let (mut lines, mut steps) = (Vec::new(), Vec::new());
         for node in 0..scene.cluster.nodes.len() {
             scene.step(&format!("sessions are opened, before n{} is restarted", node + 1));
             opened.extend(open(&[&load], OPENED)?);
+            steps.push(json!([node + 1, scene.start.elapsed().as_secs_f64()]));
             let known = restart(scene, node, &mut load)?;
             let now = scene.start.elapsed();
             scene.step("the sessions are counted");
@@ -49,11 +50,14 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
             }));
         }
         let end = scene.start.elapsed();
-        let new = failed(&load.stop()?, begin, end);
+        let requests = load.stop()?;
+        let new = failed(&requests, begin, end);
+        let failures = requests.iter().filter_map(|r| Some(json!([r.sent.as_secs_f64(), r.served.err()?.to_string()])));
         lines.push(("new connections failed".to_owned(), new.to_string()));
         let directors: Vec<usize> = scene.directors()?.iter().map(|node| node + 1).collect();
         lines.push(("directs in the end".to_owned(), format!("{directors:?}")));
-        let json = json!({ "way": way.name, "story": "rolling", "rounds": rounds, "new_failed": new.json() });
+        let json = json!({ "way": way.name, "story": "rolling", "rounds": rounds, "new_failed": new.json(),
+            "failures": failures.collect::<Vec<_>>(), "watches": scene.said(), "steps": steps });
         Ok((lines, json))
     })
 }

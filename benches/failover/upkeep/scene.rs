@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use serde_json::{Map, Value, json};
+
 use super::watcher::Watcher;
 use crate::cluster::load::{Group, Load, Sessions};
 use crate::cluster::progress::Progress;
@@ -174,6 +176,16 @@ impl Scene {
         load.serve_again(node, &nodes[node])
     }
 
+    /// What each watch has said, and when.
+    pub(crate) fn said(&self) -> Value {
+        let line = |(at, line): (Duration, String)| json!([at.as_secs_f64(), line]);
+        let of = |(node, watcher): (&usize, &Watcher)| {
+            let lines: Vec<Value> = watcher.lines().into_iter().map(line).collect();
+            (format!("n{}", node + 1), json!(lines))
+        };
+        self.watchers.iter().map(of).collect::<Map<_, _>>().into()
+    }
+
     pub(crate) fn pause_until(&self, at: Duration) {
         thread::sleep(at.saturating_sub(self.start.elapsed()));
     }
@@ -218,7 +230,7 @@ impl std::fmt::Display for Count {
 }
 
 impl Count {
-    pub(crate) fn json(self) -> serde_json::Value {
-        serde_json::json!({ "count": self.is, "of": self.of })
+    pub(crate) fn json(self) -> Value {
+        json!({ "count": self.is, "of": self.of })
     }
 }

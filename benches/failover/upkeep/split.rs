@@ -95,8 +95,7 @@ pub(super) fn tell(way: &Way, sync: bool, progress: Progress) -> Result<(Vec<(St
                 "new_failed_in_cut": new[i][0].json(), "new_failed_after": new[i][1].json(),
             })).collect::<Vec<_>>(),
             "tables": tables,
-            "watches": scene.watchers.iter().map(|(node, watcher)| json!({ "node": node + 1, "lines": watcher.lines().iter()
-                .map(|(when, line)| json!([(when.as_secs_f64() - at.as_secs_f64()), line])).collect::<Vec<_>>() })).collect::<Vec<_>>(),
+            "at": at.as_secs_f64(), "watches": scene.said(),
         });
         Ok((lines, json))
     })

@@ -321,7 +321,11 @@ fn plug(name: &str, interface: &str, address: Ipv4Addr) -> Result<()> {
     let lines =
         format!("link add {name} type veth peer name {interface} netns {name}\nlink set {name} master br0 up\n");
     run(&format!("ip -n {LAN} -batch -"), &lines)?;
-    let lines = format!("link set lo up\naddress add {address}/24 dev {interface}\nlink set {interface} up\n");
+    // A host has the same one after it was started anew: others remember it.
+    let [.., last] = address.octets();
+    let lines = format!(
+        "link set {interface} address 02:00:00:00:00:{last:02x}\nlink set lo up\naddress add {address}/24 dev {interface}\nlink set {interface} up\n"
+    );
     run(&format!("ip -n {name} -batch -"), &lines).map(drop)
 }
 

@@ -335,7 +335,7 @@ impl<'a> Watch<'a> {
             Ok(status) => status,
             Err(error) => return self.fail("look", &error, tell),
         };
-        if let Some((role, reached)) = status.role {
+        if let Some((_, reached)) = status.role {
             let now = Instant::now();
             let since = match self.under_way {
                 Some((generation, since)) if generation == status.generation => since,
@@ -343,11 +343,15 @@ impl<'a> Watch<'a> {
             };
             self.under_way = (!reached).then_some((status.generation, since));
             let free = reached || now.duration_since(since) > UNDER_WAY;
-            let again = self.missing.replace((status.generation, status.missing.clone()));
+            let missing = match self.node.plan_repair() {
+                Ok(plan) => plan.steps().iter().map(ToString::to_string).collect(),
+                Err(error) => return self.fail("look", &error, tell),
+            };
+            let before = self.missing.replace((status.generation, missing));
             let lasts =
-                again.is_some_and(|(generation, missing)| generation == status.generation && !missing.is_empty());
-            if free && lasts && !status.missing.is_empty() {
-                self.repair(role, &status, tell);
+                |(generation, before): (u64, Vec<String>)| generation == status.generation && !before.is_empty();
+            if free && before.is_some_and(lasts) {
+                self.repair(tell);
             }
         }
         if let Err(error) = self.show(&status) {
@@ -355,14 +359,10 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn repair(&mut self, role: Role, status: &Status, tell: &impl Fn(&dyn Display)) {
-        status.missing.iter().for_each(|step| tell(&format_args!("repair: {step}")));
-        self.missing = None;
-        let result = match status.beside {
-            true => self.node.direct_beside_another(|_| ()),
-            false => self.node.become_role(role),
-        };
-        match result {
+    fn repair(&mut self, tell: &impl Fn(&dyn Display)) {
+        let Some((_, missing)) = self.missing.take().filter(|(_, missing)| !missing.is_empty()) else { return };
+        missing.iter().for_each(|step| tell(&format_args!("repair: {step}")));
+        match self.node.repair(|_| ()) {
             Ok(_) => self.counts.repairs += 1,
             Err(Error::Overtaken { .. }) => {}
             Err(error) => self.fail("repair", &error, tell),

@@ -9,6 +9,7 @@ use super::fence::{self, Fence};
 use super::kept::{is_ours, kept_table, set_aside, take_in};
 use super::observation::Observation;
 use super::plan::{Plan, Step, Wait};
+use super::repair;
 use super::role::Role;
 use super::settings::{
     arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
@@ -25,11 +26,13 @@ pub(super) struct Wanted {
     pub(super) role: Role,
     /// A director beside another one, which schedules to itself only.
     pub(super) beside: bool,
+    /// Destinations are left to health checks.
+    pub(super) sparing: bool,
 }
 
 impl From<Role> for Wanted {
     fn from(role: Role) -> Self {
-        Wanted { role, beside: false }
+        Wanted { role, beside: false, sparing: false }
     }
 }
 
@@ -38,10 +41,16 @@ impl From<Role> for Wanted {
 /// The order is what keeps sessions. A director has its table before it has the VIP, and has the VIP on the interface before it leaves
 /// `lo`. A backup takes the VIP off the interface before it loses its table, and has it on `lo` before that. Nothing is put on
 /// `lo` before ARP is told to keep quiet about it.
-pub(super) fn for_role(config: &Config, wanted: Wanted, state: &State, seen: &Observation) -> Result<Plan> {
-    let Wanted { role, beside } = wanted;
+pub(super) fn for_role(config: &Config, goal: Wanted, state: &State, seen: &Observation) -> Result<Plan> {
+    let Wanted { role, beside, sparing } = goal;
     refuse_foreign_vips(config, state, seen)?;
-    let kept = kept_table(config, state, seen);
+    let mut kept = kept_table(config, state, seen);
+    if sparing {
+        let fenced = config.fence == Fence::Quiesce && (role != Role::Master || beside);
+        let cleared = config.fence == Fence::Clear && role != Role::Master;
+        let found = if cleared { &Table::new() } else { &seen.table };
+        kept = repair::spared(&kept, found, &seen.own, !fenced);
+    }
     // Refused now rather than when it cannot be restored.
     kept.check()?;
     fence::check(config.fence, &kept)?;
@@ -79,7 +88,7 @@ pub(super) fn for_role(config: &Config, wanted: Wanted, state: &State, seen: &Ob
     }
 
     let services = kept.len();
-    let (during, after) = remember(config, Wanted { role, beside }, state, seen, kept, &steps);
+    let (during, after) = remember(config, goal, state, seen, kept, &steps);
     if !steps.is_empty() || after != *state {
         steps.insert(0, Step::Record { role, reached: false, services });
         steps.push(Step::Record { role, reached: true, services });
@@ -214,7 +223,7 @@ fn demote(config: &Config, state: &State, seen: &Observation, mine: &Table, want
 /// What is remembered while the role is under way, and when it is reached.
 fn remember(
     config: &Config,
-    Wanted { role, beside }: Wanted,
+    Wanted { role, beside, .. }: Wanted,
     state: &State,
     seen: &Observation,
     kept: Table,

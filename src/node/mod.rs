@@ -28,6 +28,7 @@ mod learning;
 mod observation;
 mod peers;
 mod plan;
+mod repair;
 mod role;
 mod settings;
 mod state;
@@ -207,7 +208,7 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn direct_beside_another(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        let wanted = Wanted { role: Role::Master, beside: true };
+        let wanted = Wanted { beside: true, ..Role::Master.into() };
         self.in_turn("master", |node, request| node.carry_out(wanted, request, &mut before))
     }
 
@@ -415,7 +416,7 @@ impl Node {
         let seen = self.observe(&state)?;
         let generation = self.dir.latest_generation()?;
         let (missing, warnings) = match state.role.map(|(role, _)| {
-            let wanted = Wanted { role, beside: state.beside && role == Role::Master };
+            let wanted = Wanted { beside: state.beside && role == Role::Master, ..role.into() };
             decide::for_role(&self.config, wanted, &state, &seen)
         }) {
             Some(Ok(plan)) => (plan.steps().iter().map(Step::to_string).collect(), plan.warnings().to_vec()),

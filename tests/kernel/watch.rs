@@ -22,23 +22,22 @@ struct Node {
 }
 
 impl Node {
-    fn new(number: u8, fence: &str) -> Self {
+    /// `group`: the sync group, if it is not the usual one.
+    fn new(number: u8, group: Option<&str>) -> Self {
         let netns = host(number);
         serve(&netns, number);
         let dir = new_path();
         fs::create_dir_all(&dir).unwrap();
-        let scheduler = if fence == "stateless" { "\"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]" } else { "\"wrr\"" };
         let service = |vip: &str, network: &str| {
             let real = |n| format!("{{ address = \"{network}{n}{}:80\" }}", if vip.contains(':') { "]" } else { "" });
             let vip = if vip.contains(':') { format!("[{vip}]") } else { vip.to_owned() };
             let destinations = [11, 12].map(real).join(", ");
-            format!(
-                "[[service]]\nlisten = \"tcp {vip}:80\"\nscheduler = {scheduler}\ndestinations = [{destinations}]\n"
-            )
+            format!("[[service]]\nlisten = \"tcp {vip}:80\"\nscheduler = \"wrr\"\ndestinations = [{destinations}]\n")
         };
         let file = format!(
-            "interface = \"{INTERFACE}\"\nvips = [\"{VIP}\", \"{VIP6}\"]\nfence = \"{fence}\"\nstate_dir = {:?}\nannounce_again = 0.0\n{}{}",
+            "interface = \"{INTERFACE}\"\nvips = [\"{VIP}\", \"{VIP6}\"]\nfence = \"quiesce\"\nstate_dir = {:?}\nannounce_again = 0.0\n{}{}{}",
             dir.join("state"),
+            group.map_or_else(String::new, |group| format!("[sync]\ngroup = \"{group}\"\n")),
             service(VIP, "192.0.2."),
             service(VIP6, "[2001:db8::"),
         );
@@ -133,10 +132,10 @@ fn soon(what: &str, nodes: &[Node], mut is: impl FnMut() -> bool) -> Duration {
     start.elapsed()
 }
 
-fn cluster(fence: &str) -> (Netns, Vec<Node>) {
+fn cluster(group: Option<&str>) -> (Netns, Vec<Node>) {
     enter_switch();
     let client = host(1);
-    let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, fence)).into();
+    let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, group)).into();
     for (node, state) in nodes.iter_mut().zip(["MASTER", "BACKUP"]) {
         node.watch();
         node.tell(state);
@@ -147,7 +146,12 @@ fn cluster(fence: &str) -> (Netns, Vec<Node>) {
 
 #[test]
 fn a_node_that_comes_late_learns_all_and_may_then_direct() {
-    let (client, mut nodes) = cluster("quiesce");
+    comes_late(None);
+    comes_late(Some("ff02::51"));
+}
+
+fn comes_late(group: Option<&str>) {
+    let (client, mut nodes) = cluster(group);
     // Made before the third node is there: none of it would ever be told again.
     let mut sessions: Vec<(Session, u8)> = (0..20)
         .flat_map(|_| [VIP, VIP6])
@@ -159,7 +163,7 @@ fn a_node_that_comes_late_learns_all_and_may_then_direct() {
         .filter(|(_, server)| *server == 12)
         .collect();
     assert!(sessions.len() > 5, "{}", sessions.len());
-    let mut late = Node::new(13, "quiesce");
+    let mut late = Node::new(13, group);
     late.watch();
     late.tell("BACKUP");
     nodes.push(late);
@@ -179,7 +183,7 @@ fn a_node_that_comes_late_learns_all_and_may_then_direct() {
 
 #[test]
 fn what_others_change_is_repaired() {
-    let (_client, mut nodes) = cluster("quiesce");
+    let (_client, mut nodes) = cluster(None);
     let quiesced = nodes[1].table();
     let arp_ignore = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_ignore");
     // A VIP deleted, a setting overwritten, a weight put back, a daemon stopped.
@@ -197,6 +201,13 @@ fn what_others_change_is_repaired() {
     soon("four repairs counted", &nodes, || nodes[1].metric("lvs_node_repairs_total") >= before + 4);
     assert_eq!(nodes[0].metric("lvs_node_repairs_total"), 0, "{}", nodes[0].log());
 
+    // A health check takes a server out on the director: that stays, and is kept when a service has to come back.
+    let director = |command: &str| nodes[0].netns.run(|| ipvsadm(command)).unwrap();
+    director(&format!("-e -t {VIP}:80 -r 192.0.2.12:80 -g -w 0"));
+    director(&format!("-D -t [{VIP6}]:80"));
+    soon("the service again", &nodes, || nodes[0].table().contains("[2001:db8::12]:80 -g -w 1"));
+    assert!(nodes[0].table().contains("192.0.2.12:80 -g -w 0"), "{}", nodes[0].table());
+
     // Killed, it leaves all as it is; and what went wrong meanwhile is repaired by the next.
     let seen = |node: &Node| (node.table(), node.ip("-o address"), node.netns.run(|| ipvsadm("-Ln --daemon")).unwrap());
     let before = seen(&nodes[1]);
@@ -209,7 +220,7 @@ fn what_others_change_is_repaired() {
 
 #[test]
 fn of_two_directors_one_schedules_to_itself() {
-    let (client, nodes) = cluster("quiesce");
+    let (client, nodes) = cluster(None);
     for round in 0..2 {
         // VRRP is cut: the other becomes a director as well.
         nodes[1].tell("MASTER");

@@ -104,7 +104,7 @@ impl Node {
 
 /// As it is: also beside another director.
 fn wanted(role: Role, state: &State) -> Wanted {
-    Wanted { role, beside: state.beside && role == Role::Master }
+    Wanted { beside: state.beside && role == Role::Master, ..role.into() }
 }
 
 fn own((name, value): (&String, &String)) -> (String, String) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use lvs_dr::ipvs::{Connection, Ipvs, SyncDaemon, SyncRole, sync};
 
-use crate::lab::{ip, ipvsadm};
+use crate::lab::{cable, ip, ipvsadm};
 use crate::lan::{INTERFACE, Session, VIP, VIP6, add_vips, enter_switch, host, serve};
 
 /// A client, a director, a server, and a backup that sees no packet of a client.
@@ -191,6 +191,14 @@ fn what_is_not_for_it_a_backup_leaves_alone() {
     let mut session = Session::open(&cluster.client, VIP).unwrap();
     assert_eq!(session.ask(), Some(12));
     cluster.start_backup("--syncid 7");
+    // What comes by another interface.
+    let side = || {
+        cable("side0", "02:00:00:00:02:11", &cluster.backup, "side1");
+        ip("address add 198.51.100.11/24 dev side0");
+    };
+    cluster.director.run(side).unwrap();
+    cluster.backup.run(|| ip("address add 198.51.100.13/24 dev side1")).unwrap();
+    cluster.send(&SyncDaemon { interface: "side0".into(), ..daemon(7) });
     // Another cluster's, another port's, another group's.
     cluster.send(&daemon(8));
     cluster.send(&SyncDaemon { port: Some(8850), ..daemon(7) });

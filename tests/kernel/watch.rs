@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::thread;
@@ -63,7 +64,9 @@ impl Node {
         let log = fs::File::create(self.dir.join("log")).unwrap();
         let arguments =
             format!("watch --fifo {} --metrics {}", self.dir.join("fifo").display(), self.metrics_file().display());
-        let start = || self.command(&arguments).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut command = self.command(&arguments);
+        command.env("NOTIFY_SOCKET", self.dir.join("notify"));
+        let start = || command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.watch = Some(self.netns.run(start).unwrap());
     }
 
@@ -214,7 +217,15 @@ fn what_others_change_is_repaired() {
     nodes[1].kill();
     assert_eq!(seen(&nodes[1]), before);
     nodes[1].ip(&format!("address del {VIP6}/128 dev lo"));
+    // systemd is told that it is ready, and then that it lives.
+    let systemd = UnixDatagram::bind(nodes[1].dir.join("notify")).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     nodes[1].watch();
+    for expected in ["READY=1\n", "WATCHDOG=1\n"] {
+        let mut octets = [0; 64];
+        let length = systemd.recv(&mut octets).unwrap();
+        assert_eq!(str::from_utf8(&octets[..length]).unwrap(), expected);
+    }
     soon("the VIP of the time without a watch", &nodes, || nodes[1].ip("address show dev lo").contains(VIP6));
 }
 

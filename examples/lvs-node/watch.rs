@@ -22,10 +22,10 @@ use super::metrics::{self, Counts};
 
 /// How often a beacon is sent.
 const BEACON: Duration = Duration::from_secs(1);
-/// How often the whole is looked at, at most; a look that takes longer than a hundredth of this is taken less often, so that all of
-/// them together take one hundredth of a processor.
+/// How often the whole is looked at, and connections are counted, at most. Either takes one part in so many of a processor, where it
+/// takes long, and is done less often: with the FIFO and beacons together it stays below one hundredth.
 const CHECK: Duration = Duration::from_secs(1);
-const SHARE: u32 = 100;
+const SHARE: u32 = 300;
 /// A role that is under way for so long is not any more: whoever was at it was killed.
 const UNDER_WAY: Duration = Duration::from_secs(20);
 /// A role that was not reached is tried again after this.
@@ -139,7 +139,12 @@ pub fn run(
         watch.mind_other_directors(&tell);
         if watch.checked.is_now() {
             let mut due = watch.checked;
+            let first = watch.missing.as_ref().is_none_or(|(_, missing)| missing.is_empty());
             due.run(CHECK, || watch.check(&tell));
+            // What is missing is to be looked at once more before it is repaired.
+            if first && watch.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()) {
+                due = Due(Instant::now() + CHECK);
+            }
             watch.checked = due;
         }
         if watch.counted.is_now() {
@@ -445,8 +450,12 @@ impl<'a> Watch<'a> {
         if !self.asked || self.told_at.is_some_and(|at| at.elapsed() < RESYNC) || !self.directs() {
             return;
         }
-        (self.asked, self.told_at) = (false, Some(Instant::now()));
-        match self.node.resync() {
+        // Who asks has to know first how often others were told before.
+        self.send_beacon();
+        self.asked = false;
+        let result = self.node.resync();
+        self.told_at = Some(Instant::now());
+        match result {
             Ok(count) => {
                 self.told = (self.told.0 + 1, count as u64);
                 self.counts.resyncs += 1;
@@ -498,6 +507,9 @@ fn listen(peers: &Peers, sender: &Sender<Event>) -> Result<()> {
     }
 }
 
+/// With many connections it is not written often.
+const FRESH: Duration = Duration::from_secs(120);
+
 /// Where the watch writes how much this node knows.
 pub fn known_file(node: &Node) -> PathBuf {
     node.config().state_dir.join("known")
@@ -505,7 +517,7 @@ pub fn known_file(node: &Node) -> PathBuf {
 
 /// What the watch has written there lately.
 pub fn known(path: &Path) -> Option<String> {
-    let fresh = fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()? < Duration::from_secs(30);
+    let fresh = fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()? < FRESH;
     fs::read_to_string(path).ok().filter(|_| fresh).map(|text| text.trim_end().to_owned())
 }
 

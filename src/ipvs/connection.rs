@@ -76,13 +76,18 @@ type Key = (Protocol, SocketAddr, SocketAddr);
 /// Reads /proc/net/ip_vs_conn, and the origins from /proc/net/ip_vs_conn_sync. Says which line is not understood.
 pub(super) fn read(connections: &str, origins: &str) -> Result<Vec<Connection>, String> {
     let origins: HashMap<Key, Origin> = rows(origins).filter_map(origin_row).collect();
-    rows(connections)
-        .map(|line| {
-            let mut found = connection_row(line).ok_or_else(|| format!("`{line}` is not understood"))?;
+    each(connections)
+        .map(|found| {
+            let mut found = found?;
             found.origin = origins.get(&(found.protocol.clone(), found.client, found.service)).copied();
             Ok(found)
         })
         .collect()
+}
+
+/// Each of /proc/net/ip_vs_conn, without its origin, or which line is not understood.
+pub(super) fn each(connections: &str) -> impl Iterator<Item = Result<Connection, String>> {
+    rows(connections).map(|line| connection_row(line).ok_or_else(|| format!("`{line}` is not understood")))
 }
 
 /// The lines behind the heading.

@@ -57,8 +57,13 @@ impl Ipvs {
     /// [`Error::System`] where there is no such file; [`Error::Malformed`].
     pub fn connections(&mut self) -> Result<Vec<Connection>> {
         let (connections, origins) = (self.read_proc("ip_vs_conn")?, self.read_proc("ip_vs_conn_sync")?);
-        connection::read(&connections, &origins)
-            .map_err(|reason| Failure::Malformed(reason).explain("read", "/proc/net/ip_vs_conn", |_| Cause::Other))
+        connection::read(&connections, &origins).map_err(not_understood)
+    }
+
+    /// Shows each of them without its origin, which takes a quarter of the time.
+    pub(crate) fn each_connection(&mut self, mut see: impl FnMut(Connection)) -> Result<()> {
+        let connections = self.read_proc("ip_vs_conn")?;
+        connection::each(&connections).try_for_each(|found| found.map(&mut see)).map_err(not_understood)
     }
 
     fn read_proc(&mut self, name: &str) -> Result<String> {
@@ -194,4 +199,8 @@ impl Ipvs {
         };
         sysctl::write(self.netns(), &setting.path(), value.write().ok_or_else(unusable)?)
     }
+}
+
+fn not_understood(reason: String) -> Error {
+    Failure::Malformed(reason).explain("read", "/proc/net/ip_vs_conn", |_| Cause::Other)
 }

@@ -217,9 +217,9 @@ impl Node {
     /// # Errors
     /// As [`Ipvs::connections`].
     pub fn known_connections(&mut self) -> Result<usize> {
-        let (state, connections) = (self.dir.load()?, self.ipvs.connections()?);
-        let lasting = connections.iter().filter(|connection| connection.expires >= LASTING);
-        Ok(sync::entries(lasting, &self.own_table(&state)).len())
+        let mut known = 0;
+        self.each_entry(LASTING, |_| known += 1)?;
+        Ok(known)
     }
 
     /// Tells the other nodes of all connections of its services, also of those made before they were there. Returns how many these were.
@@ -231,12 +231,22 @@ impl Node {
             let reason = "its nodes tell each other of no connections: there is nothing to learn";
             return Err(Error::invalid(format!("resync with fence {}", self.config.fence), reason));
         }
-        let (state, connections) = (self.dir.load()?, self.ipvs.connections()?);
+        let mut entries = Vec::new();
         // What is about to be forgotten would be forgotten there as well.
-        let lasting = connections.iter().filter(|connection| connection.expires >= 2 * LASTING);
-        let entries = sync::entries(lasting, &self.own_table(&state));
+        self.each_entry(2 * LASTING, |entry| entries.push(entry))?;
         self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
         Ok(entries.len())
+    }
+
+    /// Shows each connection of its services that lasts so long yet, as it would be told of. One by one: there may be many.
+    fn each_entry(&mut self, lasting: Duration, mut see: impl FnMut(sync::Entry)) -> Result<()> {
+        let table = self.own_table(&self.dir.load()?);
+        let make = sync::maker(&table);
+        self.ipvs.each_connection(|connection| {
+            if connection.expires >= lasting {
+                make(&connection).into_iter().for_each(&mut see);
+            }
+        })
     }
 
     /// The table that connections are looked up in.

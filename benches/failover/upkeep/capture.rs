@@ -65,6 +65,7 @@ pub(crate) struct Packet {
     ttl: u8,
 }
 
+const SYN: u8 = 2;
 const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 const ETHERNET: usize = 14;
@@ -102,6 +103,8 @@ pub(crate) struct Loops {
     pub(crate) most: usize,
     /// Connections that they belong to.
     pub(crate) connections: usize,
+    /// Of the packets that looped: those that would open a connection.
+    pub(crate) syns: usize,
 }
 
 /// `seen`: at each node.
@@ -122,5 +125,6 @@ pub(crate) fn loops(seen: &[Vec<Packet>]) -> Loops {
             loops.most = loops.most.max(visits.len());
         }
     }
-    Loops { packets: all.len(), looped: looped.len(), connections: connections.len(), ..loops }
+    let syns = looped.iter().filter(|id| id.5 & SYN != 0).count();
+    Loops { packets: all.len(), looped: looped.len(), connections: connections.len(), syns, ..loops }
 }

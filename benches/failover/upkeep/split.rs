@@ -75,6 +75,7 @@ pub(super) fn tell(way: &Way, sync: bool, progress: Progress) -> Result<(Vec<(St
             ("tables that send away, in the end of the cut".to_owned(), names(&lives)),
             ("packets that visit a node twice".to_owned(), format!("{} of {}", loops.looped, loops.packets)),
             ("          of so many connections".to_owned(), loops.connections.to_string()),
+            ("          that would open one".to_owned(), loops.syns.to_string()),
             ("visits beyond the first, in all".to_owned(), loops.again.to_string()),
             ("most visits of one packet at one node".to_owned(), loops.most.to_string()),
         ];
@@ -89,7 +90,7 @@ pub(super) fn tell(way: &Way, sync: bool, progress: Progress) -> Result<(Vec<(St
         lines.push(("tables that send away, afterwards".to_owned(), names(&scene.states()?.iter().map(|s| s.live).collect::<Vec<_>>())));
         let json = json!({
             "way": way.name, "story": "split", "sync_cut": sync, "two_after": two.as_secs_f64(), "one_after": one.as_secs_f64(),
-            "loops": { "packets": loops.packets, "looped": loops.looped, "again": loops.again, "most": loops.most, "connections": loops.connections },
+            "loops": { "packets": loops.packets, "looped": loops.looped, "again": loops.again, "most": loops.most, "connections": loops.connections, "syns": loops.syns },
             "clients": (0..2).map(|i| json!({
                 "client": CLIENTS[i], "active_kept": active[i].json(), "idle_kept": idle[i].json(), "opened_in_cut_kept": new_ones[i].json(),
                 "new_failed_in_cut": new[i][0].json(), "new_failed_after": new[i][1].json(),

@@ -69,8 +69,14 @@ pub struct Entry {
 /// Left out are connections of services that are not in the table, those that the kernel itself does not synchronise (one-packet
 /// scheduling), and those of a protocol or state that this crate does not know.
 pub fn entries<'a>(connections: impl IntoIterator<Item = &'a Connection>, table: &Table) -> Vec<Entry> {
+    let make = maker(table);
+    connections.into_iter().filter_map(make).collect()
+}
+
+/// What makes an entry of a connection, if it is one of these services' that can be told of.
+pub(crate) fn maker(table: &Table) -> impl Fn(&Connection) -> Option<Entry> {
     let services = Services::of(table);
-    connections.into_iter().filter_map(|connection| entry(connection, &services)).collect()
+    move |connection| entry(connection, &services)
 }
 
 /// Puts entries into messages of at most `max_length` octets (one entry more, where that is too short for any).

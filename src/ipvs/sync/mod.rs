@@ -18,6 +18,7 @@
 
 mod message;
 
+pub(crate) use message::maker;
 pub use message::{Entry, entries, messages};
 
 use std::io;

@@ -173,7 +173,7 @@ enum Command {
         end: bool,
     },
     /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO, teach late nodes the director's connections,
-    /// and write metrics. For a service (examples/systemd); it takes one hundredth of a processor at most.
+    /// and write metrics. For a service (examples/systemd); it takes about one hundredth of a processor.
     Watch(watch::Options),
     /// On the director: tell the other nodes of all connections. Elsewhere: have the director's `watch` do so, and wait until this node
     /// knows them.

@@ -14,6 +14,7 @@ use clap::Args;
 use lvs_dr::ipvs::Ipvs;
 use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Role, Status, View, VipOwner};
 use lvs_dr::{Error, Netns, Result};
+use rustix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 
 use super::fifo::{self, Follower, TICK};
@@ -26,6 +27,8 @@ const BEACON: Duration = Duration::from_secs(1);
 /// takes long, and is done less often: with the FIFO and beacons together it stays below one hundredth.
 const CHECK: Duration = Duration::from_secs(1);
 const SHARE: u32 = 300;
+/// Thousands of services or not: what is wrong for so long is seen.
+const LATEST: Duration = Duration::from_secs(10);
 /// A role that is under way for so long is not any more: whoever was at it was killed.
 const UNDER_WAY: Duration = Duration::from_secs(20);
 /// A role that was not reached is tried again after this.
@@ -94,17 +97,23 @@ struct Watch<'a> {
 struct Due(Instant);
 
 impl Due {
-    /// Says how long the work took, or nothing where it is not due yet.
-    fn run<T>(&mut self, every: Duration, work: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let done = work();
-        self.0 = Instant::now() + every.max(start.elapsed() * SHARE);
-        done
+    /// Does the work, and says when it is due again: the more of the processor it took, the later.
+    fn run(&mut self, every: Duration, work: impl FnOnce()) {
+        let start = processor_time();
+        work();
+        let took = processor_time().saturating_sub(start);
+        self.0 = Instant::now() + every.max(took * SHARE).min(LATEST);
     }
 
     fn is_now(&self) -> bool {
         Instant::now() >= self.0
     }
+}
+
+/// What this thread has taken. On a busy machine that is less than the time that has passed.
+fn processor_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// Only the FIFO.

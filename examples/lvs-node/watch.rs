@@ -68,6 +68,7 @@ struct Watch<'a> {
     /// The file that keepalived watches.
     track_file: Option<PathBuf>,
     follower: Option<Follower>,
+    looked: Instant,
     peers: Option<Peers>,
     view: View,
     /// This start of this node.
@@ -185,6 +186,7 @@ impl<'a> Watch<'a> {
             options,
             track_file,
             follower,
+            looked: now,
             peers: None,
             view: View::default(),
             me: number(),
@@ -247,6 +249,11 @@ impl<'a> Watch<'a> {
     /// better off.
     fn follow(&mut self, told: Option<Role>, tell: &impl Fn(&dyn Display)) {
         let Some(follower) = &mut self.follower else { return };
+        // A beacon is no reason to look: what is seen twice has to have lasted.
+        if told.is_none() && self.looked.elapsed() < TICK {
+            return;
+        }
+        self.looked = Instant::now();
         match follower.look(self.node, told, tell) {
             Ok(role) => {
                 let again = self.failed.filter(|(_, at)| at.elapsed() > RETRY).map(|(role, _)| role);

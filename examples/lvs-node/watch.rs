@@ -99,11 +99,11 @@ struct Due(Instant);
 
 impl Due {
     /// Does the work, and says when it is due again: the more of the processor it took, the later.
-    fn run(&mut self, every: Duration, work: impl FnOnce()) {
+    fn run(&mut self, every: Duration, latest: Duration, work: impl FnOnce()) {
         let start = processor_time();
         work();
         let took = processor_time().saturating_sub(start);
-        self.0 = Instant::now() + every.max(took * SHARE).min(LATEST);
+        self.0 = Instant::now() + every.max(took * SHARE).min(latest);
     }
 
     fn is_now(&self) -> bool {
@@ -150,7 +150,7 @@ pub fn run(
         if watch.checked.is_now() {
             let mut due = watch.checked;
             let first = watch.missing.as_ref().is_none_or(|(_, missing)| missing.is_empty());
-            due.run(CHECK, || watch.check(&tell));
+            due.run(CHECK, LATEST, || watch.check(&tell));
             // What is missing is to be looked at once more before it is repaired.
             if first && watch.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()) {
                 due = Due(Instant::now() + CHECK);
@@ -159,7 +159,7 @@ pub fn run(
         }
         if watch.counted.is_now() {
             let mut due = watch.counted;
-            due.run(CHECK, || watch.count(&tell));
+            due.run(CHECK, 6 * LATEST, || watch.count(&tell));
             watch.counted = due;
         }
         watch.tell_others(&tell);

@@ -372,7 +372,8 @@ static void misuse_node(void)
     const char *vips[] = { "192.0.2.1", NULL, NULL };
     lvs_node *node = NULL;
     struct lvs_node_config config = { .size = sizeof config, .interface = "eth0", .vips = vips, .vip_count = 1,
-                                      .state_dir = "/run/misuse", .services = TABLE };
+                                      .state_dir = "/run/misuse", .services = TABLE,
+                                      .fence = LVS_FENCE_CLEAR };
     struct lvs_node_config good = config;
     struct lvs_node_status status = { .size = sizeof status, .missing = 77 };
     char *text = NULL;

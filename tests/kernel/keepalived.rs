@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lvs_dr::Netns;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::lvs_node;
@@ -193,8 +194,8 @@ fn instance(name: &str, id: u8, priority: u8, interface: &str, rest: &str) -> St
     )
 }
 
-/// The whole life of a node: alone, beside a better one, without its cable, without its instance, stopped and started.
-fn lives(by_fifo: bool) {
+/// In a new network namespace, with bond0 and its addresses; the other end of the cable is peer0 in the namespace returned.
+fn cabled() -> Netns {
     load_ipv6();
     enter_new_netns();
     let peer = new_netns();
@@ -202,6 +203,12 @@ fn lives(by_fifo: bool) {
     ip("address add 192.0.2.11/24 dev bond0");
     ip("address add 2001:db8::11/64 dev bond0 nodad");
     peer.run(|| ip("address add 192.0.2.12/24 dev peer0")).unwrap();
+    peer
+}
+
+/// The whole life of a node: alone, beside a better one, without its cable, without its instance, stopped and started.
+fn lives(by_fifo: bool) {
+    let peer = cabled();
     let lab = Lab::new();
     let dir = &lab.dir;
     let mut monitor = Command::new("ip");
@@ -403,13 +410,7 @@ fn notify_processes_at_once_end_in_what_the_vip_shows() {
 #[test]
 fn a_handover_makes_keepalived_give_up() {
     for (weight, nopreempt) in [("-253", ""), ("0", "    nopreempt\n")] {
-        load_ipv6();
-        enter_new_netns();
-        let peer = new_netns();
-        cable("bond0", "02:00:00:00:00:11", &peer, "peer0");
-        ip("address add 192.0.2.11/24 dev bond0");
-        ip("address add 2001:db8::11/64 dev bond0 nodad");
-        peer.run(|| ip("address add 192.0.2.12/24 dev peer0")).unwrap();
+        let peer = cabled();
         let lab = Lab::new();
         let dir = &lab.dir;
         let track = dir.join("track");

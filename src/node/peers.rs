@@ -19,6 +19,7 @@ use super::fence::Sync;
 use super::role::Role;
 use crate::error::{Error, Result};
 use crate::ipvs::SyncDaemon;
+use crate::ipvs::sync::send_by;
 use crate::netns::Netns;
 
 /// Nodes that were not heard for this long are gone.
@@ -132,7 +133,7 @@ fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, Socke
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let interface = name_to_index(&socket, &sync.interface)?;
-    let hops = sync.ttl.unwrap_or(1).into();
+    send_by(&socket, address, interface, sync.ttl)?;
     // A node's own programs may listen side by side.
     sockopt::set_socket_reuseaddr(&socket, true)?;
     let group = match address {
@@ -140,9 +141,6 @@ fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, Socke
             let to = SocketAddrV4::new(group, port);
             bind(&socket, &to)?;
             sockopt::set_ip_add_membership_with_ifindex(&socket, &group, &Ipv4Addr::UNSPECIFIED, interface)?;
-            sockopt::set_ip_multicast_if_with_ifindex(&socket, &group, &Ipv4Addr::UNSPECIFIED, interface)?;
-            sockopt::set_ip_multicast_loop(&socket, false)?;
-            sockopt::set_ip_multicast_ttl(&socket, hops)?;
             to.into()
         }
         IpAddr::V6(group) => {
@@ -150,9 +148,6 @@ fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, Socke
             // Bound to the group it would be another link's on the next interface of that name.
             bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0))?;
             sockopt::set_ipv6_add_membership(&socket, &group, interface)?;
-            sockopt::set_ipv6_multicast_if(&socket, interface)?;
-            sockopt::set_ipv6_multicast_loop(&socket, false)?;
-            sockopt::set_ipv6_multicast_hops(&socket, hops)?;
             to.into()
         }
     };

@@ -22,7 +22,8 @@ pub(crate) use message::maker;
 pub use message::{Entry, entries, messages};
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
@@ -72,27 +73,34 @@ impl Ipvs {
     }
 }
 
-/// A socket as the kernel's daemon has one: out of this interface, not back to this node's own backup.
+/// A socket as the kernel's daemon has one.
 fn open(daemon: &SyncDaemon, group: IpAddr) -> io::Result<UdpSocket> {
     let port = daemon.port.unwrap_or(SyncDaemon::DEFAULT_PORT);
-    let hops = daemon.ttl.unwrap_or(1).into();
     let any: IpAddr = if group.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     let interface = name_to_index(&socket, &daemon.interface)?;
-    let to: SocketAddr = match group {
+    send_by(&socket, group, interface, daemon.ttl)?;
+    match group {
+        IpAddr::V4(group) => socket.connect((group, port))?,
+        IpAddr::V6(group) => socket.connect(SocketAddrV6::new(group, port, 0, interface))?,
+    }
+    Ok(socket)
+}
+
+/// What is sent to this group goes out of this interface, so many hops (1), and not back to the node's own listeners.
+pub(crate) fn send_by(socket: impl AsFd, group: IpAddr, interface: u32, ttl: Option<u8>) -> io::Result<()> {
+    let hops = ttl.unwrap_or(1).into();
+    match group {
         IpAddr::V4(group) => {
             sockopt::set_ip_multicast_if_with_ifindex(&socket, &group, &Ipv4Addr::UNSPECIFIED, interface)?;
             sockopt::set_ip_multicast_loop(&socket, false)?;
             sockopt::set_ip_multicast_ttl(&socket, hops)?;
-            (group, port).into()
         }
-        IpAddr::V6(group) => {
+        IpAddr::V6(_) => {
             sockopt::set_ipv6_multicast_if(&socket, interface)?;
             sockopt::set_ipv6_multicast_loop(&socket, false)?;
             sockopt::set_ipv6_multicast_hops(&socket, hops)?;
-            SocketAddrV6::new(group, port, 0, interface).into()
         }
-    };
-    socket.connect(to)?;
-    Ok(socket)
+    }
+    Ok(())
 }

@@ -10,8 +10,17 @@ use crate::netns::Netns;
 
 /// Reads the setting at `path` below /proc/sys, as `netns` sees it. `None`: this kernel has no such setting.
 pub(crate) fn read(netns: &Netns, path: &str) -> Result<Option<String>> {
+    netns.run(|| read_here(path))?
+}
+
+/// Reads many settings: what it takes to look from within `netns` is taken once.
+pub(crate) fn read_each(netns: &Netns, paths: &[String]) -> Result<Vec<Option<String>>> {
+    netns.run(|| paths.iter().map(|path| read_here(path)).collect())?
+}
+
+fn read_here(path: &str) -> Result<Option<String>> {
     let file = Path::new("/proc/sys").join(path);
-    match netns.run(|| fs::read_to_string(&file))? {
+    match fs::read_to_string(&file) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::system("read", file.display(), error)),

@@ -169,6 +169,14 @@ impl Settings {
     pub const KERNEL: Settings = Settings { ignore: IgnoreMode::Never, announce: AnnounceMode::Any };
     /// What hides a loopback VIP whatever its scope: `arp_ignore=1`, `arp_announce=2`.
     pub const HIDE: Settings = Settings { ignore: IgnoreMode::OtherInterfaces, announce: AnnounceMode::Best };
+
+    /// What counts where these and those of `all` are set: the greater number each.
+    pub(crate) fn joined(self, all: Settings) -> Settings {
+        Settings {
+            ignore: self.ignore.value().max(all.ignore.value()).into(),
+            announce: self.announce.value().max(all.announce.value()).into(),
+        }
+    }
 }
 
 /// `arp_ignore=1 arp_announce=2`.
@@ -345,11 +353,7 @@ impl Arp {
 
     /// The settings that count on an interface: of `all` and its own, the greater number each.
     pub fn effective(&self, interface: &str) -> Result<Settings> {
-        let (all, own) = (self.get(&ArpTarget::All)?, self.get(&ArpTarget::Interface(interface.into()))?);
-        Ok(Settings {
-            ignore: all.ignore.value().max(own.ignore.value()).into(),
-            announce: all.announce.value().max(own.announce.value()).into(),
-        })
+        Ok(self.get(&ArpTarget::Interface(interface.into()))?.joined(self.get(&ArpTarget::All)?))
     }
 
     /// Whether `route_localnet` is on for `lo`, of its own or by `all`.

@@ -23,11 +23,7 @@ impl Ipvs {
     /// # Errors
     /// As [`Ipvs::entries`].
     pub fn table(&mut self) -> Result<Table> {
-        let mut table = Table::new();
-        for (entry, destinations) in self.entries()? {
-            insert(&mut table, entry, destinations);
-        }
-        Ok(table)
+        Ok(self.entries()?.into_iter().collect())
     }
 
     /// All services with their destinations and what they have done, in the order in which the kernel names them.
@@ -189,15 +185,8 @@ impl Ipvs {
 
     /// The services with these names, as far as they are there.
     fn named(&mut self, ids: &BTreeSet<&ServiceId>) -> Result<Table> {
-        let mut table = Table::new();
-        for id in ids {
-            match self.entry(id) {
-                Ok((entry, destinations)) => insert(&mut table, entry, destinations),
-                Err(error) if error.cause() == Some(Cause::NoService) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(table)
+        let found = ids.iter().map(|id| self.entry(id));
+        found.filter(|found| !matches!(found, Err(error) if error.cause() == Some(Cause::NoService))).collect()
     }
 
     /// Each role's sync daemon.
@@ -216,11 +205,18 @@ impl Ipvs {
     }
 }
 
-fn insert(table: &mut Table, entry: ServiceEntry, destinations: Vec<DestinationEntry>) {
-    let id = entry.service.id;
-    table.insert(entry.service);
-    for found in destinations {
-        // The service was inserted just now.
-        let _ = table.insert_destination(&id, found.destination);
+/// What [`Ipvs::entries`] has found, without counters.
+impl FromIterator<(ServiceEntry, Vec<DestinationEntry>)> for Table {
+    fn from_iter<T: IntoIterator<Item = (ServiceEntry, Vec<DestinationEntry>)>>(entries: T) -> Self {
+        let mut table = Table::new();
+        for (entry, destinations) in entries {
+            let id = entry.service.id;
+            table.insert(entry.service);
+            for found in destinations {
+                // The service was inserted just now.
+                let _ = table.insert_destination(&id, found.destination);
+            }
+        }
+        table
     }
 }

@@ -235,15 +235,20 @@ impl Socket {
                     self.buffer.len()
                 )));
             };
+            let mut ours = false;
             while rest.len() >= HEADER {
                 let (message, behind) = split_message(rest)?;
                 rest = behind;
                 let Some(index) = sequences.index_of(message.sequence_number()) else { continue };
-                last_answer = Instant::now();
+                ours = true;
                 let Some(reply) = Reply::read(&message)? else { continue };
                 if let Progress::Complete = on(index, message.flags(), reply)? {
                     return Ok(());
                 }
+            }
+            if ours {
+                last_answer = Instant::now();
+                continue;
             }
             // Answers to others keep the socket's own time limit from running out.
             if last_answer.elapsed() > self.limit {

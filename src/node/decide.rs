@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use super::config::{Config, Loopback, VipOwner};
 use super::fence::{self, Fence};
-use super::kept::{is_ours, kept_table, set_aside, take_in};
+use super::kept::{is_ours, kept_table, set_aside, spared, take_in};
 use super::observation::Observation;
 use super::plan::{Plan, Step, Wait};
-use super::repair;
 use super::role::Role;
 use super::settings::{
     arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
@@ -36,6 +35,13 @@ impl From<Role> for Wanted {
     }
 }
 
+impl Wanted {
+    /// The role that a node has, as it has it: also beside another director.
+    pub(super) fn again(role: Role, state: &State) -> Self {
+        Wanted { beside: state.beside && role == Role::Master, ..role.into() }
+    }
+}
+
 /// What has to be done for a role.
 ///
 /// The order is what keeps sessions. A director has its table before it has the VIP, and has the VIP on the interface before it leaves
@@ -49,7 +55,7 @@ pub(super) fn for_role(config: &Config, goal: Wanted, state: &State, seen: &Obse
         let fenced = config.fence == Fence::Quiesce && (role != Role::Master || beside);
         let cleared = config.fence == Fence::Clear && role != Role::Master;
         let found = if cleared { &Table::new() } else { &seen.table };
-        kept = repair::spared(&kept, found, &seen.own, !fenced);
+        kept = spared(&kept, found, &seen.own, !fenced);
     }
     // Refused now rather than when it cannot be restored.
     kept.check()?;
@@ -109,7 +115,7 @@ pub(super) fn for_handover(config: &Config, successors: &[IpAddr], state: &State
     let mine = seen.table.filtered(|id| is_ours(config, state, id));
     let mut wanted = fence::handed_over(&kept, successors, &seen.own);
     wanted.daemons = fence::daemons(config.fence, &config.sync, true);
-    let (mut during, _) = remember(config, Role::Master.into(), state, seen, kept, &unchanged.steps);
+    let (mut during, _) = remember(config, Role::Master.into(), state, seen, kept, &[]);
     (during.handing_over, during.held) = (true, true);
     let mut steps = vec![Step::Record { role: Role::Master, reached: false, services }];
     steps.extend(change(&mine, &wanted));

@@ -8,6 +8,8 @@ use super::peers::Beacon;
 const DEAF: Duration = Duration::from_secs(4);
 /// Without a director for so long there is nobody to learn from.
 const ALONE: Duration = Duration::from_secs(5);
+/// Who counts so few so often in a row has missed some; who still does when it has been told of all counts otherwise than the director.
+const PATIENCE: u32 = 5;
 /// Datagrams can be lost: it is told of everything again. More often would help no more.
 const TRIES: u32 = 5;
 
@@ -31,12 +33,13 @@ pub struct Learning {
     tries: u32,
     heard_at: Option<Instant>,
     behind: u32,
+    patience: u32,
 }
 
 impl Learning {
     /// A node that starts asks.
     pub fn new(now: Instant) -> Self {
-        Learning { since: now, asks: true, base: None, tries: 0, heard_at: None, behind: 0 }
+        Learning { since: now, asks: true, base: None, tries: 0, heard_at: None, behind: 0, patience: PATIENCE }
     }
 
     /// Whether the director is to tell of everything.
@@ -77,12 +80,17 @@ impl Learning {
         (!self.asks).then_some(Learned { known, of })
     }
 
-    /// What is known here was counted. Who falls behind for long asks again.
+    /// What is known here was counted, about once a second. Who falls behind for long asks again; if that does not help, more and more
+    /// rarely.
     pub fn counted(&mut self, learned: Learned) {
         let Learned { known, of } = learned;
         let behind = known + of / 10 + 20 < of;
+        if !behind {
+            self.patience = PATIENCE;
+        }
         self.behind = if behind && !self.asks { self.behind + 1 } else { 0 };
-        if self.behind == 5 {
+        if self.behind >= self.patience {
+            self.patience = self.patience.saturating_mul(2);
             self.ask();
         }
     }
@@ -140,7 +148,17 @@ mod tests {
         learning.directs();
         (0..9).for_each(|_| learning.counted(Learned { known: 95, of: 100 }));
         assert!(!learning.asks());
-        (0..5).for_each(|_| learning.counted(Learned { known: 10, of: 100 }));
-        assert!(learning.asks());
+        let asks_after = |learning: &mut Learning, known| {
+            learning.directs();
+            (1..100).find(|_| {
+                learning.counted(Learned { known, of: 100 });
+                learning.asks()
+            })
+        };
+        // Being told of all again does not help.
+        let counts = [5, 10, 20].map(Some);
+        assert_eq!([(); 3].map(|()| asks_after(&mut learning, 10)), counts);
+        assert_eq!(asks_after(&mut learning, 95), None);
+        assert_eq!(asks_after(&mut learning, 10), Some(5));
     }
 }

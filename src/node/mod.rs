@@ -41,12 +41,13 @@ pub use plan::{Plan, Step, Wait};
 pub use role::Role;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{Ipvs, SyncDaemon, SyncRole, Table, sync};
+use crate::ipvs::{DestinationEntry, Ipvs, ServiceEntry, SyncDaemon, SyncRole, Table, sync};
 use crate::netns::Netns;
 use crate::sysctl;
 use crate::vip::{Located, Vips};
@@ -96,6 +97,8 @@ pub struct Status {
     pub hidden: bool,
     /// The kernel's services, all of them.
     pub table: Table,
+    /// The same with their counters.
+    pub entries: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
     /// The sync daemons that run.
     pub daemons: Vec<SyncDaemon>,
     /// The table that a director of this node has.
@@ -104,8 +107,21 @@ pub struct Status {
     pub beside: bool,
     /// What would have to be done for the role to be in place: nothing, if all is well.
     pub missing: Vec<String>,
+    /// What [`Node::repair`] would do: nothing of what is health checks' to change.
+    pub drift: Vec<String>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+impl Status {
+    /// How many connections the destinations of the node's services count, and templates: also those that are about to be forgotten. Unlike
+    /// [`Node::known_connections`] it costs nothing, however many there are.
+    pub fn connections(&self) -> u64 {
+        let own = self.entries.iter().filter(|(entry, _)| self.kept.service(&entry.service.id).is_some());
+        own.flat_map(|(_, destinations)| destinations)
+            .map(|found| u64::from(found.active) + u64::from(found.inactive) + u64::from(found.persistent))
+            .sum()
+    }
 }
 
 impl Node {
@@ -218,7 +234,8 @@ impl Node {
     /// As [`Ipvs::connections`].
     pub fn known_connections(&mut self) -> Result<usize> {
         let mut known = 0;
-        self.each_entry(LASTING, |_| known += 1)?;
+        let table = self.own_table()?;
+        self.each_entry(&table, LASTING, |_| known += 1)?;
         Ok(known)
     }
 
@@ -231,17 +248,22 @@ impl Node {
             let reason = "its nodes tell each other of no connections: there is nothing to learn";
             return Err(Error::invalid(format!("resync with fence {}", self.config.fence), reason));
         }
-        let mut entries = Vec::new();
+        let table = self.own_table()?;
         // What is about to be forgotten would be forgotten there as well.
-        self.each_entry(2 * LASTING, |entry| entries.push(entry))?;
+        let entries = self.entries_of(&table, 2 * LASTING)?;
         self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
         Ok(entries.len())
     }
 
-    /// Shows each connection of its services that lasts so long yet, as it would be told of. One by one: there may be many.
-    fn each_entry(&mut self, lasting: Duration, mut see: impl FnMut(sync::Entry)) -> Result<()> {
-        let table = self.own_table(&self.dir.load()?);
-        let make = sync::maker(&table);
+    fn entries_of(&mut self, table: &Table, lasting: Duration) -> Result<Vec<sync::Entry>> {
+        let mut entries = Vec::new();
+        self.each_entry(table, lasting, |entry| entries.push(entry))?;
+        Ok(entries)
+    }
+
+    /// Shows each connection of this table's services that lasts so long yet, as it would be told of. One by one: there may be many.
+    fn each_entry(&mut self, table: &Table, lasting: Duration, mut see: impl FnMut(sync::Entry)) -> Result<()> {
+        let make = sync::maker(table);
         self.ipvs.each_connection(|connection| {
             if connection.expires >= lasting {
                 make(&connection).into_iter().for_each(&mut see);
@@ -250,8 +272,11 @@ impl Node {
     }
 
     /// The table that connections are looked up in.
-    fn own_table(&self, state: &State) -> Table {
-        self.config.services.clone().unwrap_or_else(|| state.table.clone())
+    fn own_table(&self) -> Result<Table> {
+        match &self.config.services {
+            Some(services) => Ok(services.clone()),
+            None => Ok(self.dir.load()?.table),
+        }
     }
 
     fn carry_out(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
@@ -417,23 +442,37 @@ impl Node {
         Ok(self.dir.load_head()?.role)
     }
 
+    /// The number of the last request: what [`Status::generation`] says, without looking at anything else.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the state directory cannot be read.
+    pub fn generation(&self) -> Result<u64> {
+        self.dir.latest_generation()
+    }
+
     /// What the node is. Changes nothing.
     ///
     /// # Errors
     /// As [`Node::plan`], except that a VIP that belongs to somebody else is a warning.
     pub fn status(&mut self) -> Result<Status> {
         let state = self.dir.load()?;
-        let seen = self.observe(&state)?;
+        let entries = self.ipvs.entries()?;
+        let table = entries.iter().cloned().collect();
+        let seen = self.observe_with(&state, table)?;
         let generation = self.dir.latest_generation()?;
-        let (missing, warnings) = match state.role.map(|(role, _)| {
-            let wanted = Wanted { beside: state.beside && role == Role::Master, ..role.into() };
-            decide::for_role(&self.config, wanted, &state, &seen)
-        }) {
-            Some(Ok(plan)) => (plan.steps().iter().map(Step::to_string).collect(), plan.warnings().to_vec()),
+        let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();
+        let again = state.role.map(|(role, _)| Wanted::again(role, &state));
+        let (missing, warnings) = match again.map(|wanted| decide::for_role(&self.config, wanted, &state, &seen)) {
+            Some(Ok(plan)) => (texts(&plan), plan.warnings().to_vec()),
             Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
             None => (Vec::new(), Vec::new()),
         };
-        let arp = self.arp.effective(&self.config.interface)?;
+        // What keeps it from being planned is warned of already.
+        let drift = repair::plan(&self.config, &state, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
+        let arp = match seen.arp_of(&ArpTarget::Interface(self.config.interface.clone())) {
+            Some(own) => own.joined(seen.arp_all),
+            None => self.arp.effective(&self.config.interface)?,
+        };
         Ok(Status {
             role: state.role,
             generation,
@@ -448,14 +487,20 @@ impl Node {
                 table.daemons.clear();
                 table
             },
+            entries,
             missing,
+            drift,
             warnings,
         })
     }
 
     fn observe(&mut self, state: &State) -> Result<Observation> {
+        let table = self.ipvs.table()?;
+        self.observe_with(state, table)
+    }
+
+    fn observe_with(&mut self, state: &State, mut table: Table) -> Result<Observation> {
         // Timeouts are not a node's business.
-        let mut table = self.ipvs.table()?;
         table.daemons = self.ipvs.daemons()?;
         self.observe_all_but_table(state, table)
     }
@@ -464,11 +509,14 @@ impl Node {
         let vips: BTreeSet<IpAddr> =
             self.config.vips.iter().copied().chain(state.vips.iter().map(|(vip, _)| *vip)).collect();
         let own = ArpTarget::Interface(self.config.interface.clone());
-        let mut targets = vec![ArpTarget::All, own];
-        targets.extend(self.config.arp.iter().map(|arp| arp.target.clone()));
-        targets.extend(state.arp.iter().map(|change| change.target.clone()));
-        let mut arp = Vec::new();
-        for target in targets {
+        let configured = self.config.arp.iter().map(|arp| &arp.target);
+        let arp_all = self.arp.get(&ArpTarget::All)?;
+        let mut arp = vec![(ArpTarget::All, arp_all)];
+        for target in iter::once(&own).chain(configured).chain(state.arp.iter().map(|change| &change.target)) {
+            if arp.iter().any(|(known, _)| known == target) {
+                continue;
+            }
+            let target = target.clone();
             match self.arp.get(&target) {
                 Ok(settings) => arp.push((target, settings)),
                 // An interface that was changed earlier may be gone, and its settings with it.
@@ -478,7 +526,7 @@ impl Node {
         }
         Ok(Observation {
             vips: vips.into_iter().map(|vip| Ok((vip, self.vips.locate(vip)?))).collect::<Result<_>>()?,
-            arp_all: self.arp.get(&ArpTarget::All)?,
+            arp_all,
             arp,
             route_localnet: self.arp.route_localnet()?,
             table,
@@ -489,13 +537,13 @@ impl Node {
 
     fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
         let needed = settings::needed_sysctls(&self.config, state).into_keys();
-        let names = needed.chain(state.sysctls.keys().cloned()).chain(audit::SYSCTLS.map(str::to_owned));
-        let read = |name: String| {
-            let value = sysctl::read(self.ipvs.netns(), &sysctl_path(&name))?;
-            // The kernel separates numbers by tabs.
-            Ok((name, value.map(|value| value.split_ascii_whitespace().collect::<Vec<_>>().join(" "))))
-        };
-        names.map(read).collect()
+        let names: BTreeSet<String> =
+            needed.chain(state.sysctls.keys().cloned()).chain(audit::SYSCTLS.map(str::to_owned)).collect();
+        let paths: Vec<String> = names.iter().map(|name| sysctl_path(name)).collect();
+        let values = sysctl::read_each(self.ipvs.netns(), &paths)?;
+        // The kernel separates numbers by tabs.
+        let spaced = |text: String| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(names.into_iter().zip(values.into_iter().map(|value| value.map(spaced))).collect())
     }
 
     /// Waits, until another role is asked for; a drain until packets have stopped coming.
@@ -543,8 +591,7 @@ impl Node {
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
             Step::Announce(vip, _) => self.announce(*vip),
             Step::Tell(daemon) => {
-                let connections = self.ipvs.connections()?;
-                let entries = sync::entries(&connections, &plan.during.table);
+                let entries = self.entries_of(&plan.during.table, Duration::ZERO)?;
                 self.ipvs.send_connections(daemon, &entries).map(|_| ())
             }
             Step::Table(changes) => self.ipvs.apply(changes),

@@ -26,6 +26,11 @@ pub(super) struct Observation {
 }
 
 impl Observation {
+    /// The settings of this target, if they were looked at.
+    pub(super) fn arp_of(&self, target: &ArpTarget) -> Option<arp::Settings> {
+        self.arp.iter().find(|(seen, _)| seen == target).map(|(_, settings)| *settings)
+    }
+
     /// Where this VIP sits on this interface.
     pub(super) fn found_on<'a>(&'a self, vip: IpAddr, interface: &'a str) -> impl Iterator<Item = &'a Located> {
         self.vips.get(&vip).into_iter().flatten().filter(move |located| located.interface == interface)

@@ -31,7 +31,7 @@ pub(super) fn is_obsolete(config: &Config, change: &arp::Change) -> bool {
 /// Whether a setting still has the value that this node gave it, and had another one before.
 pub(super) fn counts_still(change: &arp::Change, seen: &Observation) -> bool {
     let arp::Change { target, before, after } = change;
-    let Some((_, now)) = seen.arp.iter().find(|(seen, _)| seen == target) else { return false };
+    let Some(now) = seen.arp_of(target) else { return false };
     (now.ignore == after.ignore && now.ignore != before.ignore)
         || (now.announce == after.announce && now.announce != before.announce)
 }
@@ -43,11 +43,11 @@ pub(super) fn arp_warning(config: &Config, seen: &Observation) -> Option<String>
     }
     let setting = |target: &ArpTarget| match &config.arp {
         Some(wanted) if wanted.target == *target => wanted.settings,
-        _ => seen.arp.iter().find(|(t, _)| t == target).map_or(seen.arp_all, |(_, now)| *now),
+        _ => seen.arp_of(target).unwrap_or(seen.arp_all),
     };
-    let own = setting(&ArpTarget::Interface(config.interface.clone())).ignore.value();
-    let all = setting(&ArpTarget::All).ignore.value();
-    let effective = arp::IgnoreMode::from(own.max(all));
+    let (own, all) = (setting(&ArpTarget::Interface(config.interface.clone())), setting(&ArpTarget::All));
+    let effective = own.joined(all).ignore;
+    let (own, all) = (own.ignore.value(), all.ignore.value());
     match effective.hides_loopback_vip(true, seen.route_localnet) {
         true => None,
         false => Some(format!(

@@ -57,7 +57,7 @@ impl Node {
         let mended = judge::mended(&kept, &seen);
         let with_mended = State { mended: state.mended.iter().map(own).chain(mended).collect(), ..state.clone() };
         let role = role.filter(|_| !state.handing_over);
-        let plan = role.map(|role| decide::for_role(&self.config, wanted(role, &state), &with_mended, &seen));
+        let plan = role.map(|role| decide::for_role(&self.config, Wanted::again(role, &state), &with_mended, &seen));
         Ok(Case::new(&self.config, &state, role, &seen, &around, &kept, plan.as_ref()).findings())
     }
 
@@ -67,7 +67,7 @@ impl Node {
     /// As [`Node::plan`]; [`Error::Invalid`] where the node has not taken on a role yet, or is handing over.
     pub fn plan_fix(&mut self) -> Result<Plan> {
         let (role, state) = self.mended_state()?;
-        self.plan_after(wanted(role, &state), &state)
+        self.plan_after(Wanted::again(role, &state), &state)
     }
 
     /// Sets right what an audit finds and what is the node's, and calls `before` with each step before it is done: takes on the role
@@ -81,7 +81,7 @@ impl Node {
         let _lock = self.dir.lock(LOCK_LIMIT)?;
         let (role, state) = self.mended_state()?;
         let aside = self.dir.aside("of a fix")?;
-        self.reach(wanted(role, &state), &state, Vec::new(), &aside, &mut before)
+        self.reach(Wanted::again(role, &state), &state, Vec::new(), &aside, &mut before)
     }
 
     /// The role that the node has, and what it remembers, with what a fix adds.
@@ -100,11 +100,6 @@ impl Node {
         state.mended.extend(judge::mended(&kept_table(&self.config, &state, &seen), &seen));
         Ok((role, state))
     }
-}
-
-/// As it is: also beside another director.
-fn wanted(role: Role, state: &State) -> Wanted {
-    Wanted { beside: state.beside && role == Role::Master, ..role.into() }
 }
 
 fn own((name, value): (&String, &String)) -> (String, String) {

@@ -90,10 +90,10 @@ pub fn correct(node: &mut Node, netns: Netns, role: Role, tell: impl Fn(&dyn Dis
     let mut vips = Vips::open_in(netns)?;
     let differs = |seen: &Role| is_master(*seen) != is_master(role);
     let Some(seen) = shown(node, &mut vips)?.filter(differs) else { return Ok(()) };
-    let generation = node.status()?.generation;
+    let generation = node.generation()?;
     thread::sleep(TICK);
     // Whoever has asked since looks for himself.
-    if shown(node, &mut vips)? != Some(seen) || node.status()?.generation != generation {
+    if shown(node, &mut vips)? != Some(seen) || node.generation()? != generation {
         return Ok(());
     }
     tell(&format_args!("{seen}: as the VIP shows, though {role} was told"));

@@ -18,7 +18,7 @@ pub struct NodeFile {
     pub config: Config,
     /// The file that keepalived watches.
     pub track_file: Option<PathBuf>,
-    /// Where the services are, and where it says so.
+    /// Where services are that are not read yet, and where it says so.
     services_file: Option<(String, PathBuf)>,
 }
 
@@ -38,6 +38,7 @@ pub fn read(path: &Path) -> Result<NodeFile, String> {
     let mut found = read_without_services(path)?;
     if found.services_file.is_some() {
         found.config.services = found.services()?;
+        found.services_file = None;
     }
     Ok(found)
 }

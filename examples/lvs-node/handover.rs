@@ -31,6 +31,11 @@ pub fn end(file: &Path) -> Result<(), Refused> {
     write(file, 0)
 }
 
+/// Has keepalived let others go first.
+pub fn give_way(file: &Path) -> Result<(), Refused> {
+    write(file, 1)
+}
+
 /// Says what became of it.
 pub fn begin(
     node: &mut Node,
@@ -41,11 +46,11 @@ pub fn begin(
 ) -> Result<&'static str, Refused> {
     if !matches!(node.role()?, Some((Role::Master, _))) {
         // An election that comes meanwhile passes this node by.
-        write(file, 1)?;
+        give_way(file)?;
         return Ok("another node directs already");
     }
     node.prepare_handover(successor.as_slice(), |step| tell(step))?;
-    write(file, 1)?;
+    give_way(file)?;
     let start = Instant::now();
     while start.elapsed() < limit {
         // keepalived takes the VIP off the interface, and then tells the node of its new role.
@@ -54,7 +59,7 @@ pub fn begin(
         }
         thread::sleep(STEP);
     }
-    write(file, 0)?;
+    end(file)?;
     node.become_role_with(Role::Master, |step| tell(step))?;
     Err(Refused::Reason(format!(
         "no other node took over within {limit:?}, so this one directs on: does keepalived watch {}, and is another node up? With \

@@ -4,9 +4,8 @@ use std::fmt::{Display, Write};
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
-use lvs_dr::Result;
-use lvs_dr::ipvs::Ipvs;
 use lvs_dr::node::{Fence, Role, Status};
 
 /// What the watch itself has counted.
@@ -20,6 +19,8 @@ pub struct Counts {
     pub at_director: Option<u64>,
     pub knows_all: bool,
     pub directors_heard: u64,
+    /// How long it was not waiting.
+    pub busy: Duration,
 }
 
 struct Text(String);
@@ -42,7 +43,7 @@ impl Text {
 }
 
 /// The metrics of now.
-pub fn text(status: &Status, fence: Fence, counts: &Counts, ipvs: &mut Ipvs) -> Result<String> {
+pub fn text(status: &Status, fence: Fence, counts: &Counts) -> String {
     let mut text = Text(String::new());
     text.family("lvs_node_role", "gauge", "The role that was asked for last: 1.");
     for role in Role::ALL {
@@ -70,8 +71,8 @@ pub fn text(status: &Status, fence: Fence, counts: &Counts, ipvs: &mut Ipvs) -> 
     text.one(
         "lvs_node_knows_all",
         "gauge",
-        "1: it has learned all there were when it began.",
-        u8::from(counts.knows_all),
+        "1: it directs, or has learned all that the director knew.",
+        u8::from(counts.knows_all || status.role.is_some_and(|(role, _)| role == Role::Master)),
     );
     text.one("lvs_node_repairs_total", "counter", "Times that something was put right.", counts.repairs);
     text.one(
@@ -80,16 +81,21 @@ pub fn text(status: &Status, fence: Fence, counts: &Counts, ipvs: &mut Ipvs) -> 
         "Times that this failed, or a role was not reached.",
         counts.failures,
     );
+    text.one(
+        "lvs_node_watch_busy_seconds_total",
+        "counter",
+        "Seconds by the clock that the watch was not waiting.",
+        counts.busy.as_secs_f64(),
+    );
     text.one("lvs_node_resyncs_total", "counter", "Times that others were told of all connections.", counts.resyncs);
 
-    let entries = ipvs.entries()?;
     for (name, help, value) in [
         ("lvs_service_connections_total", "Connections scheduled.", 0),
         ("lvs_service_packets_in_total", "Packets from clients.", 1),
         ("lvs_service_bytes_in_total", "Octets from clients.", 2),
     ] {
         text.family(name, "counter", help);
-        for (entry, _) in &entries {
+        for (entry, _) in &status.entries {
             let stats = &entry.stats;
             let value = [stats.connections, stats.packets_in, stats.bytes_in][value];
             text.sample(name, &[("service", &entry.service.id)], value);
@@ -101,7 +107,7 @@ pub fn text(status: &Status, fence: Fence, counts: &Counts, ipvs: &mut Ipvs) -> 
         ("lvs_destination_inactive_connections", "Inactive connections.", 2),
     ] {
         text.family(name, "gauge", help);
-        for (entry, destinations) in &entries {
+        for (entry, destinations) in &status.entries {
             for found in destinations {
                 let destination = &found.destination;
                 let value = [destination.weight, found.active, found.inactive][value];
@@ -111,7 +117,7 @@ pub fn text(status: &Status, fence: Fence, counts: &Counts, ipvs: &mut Ipvs) -> 
             }
         }
     }
-    Ok(text.0)
+    text.0
 }
 
 /// Replaces the file as a whole: whoever reads it finds the old or the new.

@@ -11,7 +11,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use lvs_dr::ipvs::Ipvs;
 use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Role, Status, View, VipOwner};
 use lvs_dr::{Error, Netns, Result};
 use rustix::time::{ClockId, clock_gettime};
@@ -23,10 +22,9 @@ use super::metrics::{self, Counts};
 
 /// How often a beacon is sent.
 const BEACON: Duration = Duration::from_secs(1);
-/// How often the whole is looked at, and connections are counted, at most. Either takes one part in so many of a processor, where it
-/// takes long, and is done less often: with the FIFO and beacons together it stays below one hundredth.
+/// How often the whole is looked at, at most: where that takes long it is done less often, and takes one part in so many of a processor.
 const CHECK: Duration = Duration::from_secs(1);
-const SHARE: u32 = 300;
+const SHARE: u32 = 200;
 /// Thousands of services or not: what is wrong for so long is seen.
 const LATEST: Duration = Duration::from_secs(10);
 /// A role that is under way for so long is not any more: whoever was at it was killed.
@@ -63,12 +61,12 @@ enum Event {
 
 struct Watch<'a> {
     node: &'a mut Node,
-    ipvs: Ipvs,
     options: Options,
     /// The file that keepalived watches.
     track_file: Option<PathBuf>,
     follower: Option<Follower>,
     looked: Instant,
+    woke: Instant,
     peers: Option<Peers>,
     view: View,
     /// This start of this node.
@@ -89,7 +87,6 @@ struct Watch<'a> {
     news: Option<String>,
     counts: Counts,
     checked: Due,
-    counted: Due,
     beaconed: Due,
 }
 
@@ -99,11 +96,11 @@ struct Due(Instant);
 
 impl Due {
     /// Does the work, and says when it is due again: the more of the processor it took, the later.
-    fn run(&mut self, every: Duration, latest: Duration, work: impl FnOnce()) {
+    fn run(&mut self, work: impl FnOnce()) {
         let start = processor_time();
         work();
         let took = processor_time().saturating_sub(start);
-        self.0 = Instant::now() + every.max(took * SHARE).min(latest);
+        self.0 = Instant::now() + CHECK.max(took * SHARE).min(LATEST);
     }
 
     fn is_now(&self) -> bool {
@@ -150,17 +147,12 @@ pub fn run(
         if watch.checked.is_now() {
             let mut due = watch.checked;
             let first = watch.missing.as_ref().is_none_or(|(_, missing)| missing.is_empty());
-            due.run(CHECK, LATEST, || watch.check(&tell));
+            due.run(|| watch.check(&tell));
             // What is missing is to be looked at once more before it is repaired.
             if first && watch.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()) {
                 due = Due(Instant::now() + CHECK);
             }
             watch.checked = due;
-        }
-        if watch.counted.is_now() {
-            let mut due = watch.counted;
-            due.run(CHECK, 6 * LATEST, || watch.count(&tell));
-            watch.counted = due;
         }
         watch.tell_others(&tell);
         if watch.beaconed.is_now() {
@@ -170,23 +162,24 @@ pub fn run(
             watch.send_beacon();
         }
         let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        watch.counts.busy += watch.woke.elapsed();
     }
 }
 
 impl<'a> Watch<'a> {
     fn new(node: &'a mut Node, netns: Netns, options: Options, track_file: Option<PathBuf>) -> Result<Self> {
         let follower = match options.fifo {
-            Some(_) => Some(Follower::new(netns.clone())?),
+            Some(_) => Some(Follower::new(netns)?),
             None => None,
         };
         let now = Instant::now();
         Ok(Watch {
             node,
-            ipvs: Ipvs::open_in(netns)?,
             options,
             track_file,
             follower,
             looked: now,
+            woke: now,
             peers: None,
             view: View::default(),
             me: number(),
@@ -201,7 +194,6 @@ impl<'a> Watch<'a> {
             news: None,
             counts: Counts::default(),
             checked: Due(now),
-            counted: Due(now),
             beaconed: Due(now),
         })
     }
@@ -234,6 +226,7 @@ impl<'a> Watch<'a> {
     /// Waits for what comes, for one tick at most; the role that was told last.
     fn next(&mut self, events: &Receiver<Event>) -> Option<Role> {
         let first = events.recv_timeout(TICK).ok();
+        self.woke = Instant::now();
         let mut told = None;
         for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())) {
             match event {
@@ -300,7 +293,8 @@ impl<'a> Watch<'a> {
 
     fn hear(&mut self, beacon: Beacon) {
         let now = Instant::now();
-        self.asked |= beacon.wants;
+        // Who asked while it was told does not know that it has learned all. If it has not, it will ask again.
+        self.asked |= beacon.wants && self.told_at.is_none_or(|at| now.duration_since(at) > BEACON / 2);
         if beacon.role == Role::Master {
             self.counts.at_director = Some(beacon.known);
             let node = &mut *self.node;
@@ -364,17 +358,14 @@ impl<'a> Watch<'a> {
             };
             self.under_way = (!reached).then_some((status.generation, since));
             let free = reached || now.duration_since(since) > UNDER_WAY;
-            let missing = match self.node.plan_repair() {
-                Ok(plan) => plan.steps().iter().map(ToString::to_string).collect(),
-                Err(error) => return self.fail("look", &error, tell),
-            };
-            let before = self.missing.replace((status.generation, missing));
+            let before = self.missing.replace((status.generation, status.drift.clone()));
             let lasts =
                 |(generation, before): (u64, Vec<String>)| generation == status.generation && !before.is_empty();
             if free && before.is_some_and(lasts) {
                 self.repair(tell);
             }
         }
+        self.count(&status, tell);
         if let Err(error) = self.show(&status) {
             self.fail("metrics", &error, tell);
         }
@@ -393,22 +384,22 @@ impl<'a> Watch<'a> {
     fn show(&mut self, status: &Status) -> Result<(), String> {
         let Some(path) = self.options.metrics.clone() else { return Ok(()) };
         let fence = self.node.config().fence;
-        let text = metrics::text(status, fence, &self.counts, &mut self.ipvs).map_err(|e| e.to_string())?;
+        let text = metrics::text(status, fence, &self.counts);
         metrics::write(&path, &text).map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    /// Counts what is known here, and lets this node take part in elections once that is all.
-    fn count(&mut self, tell: &impl Fn(&dyn Display)) {
+    /// Takes in how much is known here, and lets this node take part in elections once that is all.
+    fn count(&mut self, status: &Status, tell: &impl Fn(&dyn Display)) {
         if !self.node.config().fence.syncs() {
             return;
         }
-        match self.node.known_connections() {
-            Ok(known) => self.counts.known = known as u64,
-            Err(error) => return self.fail("count", &error, tell),
-        }
+        self.counts.known = status.connections();
         let now = Instant::now();
         match self.view.directors(now).map(|director| director.known).max() {
-            Some(of) if !self.directs() => self.learning.counted(Learned { known: self.counts.known, of }),
+            Some(of) if !self.directs() => {
+                self.learning.counted(Learned { known: self.counts.known, of });
+                self.counts.knows_all &= !self.learning.asks();
+            }
             Some(_) => {}
             None => self.counts.at_director = None,
         }
@@ -416,14 +407,10 @@ impl<'a> Watch<'a> {
             Some(of) => format!("knows {} of the director's {of} connections\n", self.counts.known),
             None => format!("knows {} connections\n", self.counts.known),
         };
-        let _ = fs::write(self.known_file(), line);
+        let _ = fs::write(known_file(self.node), line);
         if self.learning.may_direct(now) {
             self.take_part(tell);
         }
-    }
-
-    fn known_file(&self) -> PathBuf {
-        known_file(self.node)
     }
 
     /// Until it knows all, this node is no director that anybody would want.
@@ -436,7 +423,7 @@ impl<'a> Watch<'a> {
         // What an operator has written there is theirs.
         if !out && !self.directs() && fs::write(self.held_file(), "").is_ok() {
             tell(&"takes no part in elections until it knows the director's connections");
-            let _ = fs::write(&file, "1\n");
+            let _ = handover::give_way(&file);
         }
     }
 
@@ -496,17 +483,15 @@ impl<'a> Watch<'a> {
     fn send_beacon(&mut self) {
         self.beaconed = Due(Instant::now() + BEACON);
         let Some(peers) = &self.peers else { return };
-        let role = match self.node.role() {
-            Ok(Some((role, _))) => role,
-            _ => Role::Stop,
-        };
+        let (role, reached) = self.node.role().ok().flatten().unwrap_or((Role::Stop, false));
         let beacon = Beacon {
             id: self.node.config().sync.id,
             node: self.me,
             role,
             known: self.counts.known,
             told: self.told,
-            wants: self.learning.asks() && role != Role::Master,
+            // Before its role is reached it does not listen.
+            wants: self.learning.asks() && reached && role != Role::Master,
         };
         // The interface is down, or new: it is opened again.
         if peers.send(&beacon).is_err() {

@@ -1,6 +1,6 @@
 //! How long a node that starts takes to know 10,000 connections, and the processor time that watching takes from then on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -43,18 +43,20 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
         let missing = director.difference(&late).count();
 
         scene.step("the watches are watched");
-        let cpu = |scene: &Scene| -> Result<BTreeMap<usize, Duration>> {
-            scene.watchers.iter().map(|(node, watcher)| Ok((*node, watcher.cpu()?))).collect()
+        let used = |scene: &Scene| -> Result<Vec<[Duration; 2]>> {
+            scene.watchers.values().map(|watcher| Ok([watcher.cpu()?, watcher.busy()?])).collect()
         };
         // What starting takes is over.
         thread::sleep(Duration::from_secs(5));
-        let before = cpu(scene)?;
+        let before = used(scene)?;
         let begin = scene.start.elapsed();
         thread::sleep(WATCHED);
-        let (after_it, length) = (cpu(scene)?, scene.start.elapsed() - begin);
+        let (after_it, length) = (used(scene)?, scene.start.elapsed() - begin);
         let left = connections(&scene.cluster.nodes[0])?.len();
-        let shares: Vec<f64> =
-            before.iter().map(|(node, cpu)| (after_it[node] - *cpu).div_duration_f64(length) * 100.0).collect();
+        let share = |which: usize, node: usize| {
+            (after_it[node][which] - before[node][which]).div_duration_f64(length) * 100.0
+        };
+        let [shares, busy] = [0, 1].map(|which| (0..before.len()).map(|node| share(which, node)).collect::<Vec<f64>>());
         let resyncs: Vec<(Duration, String)> =
             scene.watchers[&0].lines().into_iter().filter(|(_, line)| line.starts_with("told of")).collect();
 
@@ -65,12 +67,14 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
             ("the director told of all, times".to_owned(), resyncs.len().to_string()),
             ("connections at the end".to_owned(), left.to_string()),
         ];
-        for (share, role) in shares.iter().zip(["n1, director", "n2, backup", "n3, backup that came late"]) {
-            lines.push((format!("processor time of watch, %: {role}"), format!("{share:.2}")));
+        for (what, shares) in [("processor time of watch", &shares), ("watch not waiting, by the clock", &busy)] {
+            for (share, role) in shares.iter().zip(["n1, director", "n2, backup", "n3, late backup"]) {
+                lines.push((format!("{what}, %: {role}"), format!("{share:.2}")));
+            }
         }
         let json = json!({
             "way": way.name, "story": "known", "seconds": after.as_secs_f64(), "said": { "count": known, "of": of },
-            "missing": missing, "of": director.len(), "cpu_percent": shares, "resyncs": resyncs.len(), "left": left, "watches": scene.said(),
+            "missing": missing, "of": director.len(), "cpu_percent": shares, "busy_percent": busy, "resyncs": resyncs.len(), "left": left, "watches": scene.said(),
         });
         Ok((lines, json))
     })

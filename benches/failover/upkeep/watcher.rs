@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -15,6 +16,7 @@ use crate::cluster::Node;
 pub(crate) struct Watcher {
     child: Child,
     lines: Arc<Mutex<Vec<(Duration, String)>>>,
+    metrics: PathBuf,
     pub(crate) started: Duration,
 }
 
@@ -23,7 +25,8 @@ impl Watcher {
     pub(crate) fn start(node: &Node, program: &str, start: Instant) -> Result<Self> {
         let mut command = Command::new(program);
         command.arg("--config").arg(node.etc.join("node.toml")).arg("watch").arg("--fifo").arg(node.fifo());
-        command.arg("--metrics").arg(node.etc.join("metrics"));
+        let metrics = node.etc.join("metrics");
+        command.arg("--metrics").arg(&metrics);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let started = start.elapsed();
         let mut child = node.netns.run(|| command.spawn())?.context("cannot run lvs-node watch")?;
@@ -35,7 +38,7 @@ impl Watcher {
                 told.lock().unwrap_or_else(PoisonError::into_inner).push((start.elapsed(), line));
             }
         });
-        Ok(Watcher { child, lines, started })
+        Ok(Watcher { child, lines, metrics, started })
     }
 
     /// What it has said, and when.
@@ -52,7 +55,15 @@ impl Watcher {
         self.lines().iter().rev().find_map(|(at, line)| known(line).map(|(known, of)| (*at, known, of)))
     }
 
-    /// The processor time that it has used.
+    /// How long it was not waiting, by the clock, as it says itself.
+    pub(crate) fn busy(&self) -> Result<Duration> {
+        let text = fs::read_to_string(&self.metrics).with_context(|| self.metrics.display().to_string())?;
+        let mut values = text.lines().filter_map(|line| line.strip_prefix("lvs_node_watch_busy_seconds_total "));
+        let seconds: f64 = values.next().context("the metrics do not say how long the watch was busy")?.parse()?;
+        Ok(Duration::try_from_secs_f64(seconds)?)
+    }
+
+    /// The processor time that it has used, in ticks of the guest's clock, which can charge a whole one for a moment.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.child.id());
         let stat = fs::read_to_string(&path).context(path)?;

@@ -161,7 +161,15 @@ fn a_backup_that_comes_late_learns_all() {
         let group = group.split(' ').nth(1).map(|group| group.parse().unwrap());
         assert_eq!(cluster.send(&SyncDaemon { group, ..daemon(7) }), 42);
         cluster.wait_for(&known);
+        assert_eq!([&cluster.director, &cluster.backup].map(counted), [42, 42]);
     }
+}
+
+/// Connections and templates by their destinations' counters, which `Status::connections` rests on: synchronised ones count as well.
+fn counted(node: &Netns) -> u32 {
+    let entries = Ipvs::open_in(node.clone()).unwrap().entries().unwrap();
+    let found = entries.iter().flat_map(|(_, destinations)| destinations);
+    found.map(|found| found.active + found.inactive + found.persistent).sum()
 }
 
 #[test]
@@ -182,6 +190,7 @@ fn ten_thousand_connections_arrive_all() {
     cluster.send(&daemon(7));
     let sent = start.elapsed();
     let waited = cluster.wait_for(&known);
+    assert_eq!([&cluster.director, &cluster.backup].map(counted), [COUNT as u32; 2]);
     println!("{COUNT} connections: read and sent in {sent:?}, known after {:?}", sent + waited);
 }
 

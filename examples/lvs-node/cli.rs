@@ -173,7 +173,7 @@ enum Command {
         end: bool,
     },
     /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO, teach late nodes the director's connections,
-    /// and write metrics. For a service (examples/systemd); it takes about one hundredth of a processor.
+    /// and write metrics. For a service (examples/systemd); it takes less than one hundredth of a processor.
     Watch(watch::Options),
     /// On the director: tell the other nodes of all connections. Elsewhere: have the director's `watch` do so, and wait until this node
     /// knows them.
@@ -294,9 +294,15 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         },
         Command::Fifo { path, instance } => {
             let options = watch::Options::follow(path.clone(), instance.clone());
-            match watch::follow(&mut node, netns, options, tell)? {}
+            match watch::follow(&mut node, netns, options, |news| tell(&news))? {}
         }
-        Command::Watch(options) => match watch::run(&mut node, netns, options.clone(), track_file, tell)? {},
+        Command::Watch(options) => {
+            let log = |news: watch::News| match options.json {
+                true => tell(&news.json()),
+                false => tell(&news),
+            };
+            match watch::run(&mut node, netns, options.clone(), track_file, log)? {}
+        }
         Command::Resync { limit } => {
             match watch::resync(&mut node, &netns, Duration::from_secs((*limit).into()))? {
                 Ok(told) => tell(&told),
@@ -420,6 +426,7 @@ fn status_text(node: &Node, status: &Status) -> String {
             .iter()
             .map(|daemon| format!("sync     {} on {}, id {}", daemon.role, daemon.interface, daemon.sync_id)),
     );
+    lines.push(format!("known    {}", plural(status.connections() as usize, "connection")));
     if status.beside {
         lines.push("beside   another director is heard: new connections stay here".into());
     }
@@ -458,6 +465,7 @@ fn status_json(status: &Status) -> String {
             "id": daemon.sync_id,
         })).collect::<Vec<_>>(),
         "kept": status.kept.to_string().lines().collect::<Vec<_>>(),
+        "connections": status.connections(),
         "missing": status.missing,
         "warnings": status.warnings,
     });

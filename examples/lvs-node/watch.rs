@@ -2,19 +2,20 @@
 //! has the director tell late nodes of its connections and keeps two directors from each other's throats.
 
 use std::convert::Infallible;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::fs;
 use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Role, Status, View, VipOwner};
+use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Role, Status, Step, View, VipOwner};
 use lvs_dr::{Error, Netns, Result};
 use rustix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
+use serde_json::{Value, json};
 
 use super::fifo::{self, Follower, TICK};
 use super::handover;
@@ -45,12 +46,48 @@ pub struct Options {
     /// Where to write metrics, in Prometheus' text format.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen, learned, told, elections, beside, warning
+    /// or failure), text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Options {
     /// What `lvs-node fifo` is asked for.
     pub fn follow(path: PathBuf, instance: Option<String>) -> Self {
-        Options { fifo: Some(path), instance, metrics: None }
+        Options { fifo: Some(path), instance, metrics: None, json: false }
+    }
+}
+
+/// A line of the log.
+pub struct News<'a> {
+    event: &'static str,
+    text: &'a dyn Display,
+}
+
+impl<'a> News<'a> {
+    fn of(event: &'static str, text: &'a dyn Display) -> Self {
+        News { event, text }
+    }
+
+    fn step(step: &'a Step) -> Self {
+        News::of("step", step)
+    }
+
+    /// As an object.
+    pub fn json(&self) -> Value {
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        json!({ "time": time, "event": self.event, "text": self.text.to_string() })
+    }
+}
+
+/// For people.
+impl Display for News<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.event {
+            "repair" | "warning" => write!(f, "{}: {}", self.event, self.text),
+            _ => self.text.fmt(f),
+        }
     }
 }
 
@@ -83,6 +120,8 @@ struct Watch<'a> {
     /// What was seen to be missing at the last look, at which request.
     missing: Option<(u64, Vec<String>)>,
     under_way: Option<(u64, Instant)>,
+    /// What was warned of.
+    warned: Vec<String>,
     /// To be told.
     news: Option<String>,
     counts: Counts,
@@ -115,7 +154,7 @@ fn processor_time() -> Duration {
 }
 
 /// Only the FIFO.
-pub fn follow(node: &mut Node, netns: Netns, options: Options, tell: impl Fn(&dyn Display)) -> Result<Infallible> {
+pub fn follow(node: &mut Node, netns: Netns, options: Options, tell: impl Fn(News)) -> Result<Infallible> {
     let mut watch = Watch::new(node, netns, options, None)?;
     let events = watch.events(None);
     loop {
@@ -130,7 +169,7 @@ pub fn run(
     netns: Netns,
     options: Options,
     track_file: Option<PathBuf>,
-    tell: impl Fn(&dyn Display),
+    tell: impl Fn(News),
 ) -> Result<Infallible> {
     let mut watch = Watch::new(node, netns.clone(), options, track_file)?;
     watch.open_peers(&netns, &tell);
@@ -141,7 +180,7 @@ pub fn run(
         let told = watch.next(&events);
         watch.follow(told, &tell);
         if let Some(news) = watch.news.take() {
-            tell(&news);
+            tell(News::of("learned", &news));
         }
         watch.mind_other_directors(&tell);
         if watch.checked.is_now() {
@@ -191,6 +230,7 @@ impl<'a> Watch<'a> {
             asked: false,
             missing: None,
             under_way: None,
+            warned: Vec::new(),
             news: None,
             counts: Counts::default(),
             checked: Due(now),
@@ -240,14 +280,14 @@ impl<'a> Watch<'a> {
 
     /// Takes on the role that was told, or that the VIP shows. What goes wrong is told, and tried again: a node without its watch is no
     /// better off.
-    fn follow(&mut self, told: Option<Role>, tell: &impl Fn(&dyn Display)) {
+    fn follow(&mut self, told: Option<Role>, tell: &impl Fn(News)) {
         let Some(follower) = &mut self.follower else { return };
         // A beacon is no reason to look: what is seen twice has to have lasted.
         if told.is_none() && self.looked.elapsed() < TICK {
             return;
         }
         self.looked = Instant::now();
-        match follower.look(self.node, told, tell) {
+        match follower.look(self.node, told, |text| tell(News::of("seen", text))) {
             Ok(role) => {
                 let again = self.failed.filter(|(_, at)| at.elapsed() > RETRY).map(|(role, _)| role);
                 if let Some(role) = role.or(again) {
@@ -258,20 +298,20 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn take_on(&mut self, role: Role, tell: &impl Fn(&dyn Display)) {
+    fn take_on(&mut self, role: Role, tell: &impl Fn(News)) {
         // Where others are heard, a new director need not guess when the old one is fenced.
         let quiesces = self.node.config().fence == Fence::Quiesce && self.peers.is_some();
         let listens = role == Role::Master && quiesces && !self.directs();
         let result = match listens {
             true => {
                 self.beside = Some(Instant::now());
-                self.node.direct_beside_another(|step| tell(step))
+                self.node.direct_beside_another(|step| tell(News::step(step)))
             }
-            false => self.node.become_role_with(role, |step| tell(step)),
+            false => self.node.become_role_with(role, |step| tell(News::step(step))),
         };
         self.failed = None;
         match result {
-            Ok(plan) => plan.warnings().iter().for_each(|warning| tell(&format_args!("warning: {warning}"))),
+            Ok(plan) => self.warn(plan.warnings(), tell),
             // Somebody else has asked for another role since.
             Err(Error::Overtaken { .. }) => {}
             Err(error) => {
@@ -282,9 +322,16 @@ impl<'a> Watch<'a> {
         self.send_beacon();
     }
 
-    fn fail(&mut self, what: &str, error: &dyn Display, tell: &impl Fn(&dyn Display)) {
+    fn fail(&mut self, what: &str, error: &dyn Display, tell: &impl Fn(News)) {
         self.counts.failures += 1;
-        tell(&format_args!("{what}: {error}"));
+        tell(News::of("failure", &format_args!("{what}: {error}")));
+    }
+
+    /// Tells of what was not there the last time.
+    fn warn(&mut self, warnings: &[String], tell: &impl Fn(News)) {
+        let new = warnings.iter().filter(|warning| !self.warned.contains(warning));
+        new.for_each(|warning| tell(News::of("warning", warning)));
+        self.warned = warnings.to_vec();
     }
 
     fn directs(&self) -> bool {
@@ -314,7 +361,7 @@ impl<'a> Watch<'a> {
     }
 
     /// A director goes on alone when no other is heard, and steps back where one with a better right is.
-    fn mind_other_directors(&mut self, tell: &impl Fn(&dyn Display)) {
+    fn mind_other_directors(&mut self, tell: &impl Fn(News)) {
         let now = Instant::now();
         self.counts.directors_heard = self.view.directors(now).count() as u64;
         let directs = self.directs();
@@ -330,12 +377,13 @@ impl<'a> Watch<'a> {
         let result = match self.beside {
             Some(since) if !stands_back && settled(since, self.node.config().settle) => {
                 self.beside = None;
-                self.node.become_role_with(Role::Master, |step| tell(step))
+                self.node.become_role_with(Role::Master, |step| tell(News::step(step)))
             }
             None if stands_back => {
-                tell(&"another node directs as well: new connections stay here, until there is one director");
+                let text = "another node directs as well: new connections stay here, until there is one director";
+                tell(News::of("beside", &text));
                 self.beside = Some(now);
-                self.node.direct_beside_another(|step| tell(step))
+                self.node.direct_beside_another(|step| tell(News::step(step)))
             }
             _ => return,
         };
@@ -345,7 +393,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Repairs what somebody has changed, if it stays so for two looks and nobody is at work.
-    fn check(&mut self, tell: &impl Fn(&dyn Display)) {
+    fn check(&mut self, tell: &impl Fn(News)) {
         let status = match self.node.status() {
             Ok(status) => status,
             Err(error) => return self.fail("look", &error, tell),
@@ -365,15 +413,16 @@ impl<'a> Watch<'a> {
                 self.repair(tell);
             }
         }
+        self.warn(&status.warnings, tell);
         self.count(&status, tell);
         if let Err(error) = self.show(&status) {
             self.fail("metrics", &error, tell);
         }
     }
 
-    fn repair(&mut self, tell: &impl Fn(&dyn Display)) {
+    fn repair(&mut self, tell: &impl Fn(News)) {
         let Some((_, missing)) = self.missing.take().filter(|(_, missing)| !missing.is_empty()) else { return };
-        missing.iter().for_each(|step| tell(&format_args!("repair: {step}")));
+        missing.iter().for_each(|step| tell(News::of("repair", step)));
         match self.node.repair(|_| ()) {
             Ok(_) => self.counts.repairs += 1,
             Err(Error::Overtaken { .. }) => {}
@@ -389,7 +438,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Takes in how much is known here, and lets this node take part in elections once that is all.
-    fn count(&mut self, status: &Status, tell: &impl Fn(&dyn Display)) {
+    fn count(&mut self, status: &Status, tell: &impl Fn(News)) {
         if !self.node.config().fence.syncs() {
             return;
         }
@@ -414,7 +463,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Until it knows all, this node is no director that anybody would want.
-    fn begin(&mut self, tell: &impl Fn(&dyn Display)) {
+    fn begin(&mut self, tell: &impl Fn(News)) {
         if self.directs() {
             self.learning.directs();
         }
@@ -422,7 +471,7 @@ impl<'a> Watch<'a> {
         let out = fs::read_to_string(&file).is_ok_and(|text| !text.trim().is_empty() && text.trim() != "0");
         // What an operator has written there is theirs.
         if !out && !self.directs() && fs::write(self.held_file(), "").is_ok() {
-            tell(&"takes no part in elections until it knows the director's connections");
+            tell(News::of("elections", &"takes no part in elections until it knows the director's connections"));
             let _ = handover::give_way(&file);
         }
     }
@@ -432,12 +481,12 @@ impl<'a> Watch<'a> {
         config.fence.syncs() && config.vip_owner == VipOwner::Keepalived
     }
 
-    fn take_part(&mut self, tell: &impl Fn(&dyn Display)) {
+    fn take_part(&mut self, tell: &impl Fn(News)) {
         let Some(file) = self.track_file.clone().filter(|_| self.held_file().exists()) else { return };
         match handover::end(&file) {
             Ok(()) => {
                 let _ = fs::remove_file(self.held_file());
-                tell(&"takes part in elections");
+                tell(News::of("elections", &"takes part in elections"));
             }
             Err(_) => self.fail("elections", &format_args!("cannot write {}", file.display()), tell),
         }
@@ -449,7 +498,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The director tells those who ask of everything.
-    fn tell_others(&mut self, tell: &impl Fn(&dyn Display)) {
+    fn tell_others(&mut self, tell: &impl Fn(News)) {
         if !self.asked || self.told_at.is_some_and(|at| at.elapsed() < RESYNC) || !self.directs() {
             return;
         }
@@ -462,14 +511,14 @@ impl<'a> Watch<'a> {
             Ok(count) => {
                 self.told = (self.told.0 + 1, count as u64);
                 self.counts.resyncs += 1;
-                tell(&format_args!("told of {count} connections"));
+                tell(News::of("told", &format_args!("told of {count} connections")));
                 self.send_beacon();
             }
             Err(error) => self.fail("resync", &error, tell),
         }
     }
 
-    fn open_peers(&mut self, netns: &Netns, tell: &impl Fn(&dyn Display)) {
+    fn open_peers(&mut self, netns: &Netns, tell: &impl Fn(News)) {
         let config = self.node.config();
         if !config.fence.syncs() {
             return;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
+use serde_json::Value;
 
 use crate::cli::lvs_node;
 use crate::lab::{ip, ipvsadm, run};
@@ -60,10 +61,13 @@ impl Node {
         text
     }
 
-    fn watch(&mut self) {
+    fn watch(&mut self, more: &str) {
         let log = fs::File::create(self.dir.join("log")).unwrap();
-        let arguments =
-            format!("watch --fifo {} --metrics {}", self.dir.join("fifo").display(), self.metrics_file().display());
+        let arguments = format!(
+            "watch --fifo {} --metrics {} {more}",
+            self.dir.join("fifo").display(),
+            self.metrics_file().display()
+        );
         let mut command = self.command(&arguments);
         command.env("NOTIFY_SOCKET", self.dir.join("notify"));
         let start = || command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -140,7 +144,7 @@ fn cluster(group: Option<&str>) -> (Netns, Vec<Node>) {
     let client = host(1);
     let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, group)).into();
     for (node, state) in nodes.iter_mut().zip(["MASTER", "BACKUP"]) {
-        node.watch();
+        node.watch("");
         node.tell(state);
     }
     soon("a director", &nodes, || nodes[0].is_live() && nodes[1].run("status").contains("role     backup"));
@@ -167,7 +171,7 @@ fn comes_late(group: Option<&str>) {
         .collect();
     assert!(sessions.len() > 5, "{}", sessions.len());
     let mut late = Node::new(13, group);
-    late.watch();
+    late.watch("");
     late.tell("BACKUP");
     nodes.push(late);
     let known = nodes[0].known();
@@ -220,13 +224,29 @@ fn what_others_change_is_repaired() {
     // systemd is told that it is ready, and then that it lives.
     let systemd = UnixDatagram::bind(nodes[1].dir.join("notify")).unwrap();
     systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    nodes[1].watch();
+    nodes[1].watch("--json");
     for expected in ["READY=1\n", "WATCHDOG=1\n"] {
         let mut octets = [0; 64];
         let length = systemd.recv(&mut octets).unwrap();
         assert_eq!(str::from_utf8(&octets[..length]).unwrap(), expected);
     }
     soon("the VIP of the time without a watch", &nodes, || nodes[1].ip("address show dev lo").contains(VIP6));
+
+    // What is not its own it leaves, and says so, once.
+    drop(systemd);
+    nodes[1].ip("link add other0 type dummy");
+    nodes[1].ip(&format!("address add {VIP}/32 dev other0"));
+    let logged = |event: &str| -> Vec<String> {
+        let log = nodes[1].log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let told = lines.filter(|line: &Value| line["event"] == event && line["time"].as_f64() > Some(1.7e9));
+        told.map(|line| line["text"].as_str().unwrap().to_owned()).collect()
+    };
+    soon("a warning", &nodes, || logged("warning").iter().any(|text| text.contains("other0")));
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(logged("warning").len(), 1, "{}", nodes[1].log());
+    assert!(logged("repair").contains(&format!("VIP: add {VIP6} to lo (scope host)")), "{}", nodes[1].log());
+    assert!(nodes[1].ip("address show dev other0").contains(VIP));
 }
 
 #[test]

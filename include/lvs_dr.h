@@ -1085,7 +1085,8 @@ int lvs_role_from_text(const char *text,
  *
  * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
  * `config`: what the node is to be; it is copied. `node`: is set to the node; free it with lvs_node_free().
- * Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_INTERFACE, LVS_ERR_NO_IPVS.
+ * Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_IPVS, and, where the node has no role yet,
+ * LVS_ERR_NO_INTERFACE: one that loses its interface can still take on fault or stop, and be released.
  */
 int lvs_node_open(const char *netns,
                   const struct lvs_node_config *config,

@@ -1,6 +1,7 @@
 //! Watches over a node for ever: takes on the roles that keepalived's FIFO names, repairs what others have changed, and, with beacons,
 //! has the director tell late nodes of its connections and keeps two directors from each other's throats.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::fs;
@@ -32,6 +33,8 @@ const LATEST: Duration = Duration::from_secs(10);
 const UNDER_WAY: Duration = Duration::from_secs(20);
 /// A role that was not reached is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
+/// What fails again in the same way is told of again after this.
+const REMIND: Duration = Duration::from_secs(60);
 /// Others are told of everything no more often than this.
 const RESYNC: Duration = Duration::from_secs(1);
 
@@ -120,8 +123,9 @@ struct Watch<'a> {
     /// What was seen to be missing at the last look, at which request.
     missing: Option<(u64, Vec<String>)>,
     under_way: Option<(u64, Instant)>,
-    /// What was warned of.
+    /// What was warned of; and which failures were told, and when.
     warned: Vec<String>,
+    failures: BTreeMap<String, (String, Instant)>,
     /// To be told.
     news: Option<String>,
     counts: Counts,
@@ -231,6 +235,7 @@ impl<'a> Watch<'a> {
             missing: None,
             under_way: None,
             warned: Vec::new(),
+            failures: BTreeMap::new(),
             news: None,
             counts: Counts::default(),
             checked: Due(now),
@@ -324,7 +329,12 @@ impl<'a> Watch<'a> {
 
     fn fail(&mut self, what: &str, error: &dyn Display, tell: &impl Fn(News)) {
         self.counts.failures += 1;
-        tell(News::of("failure", &format_args!("{what}: {error}")));
+        let (now, text) = (Instant::now(), format!("{what}: {error}"));
+        let told = self.failures.get(what);
+        if told.is_none_or(|(before, at)| *before != text || now.duration_since(*at) > REMIND) {
+            tell(News::of("failure", &text));
+            self.failures.insert(what.to_owned(), (text, now));
+        }
     }
 
     /// Tells of what was not there the last time.

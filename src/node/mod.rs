@@ -128,7 +128,8 @@ impl Node {
     /// A node in the calling thread's network namespace. Nothing is changed yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: see [`Config::check`]; [`Cause::NoIpvs`] (`ENOENT`); [`Cause::NoInterface`] (`ENODEV`).
+    /// [`Error::Invalid`]: see [`Config::check`]; [`Cause::NoIpvs`] (`ENOENT`); [`Cause::NoInterface`] (`ENODEV`), where the node has
+    /// no role yet: one that loses its interface can still take on [`Role::Fault`] or [`Role::Stop`], and be released.
     pub fn open(config: Config) -> Result<Self> {
         Self::open_in(config, Netns::current()?)
     }
@@ -140,16 +141,12 @@ impl Node {
     pub fn open_in(config: Config, netns: Netns) -> Result<Self> {
         config.check()?;
         let arp = Arp::open_in(netns.clone());
-        // Says now, and not halfway, that there is no such interface.
-        arp.get(&ArpTarget::Interface(config.interface.clone()))?;
-        if let Some(wanted) = &config.arp {
-            arp.get(&wanted.target)?;
-        }
-        if config.fence.syncs() {
-            arp.get(&ArpTarget::Interface(config.sync.interface.clone()))?;
+        let dir = StateDir::new(&config.state_dir);
+        // A node that has lost an interface must still be able to let go of what it holds.
+        if dir.load_head().map_or(true, |state| state.role.is_none()) {
+            check_interfaces(&config, &arp)?;
         }
         let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
-        let dir = StateDir::new(&config.state_dir);
         Ok(Node { config, ipvs, vips, arp, dir })
     }
 
@@ -168,6 +165,10 @@ impl Node {
     }
 
     fn plan_after(&mut self, wanted: Wanted, state: &State) -> Result<Plan> {
+        // Says now, and not halfway, that there is no such interface.
+        if matches!(wanted.role, Role::Master | Role::Backup) {
+            check_interfaces(&self.config, &self.arp)?;
+        }
         let seen = self.observe(state)?;
         decide::for_role(&self.config, wanted, state, &seen)
     }
@@ -323,6 +324,7 @@ impl Node {
         if wanted.role != Role::Master {
             return Ok(Vec::new());
         }
+        check_interfaces(&self.config, &self.arp)?;
         let state = self.dir.load_head()?;
         let mut table = Table::new();
         table.daemons = self.ipvs.daemons()?;
@@ -462,17 +464,20 @@ impl Node {
         let generation = self.dir.latest_generation()?;
         let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();
         let again = state.role.map(|(role, _)| Wanted::again(role, &state));
-        let (missing, warnings) = match again.map(|wanted| decide::for_role(&self.config, wanted, &state, &seen)) {
+        let (missing, mut warnings) = match again.map(|wanted| decide::for_role(&self.config, wanted, &state, &seen)) {
             Some(Ok(plan)) => (texts(&plan), plan.warnings().to_vec()),
             Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
             None => (Vec::new(), Vec::new()),
         };
         // What keeps it from being planned is warned of already.
-        let drift = repair::plan(&self.config, &state, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
-        let arp = match seen.arp_of(&ArpTarget::Interface(self.config.interface.clone())) {
-            Some(own) => own.joined(seen.arp_all),
-            None => self.arp.effective(&self.config.interface)?,
-        };
+        let mut drift: Vec<String> =
+            repair::plan(&self.config, &state, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
+        let arp = seen.arp_of(&ArpTarget::Interface(self.config.interface.clone()));
+        if let Some(Err(error)) = arp.is_none().then(|| check_interfaces(&self.config, &self.arp)) {
+            warnings.push(error.to_string());
+            drift.clear();
+        }
+        let arp = arp.map_or(seen.arp_all, |own| own.joined(seen.arp_all));
         Ok(Status {
             role: state.role,
             generation,
@@ -599,6 +604,13 @@ impl Node {
             Step::Wait(what, limit) => self.wait(request, *what, *limit),
         }
     }
+}
+
+fn check_interfaces(config: &Config, arp: &Arp) -> Result<()> {
+    let own = ArpTarget::Interface(config.interface.clone());
+    let sync = config.fence.syncs().then(|| ArpTarget::Interface(config.sync.interface.clone()));
+    let configured = config.arp.iter().map(|wanted| &wanted.target);
+    iter::once(&own).chain(configured).chain(&sync).try_for_each(|target| arp.get(target).map(drop))
 }
 
 fn sysctl_path(name: &str) -> String {

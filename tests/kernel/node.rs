@@ -59,6 +59,10 @@ impl Drop for Bench {
 pub(crate) fn enter_node_netns() {
     load_ipv6();
     enter_new_netns();
+    add_bond0();
+}
+
+fn add_bond0() {
     ip("link add bond0 type veth peer name peer0");
     batch(
         "link set bond0 addrgenmode none\nlink set peer0 addrgenmode none\nlink set bond0 up\nlink set peer0 up\n\
@@ -872,6 +876,37 @@ fn a_vip_that_is_somebody_elses_is_left_alone() {
     assert!(bench.node().status().unwrap().warnings[0].contains("peer0"));
     bench.node().release(|_| ()).unwrap();
     assert!(addresses().contains("peer0 192.0.2.254/32 scope global"));
+}
+
+/// Unplugged, or made anew by whoever manages the network.
+#[test]
+fn a_node_that_loses_its_interface_lets_go() {
+    let bench = Bench::new(false);
+    let before = (addresses(), saved());
+    for last in [Role::Fault, Role::Stop] {
+        bench.become_role(Role::Master);
+        ip("link del bond0");
+        for role in [Role::Master, Role::Backup] {
+            let error = bench.node().become_role(role).unwrap_err();
+            assert_eq!(error.cause(), Some(Cause::NoInterface), "{error}");
+            assert_says(&error, &["bond0", "no such network interface"]);
+            assert_eq!(saved(), sorted(TABLE));
+        }
+        let status = bench.node().status().unwrap();
+        assert!(status.warnings[0].contains("bond0") && status.drift.is_empty(), "{status:?}");
+        bench.become_role(last);
+        assert_eq!((saved(), bench.node().status().unwrap().role), (String::new(), Some((last, true))));
+        if last == Role::Fault {
+            // It comes back.
+            add_bond0();
+            bench.become_role(Role::Backup);
+            bench.expect(Role::Backup, TABLE, "");
+        }
+    }
+    bench.node().release(|_| ()).unwrap();
+    assert_eq!(addresses(), ["lo 127.0.0.1/8 scope host", "lo ::1/128 scope host"].map(String::from).into());
+    add_bond0();
+    assert_eq!((addresses(), saved()), before);
 }
 
 #[test]

@@ -55,10 +55,15 @@ impl Node {
     }
 
     fn run(&self, arguments: &str) -> String {
-        let output = self.netns.run(|| self.command(arguments).output().unwrap()).unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        let (success, text) = self.try_run(arguments);
+        assert!(success, "{arguments}: {text}");
         text
+    }
+
+    fn try_run(&self, arguments: &str) -> (bool, String) {
+        let output = self.netns.run(|| self.command(arguments).output().unwrap()).unwrap();
+        let text = [output.stdout, output.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
+        (output.status.success(), text)
     }
 
     fn watch(&mut self, more: &str) {
@@ -247,6 +252,16 @@ fn what_others_change_is_repaired() {
     assert_eq!(logged("warning").len(), 1, "{}", nodes[1].log());
     assert!(logged("repair").contains(&format!("VIP: add {VIP6} to lo (scope host)")), "{}", nodes[1].log());
     assert!(nodes[1].ip("address show dev other0").contains(VIP));
+
+    // Its interface goes: it lets go of what it holds, and does not go on about it.
+    nodes[1].ip("link del other0");
+    nodes[1].ip(&format!("link del {INTERFACE}"));
+    nodes[1].tell("FAULT");
+    soon("the fault", &nodes, || nodes[1].try_run("status").1.contains("role     fault, request"));
+    let lines = nodes[1].log().lines().count();
+    thread::sleep(Duration::from_secs(5));
+    assert!(nodes[1].log().lines().count() <= lines + 2, "{}", nodes[1].log());
+    assert_eq!(nodes[1].metric("lvs_node_warnings"), 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -57,6 +58,11 @@ pub fn read(path: PathBuf, mut send: impl FnMut(String) -> bool + Send + 'static
                 thread::sleep(TICK);
                 continue;
             };
+            // A file has no end to wait at.
+            if !file.metadata().is_ok_and(|found| found.file_type().is_fifo()) {
+                thread::sleep(TICK);
+                continue;
+            }
             for line in BufReader::new(file).lines().map_while(|line| line.ok()) {
                 if !send(line) {
                     return;
@@ -105,7 +111,7 @@ fn is_master(role: Role) -> bool {
 }
 
 /// The role that keepalived's VIPs show; none while some are on the interface and some are not, or where the node moves them itself.
-fn shown(node: &Node, vips: &mut Vips) -> Result<Option<Role>> {
+pub fn shown(node: &Node, vips: &mut Vips) -> Result<Option<Role>> {
     let config = node.config();
     if config.vip_owner == VipOwner::Node {
         return Ok(None);

@@ -49,23 +49,48 @@ pub fn begin(
         give_way(file)?;
         return Ok("another node directs already");
     }
+    // What cannot be written then is better known now.
+    end(file)?;
+    let reason = match try_to(node, file, successor, limit, &tell) {
+        Ok(true) => return Ok("handed over"),
+        Ok(false) => None,
+        Err(refused) => Some(refused),
+    };
+    // Half a handover helps nobody. Whoever has asked for another role meanwhile is not contradicted.
+    let back = end(file);
+    if matches!(node.role()?, Some((Role::Master, _))) {
+        node.become_role_with(Role::Master, |step| tell(step))?;
+    }
+    if let Some(refused) = reason {
+        return Err(refused);
+    }
+    back?;
+    Err(Refused::Reason(format!(
+        "no other node took over within {limit:?}, so this one directs on: does keepalived watch {}, and is another node up? With \
+         `nopreempt`, give the file no weight (see --help)",
+        file.display()
+    )))
+}
+
+/// Whether somebody took over.
+fn try_to(
+    node: &mut Node,
+    file: &Path,
+    successor: Option<IpAddr>,
+    limit: Duration,
+    tell: &impl Fn(&dyn Display),
+) -> Result<bool, Refused> {
     node.prepare_handover(successor.as_slice(), |step| tell(step))?;
     give_way(file)?;
     let start = Instant::now();
     while start.elapsed() < limit {
         // keepalived takes the VIP off the interface, and then tells the node of its new role.
         if matches!(node.role()?, Some((role, true)) if role != Role::Master) {
-            return Ok("handed over");
+            return Ok(true);
         }
         thread::sleep(STEP);
     }
-    end(file)?;
-    node.become_role_with(Role::Master, |step| tell(step))?;
-    Err(Refused::Reason(format!(
-        "no other node took over within {limit:?}, so this one directs on: does keepalived watch {}, and is another node up? With \
-         `nopreempt`, give the file no weight (see --help)",
-        file.display()
-    )))
+    Ok(false)
 }
 
 fn write(file: &Path, value: u8) -> Result<(), Refused> {

@@ -7,12 +7,14 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::iter;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Role, Status, Step, View, VipOwner};
+use lvs_dr::ipvs::{Change, SyncRole};
+use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Plan, Role, Status, Step, View, VipOwner};
+use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
 use rustix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
@@ -31,7 +33,11 @@ const SHARE: u32 = 200;
 const LATEST: Duration = Duration::from_secs(10);
 /// A role that is under way for so long is not any more: whoever was at it was killed.
 const UNDER_WAY: Duration = Duration::from_secs(20);
-/// A role that was not reached is tried again after this.
+/// A handover that nobody takes up for so long, and nobody calls off, was given up.
+const ABANDONED: Duration = Duration::from_secs(60);
+/// So much can wait to be heard.
+const QUEUE: usize = 256;
+/// A role that was not reached is tried again after this, and then more and more rarely.
 const RETRY: Duration = Duration::from_secs(1);
 /// What fails again in the same way is told of again after this.
 const REMIND: Duration = Duration::from_secs(60);
@@ -96,11 +102,16 @@ impl Display for News<'_> {
 
 enum Event {
     Line(String),
-    Beacon(Beacon),
+    /// And when it came: it may have had to wait.
+    Beacon(Instant, Beacon),
+    /// The others were told of so many connections.
+    Told(Result<usize>),
 }
 
 struct Watch<'a> {
     node: &'a mut Node,
+    netns: Netns,
+    sender: SyncSender<Event>,
     options: Options,
     /// The file that keepalived watches.
     track_file: Option<PathBuf>,
@@ -112,20 +123,25 @@ struct Watch<'a> {
     /// This start of this node.
     me: u64,
     learning: Learning,
-    /// A role that was not reached yet.
-    failed: Option<(Role, Instant)>,
-    /// Since when this node directs beside another one, or might.
+    /// A role that was not reached, when, and for how long it is not tried again.
+    failed: Option<(Role, Instant, Duration)>,
+    /// When other directors were minded last; whether one was heard since; whether this node directed then, and since when beside another.
+    minded: Instant,
+    director_heard: bool,
+    directed: bool,
     beside: Option<Instant>,
-    /// How often, and of how many connections, it has told the others; when last; and whether somebody asks.
+    /// How often, and of how many connections, it has told the others; when last; whether somebody asks, and it is being done.
     told: (u64, u64),
     told_at: Option<Instant>,
     asked: bool,
+    telling: bool,
+    finished: Option<Result<usize>>,
     /// What was seen to be missing at the last look, at which request.
     missing: Option<(u64, Vec<String>)>,
     under_way: Option<(u64, Instant)>,
-    /// What was warned of; and which failures were told, and when.
+    /// What was warned of; and what else was told lately, of what, and when.
     warned: Vec<String>,
-    failures: BTreeMap<String, (String, Instant)>,
+    lately: BTreeMap<String, (String, Instant)>,
     /// To be told.
     news: Option<String>,
     counts: Counts,
@@ -159,8 +175,7 @@ fn processor_time() -> Duration {
 
 /// Only the FIFO.
 pub fn follow(node: &mut Node, netns: Netns, options: Options, tell: impl Fn(News)) -> Result<Infallible> {
-    let mut watch = Watch::new(node, netns, options, None)?;
-    let events = watch.events(None);
+    let (mut watch, events) = Watch::new(node, netns, options, None)?;
     loop {
         let told = watch.next(&events);
         watch.follow(told, &tell);
@@ -175,9 +190,9 @@ pub fn run(
     track_file: Option<PathBuf>,
     tell: impl Fn(News),
 ) -> Result<Infallible> {
-    let mut watch = Watch::new(node, netns.clone(), options, track_file)?;
-    watch.open_peers(&netns, &tell);
-    let events = watch.events(Some(netns.clone()));
+    let (mut watch, events) = Watch::new(node, netns, options, track_file)?;
+    watch.open_peers(&tell);
+    watch.hear_peers();
     watch.begin(&tell);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
@@ -200,7 +215,7 @@ pub fn run(
         watch.tell_others(&tell);
         if watch.beaconed.is_now() {
             if watch.peers.is_none() {
-                watch.open_peers(&netns, &tell);
+                watch.open_peers(&tell);
             }
             watch.send_beacon();
         }
@@ -210,14 +225,27 @@ pub fn run(
 }
 
 impl<'a> Watch<'a> {
-    fn new(node: &'a mut Node, netns: Netns, options: Options, track_file: Option<PathBuf>) -> Result<Self> {
-        let follower = match options.fifo {
-            Some(_) => Some(Follower::new(netns)?),
+    /// It, and what comes in: lines of the FIFO at first.
+    fn new(
+        node: &'a mut Node,
+        netns: Netns,
+        options: Options,
+        track_file: Option<PathBuf>,
+    ) -> Result<(Self, Receiver<Event>)> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let follower = match options.fifo.clone() {
+            Some(path) => {
+                let lines = sender.clone();
+                fifo::read(path, move |line| lines.send(Event::Line(line)).is_ok());
+                Some(Follower::new(netns.clone())?)
+            }
             None => None,
         };
         let now = Instant::now();
-        Ok(Watch {
+        let watch = Watch {
             node,
+            netns,
+            sender,
             options,
             track_file,
             follower,
@@ -228,44 +256,39 @@ impl<'a> Watch<'a> {
             me: number(),
             learning: Learning::new(now),
             failed: None,
+            minded: now,
+            director_heard: false,
+            directed: false,
             beside: None,
             told: (0, 0),
             told_at: None,
             asked: false,
+            telling: false,
+            finished: None,
             missing: None,
             under_way: None,
             warned: Vec::new(),
-            failures: BTreeMap::new(),
+            lately: BTreeMap::new(),
             news: None,
             counts: Counts::default(),
             checked: Due(now),
             beaconed: Due(now),
-        })
+        };
+        Ok((watch, receiver))
     }
 
-    /// What comes in: lines of the FIFO, and with `netns` beacons.
-    fn events(&self, netns: Option<Netns>) -> Receiver<Event> {
-        let (sender, receiver) = channel();
-        if let Some(path) = self.options.fifo.clone() {
-            let sender = sender.clone();
-            fifo::read(path, move |line| sender.send(Event::Line(line)).is_ok());
+    /// Beacons come in from now on.
+    fn hear_peers(&self) {
+        if !self.node.config().fence.syncs() {
+            return;
         }
-        if let Some(netns) = netns.filter(|_| self.node.config().fence.syncs()) {
-            let sync = self.node.config().sync.clone();
-            thread::spawn(move || {
-                loop {
-                    let _ = Peers::open_in(&netns, &sync).and_then(|peers| listen(&peers, &sender));
-                    thread::sleep(BEACON);
-                }
-            });
-        } else {
-            // A channel that nobody sends to would be at its end.
-            thread::spawn(move || {
-                let _sender = sender;
-                thread::park();
-            });
-        }
-        receiver
+        let (netns, sender, sync) = (self.netns.clone(), self.sender.clone(), self.node.config().sync.clone());
+        thread::spawn(move || {
+            loop {
+                let _ = Peers::open_in(&netns, &sync).and_then(|peers| listen(&peers, &sender));
+                thread::sleep(BEACON);
+            }
+        });
     }
 
     /// Waits for what comes, for one tick at most; the role that was told last.
@@ -273,11 +296,13 @@ impl<'a> Watch<'a> {
         let first = events.recv_timeout(TICK).ok();
         self.woke = Instant::now();
         let mut told = None;
-        for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())) {
+        // Whatever comes, the rest is not put off for ever.
+        for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())).take(QUEUE / 4) {
             match event {
                 Event::Line(line) => told = fifo::role(&line, self.options.instance.as_deref()).or(told),
-                Event::Beacon(beacon) if beacon.node == self.me => {}
-                Event::Beacon(beacon) => self.hear(beacon),
+                Event::Beacon(_, beacon) if beacon.node == self.me => {}
+                Event::Beacon(at, beacon) => self.hear(at, beacon),
+                Event::Told(result) => self.finished = Some(result),
             }
         }
         told
@@ -294,25 +319,30 @@ impl<'a> Watch<'a> {
         self.looked = Instant::now();
         match follower.look(self.node, told, |text| tell(News::of("seen", text))) {
             Ok(role) => {
-                let again = self.failed.filter(|(_, at)| at.elapsed() > RETRY).map(|(role, _)| role);
-                if let Some(role) = role.or(again) {
-                    self.take_on(role, tell);
+                let failed = self.failed.filter(|(_, at, pause)| at.elapsed() > *pause);
+                if let Some(role) = role {
+                    self.take_on(role, None, tell);
+                } else if let Some((role, _, pause)) = failed {
+                    self.take_on(role, Some(pause), tell);
                 }
             }
             Err(error) => self.fail("look", &error, tell),
         }
     }
 
-    fn take_on(&mut self, role: Role, tell: &impl Fn(News)) {
+    /// `again`: its steps were told before.
+    fn take_on(&mut self, role: Role, again: Option<Duration>, tell: &impl Fn(News)) {
         // Where others are heard, a new director need not guess when the old one is fenced.
         let quiesces = self.node.config().fence == Fence::Quiesce && self.peers.is_some();
         let listens = role == Role::Master && quiesces && !self.directs();
-        let result = match listens {
-            true => {
-                self.beside = Some(Instant::now());
-                self.node.direct_beside_another(|step| tell(News::step(step)))
+        let step = |step: &Step| {
+            if again.is_none() {
+                tell(News::step(step));
             }
-            false => self.node.become_role_with(role, |step| tell(News::step(step))),
+        };
+        let result = match listens {
+            true => self.node.direct_beside_another(step),
+            false => self.node.become_role_with(role, step),
         };
         self.failed = None;
         match result {
@@ -321,7 +351,8 @@ impl<'a> Watch<'a> {
             Err(Error::Overtaken { .. }) => {}
             Err(error) => {
                 self.fail(&role.to_string(), &error, tell);
-                self.failed = Some((role, Instant::now()));
+                let pause = again.map_or(RETRY, |pause| (2 * pause).min(REMIND));
+                self.failed = Some((role, Instant::now(), pause));
             }
         }
         self.send_beacon();
@@ -329,12 +360,21 @@ impl<'a> Watch<'a> {
 
     fn fail(&mut self, what: &str, error: &dyn Display, tell: &impl Fn(News)) {
         self.counts.failures += 1;
-        let (now, text) = (Instant::now(), format!("{what}: {error}"));
-        let told = self.failures.get(what);
-        if told.is_none_or(|(before, at)| *before != text || now.duration_since(*at) > REMIND) {
+        let text = format!("{what}: {error}");
+        if self.is_new(what, &text) {
             tell(News::of("failure", &text));
-            self.failures.insert(what.to_owned(), (text, now));
         }
+    }
+
+    /// Whether something else was told of this last, or the same a while ago.
+    fn is_new(&mut self, what: &str, text: &str) -> bool {
+        let now = Instant::now();
+        let before = self.lately.get(what);
+        let new = before.is_none_or(|(before, at)| before != text || now.duration_since(*at) > REMIND);
+        if new {
+            self.lately.insert(what.to_owned(), (text.to_owned(), now));
+        }
+        new
     }
 
     /// Tells of what was not there the last time.
@@ -348,15 +388,16 @@ impl<'a> Watch<'a> {
         matches!(self.node.role(), Ok(Some((Role::Master, true))))
     }
 
-    fn hear(&mut self, beacon: Beacon) {
-        let now = Instant::now();
+    fn hear(&mut self, now: Instant, beacon: Beacon) {
         // Who asked while it was told does not know that it has learned all. If it has not, it will ask again.
-        self.asked |= beacon.wants && self.told_at.is_none_or(|at| now.duration_since(at) > BEACON / 2);
+        let just_told = self.telling || self.told_at.is_some_and(|at| now.duration_since(at) < BEACON / 2);
+        self.asked |= beacon.wants && !just_told;
         if beacon.role == Role::Master {
+            self.director_heard = true;
             self.counts.at_director = Some(beacon.known);
             let node = &mut *self.node;
             if let Some(Learned { known, of }) =
-                self.learning.heard(now, &beacon, || node.known_connections().map_or(0, |known| known as u64))
+                self.learning.heard(now, &beacon, || node.status().map_or(0, |status| status.connections()))
             {
                 (self.counts.known, self.counts.knows_all) = (known, known >= of);
                 self.news = Some(format!("knows {known} of {of} connections"));
@@ -373,26 +414,38 @@ impl<'a> Watch<'a> {
     /// A director goes on alone when no other is heard, and steps back where one with a better right is.
     fn mind_other_directors(&mut self, tell: &impl Fn(News)) {
         let now = Instant::now();
+        if !std::mem::take(&mut self.director_heard) && now.duration_since(self.minded) < TICK {
+            return;
+        }
+        self.minded = now;
         self.counts.directors_heard = self.view.directors(now).count() as u64;
         let directs = self.directs();
         if directs {
             self.learning.directs();
+        } else if self.directed {
+            // What another director has had meanwhile was not told to this one.
+            self.learning.ask();
         }
+        self.directed = directs;
         if self.node.config().fence != Fence::Quiesce || !directs {
             self.beside = None;
             return;
         }
-        let stands_back = self.view.stands_back(now, self.me);
-        let settled = |since: Instant, settle| now.duration_since(since) >= settle;
-        let result = match self.beside {
-            Some(since) if !stands_back && settled(since, self.node.config().settle) => {
-                self.beside = None;
+        // As the node remembers it: another watch may have begun it.
+        let beside = match self.node.is_beside() {
+            Ok(beside) => beside,
+            Err(error) => return self.fail("look", &error, tell),
+        };
+        self.beside = beside.then(|| self.beside.unwrap_or(now));
+        let result = match (self.beside, self.view.stands_back(now, self.me)) {
+            (Some(since), false) if now.duration_since(since) >= self.node.config().settle => {
                 self.node.become_role_with(Role::Master, |step| tell(News::step(step)))
             }
-            None if stands_back => {
+            (None, true) => {
                 let text = "another node directs as well: new connections stay here, until there is one director";
-                tell(News::of("beside", &text));
-                self.beside = Some(now);
+                if self.is_new("beside", text) {
+                    tell(News::of("beside", &text));
+                }
                 self.node.direct_beside_another(|step| tell(News::step(step)))
             }
             _ => return,
@@ -416,6 +469,10 @@ impl<'a> Watch<'a> {
             };
             self.under_way = (!reached).then_some((status.generation, since));
             let free = reached || now.duration_since(since) > UNDER_WAY;
+            if status.handing_over && now.duration_since(since) > ABANDONED {
+                tell(News::of("step", &"nobody has taken over for long: this node directs on"));
+                self.take_on(Role::Master, None, tell);
+            }
             let before = self.missing.replace((status.generation, status.drift.clone()));
             let lasts =
                 |(generation, before): (u64, Vec<String>)| generation == status.generation && !before.is_empty();
@@ -432,9 +489,19 @@ impl<'a> Watch<'a> {
 
     fn repair(&mut self, tell: &impl Fn(News)) {
         let Some((_, missing)) = self.missing.take().filter(|(_, missing)| !missing.is_empty()) else { return };
-        missing.iter().for_each(|step| tell(News::of("repair", step)));
+        // What somebody else undoes again and again is not told each time.
+        if self.is_new("repair", &missing.join("\n")) {
+            missing.iter().for_each(|step| tell(News::of("repair", step)));
+        }
         match self.node.repair(|_| ()) {
-            Ok(_) => self.counts.repairs += 1,
+            Ok(plan) => {
+                self.counts.repairs += 1;
+                match started_daemon(&plan, SyncRole::Backup) {
+                    // Nothing was learned without one, and nobody told.
+                    true => self.learning.ask(),
+                    false => self.asked |= started_daemon(&plan, SyncRole::Master),
+                }
+            }
             Err(Error::Overtaken { .. }) => {}
             Err(error) => self.fail("repair", &error, tell),
         }
@@ -479,10 +546,24 @@ impl<'a> Watch<'a> {
         }
         let Some(file) = self.track_file.clone().filter(|_| self.holds_out()) else { return };
         let out = fs::read_to_string(&file).is_ok_and(|text| !text.trim().is_empty() && text.trim() != "0");
+        // Whoever has the VIP keeps it: nobody knows more.
+        let has_vip = Vips::open_in(self.netns.clone()).and_then(|mut vips| fifo::shown(self.node, &mut vips));
         // What an operator has written there is theirs.
-        if !out && !self.directs() && fs::write(self.held_file(), "").is_ok() {
-            tell(News::of("elections", &"takes no part in elections until it knows the director's connections"));
-            let _ = handover::give_way(&file);
+        if out || !matches!(has_vip, Ok(Some(Role::Backup))) || matches!(self.node.role(), Ok(Some((Role::Master, _))))
+        {
+            return;
+        }
+        let held = self.node.prepare_state_dir().map_err(|error| error.to_string()).and_then(|()| {
+            fs::write(self.held_file(), "").map_err(|error| format!("{}: {error}", self.held_file().display()))
+        });
+        match held {
+            Ok(()) => {
+                tell(News::of("elections", &"takes no part in elections until it knows the director's connections"));
+                if handover::give_way(&file).is_err() {
+                    self.fail("elections", &format_args!("cannot write {}", file.display()), tell);
+                }
+            }
+            Err(reason) => self.fail("elections", &reason, tell),
         }
     }
 
@@ -509,31 +590,39 @@ impl<'a> Watch<'a> {
 
     /// The director tells those who ask of everything.
     fn tell_others(&mut self, tell: &impl Fn(News)) {
-        if !self.asked || self.told_at.is_some_and(|at| at.elapsed() < RESYNC) || !self.directs() {
+        if let Some(result) = self.finished.take() {
+            (self.telling, self.told_at) = (false, Some(Instant::now()));
+            match result {
+                Ok(count) => {
+                    self.told = (self.told.0 + 1, count as u64);
+                    self.counts.resyncs += 1;
+                    tell(News::of("told", &format_args!("told of {count} connections")));
+                    self.send_beacon();
+                }
+                Err(error) => self.fail("resync", &error, tell),
+            }
+        }
+        let lately = self.told_at.is_some_and(|at| at.elapsed() < RESYNC);
+        if !self.asked || self.telling || lately || !self.directs() {
             return;
         }
         // Who asks has to know first how often others were told before.
         self.send_beacon();
-        self.asked = false;
-        let result = self.node.resync();
-        self.told_at = Some(Instant::now());
-        match result {
-            Ok(count) => {
-                self.told = (self.told.0 + 1, count as u64);
-                self.counts.resyncs += 1;
-                tell(News::of("told", &format_args!("told of {count} connections")));
-                self.send_beacon();
-            }
-            Err(error) => self.fail("resync", &error, tell),
-        }
+        (self.asked, self.telling) = (false, true);
+        let (config, netns, sender) = (self.node.config().clone(), self.netns.clone(), self.sender.clone());
+        // With very many connections it takes long, and roles do not wait for it.
+        thread::spawn(move || {
+            let result = Node::open_in(config, netns).and_then(|mut node| node.resync());
+            let _ = sender.send(Event::Told(result));
+        });
     }
 
-    fn open_peers(&mut self, netns: &Netns, tell: &impl Fn(News)) {
+    fn open_peers(&mut self, tell: &impl Fn(News)) {
         let config = self.node.config();
         if !config.fence.syncs() {
             return;
         }
-        match Peers::open_in(netns, &config.sync) {
+        match Peers::open_in(&self.netns, &config.sync) {
             Ok(peers) => self.peers = Some(peers),
             Err(error) => self.fail("beacons", &error, tell),
         }
@@ -559,12 +648,22 @@ impl<'a> Watch<'a> {
     }
 }
 
-fn listen(peers: &Peers, sender: &Sender<Event>) -> Result<()> {
+fn listen(peers: &Peers, sender: &SyncSender<Event>) -> Result<()> {
     loop {
         if let Some((_, beacon)) = peers.receive(10 * BEACON)? {
-            let _ = sender.send(Event::Beacon(beacon));
+            // Of more than there can be nodes, some are lost.
+            let _ = sender.try_send(Event::Beacon(Instant::now(), beacon));
         }
     }
+}
+
+fn started_daemon(plan: &Plan, role: SyncRole) -> bool {
+    plan.steps().iter().any(|step| match step {
+        Step::Table(changes) => {
+            changes.changes().iter().any(|change| matches!(change, Change::StartDaemon(daemon) if daemon.role == role))
+        }
+        _ => false,
+    })
 }
 
 /// With many connections it is not written often.

@@ -71,7 +71,9 @@ impl Learning {
         }
         let (times, of) = director.told;
         let told_before = self.base.replace((director.node, times));
-        if !self.asks || told_before.is_none_or(|before| before == (director.node, times)) {
+        // What another director had told before it was asked says nothing.
+        let told = told_before.is_some_and(|(node, before)| node == director.node && times > before);
+        if !self.asks || !told {
             return None;
         }
         let known = known();
@@ -127,7 +129,9 @@ mod tests {
         let now = Instant::now();
         let mut learning = Learning::new(now);
         learning.heard(now, &director(7, (3, 100)), || 0);
-        let answers: Vec<_> = (0..TRIES as u64).map(|n| learning.heard(now, &director(8, (n, 100)), || 9)).collect();
+        assert_eq!(learning.heard(now, &director(8, (4, 0)), || 0), None);
+        assert!(learning.asks());
+        let answers: Vec<_> = (5..=9).map(|n| learning.heard(now, &director(8, (n, 100)), || 9)).collect();
         assert_eq!(answers.iter().flatten().collect::<Vec<_>>(), [&Learned { known: 9, of: 100 }]);
         let mut alone = Learning::new(now);
         assert!(alone.may_direct(now + 2 * ALONE) && alone.asks());

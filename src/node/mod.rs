@@ -64,6 +64,10 @@ const TURN_STEP: Duration = Duration::from_millis(5);
 /// Connections that are forgotten sooner are not counted.
 const LASTING: Duration = Duration::from_secs(5);
 
+/// How long a director that steps down reads its connections, to tell of them. A hundred thousand take older
+/// kernels a minute, and most of them the sync daemon has told of.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// How often a wait looks whether it is over, and after how long without a packet a drain is.
 const WAIT_STEP: Duration = Duration::from_millis(20);
 const DRAIN_QUIET: Duration = Duration::from_millis(250);
@@ -105,6 +109,8 @@ pub struct Status {
     pub kept: Table,
     /// It directs beside another director, see [`Node::direct_beside_another`].
     pub beside: bool,
+    /// It is about to hand over, see [`Node::prepare_handover`].
+    pub handing_over: bool,
     /// What would have to be done for the role to be in place: nothing, if all is well.
     pub missing: Vec<String>,
     /// What [`Node::repair`] would do: nothing of what is health checks' to change.
@@ -236,7 +242,7 @@ impl Node {
     pub fn known_connections(&mut self) -> Result<usize> {
         let mut known = 0;
         let table = self.own_table()?;
-        self.each_entry(&table, LASTING, |_| known += 1)?;
+        self.each_entry(&table, LASTING, None, |_| known += 1)?;
         Ok(known)
     }
 
@@ -251,21 +257,28 @@ impl Node {
         }
         let table = self.own_table()?;
         // What is about to be forgotten would be forgotten there as well.
-        let entries = self.entries_of(&table, 2 * LASTING)?;
+        let entries = self.entries_of(&table, 2 * LASTING, None)?;
         self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
         Ok(entries.len())
     }
 
-    fn entries_of(&mut self, table: &Table, lasting: Duration) -> Result<Vec<sync::Entry>> {
+    fn entries_of(&mut self, table: &Table, lasting: Duration, limit: Option<Duration>) -> Result<Vec<sync::Entry>> {
         let mut entries = Vec::new();
-        self.each_entry(table, lasting, |entry| entries.push(entry))?;
+        self.each_entry(table, lasting, limit, |entry| entries.push(entry))?;
         Ok(entries)
     }
 
-    /// Shows each connection of this table's services that lasts so long yet, as it would be told of. One by one: there may be many.
-    fn each_entry(&mut self, table: &Table, lasting: Duration, mut see: impl FnMut(sync::Entry)) -> Result<()> {
+    /// Shows each connection of this table's services that lasts so long yet, as it would be told of. One by one: there may be many. With a
+    /// limit, those that are read in that time.
+    fn each_entry(
+        &mut self,
+        table: &Table,
+        lasting: Duration,
+        limit: Option<Duration>,
+        mut see: impl FnMut(sync::Entry),
+    ) -> Result<()> {
         let make = sync::maker(table);
-        self.ipvs.each_connection(|connection| {
+        self.ipvs.each_connection(limit, |connection| {
             if connection.expires >= lasting {
                 make(&connection).into_iter().for_each(&mut see);
             }
@@ -273,11 +286,13 @@ impl Node {
     }
 
     /// The table that connections are looked up in.
-    fn own_table(&self) -> Result<Table> {
-        match &self.config.services {
-            Some(services) => Ok(services.clone()),
-            None => Ok(self.dir.load()?.table),
+    fn own_table(&mut self) -> Result<Table> {
+        if let Some(services) = &self.config.services {
+            return Ok(services.clone());
         }
+        let state = self.dir.load()?;
+        let seen = self.observe(&state)?;
+        Ok(kept::kept_table(&self.config, &state, &seen))
     }
 
     fn carry_out(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
@@ -444,6 +459,22 @@ impl Node {
         Ok(self.dir.load_head()?.role)
     }
 
+    /// Whether it directs beside another director: what [`Status::beside`] says, without looking at anything else.
+    ///
+    /// # Errors
+    /// As [`Node::role`].
+    pub fn is_beside(&self) -> Result<bool> {
+        Ok(self.dir.load_head()?.beside)
+    }
+
+    /// Makes the state directory, for a program that keeps a file of its own there.
+    ///
+    /// # Errors
+    /// [`Error::System`]; [`Error::State`]: it is no directory, or not only this user's.
+    pub fn prepare_state_dir(&self) -> Result<()> {
+        self.dir.prepare()
+    }
+
     /// The number of the last request: what [`Status::generation`] says, without looking at anything else.
     ///
     /// # Errors
@@ -482,6 +513,7 @@ impl Node {
             role: state.role,
             generation,
             beside: state.beside,
+            handing_over: state.handing_over,
             vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
             arp,
             hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
@@ -596,7 +628,7 @@ impl Node {
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
             Step::Announce(vip, _) => self.announce(*vip),
             Step::Tell(daemon) => {
-                let entries = self.entries_of(&plan.during.table, Duration::ZERO)?;
+                let entries = self.entries_of(&plan.during.table, Duration::ZERO, Some(LAST_WORDS))?;
                 self.ipvs.send_connections(daemon, &entries).map(|_| ())
             }
             Step::Table(changes) => self.ipvs.apply(changes),

@@ -25,6 +25,9 @@ use crate::netns::Netns;
 /// Nodes that were not heard for this long are gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
+/// No cluster has more.
+const NODES: usize = 64;
+
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beacon {
@@ -164,7 +167,9 @@ impl View {
     /// Takes in a beacon.
     pub fn heard(&mut self, now: Instant, beacon: Beacon) {
         self.heard.retain(|_, (at, _)| now.duration_since(*at) < SILENCE);
-        self.heard.insert(beacon.node, (now, beacon));
+        if self.heard.len() < NODES || self.heard.contains_key(&beacon.node) {
+            self.heard.insert(beacon.node, (now, beacon));
+        }
     }
 
     /// The other nodes that direct.

@@ -266,7 +266,8 @@ fn what_others_change_is_repaired() {
 
 #[test]
 fn of_two_directors_one_schedules_to_itself() {
-    let (client, nodes) = cluster(None);
+    let (client, mut nodes) = cluster(None);
+    let knows = |node: &Node| node.log().lines().filter(|line| line.starts_with("knows ")).count();
     for round in 0..2 {
         // VRRP is cut: the other becomes a director as well.
         nodes[1].tell("MASTER");
@@ -279,10 +280,83 @@ fn of_two_directors_one_schedules_to_itself() {
         // The client hears now the one and now the other, also in the middle of a handshake.
         let count = |of| (0..of).filter(|n| answered([VIP, VIP6][n % 2])).count();
         assert!(count(20) >= 14, "round {round}");
+        if round == 1 {
+            // The next one finds out by itself whether it directs beside another.
+            nodes[0].kill();
+            nodes[0].watch("");
+        }
         // It heals.
+        let before = knows(&nodes[1]);
         nodes[1].tell("BACKUP");
         soon("one director", &nodes, || nodes[0].is_live() && !nodes[1].is_live());
         soon("nobody beside it", &nodes, || !nodes[0].run("status").contains("beside   another"));
         assert!(count(10) >= 9, "round {round}, healed");
+        // What the other has had meanwhile it was not told of.
+        soon("the loser asks for it", &nodes, || {
+            knows(&nodes[1]) > before && nodes[1].metric("lvs_node_knows_all") == 1
+        });
     }
+}
+
+/// A node of keepalived's, which does what its files say.
+#[test]
+fn elections_and_handovers_that_are_given_up() {
+    let (client, mut nodes) = cluster(None);
+    let mut session = Session::open(&client, VIP).unwrap();
+    assert!(session.ask().is_some());
+    let mut late = Node::new(13, None);
+    let track = late.dir.join("track");
+    let file = fs::read_to_string(late.dir.join("node.toml")).unwrap();
+    let file = format!("vip_owner = \"keepalived\"\n{file}[handover]\nfile = {track:?}\n");
+    fs::write(late.dir.join("node.toml"), file).unwrap();
+    let tracked = || fs::read_to_string(&track).unwrap_or_default().trim().to_owned();
+    // After a boot it has no state directory, and knows nothing.
+    assert!(!late.dir.join("state").exists());
+    late.watch("");
+    nodes.push(late);
+    soon("it lets others go first", &nodes, || tracked() == "1");
+    nodes[2].tell("BACKUP");
+    soon("it takes part", &nodes, || tracked() == "0" && nodes[2].metric("lvs_node_knows_all") == 1);
+    let said = |text: &str| nodes[2].log().find(text).unwrap_or_else(|| panic!("{text}: {}", nodes[2].log()));
+    assert!(said("takes no part") < said("knows ") && said("knows ") < said("takes part"));
+
+    // It directs. One that has the VIP keeps it, whatever its watch knows.
+    nodes[0].tell("BACKUP");
+    for vip in [format!("{VIP}/32"), format!("{VIP6}/128")] {
+        nodes[2].ip(&format!("address add {vip} dev {INTERFACE}"));
+    }
+    nodes[2].tell("MASTER");
+    soon("the late node directs", &nodes, || nodes[2].is_live());
+    nodes[2].kill();
+    let state = nodes[2].dir.join("state/state");
+    let reached = fs::read_to_string(&state).unwrap();
+    fs::write(&state, reached.replace("role master reached", "role master under-way")).unwrap();
+    assert_ne!(fs::read_to_string(&state).unwrap(), reached);
+    nodes[2].watch("");
+    let master = || nodes[2].try_run("status").1.contains("role     master, request");
+    soon("it is master again", &nodes, || master() && nodes[2].is_live());
+    assert_eq!(tracked(), "0", "{}", nodes[2].log());
+
+    // Where keepalived cannot be told, nothing is prepared.
+    fs::remove_file(&track).unwrap();
+    fs::create_dir(&track).unwrap();
+    let (done, said) = nodes[2].try_run("handover --limit 1");
+    assert!(!done && said.contains("cannot write"), "{said}");
+    assert!(nodes[2].is_live());
+    fs::remove_dir(&track).unwrap();
+    // Nobody takes over.
+    let (done, said) = nodes[2].try_run("handover --limit 1");
+    assert!(!done && said.contains("no other node took over"), "{said}");
+    assert!(nodes[2].is_live() && tracked() == "0", "{said}");
+    // Killed half-way, nobody is left to call it off.
+    let mut handover = nodes[2].command("handover --limit 300");
+    let mut handover = nodes[2].netns.run(|| handover.spawn().unwrap()).unwrap();
+    soon("the handover", &nodes, || tracked() == "1" && !nodes[2].is_live());
+    handover.kill().and_then(|()| handover.wait()).unwrap();
+    let start = Instant::now();
+    while !nodes[2].is_live() {
+        assert!(start.elapsed() < Duration::from_secs(100), "{}", nodes[2].log());
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert!(nodes[2].log().contains("nobody has taken over"), "{}", nodes[2].log());
 }

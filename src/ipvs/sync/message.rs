@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::ipvs::{Connection, Forward, Protocol, ServiceFlags, ServiceId, Table};
+use crate::ipvs::{Connection, Family, Forward, Protocol, ServiceFlags, ServiceId, Table};
 
 const VERSION: u8 = 1;
 const HEADER: usize = 8;
@@ -116,19 +116,18 @@ fn padded(length: usize) -> usize {
 /// Where to look for what /proc/net/ip_vs_conn does not tell: forwarding method, mark, persistence time.
 struct Services<'a> {
     table: &'a Table,
-    /// The marks whose services have this destination.
+    /// The marks whose services have this destination; of several, which have the same servers, a connection does not say which it is of.
     marks: HashMap<SocketAddr, ServiceId>,
 }
 
 impl<'a> Services<'a> {
     fn of(table: &'a Table) -> Self {
         let mut marks = HashMap::new();
-        for content in table.services() {
-            let id = content.service.id;
-            if matches!(id, ServiceId::Fwmark { .. }) {
-                content.destinations().for_each(|destination| {
-                    marks.insert(destination.address, id);
-                });
+        let of_marks = table.services().filter(|content| matches!(content.service.id, ServiceId::Fwmark { .. }));
+        // Connections of those with one-packet scheduling are not told of.
+        for content in of_marks.filter(|content| !content.service.flags.contains(ServiceFlags::ONE_PACKET)) {
+            for destination in content.destinations() {
+                marks.entry(destination.address).or_insert(content.service.id);
             }
         }
         Services { table, marks }
@@ -139,6 +138,15 @@ impl<'a> Services<'a> {
             Protocol::Tcp => ServiceId::Tcp,
             Protocol::Udp => ServiceId::Udp,
             Protocol::Sctp => ServiceId::Sctp,
+            // A mark's template has the mark for its service's address.
+            Protocol::Ip if connection.is_template() => {
+                let mark = match connection.service.ip() {
+                    IpAddr::V4(address) => address.to_bits(),
+                    IpAddr::V6(address) => (address.to_bits() >> 96) as u32,
+                };
+                let id = ServiceId::fwmark(mark, Family::of(connection.service.ip())).ok()?;
+                return self.table.service(&id).map(|_| id);
+            }
             _ => return self.marked(connection.destination),
         };
         let any_port = SocketAddr::new(connection.service.ip(), 0);
@@ -274,6 +282,10 @@ mod tests {
 -A -f 258 -s rr -p 90
 -a -f 258 -r 192.168.0.12:0 -m -w 1
 -A -u 192.168.0.254:53 -s rr --ops
+-A -f 300 -s rr -p 20
+-a -f 300 -r 192.168.0.12:0 -m -w 1
+-A -f 301 -s rr -o
+-a -f 301 -r 192.168.0.12:0 -m -w 1
 -A -u 192.168.0.254:5060 -s rr -p 70 --pe sip
 ";
 
@@ -316,6 +328,10 @@ mod tests {
         let octets = one("IP  C0A80001 0000 00000102 0000 C0A8000C 0000 NONE 30\n");
         assert_eq!((octets[1], &octets[4..8]), (0, &[0, 0, 0x11, 0][..]));
         assert_eq!((&octets[16..20], &octets[20..24]), (&[0, 0, 1, 2][..], &[0, 0, 0, 90][..]));
+        // Another mark's, of the same server.
+        let octets = one("IP  C0A80001 0000 0000012C 0000 C0A8000C 0000 NONE 30\n");
+        assert_eq!((&octets[16..20], &octets[20..24]), (&[0, 0, 1, 44][..], &[0, 0, 0, 20][..]));
+        assert_eq!(encode("IP  C0A80001 0000 00000103 0000 C0A8000C 0000 NONE 30\n"), []);
         let octets = one("UDP C0A80001 0000 C0A800FE 13C4 C0A8000B 13C4 NONE 300 sip call@host\n");
         assert_eq!(octets[36..], [&[2, 9][..], b"call@host", &[3, 3], b"sip"].concat());
         assert_eq!((octets.len(), octets[3]), (52, 52));

@@ -119,6 +119,8 @@ struct Watch<'a> {
     looked: Instant,
     woke: Instant,
     peers: Option<Peers>,
+    /// Its index.
+    sync_interface: Option<u32>,
     view: View,
     /// This start of this node.
     me: u64,
@@ -252,6 +254,7 @@ impl<'a> Watch<'a> {
             looked: now,
             woke: now,
             peers: None,
+            sync_interface: None,
             view: View::default(),
             me: number(),
             learning: Learning::new(now),
@@ -285,8 +288,9 @@ impl<'a> Watch<'a> {
         let (netns, sender, sync) = (self.netns.clone(), self.sender.clone(), self.node.config().sync.clone());
         thread::spawn(move || {
             loop {
-                let _ = Peers::open_in(&netns, &sync).and_then(|peers| listen(&peers, &sender));
-                thread::sleep(BEACON);
+                if Peers::open_in(&netns, &sync).and_then(|peers| listen(&peers, &sender)).is_err() {
+                    thread::sleep(BEACON);
+                }
             }
         });
     }
@@ -622,9 +626,21 @@ impl<'a> Watch<'a> {
         if !config.fence.syncs() {
             return;
         }
-        match Peers::open_in(&self.netns, &config.sync) {
-            Ok(peers) => self.peers = Some(peers),
-            Err(error) => self.fail("beacons", &error, tell),
+        let peers = match Peers::open_in(&self.netns, &config.sync) {
+            Ok(peers) => peers,
+            Err(error) => return self.fail("beacons", &error, tell),
+        };
+        let index = peers.interface_index();
+        self.peers = Some(peers);
+        if self.sync_interface.replace(index).is_some_and(|before| before != index) {
+            tell(News::of("repair", &"sync daemons: started again, as their interface was made anew"));
+            match self.node.restart_sync_daemons() {
+                Ok(()) => self.counts.repairs += 1,
+                Err(error) => self.fail("sync daemons", &error, tell),
+            }
+            // What was told meanwhile nobody heard.
+            self.learning.ask();
+            self.asked = true;
         }
     }
 
@@ -649,12 +665,12 @@ impl<'a> Watch<'a> {
 }
 
 fn listen(peers: &Peers, sender: &SyncSender<Event>) -> Result<()> {
-    loop {
-        if let Some((_, beacon)) = peers.receive(10 * BEACON)? {
-            // Of more than there can be nodes, some are lost.
-            let _ = sender.try_send(Event::Beacon(Instant::now(), beacon));
-        }
+    // On an interface that was removed it is silent for ever.
+    while let Some((_, beacon)) = peers.receive(4 * BEACON)? {
+        // Of more than there can be nodes, some are lost.
+        let _ = sender.try_send(Event::Beacon(Instant::now(), beacon));
     }
+    Ok(())
 }
 
 fn started_daemon(plan: &Plan, role: SyncRole) -> bool {

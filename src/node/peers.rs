@@ -82,6 +82,7 @@ impl FromStr for Beacon {
 pub struct Peers {
     socket: UdpSocket,
     group: SocketAddr,
+    interface: u32,
     id: u8,
 }
 
@@ -94,8 +95,14 @@ impl Peers {
         let address = sync.group.unwrap_or(SyncDaemon::DEFAULT_GROUP);
         let port = sync.port.unwrap_or(SyncDaemon::DEFAULT_PORT).wrapping_sub(1);
         let failed = |e: io::Error| Error::system("listen to", format!("{address} on {}", sync.interface), e);
-        let (socket, group) = netns.run(|| join(address, port, sync)).and_then(|joined| joined.map_err(failed))?;
-        Ok(Peers { socket, group, id: sync.id })
+        let joined = netns.run(|| join(address, port, sync))?;
+        let (socket, group, interface) = joined.map_err(failed)?;
+        Ok(Peers { socket, group, interface, id: sync.id })
+    }
+
+    /// The index of the interface that it hears. One that was removed and made anew has another, whatever its name.
+    pub fn interface_index(&self) -> u32 {
+        self.interface
     }
 
     /// Sends a beacon.
@@ -132,7 +139,7 @@ impl Peers {
     }
 }
 
-fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, SocketAddr)> {
+fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, SocketAddr, u32)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let interface = name_to_index(&socket, &sync.interface)?;
@@ -154,7 +161,7 @@ fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, Socke
             to.into()
         }
     };
-    Ok((UdpSocket::from(socket), group))
+    Ok((UdpSocket::from(socket), group, interface))
 }
 
 /// The other nodes, as far as they were heard lately.

@@ -33,6 +33,24 @@ impl Node {
         let aside = self.dir.aside("of a repair")?;
         self.reach(wanted, &state, Vec::new(), &aside, &mut before)
     }
+
+    /// Stops this node's sync daemons and starts them again. The kernel's daemons stay with the interface that they were started on: when it
+    /// was removed, and one of its name made anew, they send and hear nothing, and do not say so.
+    ///
+    /// # Errors
+    /// As [`Node::repair`]; [`Error::Refused`](crate::Error::Refused) with the kernel's errno: as when they are started.
+    pub fn restart_sync_daemons(&mut self) -> Result<()> {
+        self.dir.prepare()?;
+        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        if !self.dir.load_head()?.syncs {
+            return Ok(());
+        }
+        for daemon in self.ipvs.sync_daemons()? {
+            self.ipvs.stop_sync_daemon(daemon.role)?;
+            self.ipvs.start_sync_daemon(&daemon)?;
+        }
+        Ok(())
+    }
 }
 
 fn wanted(state: &State) -> Option<Wanted> {

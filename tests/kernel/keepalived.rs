@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,17 @@ impl Drop for Lab {
     }
 }
 
+/// A copy in the guest's own memory: once keepalived found the program missing among the host's files, and ran no script.
+fn installed() -> &'static Path {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    COPY.get_or_init(|| {
+        let copy = new_path();
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(lvs_node(), &copy).unwrap();
+        copy
+    })
+}
+
 const ADD: &str =
     "address add 192.0.2.254/32 dev bond0\naddress add 2001:db8::fe/128 dev bond0 nodad preferred_lft 0\n";
 
@@ -82,7 +94,7 @@ impl Lab {
     }
 
     fn command_line(&self, arguments: &str) -> String {
-        format!("{} --config {}/node.toml {arguments}", lvs_node().display(), self.dir.display())
+        format!("{} --config {}/node.toml {arguments}", installed().display(), self.dir.display())
     }
 
     fn log(&self, name: &str) -> fs::File {
@@ -217,7 +229,7 @@ fn lives(by_fifo: bool) {
     let (global, notify) = match by_fifo {
         true => (format!("    vrrp_notify_fifo {}/fifo", dir.display()), String::new()),
         false => {
-            let program = format!("{} --config {}/node.toml notify", lvs_node().display(), dir.display());
+            let program = format!("{} --config {}/node.toml notify", installed().display(), dir.display());
             (String::new(), format!("    notify \"{program}\"\n"))
         }
     };

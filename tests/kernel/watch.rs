@@ -12,7 +12,7 @@ use lvs_dr::Netns;
 use serde_json::Value;
 
 use crate::cli::lvs_node;
-use crate::lab::{ip, ipvsadm, run};
+use crate::lab::{cable, ip, ipvsadm, run};
 use crate::lan::{INTERFACE, Session, VIP, VIP6, enter_switch, host, serve};
 use crate::node::new_path;
 
@@ -24,8 +24,8 @@ struct Node {
 }
 
 impl Node {
-    /// `group`: the sync group, if it is not the usual one.
-    fn new(number: u8, group: Option<&str>) -> Self {
+    /// `sync`: its settings, as in the node's file.
+    fn new(number: u8, sync: &str) -> Self {
         let netns = host(number);
         serve(&netns, number);
         let dir = new_path();
@@ -39,7 +39,7 @@ impl Node {
         let file = format!(
             "interface = \"{INTERFACE}\"\nvips = [\"{VIP}\", \"{VIP6}\"]\nfence = \"quiesce\"\nstate_dir = {:?}\nannounce_again = 0.0\n{}{}{}",
             dir.join("state"),
-            group.map_or_else(String::new, |group| format!("[sync]\ngroup = \"{group}\"\n")),
+            format_args!("[sync]\n{sync}\n"),
             service(VIP, "192.0.2."),
             service(VIP6, "[2001:db8::"),
         );
@@ -144,10 +144,13 @@ fn soon(what: &str, nodes: &[Node], mut is: impl FnMut() -> bool) -> Duration {
     start.elapsed()
 }
 
-fn cluster(group: Option<&str>) -> (Netns, Vec<Node>) {
+fn cluster(sync: &str) -> (Netns, Vec<Node>) {
     enter_switch();
     let client = host(1);
-    let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, group)).into();
+    let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, sync)).into();
+    if sync.contains("side0") {
+        connect(&nodes);
+    }
     for (node, state) in nodes.iter_mut().zip(["MASTER", "BACKUP"]) {
         node.watch("");
         node.tell(state);
@@ -156,14 +159,37 @@ fn cluster(group: Option<&str>) -> (Netns, Vec<Node>) {
     (client, nodes)
 }
 
-#[test]
-fn a_node_that_comes_late_learns_all_and_may_then_direct() {
-    comes_late(None);
-    comes_late(Some("ff02::51"));
+/// By a link of their own.
+fn connect(nodes: &[Node]) {
+    nodes[0].netns.run(|| cable("side0", "02:00:00:00:02:11", &nodes[1].netns, "side0")).unwrap();
+    nodes[0].ip("address add 198.51.100.11/24 dev side0");
+    nodes[1].ip("address add 198.51.100.12/24 dev side0");
 }
 
-fn comes_late(group: Option<&str>) {
-    let (client, mut nodes) = cluster(group);
+/// The kernel's daemons stay with the interface that is gone.
+#[test]
+fn a_sync_interface_is_made_anew() {
+    let (client, nodes) = cluster("interface = \"side0\"");
+    let mut sessions = Vec::new();
+    for round in 1..3 {
+        let opened: Vec<Session> = (0..10).map(|_| Session::open(&client, VIP).unwrap()).collect();
+        sessions.extend(opened);
+        assert!(sessions.iter_mut().all(|session| session.ask().is_some()));
+        soon("the backup knows all", &nodes, || nodes[1].known() == 10 * round);
+        nodes[0].ip("link del side0");
+        connect(&nodes);
+    }
+    soon("daemons started again", &nodes, || nodes.iter().all(|node| node.log().contains("made anew")));
+}
+
+#[test]
+fn a_node_that_comes_late_learns_all_and_may_then_direct() {
+    comes_late("");
+    comes_late("group = \"ff02::51\"");
+}
+
+fn comes_late(sync: &str) {
+    let (client, mut nodes) = cluster(sync);
     // Made before the third node is there: none of it would ever be told again.
     let mut sessions: Vec<(Session, u8)> = (0..20)
         .flat_map(|_| [VIP, VIP6])
@@ -175,7 +201,7 @@ fn comes_late(group: Option<&str>) {
         .filter(|(_, server)| *server == 12)
         .collect();
     assert!(sessions.len() > 5, "{}", sessions.len());
-    let mut late = Node::new(13, group);
+    let mut late = Node::new(13, sync);
     late.watch("");
     late.tell("BACKUP");
     nodes.push(late);
@@ -195,7 +221,7 @@ fn comes_late(group: Option<&str>) {
 
 #[test]
 fn what_others_change_is_repaired() {
-    let (_client, mut nodes) = cluster(None);
+    let (_client, mut nodes) = cluster("");
     let quiesced = nodes[1].table();
     let arp_ignore = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_ignore");
     // A VIP deleted, a setting overwritten, a weight put back, a daemon stopped.
@@ -266,7 +292,7 @@ fn what_others_change_is_repaired() {
 
 #[test]
 fn of_two_directors_one_schedules_to_itself() {
-    let (client, mut nodes) = cluster(None);
+    let (client, mut nodes) = cluster("");
     let knows = |node: &Node| node.log().lines().filter(|line| line.starts_with("knows ")).count();
     for round in 0..2 {
         // VRRP is cut: the other becomes a director as well.
@@ -301,10 +327,10 @@ fn of_two_directors_one_schedules_to_itself() {
 /// A node of keepalived's, which does what its files say.
 #[test]
 fn elections_and_handovers_that_are_given_up() {
-    let (client, mut nodes) = cluster(None);
+    let (client, mut nodes) = cluster("");
     let mut session = Session::open(&client, VIP).unwrap();
     assert!(session.ask().is_some());
-    let mut late = Node::new(13, None);
+    let mut late = Node::new(13, "");
     let track = late.dir.join("track");
     let file = fs::read_to_string(late.dir.join("node.toml")).unwrap();
     let file = format!("vip_owner = \"keepalived\"\n{file}[handover]\nfile = {track:?}\n");

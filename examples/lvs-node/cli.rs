@@ -96,7 +96,7 @@ KEEPALIVED
   vrrp_instance web {
       ...
       track_file {
-          lvs_dr weight -253      # with nopreempt: weight 0
+          lvs_dr weight 0         # without nopreempt: weight -253
       }
   }
   `lvs-node handover` before a planned stop (ExecStop= in a drop-in of keepalived.service), `lvs-node handover --end` to take part

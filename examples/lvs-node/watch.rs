@@ -617,6 +617,8 @@ impl<'a> Watch<'a> {
         // With very many connections it takes long, and roles do not wait for it.
         thread::spawn(move || {
             let result = Node::open_in(config, netns).and_then(|mut node| node.resync());
+            // The receivers' kernels have yet to take it in.
+            thread::sleep(BEACON / 4);
             let _ = sender.send(Event::Told(result));
         });
     }

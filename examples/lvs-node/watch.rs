@@ -334,7 +334,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// `again`: its steps were told before.
+    /// `again`, after this pause: its steps were told before, and are again only when it is done.
     fn take_on(&mut self, role: Role, again: Option<Duration>, tell: &impl Fn(News)) {
         // Where others are heard, a new director need not guess when the old one is fenced.
         let quiesces = self.node.config().fence == Fence::Quiesce && self.peers.is_some();
@@ -350,7 +350,12 @@ impl<'a> Watch<'a> {
         };
         self.failed = None;
         match result {
-            Ok(plan) => self.warn(plan.warnings(), tell),
+            Ok(plan) => {
+                if again.is_some() {
+                    plan.steps().iter().for_each(|step| tell(News::step(step)));
+                }
+                self.warn(plan.warnings(), tell);
+            }
             // Somebody else has asked for another role since.
             Err(Error::Overtaken { .. }) => {}
             Err(error) => {
@@ -441,19 +446,24 @@ impl<'a> Watch<'a> {
             Err(error) => return self.fail("look", &error, tell),
         };
         self.beside = beside.then(|| self.beside.unwrap_or(now));
+        let mut steps = Vec::new();
+        let before = |step: &Step| steps.push(step.to_string());
         let result = match (self.beside, self.view.stands_back(now, self.me)) {
             (Some(since), false) if now.duration_since(since) >= self.node.config().settle => {
-                self.node.become_role_with(Role::Master, |step| tell(News::step(step)))
+                self.node.become_role_with(Role::Master, before)
             }
             (None, true) => {
                 let text = "another node directs as well: new connections stay here, until there is one director";
                 if self.is_new("beside", text) {
                     tell(News::of("beside", &text));
                 }
-                self.node.direct_beside_another(|step| tell(News::step(step)))
+                self.node.direct_beside_another(before)
             }
             _ => return,
         };
+        if result.is_ok() || self.is_new("steps beside another director", &steps.join("\n")) {
+            steps.iter().for_each(|step| tell(News::of("step", step)));
+        }
         if let Err(error) = result {
             self.fail("beside another director", &error, tell);
         }
@@ -668,7 +678,7 @@ impl<'a> Watch<'a> {
 
 fn listen(peers: &Peers, sender: &SyncSender<Event>) -> Result<()> {
     // On an interface that was removed it is silent for ever.
-    while let Some((_, beacon)) = peers.receive(4 * BEACON)? {
+    while let Some((_, beacon)) = peers.receive(10 * BEACON)? {
         // Of more than there can be nodes, some are lost.
         let _ = sender.try_send(Event::Beacon(Instant::now(), beacon));
     }

@@ -16,7 +16,6 @@ use lvs_dr::ipvs::{Change, SyncRole};
 use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Plan, Role, Status, Step, View, VipOwner};
 use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
-use rustix::time::{ClockId, clock_gettime};
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 
@@ -26,7 +25,7 @@ use super::metrics::{self, Counts};
 
 /// How often a beacon is sent.
 const BEACON: Duration = Duration::from_secs(1);
-/// How often the whole is looked at, at most: where that takes long it is done less often, and takes one part in so many of a processor.
+/// How often the whole is looked at, at most: where that takes long it is done less often, and takes one part in so many of the time.
 const CHECK: Duration = Duration::from_secs(1);
 const SHARE: u32 = 200;
 /// Thousands of services or not: what is wrong for so long is seen.
@@ -156,23 +155,18 @@ struct Watch<'a> {
 struct Due(Instant);
 
 impl Due {
-    /// Does the work, and says when it is due again: the more of the processor it took, the later.
+    /// Does the work, and says when it is due again: the longer it took, the later.
     fn run(&mut self, work: impl FnOnce()) {
-        let start = processor_time();
+        let start = Instant::now();
         work();
-        let took = processor_time().saturating_sub(start);
+        // Of the clock's time, which is more than the processor's. That has a clock of its own, but not on every kernel.
+        let took = start.elapsed();
         self.0 = Instant::now() + CHECK.max(took * SHARE).min(LATEST);
     }
 
     fn is_now(&self) -> bool {
         Instant::now() >= self.0
     }
-}
-
-/// What this thread has taken. On a busy machine that is less than the time that has passed.
-fn processor_time() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// Only the FIFO.

@@ -1,14 +1,17 @@
 //! What a node is to be.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::fence::{self, Fence, Sync};
+use super::fence::marks::MarkValues;
+use super::fence::{Fence, Sync};
 use crate::arp::{ArpTarget, Settings};
 use crate::error::{Error, Result};
 use crate::interface;
 use crate::ipvs::{Forward, SyncRole, Table};
+use crate::marks::Mac;
 use crate::vip::check_vip;
 
 /// Who puts the VIP on the interface and takes it off.
@@ -40,9 +43,39 @@ pub struct ArpConfig {
     pub target: ArpTarget,
 }
 
-/// What a node is to be: which VIPs it holds, on which interface, for which services.
+/// The settings of fence `marks`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct MarksConfig {
+    /// The packet marks. Each node chooses its own: they do not leave it.
+    pub values: MarkValues,
+    /// MAC addresses of other nodes, by the address of the node as a destination, beside those that the node sees by itself.
+    pub macs: BTreeMap<IpAddr, BTreeSet<Mac>>,
+    /// What happens to the node's own requests to a VIP.
+    pub own_requests: OwnRequests,
+}
+
+/// What happens to requests of the node's own programs to a VIP. The kernel schedules them like a client's, and the answer of another
+/// server does not reach the program (`ip_vs_local_request4()` in net/netfilter/ipvs/ip_vs_core.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OwnRequests {
+    /// They are marked by nftables or xtables, and served by this node. Where the node has neither, an audit says so.
+    #[default]
+    ServedHere,
+    /// They are left alone.
+    LeftAlone,
+}
+
+/// A group of VIPs that one election decides about, and how the node handles them.
+///
+/// A node has one group, or several that share a state directory and a network namespace: a [`Node`](super::Node) for each, and all
+/// but [`Config::group`], [`Config::interface`], [`Config::vips`] and [`Config::services`] the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// The group's name; "" for a node that has only one.
+    pub group: String,
+    /// The groups of the node, this one among them. What an earlier configuration had for other groups is released.
+    pub groups: BTreeSet<String>,
     /// The interface that clients reach, and that holds the director's VIP.
     pub interface: String,
     /// The VIPs.
@@ -51,31 +84,24 @@ pub struct Config {
     pub vip_owner: VipOwner,
     /// What fences a backup's table.
     pub fence: Fence,
+    /// Settings of fence [`Fence::Marks`].
+    pub marks: MarksConfig,
     /// When the VIP sits on `lo`.
     pub loopback: Loopback,
     /// ARP settings, set before a VIP is put on `lo`. `None`: they are left alone.
     pub arp: Option<ArpConfig>,
-    /// The director's table: these services and no others are the node's. `None`: the table found running is what is kept: its services
-    /// on the VIPs, and all those by firewall mark.
+    /// The services of the VIPs. They are loaded where the kernel has none of them, and again changed when they are changed here; in
+    /// between they belong to whoever edits the kernel's table. `None`: the node loads nothing.
     pub services: Option<Table>,
     /// Where the node keeps its state: a directory for root alone, one for each node.
     pub state_dir: PathBuf,
     /// How many announcements follow the VIP to the interface.
     pub announcements: u32,
-    /// How the nodes tell each other of their connections, where the fence needs it.
+    /// How the nodes synchronise their connections.
     pub sync: Sync,
-    /// Who directs next, most likely first, as addresses of destinations: a director that hands over sends what is new there.
-    /// Where none of them is fit, and where there are none, it is the first other destination that is.
-    pub successors: Vec<IpAddr>,
     /// How long after a move the VIP is announced once more, for neighbours that missed it; 0: not. See
     /// [`Node::announce_again`](super::Node::announce_again).
     pub announce_again: Duration,
-    /// With fence `quiesce`: for how long a new director takes all new connections itself, until the old one is surely fenced; and for
-    /// how long one that hands over waits for connections in the middle of their handshake.
-    pub settle: Duration,
-    /// With fence `backup-only`: for how long a director that is one no longer goes on forwarding, for packets that were on their way: at most; it ends when
-    /// none has come for a while, or another role is asked for.
-    pub drain: Duration,
 }
 
 impl Config {
@@ -84,6 +110,9 @@ impl Config {
     pub fn new(interface: &str, vips: impl IntoIterator<Item = IpAddr>) -> Self {
         let vips: Vec<IpAddr> = vips.into_iter().collect();
         Config {
+            group: String::new(),
+            groups: [String::new()].into(),
+            marks: MarksConfig::default(),
             interface: interface.to_owned(),
             sync: Sync {
                 interface: interface.to_owned(),
@@ -94,8 +123,6 @@ impl Config {
                 ttl: None,
                 max_length: Some(1),
             },
-            settle: Duration::from_millis(500),
-            drain: Duration::from_secs(1),
             vips,
             vip_owner: VipOwner::default(),
             fence: Fence::default(),
@@ -104,7 +131,6 @@ impl Config {
             services: None,
             state_dir: "/run/lvs-dr".into(),
             announcements: 5,
-            successors: Vec::new(),
             announce_again: Duration::from_secs(5),
         }
     }
@@ -142,28 +168,24 @@ impl Config {
                 return refuse("arp", format!("ignore {ignore}, announce {announce}: 0 to 8 and 0 to 2 were expected"));
             }
         }
-        if self.fence == Fence::BackupOnly && self.vip_owner == VipOwner::Keepalived {
-            return refuse(
-                "fence `backup-only`",
-                "keepalived moves the VIP before it tells, and until then the new director would send every session to itself: use \
-                 `quiesce` or `stateless`, or let the node move the VIP (vip_owner)"
-                    .into(),
-            );
+        interface::check_name(&self.sync.interface)?;
+        self.sync.daemon(SyncRole::Master).check()?;
+        if self.sync.id == 0 {
+            return refuse("sync id 0", "a backup with it would listen to every cluster: 1 to 255 was expected".into());
         }
-        if self.fence.syncs() {
-            interface::check_name(&self.sync.interface)?;
-            self.sync.daemon(SyncRole::Master).check()?;
-            if self.sync.id == 0 {
-                return refuse(
-                    "sync id 0",
-                    "a backup with it would listen to every cluster: 1 to 255 was expected".into(),
-                );
-            }
+        if self.group.contains(char::is_control) || !self.groups.contains(&self.group) {
+            return refuse("group", format!("{:?} is not one of the node's groups", self.group));
+        }
+        if self.groups.len() > usize::from(u8::MAX) {
+            return refuse("group", format!("there are {} groups: 255 at most were expected", self.groups.len()));
         }
         let Some(services) = &self.services else { return Ok(()) };
-        fence::check(self.fence, services)?;
         services.check()?;
         for content in services.services() {
+            if self.marks.values.owns(&content.service.id) {
+                let reason = "fence `marks` uses this mark itself: name other marks in the configuration of one of them";
+                return refuse(&content.service.id.to_string(), reason.into());
+            }
             let Some(listen) = content.service.id.address() else { continue };
             if !self.vips.contains(&listen.ip()) {
                 return refuse(&content.service.id.to_string(), format!("{} is not among the vips", listen.ip()));

@@ -2,13 +2,16 @@
 //!
 //! [`Node::become_role`] looks at the kernel, plans, acts, and looks again:
 //!
-//! 1. *Observe* what is there; nothing is taken from memory that the kernel can tell.
-//! 2. *Plan*: from what is seen and what is wanted, the steps. [`Node::plan`] prints them and changes nothing.
-//! 3. *Run* them, under a lock. Requests are numbered as they arrive; one that was overtaken by a later one is not carried out.
-//! 4. *Verify*: observe again. A step that left no trace is an error that names it; what somebody else changed meanwhile is planned for.
+//! 1. *Observe* the kernel. Nothing is taken from memory that the kernel can tell.
+//! 2. *Plan* the steps, from what is seen and what is wanted. [`Node::plan`] returns them and changes nothing.
+//! 3. *Run* them, under a lock. Requests are numbered as they arrive; one that a later one supersedes is not carried out.
+//! 4. *Verify*: observe again. A step that left no trace is an error that names it; what another program changed meanwhile is planned for.
 //!
-//! Every step can be done twice. A node that was killed anywhere, or started from any half state, gets to the role that it is
-//! asked for next.
+//! Every step can be done twice. A node that was killed anywhere, or started from any half state, reaches the role that it is asked for
+//! next.
+//!
+//! The promotion of a backup reads no services and changes no destination, however many there are: it moves the VIP, announces it,
+//! removes one rule for each VIP and interface, and starts the sync daemon.
 //!
 //! ```no_run
 //! use lvs_dr::node::{Config, Node, Role};
@@ -21,26 +24,31 @@
 
 pub mod audit;
 mod config;
-mod decide;
 mod fence;
-mod kept;
 mod learning;
 mod observation;
+mod observe;
 mod peers;
 mod plan;
+mod planner;
 mod repair;
 mod role;
+mod services;
 mod settings;
 mod state;
 
-pub use config::{ArpConfig, Config, Loopback, VipOwner};
+pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
+pub use fence::marks::MarkValues;
 pub use fence::{Fence, Sync};
 pub use learning::{Learned, Learning};
 pub use peers::{Beacon, Peers, View};
-pub use plan::{Plan, Step, Wait};
+pub use plan::{Plan, Step};
 pub use role::Role;
+pub use services::Apply;
+pub use state::Kept;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::iter;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -48,40 +56,44 @@ use std::time::{Duration, Instant};
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{DestinationEntry, Ipvs, ServiceEntry, SyncDaemon, SyncRole, Table, sync};
+use crate::marks::{self, LocalMarks, Mac, Marks};
 use crate::netns::Netns;
 use crate::sysctl;
 use crate::vip::{Located, Vips};
-use decide::Wanted;
-use observation::Observation;
-use state::{Later, Request, State, StateDir};
+use observe::Look;
+use planner::Memory;
+use state::{Later, Request, StateDir};
 
-/// How long a request waits for those before it.
+/// Time limit for the requests before this one.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often a request that waits for a later one looks what has become of it.
+/// Interval at which a request that waits for a later one looks what has become of it.
 const TURN_STEP: Duration = Duration::from_millis(5);
 
-/// Connections that are forgotten sooner are not counted.
+/// Connections that expire earlier are ignored.
 const LASTING: Duration = Duration::from_secs(5);
 
-/// How long a director that steps down reads its connections, to tell of them. A hundred thousand take older
-/// kernels a minute, and most of them the sync daemon has told of.
+/// Time limit for reading the connections when a director is demoted. A hundred thousand take older kernels a minute, and the sync
+/// daemon has sent most of them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How often a wait looks whether it is over, and after how long without a packet a drain is.
+/// Interval at which a wait looks whether it is over.
 const WAIT_STEP: Duration = Duration::from_millis(20);
-const DRAIN_QUIET: Duration = Duration::from_millis(250);
 
-/// How often a node plans again for what others have changed meanwhile, before it gives up.
+/// Time limit for the answer of another node on the link.
+const PROBE_LIMIT: Duration = Duration::from_millis(50);
+
+/// How often a node plans again for what other programs have changed meanwhile.
 const ROUNDS: usize = 3;
 
-/// A node of the cluster.
+/// A node of the cluster, for one group of VIPs.
 #[derive(Debug)]
 pub struct Node {
     config: Config,
     ipvs: Ipvs,
     vips: Vips,
     arp: Arp,
+    marks: Marks,
     dir: StateDir,
 }
 
@@ -99,28 +111,30 @@ pub struct Status {
     pub arp: Settings,
     /// Whether ARP requests for a VIP on `lo` stay unanswered.
     pub hidden: bool,
-    /// The kernel's services, all of them.
+    /// The kernel's services, without those of the node's own marks.
     pub table: Table,
     /// The same with their counters.
     pub entries: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
     /// The sync daemons that run.
     pub daemons: Vec<SyncDaemon>,
-    /// The table that a director of this node has.
+    /// The table of this node as a director. With fence `marks`, its part of `table`.
     pub kept: Table,
-    /// It directs beside another director, see [`Node::direct_beside_another`].
-    pub beside: bool,
-    /// It is about to hand over, see [`Node::prepare_handover`].
-    pub handing_over: bool,
-    /// What would have to be done for the role to be in place: nothing, if all is well.
+    /// The rules that mark packets, as the kernel has them.
+    pub rules: BTreeSet<marks::Rule>,
+    /// The other nodes, with the MAC addresses that they send from.
+    pub peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
+    /// The other node that directs, or directed last, as far as it is known.
+    pub director: Option<IpAddr>,
+    /// The steps that are missing for the role to be in place: none, if all is well.
     pub missing: Vec<String>,
-    /// What [`Node::repair`] would do: nothing of what is health checks' to change.
+    /// What [`Node::repair`] would do.
     pub drift: Vec<String>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
 
 impl Status {
-    /// How many connections the destinations of the node's services count, and templates: also those that are about to be forgotten. Unlike
+    /// How many connections the destinations of the node's services count, and templates: also those that expire soon. Unlike
     /// [`Node::known_connections`] it costs nothing, however many there are.
     pub fn connections(&self) -> u64 {
         let own = self.entries.iter().filter(|(entry, _)| self.kept.service(&entry.service.id).is_some());
@@ -147,13 +161,14 @@ impl Node {
     pub fn open_in(config: Config, netns: Netns) -> Result<Self> {
         config.check()?;
         let arp = Arp::open_in(netns.clone());
-        let dir = StateDir::new(&config.state_dir);
+        let dir = StateDir::new(&config.state_dir, &config.group);
         // A node that has lost an interface must still be able to let go of what it holds.
-        if dir.load_head().map_or(true, |state| state.role.is_none()) {
+        if dir.load().map_or(true, |state| state.group(&config.group).role.is_none()) {
             check_interfaces(&config, &arp)?;
         }
+        let marks = Marks::open_in(netns.clone(), dir.owner())?;
         let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
-        Ok(Node { config, ipvs, vips, arp, dir })
+        Ok(Node { config, ipvs, vips, arp, marks, dir })
     }
 
     /// What this node is to be.
@@ -161,22 +176,23 @@ impl Node {
         &self.config
     }
 
-    /// What would have to be done for this role. Changes nothing.
+    /// Plans a role. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Foreign`]: a VIP belongs to somebody else; [`Error::State`]: what was remembered cannot be believed; the errors of
-    /// reading the kernel's state.
+    /// [`Error::Foreign`]: a VIP, a mark or a sync daemon belongs to another program; [`Error::Invalid`]: the kernel cannot do what
+    /// the fence needs; [`Error::State`]: what was remembered cannot be believed; the errors of reading the kernel's state.
     pub fn plan(&mut self, role: Role) -> Result<Plan> {
-        self.plan_after(role.into(), &self.dir.load()?)
+        let memory = self.remember()?;
+        self.plan_after(role, Apply::Changes, &memory, Look::All)
     }
 
-    fn plan_after(&mut self, wanted: Wanted, state: &State) -> Result<Plan> {
-        // Says now, and not halfway, that there is no such interface.
-        if matches!(wanted.role, Role::Master | Role::Backup) {
+    fn plan_after(&mut self, role: Role, apply: Apply, memory: &Memory, look: Look) -> Result<Plan> {
+        // Says now, and not half-way, that there is no such interface.
+        if matches!(role, Role::Master | Role::Backup) {
             check_interfaces(&self.config, &self.arp)?;
         }
-        let seen = self.observe(state)?;
-        decide::for_role(&self.config, wanted, state, &seen)
+        let seen = self.observe_for(&memory.state, look)?;
+        planner::for_role(&self.config, role, apply, memory, &seen)
     }
 
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing is.
@@ -194,11 +210,15 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn become_role_with(&mut self, role: Role, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.in_turn(&role.to_string(), |node, request| node.carry_out(role.into(), request, &mut before))
+        let nothing_to_read: Option<fn() -> Result<Option<Table>, Infallible>> = None;
+        match self.take_on(role, nothing_to_read, &mut before)? {
+            Ok(plan) => Ok(plan),
+            Err(never) => match never {},
+        }
     }
 
-    /// Takes on a role with services that are read only when a new director has done what cannot wait: sync daemon, VIP, announcement. For
-    /// thousands of them; what is configured as [`Config::services`] until then is not looked at. The inner error is the reader's.
+    /// Takes on a role with services that are read only where they are needed: not for the promotion of a backup that is ready. What is
+    /// configured as [`Config::services`] until then is not looked at. The inner error is the reader's.
     ///
     /// # Errors
     /// As [`Node::become_role`]; [`Error::Invalid`] for services that do not fit the configuration.
@@ -208,34 +228,62 @@ impl Node {
         services: impl FnOnce() -> Result<Option<Table>, E>,
         mut before: impl FnMut(&Step),
     ) -> Result<Result<Plan, E>> {
-        let mut services = Some(services);
+        self.take_on(role, Some(services), &mut before)
+    }
+
+    fn take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
+        &mut self,
+        role: Role,
+        mut services: Option<R>,
+        before: &mut impl FnMut(&Step),
+    ) -> Result<Result<Plan, E>> {
         self.in_turn(&role.to_string(), |node, request| {
-            let first = node.first_steps(role.into(), request, &mut before)?;
-            if let Some(read) = services.take() {
-                match read() {
-                    Ok(table) => node.config.services = table,
-                    Err(error) => return Ok(Err(error)),
+            let done = match node.promote_at_once(role, request, before)? {
+                Some(done) => done,
+                None => {
+                    if let Some(read) = services.take() {
+                        match read() {
+                            Ok(table) => node.config.services = table,
+                            Err(error) => return Ok(Err(error)),
+                        }
+                        node.config.check()?;
+                    }
+                    node.reach(role, Apply::Changes, request, before)?
                 }
-                node.config.check()?;
-            }
-            let state = node.dir.load()?;
-            node.reach(role.into(), &state, first, request, &mut before).map(Ok)
+            };
+            node.look_for_director(role)?;
+            Ok(Ok(done))
         })
     }
 
-    /// Takes on the role of a director beside another one: with fence `quiesce`, its own server takes all that is new, and what it knows it
-    /// forwards; so two directors do no harm. [`Node::become_role`] with [`Role::Master`] ends that. For the other fences it is the same.
-    ///
-    /// Who hears of other directors ([`Peers`]) begins with it, and goes on when it is alone: then nothing needs to settle.
+    /// Brings the configured services into the kernel's table: what was changed in the configuration since it was loaded, or all of it.
+    /// Destinations are changed in place, and keep their connections.
     ///
     /// # Errors
-    /// As [`Node::become_role`].
-    pub fn direct_beside_another(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        let wanted = Wanted { beside: true, ..Role::Master.into() };
-        self.in_turn("master", |node, request| node.carry_out(wanted, request, &mut before))
+    /// As [`Node::become_role`]; [`Error::Invalid`] where no role was taken on yet.
+    pub fn apply(&mut self, apply: Apply, mut before: impl FnMut(&Step)) -> Result<Plan> {
+        self.dir.prepare()?;
+        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        let role = self.present_role("apply")?;
+        let aside = self.dir.aside("of an apply")?;
+        self.reach(role, apply, &aside, &mut before)
     }
 
-    /// How many connections of its services this node knows, which last a while yet.
+    /// Plans what [`Node::apply`] would do. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Node::plan`]; [`Error::Invalid`] where no role was taken on yet.
+    pub fn plan_apply(&mut self, apply: Apply) -> Result<Plan> {
+        let (role, memory) = (self.present_role("apply")?, self.remember()?);
+        self.plan_after(role, apply, &memory, Look::All)
+    }
+
+    fn present_role(&self, what: &str) -> Result<Role> {
+        let role = self.dir.load()?.group(&self.config.group).role;
+        role.map(|(role, _)| role).ok_or_else(|| Error::invalid(what, "this node has taken on no role yet: let it take on one first"))
+    }
+
+    /// How many connections of its services this node knows, without those that expire soon.
     ///
     /// # Errors
     /// As [`Ipvs::connections`].
@@ -246,17 +294,14 @@ impl Node {
         Ok(known)
     }
 
-    /// Tells the other nodes of all connections of its services, also of those made before they were there. Returns how many these were.
+    /// Sends all connections of the node's services to the other nodes' sync daemons, also those opened before these nodes joined.
+    /// Returns how many these were.
     ///
     /// # Errors
-    /// As [`Ipvs::send_connections`]; [`Error::Invalid`] where the fence does not synchronise.
+    /// As [`Ipvs::send_connections`].
     pub fn resync(&mut self) -> Result<usize> {
-        if !self.config.fence.syncs() {
-            let reason = "its nodes tell each other of no connections: there is nothing to learn";
-            return Err(Error::invalid(format!("resync with fence {}", self.config.fence), reason));
-        }
         let table = self.own_table()?;
-        // What is about to be forgotten would be forgotten there as well.
+        // An entry that is about to expire would expire there as well.
         let entries = self.entries_of(&table, 2 * LASTING, None)?;
         self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
         Ok(entries.len())
@@ -268,8 +313,8 @@ impl Node {
         Ok(entries)
     }
 
-    /// Shows each connection of this table's services that lasts so long yet, as it would be told of. One by one: there may be many. With a
-    /// limit, those that are read in that time.
+    /// Shows each connection of this table's services that lasts so long, as the sync daemon would send it. One by one: there may be many.
+    /// With a limit, those that are read in that time.
     fn each_entry(
         &mut self,
         table: &Table,
@@ -287,44 +332,31 @@ impl Node {
 
     /// The table that connections are looked up in.
     fn own_table(&mut self) -> Result<Table> {
-        if let Some(services) = &self.config.services {
-            return Ok(services.clone());
-        }
-        let state = self.dir.load()?;
-        let seen = self.observe(&state)?;
-        Ok(kept::kept_table(&self.config, &state, &seen))
+        let values = self.config.marks.values;
+        Ok(self.ipvs.table()?.filtered(|id| !values.owns(id)))
     }
 
-    fn carry_out(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
-        let first = self.first_steps(wanted, request, before)?;
-        let state = self.dir.load()?;
-        self.reach(wanted, &state, first, request, before)
-    }
-
-    /// Plans and acts until the role is in place. The lock is held, and `first` is done.
+    /// Plans and acts until the role is in place. The lock is held.
     fn reach(
         &mut self,
-        wanted: Wanted,
-        state: &State,
-        first: Vec<Step>,
+        role: Role,
+        apply: Apply,
         request: &Request,
         before: &mut impl FnMut(&Step),
     ) -> Result<Plan> {
-        let mut done = self.plan_after(wanted, state)?;
-        // What was announced just now leaves no trace that the plan could see.
-        done.steps.retain(|step| !matches!(step, Step::Announce(..)) || !first.contains(step));
+        let mut done = self.plan_after(role, apply, &self.remember()?, Look::AllAndResolve)?;
         self.run(&done, request, before)?;
-        done = done.preceded_by(first);
         let mut rounds = 1;
         loop {
-            let again = self.plan_after(wanted, &done.after)?;
+            let memory = Memory { state: done.after.clone(), ..self.remember()? };
+            let again = self.plan_after(role, Apply::Changes, &memory, Look::All)?;
             match again.first_change() {
                 None => {
                     done.warnings = again.warnings;
                     return Ok(done);
                 }
                 Some(step) if rounds == ROUNDS || done.steps.contains(step) => return Err(not_verified(step)),
-                // Somebody has changed something meanwhile: keepalived has moved its VIP, say.
+                // Another program has changed something meanwhile: keepalived has moved its VIP, say.
                 Some(_) => {
                     self.run(&again, request, before)?;
                     done = again.preceded_by(done.steps);
@@ -334,41 +366,75 @@ impl Node {
         }
     }
 
-    /// The first steps of a backup that is ready to direct. See [`decide::at_once`].
-    fn first_steps(&mut self, wanted: Wanted, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Vec<Step>> {
-        if wanted.role != Role::Master {
-            return Ok(Vec::new());
+    /// The promotion of a backup that has all it needs. `None`: it has to be looked at in full.
+    fn promote_at_once(&mut self, role: Role, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Option<Plan>> {
+        if role != Role::Master {
+            return Ok(None);
         }
         check_interfaces(&self.config, &self.arp)?;
-        let state = self.dir.load_head()?;
-        let mut table = Table::new();
-        table.daemons = self.ipvs.daemons()?;
-        let seen = self.observe_all_but_table(&state, table)?;
-        let steps = decide::at_once(&self.config, &state, &seen).unwrap_or_default();
-        let plan = Plan { steps, warnings: Vec::new(), during: state.clone(), after: state };
+        let state = self.dir.load()?;
+        let seen = self.observe_in_brief(&state)?;
+        let Some(plan) = planner::promotion(&self.config, &state, &seen) else { return Ok(None) };
         self.run(&plan, request, before)?;
-        Ok(plan.steps)
+        let seen = self.observe_in_brief(&plan.after)?;
+        let left = planner::left_of_promotion(&self.config, &plan.after, &seen);
+        // What another program has changed meanwhile is looked at in full.
+        Ok(left.is_empty().then_some(plan))
     }
 
-    /// Prepares a director to give up the VIP, so that no session notices when it does: where the fence synchronises, new connections go to the
-    /// successor from now on, and the others are told of all that there are. `successors`, most likely first, come before those of the
-    /// configuration. It stays the director, until another role is asked for: [`Role::Backup`] once the VIP has moved,
-    /// [`Role::Master`] if it did not.
+    /// Looks for the other node that directs, which the rules for packets of its connections depend on: a backup asks the link for the VIP, a
+    /// director whether the one before it is alive. Blocks for 50 ms at most.
+    fn look_for_director(&mut self, role: Role) -> Result<()> {
+        if self.config.fence != Fence::Marks {
+            return Ok(());
+        }
+        let state = self.dir.load()?;
+        let before = state.group(&self.config.group).director;
+        let netns = self.ipvs.netns().clone();
+        let found = match (role, before) {
+            (Role::Master, None) => return Ok(()),
+            (Role::Master, Some(director)) => {
+                let Some((interface, None)) = self.marks.route_to(director)? else { return Ok(()) };
+                // A link that cannot be asked says nothing.
+                let Ok(answers) = marks::who_has(&netns, &interface, director, PROBE_LIMIT) else { return Ok(()) };
+                before.filter(|_| !answers.is_empty())
+            }
+            _ => {
+                let answers = self.config.vips.iter().find_map(|vip| {
+                    let found = marks::who_has(&netns, &self.config.interface, *vip, PROBE_LIMIT).ok()?;
+                    (!found.is_empty()).then_some(found)
+                });
+                let Some(answers) = answers else { return Ok(()) };
+                let known = |macs: &BTreeSet<Mac>| answers.iter().any(|mac| macs.contains(mac));
+                state.peers.iter().find(|(_, macs)| known(macs)).map(|(peer, _)| *peer).or(before)
+            }
+        };
+        if found != before { self.point_at(found) } else { Ok(()) }
+    }
+
+    /// Says which other node directs this group's VIPs, or that the one that did is dead (`None`). Packets of connections that this node
+    /// does not know, and that another director may, are sent there; without one they are served here. A program that follows the
+    /// nodes' beacons calls it.
     ///
     /// # Errors
-    /// As [`Node::become_role`]; [`Error::Invalid`] where this node does not direct.
-    pub fn prepare_handover(&mut self, successors: &[IpAddr], mut before: impl FnMut(&Step)) -> Result<Plan> {
-        let successors: Vec<IpAddr> = successors.iter().chain(&self.config.successors).copied().collect();
-        self.in_turn("handover", |node, request| {
-            let state = node.dir.load()?;
-            if !matches!(state.role, Some((Role::Master, _))) {
-                return Err(Error::invalid("handover", "this node does not direct: there is nothing to hand over"));
-            }
-            let seen = node.observe(&state)?;
-            let plan = decide::for_handover(&node.config, &successors, &state, &seen)?;
-            node.run(&plan, request, &mut before)?;
-            Ok(plan)
-        })
+    /// As [`Node::repair`].
+    pub fn set_director(&mut self, director: Option<IpAddr>) -> Result<()> {
+        if self.config.fence != Fence::Marks || self.dir.load()?.group(&self.config.group).director == director {
+            return Ok(());
+        }
+        self.dir.prepare()?;
+        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        self.point_at(director)
+    }
+
+    /// The lock is held.
+    fn point_at(&mut self, director: Option<IpAddr>) -> Result<()> {
+        let mut state = self.dir.load()?;
+        let Some(group) = state.groups.get_mut(&self.config.group) else { return Ok(()) };
+        group.director = director;
+        self.dir.save(&state)?;
+        let seen = self.mark_services(&state)?;
+        planner::pointing(&self.config, &state, &seen).iter().try_for_each(|plan| self.ipvs.apply(plan))
     }
 
     /// Announces the VIPs of a director once more, [`Config::announce_again`] after its role was reached, as keepalived does: a
@@ -379,8 +445,7 @@ impl Node {
     /// As [`Vips::announce`].
     pub fn announce_again(&mut self) -> Result<()> {
         let Config { announce_again, vip_owner, .. } = self.config;
-        let directs = |state: State| state.role == Some((Role::Master, true));
-        if announce_again.is_zero() || vip_owner != VipOwner::Node || !directs(self.dir.load_head()?) {
+        if announce_again.is_zero() || vip_owner != VipOwner::Node || self.role()? != Some((Role::Master, true)) {
             return Ok(());
         }
         let (generation, start) = (self.dir.latest_generation()?, Instant::now());
@@ -428,18 +493,19 @@ impl Node {
         }
     }
 
-    /// What would have to be done to give everything back. Changes nothing.
+    /// Plans to give everything back. Changes nothing.
     ///
     /// # Errors
     /// As [`Node::plan`].
     pub fn plan_release(&mut self) -> Result<Plan> {
-        let state = self.dir.load()?;
-        let seen = self.observe(&state)?;
-        decide::for_release(&self.config, &state, &seen)
+        let memory = self.remember()?;
+        let seen = self.observe_for(&memory.state, Look::All)?;
+        planner::for_release(&self.config, &memory, &seen)
     }
 
-    /// Takes the node out: VIPs that it placed go, ARP settings get back the values that they had, a table that was found
-    /// running is put back, and what is remembered is forgotten. What others have changed since stays.
+    /// Takes the node out: VIPs that it placed go, rules and services of its marks go, ARP settings and sysctls get back the values that
+    /// they had, services that were found running stay or come back, and what is remembered is forgotten. What other programs have
+    /// changed since stays. What several groups share goes with the last of them.
     ///
     /// # Errors
     /// As [`Node::become_role`].
@@ -456,15 +522,7 @@ impl Node {
     /// # Errors
     /// [`Error::State`]: what was remembered cannot be believed.
     pub fn role(&self) -> Result<Option<(Role, bool)>> {
-        Ok(self.dir.load_head()?.role)
-    }
-
-    /// Whether it directs beside another director: what [`Status::beside`] says, without looking at anything else.
-    ///
-    /// # Errors
-    /// As [`Node::role`].
-    pub fn is_beside(&self) -> Result<bool> {
-        Ok(self.dir.load_head()?.beside)
+        Ok(self.dir.load()?.group(&self.config.group).role)
     }
 
     /// Makes the state directory, for a program that keeps a file of its own there.
@@ -486,163 +544,102 @@ impl Node {
     /// What the node is. Changes nothing.
     ///
     /// # Errors
-    /// As [`Node::plan`], except that a VIP that belongs to somebody else is a warning.
+    /// As [`Node::plan`], except that a VIP that belongs to another program is a warning.
     pub fn status(&mut self) -> Result<Status> {
-        let state = self.dir.load()?;
+        let memory = self.remember()?;
+        let group = memory.state.group(&self.config.group);
         let entries = self.ipvs.entries()?;
-        let table = entries.iter().cloned().collect();
-        let seen = self.observe_with(&state, table)?;
+        let seen = self.observe_with(&memory.state, entries.iter().cloned().collect(), Look::Services)?;
         let generation = self.dir.latest_generation()?;
         let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();
-        let again = state.role.map(|(role, _)| Wanted::again(role, &state));
-        let (missing, mut warnings) = match again.map(|wanted| decide::for_role(&self.config, wanted, &state, &seen)) {
+        let plan = group.role.map(|(role, _)| planner::for_role(&self.config, role, Apply::Changes, &memory, &seen));
+        let (missing, mut warnings) = match plan {
             Some(Ok(plan)) => (texts(&plan), plan.warnings().to_vec()),
             Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
             None => (Vec::new(), Vec::new()),
         };
         // What keeps it from being planned is warned of already.
         let mut drift: Vec<String> =
-            repair::plan(&self.config, &state, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
+            repair::plan(&self.config, &memory, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
         let arp = seen.arp_of(&ArpTarget::Interface(self.config.interface.clone()));
         if let Some(Err(error)) = arp.is_none().then(|| check_interfaces(&self.config, &self.arp)) {
             warnings.push(error.to_string());
             drift.clear();
         }
         let arp = arp.map_or(seen.arp_all, |own| own.joined(seen.arp_all));
+        let values = self.config.marks.values;
+        let kept = planner::own_table(&self.config, &memory, &seen);
         Ok(Status {
-            role: state.role,
+            role: group.role,
             generation,
-            beside: state.beside,
-            handing_over: state.handing_over,
             vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
             arp,
             hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
-            kept: kept::kept_table(&self.config, &state, &seen),
-            daemons: seen.table.daemons.values().flatten().cloned().collect(),
-            table: {
-                let mut table = seen.table;
-                table.daemons.clear();
-                table
-            },
-            entries,
+            kept,
+            daemons: seen.daemons.values().flatten().cloned().collect(),
+            table: seen.table.filtered(|id| !values.owns(id)),
+            entries: entries.into_iter().filter(|(entry, _)| !values.owns(&entry.service.id)).collect(),
+            rules: seen.marks.rules,
+            peers: memory.state.peers,
+            director: group.director,
             missing,
             drift,
             warnings,
         })
     }
 
-    fn observe(&mut self, state: &State) -> Result<Observation> {
-        let table = self.ipvs.table()?;
-        self.observe_with(state, table)
-    }
-
-    fn observe_with(&mut self, state: &State, mut table: Table) -> Result<Observation> {
-        // Timeouts are not a node's business.
-        table.daemons = self.ipvs.daemons()?;
-        self.observe_all_but_table(state, table)
-    }
-
-    fn observe_all_but_table(&mut self, state: &State, table: Table) -> Result<Observation> {
-        let vips: BTreeSet<IpAddr> =
-            self.config.vips.iter().copied().chain(state.vips.iter().map(|(vip, _)| *vip)).collect();
-        let own = ArpTarget::Interface(self.config.interface.clone());
-        let configured = self.config.arp.iter().map(|arp| &arp.target);
-        let arp_all = self.arp.get(&ArpTarget::All)?;
-        let mut arp = vec![(ArpTarget::All, arp_all)];
-        for target in iter::once(&own).chain(configured).chain(state.arp.iter().map(|change| &change.target)) {
-            if arp.iter().any(|(known, _)| known == target) {
-                continue;
-            }
-            let target = target.clone();
-            match self.arp.get(&target) {
-                Ok(settings) => arp.push((target, settings)),
-                // An interface that was changed earlier may be gone, and its settings with it.
-                Err(error) if error.cause() == Some(Cause::NoInterface) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Observation {
-            vips: vips.into_iter().map(|vip| Ok((vip, self.vips.locate(vip)?))).collect::<Result<_>>()?,
-            arp_all,
-            arp,
-            route_localnet: self.arp.route_localnet()?,
-            table,
-            own: self.vips.addresses()?,
-            sysctls: self.observe_sysctls(state)?,
-        })
-    }
-
-    fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
-        let needed = settings::needed_sysctls(&self.config, state).into_keys();
-        let names: BTreeSet<String> =
-            needed.chain(state.sysctls.keys().cloned()).chain(audit::SYSCTLS.map(str::to_owned)).collect();
-        let paths: Vec<String> = names.iter().map(|name| sysctl_path(name)).collect();
-        let values = sysctl::read_each(self.ipvs.netns(), &paths)?;
-        // The kernel separates numbers by tabs.
-        let spaced = |text: String| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-        Ok(names.into_iter().zip(values.into_iter().map(|value| value.map(spaced))).collect())
-    }
-
-    /// Waits, until another role is asked for; a drain until packets have stopped coming.
-    fn wait(&mut self, request: &Request, what: Wait, limit: Duration) -> Result<()> {
-        let start = Instant::now();
-        let (mut packets, mut since) = (self.ipvs.packets_in()?, start);
-        while start.elapsed() < limit && (what != Wait::Drain || since.elapsed() < DRAIN_QUIET) {
-            std::thread::sleep(WAIT_STEP);
-            if let Later::Lives(latest) | Later::Ended(latest) = request.later()? {
-                return Err(request.overtaken(latest));
-            }
-            let now = self.ipvs.packets_in()?;
-            if now != packets {
-                (packets, since) = (now, Instant::now());
-            }
-        }
-        Ok(())
+    /// Reads what the node remembers.
+    fn remember(&self) -> Result<Memory> {
+        let state = self.dir.load()?;
+        Ok(Memory { state, loaded: self.dir.load_table(Kept::Loaded)?, held: self.dir.load_table(Kept::Held)? })
     }
 
     fn run(&mut self, plan: &Plan, request: &Request, before: &mut impl FnMut(&Step)) -> Result<()> {
         for (index, step) in plan.steps().iter().enumerate() {
+            if let Later::Lives(latest) | Later::Ended(latest) = request.later()? {
+                return Err(request.overtaken(latest));
+            }
             before(step);
-            self.act(step, plan, request).map_err(|error| match error {
-                overtaken @ Error::Overtaken { .. } => overtaken,
-                error => Error::Step {
-                    number: index + 1,
-                    total: plan.steps().len(),
-                    // The changes of a table are not repeated: its error names the one that failed.
-                    step: step.to_string().lines().next().unwrap_or_default().to_owned(),
-                    source: Box::new(error),
-                },
+            self.act(step, plan).map_err(|error| Error::Step {
+                number: index + 1,
+                total: plan.steps().len(),
+                // The changes of a table are not repeated: its error names the one that failed.
+                step: step.to_string().lines().next().unwrap_or_default().to_owned(),
+                source: Box::new(error),
             })?;
         }
         Ok(())
     }
 
-    fn act(&mut self, step: &Step, plan: &Plan, request: &Request) -> Result<()> {
+    fn act(&mut self, step: &Step, plan: &Plan) -> Result<()> {
         match step {
             Step::Record { reached: false, .. } => self.dir.save(&plan.during),
             Step::Record { reached: true, .. } => self.dir.save(&plan.after),
-            Step::Forget => self.dir.remove(),
+            Step::Keep { kept, table } => self.dir.save_table(*kept, table),
+            Step::Forget => self.dir.forget(&plan.after),
             Step::Arp(change) => self.arp.apply(change),
             Step::GiveBackArp(change) => self.arp.give_back(change).map(|_| ()),
             Step::AddVip(vip, placement) => self.vips.add(*vip, placement).map(|_| ()),
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
             Step::Announce(vip, _) => self.announce(*vip),
-            Step::Tell(daemon) => {
-                let entries = self.entries_of(&plan.during.table, Duration::ZERO, Some(LAST_WORDS))?;
+            Step::Resync(daemon) => {
+                let table = self.own_table()?;
+                let entries = self.entries_of(&table, Duration::ZERO, Some(LAST_WORDS))?;
                 self.ipvs.send_connections(daemon, &entries).map(|_| ())
             }
             Step::Table(changes) => self.ipvs.apply(changes),
+            Step::Marks(changes) => self.marks.apply(changes),
+            Step::OwnRequests(wanted) => LocalMarks::open_in(self.ipvs.netns().clone()).apply(wanted),
             Step::Sysctl { name, value, .. } => sysctl::write(self.ipvs.netns(), &sysctl_path(name), value),
-            Step::Wait(what, limit) => self.wait(request, *what, *limit),
         }
     }
 }
 
 fn check_interfaces(config: &Config, arp: &Arp) -> Result<()> {
     let own = ArpTarget::Interface(config.interface.clone());
-    let sync = config.fence.syncs().then(|| ArpTarget::Interface(config.sync.interface.clone()));
+    let sync = ArpTarget::Interface(config.sync.interface.clone());
     let configured = config.arp.iter().map(|wanted| &wanted.target);
-    iter::once(&own).chain(configured).chain(&sync).try_for_each(|target| arp.get(target).map(drop))
+    iter::once(&own).chain(configured).chain([&sync]).try_for_each(|target| arp.get(target).map(drop))
 }
 
 fn sysctl_path(name: &str) -> String {

@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use crate::arp::{self, ArpTarget};
-use crate::ipvs::Table;
+use crate::ipvs::{SyncDaemon, SyncRole, Table};
+use crate::marks::{self, Mac};
 use crate::vip::{Located, Placement};
 
 /// What is found in the kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Observation {
+    /// All addresses of interfaces that are up.
+    pub(super) addresses: Vec<Located>,
     /// Where each VIP sits: the configured ones, and those placed earlier.
     pub(super) vips: BTreeMap<IpAddr, Vec<Located>>,
     /// The settings of each target that is configured or was changed earlier.
@@ -17,12 +21,46 @@ pub(super) struct Observation {
     /// The settings of `all`, and whether `lo` routes its addresses outside (`route_localnet`).
     pub(super) arp_all: arp::Settings,
     pub(super) route_localnet: bool,
-    /// The whole table, and the sync daemons.
+    /// The whole table; in brief, the services of the node's marks and the one that is the sign of a loaded table.
     pub(super) table: Table,
-    /// The node's own addresses.
+    /// The sync daemons.
+    pub(super) daemons: BTreeMap<SyncRole, Option<SyncDaemon>>,
+    /// The node's own addresses, also those of interfaces that are down.
     pub(super) own: BTreeSet<IpAddr>,
     /// The sysctls of IPVS that the fence needs, and those that were changed earlier. `None`: this kernel has no such setting.
     pub(super) sysctls: BTreeMap<String, Option<String>>,
+    /// The rules that mark packets, on the interfaces that may have some.
+    pub(super) marks: marks::Observed,
+    /// The other nodes on the link. In brief: nothing.
+    pub(super) link: Link,
+    /// The node's own requests that are marked. `None`: not looked at, which takes the start of a program.
+    pub(super) own_requests: Option<OwnMarked>,
+    /// Why rules cannot be used here.
+    pub(super) unsupported: Option<String>,
+    /// Who else uses the node's marks.
+    pub(super) mark_uses: Vec<String>,
+}
+
+/// What the neighbour table and the routes say of other nodes.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Link {
+    /// The MAC address of each neighbour that has one.
+    pub(super) macs: BTreeMap<IpAddr, Mac>,
+    /// Neighbours that do not answer.
+    pub(super) silent: BTreeSet<IpAddr>,
+    /// MAC addresses of gateways, and of this node.
+    pub(super) gateways: BTreeMap<Mac, IpAddr>,
+    pub(super) own_macs: BTreeSet<Mac>,
+    /// Destinations that are behind a gateway.
+    pub(super) behind: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// The marks on the node's own requests.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OwnMarked {
+    /// Whether the node has nftables or xtables; otherwise what to do.
+    pub(super) missing: Option<String>,
+    pub(super) marked: BTreeSet<(IpAddr, NonZeroU32)>,
 }
 
 impl Observation {

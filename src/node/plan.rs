@@ -1,28 +1,36 @@
 //! Steps and plans: what is to be done, as a value that can be printed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::num::NonZeroU32;
 
 use super::role::Role;
-use super::state::State;
+use super::state::{Kept, State};
 use crate::arp;
 use crate::ipvs;
+use crate::marks;
 use crate::vip::Placement;
 
 /// One thing to do. Each can be done twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Step {
-    /// Write down what is about to happen, or has.
+    /// Record that the role is under way, or reached.
     #[non_exhaustive]
     Record {
         /// The role.
         role: Role,
         /// Whether it is reached, or under way.
         reached: bool,
-        /// How many services are kept, to be restored later.
-        services: usize,
+    },
+    /// Record a table.
+    #[non_exhaustive]
+    Keep {
+        /// What for.
+        kept: Kept,
+        /// The table.
+        table: ipvs::Table,
     },
     /// Change ARP settings.
     Arp(arp::Change),
@@ -38,72 +46,67 @@ pub enum Step {
         /// Whether it is the value that was found before this node changed it.
         back: bool,
     },
-    /// Let time pass, unless another role is asked for.
-    Wait(Wait, Duration),
     /// Add a VIP, or bring it into the right form.
     AddVip(IpAddr, Placement),
     /// Remove a VIP.
     RemoveVip(IpAddr, Placement),
-    /// Tell the neighbours where a VIP is now.
+    /// Announce to the neighbours where a VIP is now.
     Announce(IpAddr, String),
     /// Change the table.
     Table(ipvs::Plan),
-    /// Tell the other nodes of all connections, as [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections) does.
-    Tell(ipvs::SyncDaemon),
+    /// Change the rules that mark packets.
+    Marks(marks::Plan),
+    /// Mark the node's own requests to these VIPs, and to no others.
+    OwnRequests(BTreeSet<(IpAddr, NonZeroU32)>),
+    /// Send all connections to the other nodes, as [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections) does.
+    Resync(ipvs::SyncDaemon),
     /// Forget what is remembered.
     Forget,
-}
-
-/// What a [`Step::Wait`] waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Wait {
-    /// That no more packets come to a former director.
-    Drain,
-    /// That the old director has its fence.
-    Settle,
-    /// That connections of the old table are established.
-    Handshakes,
 }
 
 impl Step {
     /// Whether the kernel shows afterwards that it was done.
     pub(super) fn leaves_a_trace(&self) -> bool {
-        !matches!(self, Step::Record { .. } | Step::Announce(..) | Step::Tell(_) | Step::Wait(..) | Step::Forget)
+        !matches!(self, Step::Record { .. } | Step::Keep { .. } | Step::Announce(..) | Step::Resync(_) | Step::Forget)
     }
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Record { role, reached: false, services: 1 } => {
-                write!(f, "record: {role} is under way, 1 service is kept")
-            }
-            Step::Record { role, reached: false, services } => {
-                write!(f, "record: {role} is under way, {services} services are kept")
-            }
-            Step::Record { role, reached: true, .. } => write!(f, "record: {role} is reached"),
+            Step::Record { role, reached: false } => write!(f, "record: {role} is under way"),
+            Step::Record { role, reached: true } => write!(f, "record: {role} is reached"),
+            Step::Keep { kept: Kept::Loaded, table } => write!(f, "record: {} loaded", services(table.len())),
+            Step::Keep { kept: Kept::Held, table } => write!(f, "record: {} kept for promotion", services(table.len())),
             Step::Arp(change) => write!(f, "ARP: {change}"),
-            Step::GiveBackArp(change) => write!(f, "ARP: {} {} again", change.target, change.before),
+            Step::GiveBackArp(change) => write!(f, "ARP: restore {} {}", change.target, change.before),
             Step::Sysctl { name, value, back: false } => write!(f, "sysctl: net.ipv4.vs.{name} = {value}"),
-            Step::Sysctl { name, value, back: true } => write!(f, "sysctl: net.ipv4.vs.{name} = {value} again"),
-            Step::Wait(Wait::Drain, time) => write!(f, "go on forwarding for up to {time:?}"),
-            Step::Wait(Wait::Settle, time) => write!(f, "give the old director {time:?} to be fenced"),
-            Step::Wait(Wait::Handshakes, time) => write!(f, "give connections {time:?} to be established"),
-            Step::Tell(daemon) => {
-                write!(f, "sync: tell of all connections on {} (id {})", daemon.interface, daemon.sync_id)
+            Step::Sysctl { name, value, back: true } => write!(f, "sysctl: restore net.ipv4.vs.{name} = {value}"),
+            Step::Resync(daemon) => {
+                write!(f, "sync: send all connections on {} (id {})", daemon.interface, daemon.sync_id)
             }
             Step::AddVip(vip, placement) => write!(f, "VIP: add {vip} to {placement}"),
             Step::RemoveVip(vip, placement) => write!(f, "VIP: remove {vip} from {placement}"),
             Step::Announce(vip, interface) => write!(f, "VIP: announce {vip} on {interface}"),
-            Step::Table(plan) => {
-                let count = plan.changes().len();
-                write!(f, "IPVS: {count} change{}", if count == 1 { "" } else { "s" })?;
-                plan.changes().iter().try_for_each(|change| write!(f, "\n  {change}"))
+            Step::Table(plan) => changes(f, "IPVS", plan.changes()),
+            Step::Marks(plan) => changes(f, "marks", plan.changes()),
+            Step::OwnRequests(marked) if marked.is_empty() => write!(f, "marks: own requests to VIPs are left alone"),
+            Step::OwnRequests(marked) => {
+                let vips: Vec<String> = marked.iter().map(|(vip, _)| vip.to_string()).collect();
+                write!(f, "marks: own requests to {} are served here", vips.join(", "))
             }
             Step::Forget => write!(f, "record: forget this node"),
         }
     }
+}
+
+fn changes(f: &mut fmt::Formatter<'_>, what: &str, changes: &[impl fmt::Display]) -> fmt::Result {
+    write!(f, "{what}: {} change{}", changes.len(), if changes.len() == 1 { "" } else { "s" })?;
+    changes.iter().try_for_each(|change| write!(f, "\n  {change}"))
+}
+
+fn services(count: usize) -> String {
+    format!("{count} service{}", if count == 1 { "" } else { "s" })
 }
 
 /// What a node has to do for a role, in order. Printed, a line for each step.

@@ -20,12 +20,14 @@ pub(super) fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
 
 /// Settings that an earlier configuration had changed elsewhere. Where none are configured now, they are left alone.
 pub(super) fn obsolete_arp(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
-    let changes = state.arp.iter().filter(|change| is_obsolete(config, change) && counts_still(change, seen));
+    let changes = state.arp.iter().filter(|change| is_obsolete(config, state, change) && counts_still(change, seen));
     changes.cloned().map(Step::GiveBackArp).collect()
 }
 
-pub(super) fn is_obsolete(config: &Config, change: &arp::Change) -> bool {
-    config.arp.as_ref().is_some_and(|wanted| wanted.target != change.target)
+pub(super) fn is_obsolete(config: &Config, state: &State, change: &arp::Change) -> bool {
+    let others = state.others(config);
+    let of_others = others.flat_map(|group| &group.vips).any(|(_, interface)| *interface == change.target.name());
+    config.arp.as_ref().is_some_and(|wanted| wanted.target != change.target) && !of_others
 }
 
 /// Whether a setting still has the value that this node gave it, and had another one before.

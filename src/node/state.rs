@@ -12,17 +12,18 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::config::Config;
 use super::fence::Fence;
+use super::fence::marks::MarkValues;
 use super::role::Role;
 use crate::arp;
 use crate::error::{Error, Result};
-use crate::ipvs::Table;
+use crate::ipvs::{ServiceId, Table};
+use crate::marks::Mac;
 
-/// What a node remembers from one role to the next.
+/// What a node remembers from one role to the next, except its tables, which are in files of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct State {
-    /// The last role that was asked for, and whether it was reached.
-    pub(super) role: Option<(Role, bool)>,
     /// ARP settings that were changed: each with what was found before the first change.
     pub(super) arp: Vec<arp::Change>,
     /// Sysctls of IPVS that were changed: name, what was found before the first change, and what was set.
@@ -31,110 +32,229 @@ pub(super) struct State {
     pub(super) mended: BTreeMap<String, String>,
     /// The sync daemons are this node's.
     pub(super) syncs: bool,
-    /// VIPs that were placed, and the interface that the director's are on.
-    pub(super) vips: BTreeSet<(IpAddr, String)>,
-    /// The table that is the node's.
-    pub(super) table: Table,
-    /// The kernel's table is fenced, or on its way: what is in it is not the whole.
-    pub(super) held: bool,
-    /// The kernel's table sends what is new to a successor: a weight of 0 in it says nothing.
-    pub(super) handing_over: bool,
-    /// The director has a backup's table, as there is another one beside it.
-    pub(super) beside: bool,
-    /// The fence of the role.
-    pub(super) fence: Option<Fence>,
+    /// The packet marks in use.
+    pub(super) marks: Option<MarkValues>,
+    /// Interfaces that rules were added to, and whether their qdisc is this node's.
+    pub(super) qdiscs: BTreeMap<String, QdiscOwner>,
+    /// The other nodes, and every MAC address that each was seen with.
+    pub(super) peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
+    /// The groups of VIPs, by name. A node without groups has one, named "".
+    pub(super) groups: BTreeMap<String, Group>,
+    /// What a version with fence `quiesce` has left.
+    pub(super) legacy: Option<Legacy>,
 }
 
-const FIRST_LINE: &str = "lvs-dr state 1";
+/// Who has added the qdisc that holds a node's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QdiscOwner {
+    /// This node: it goes with the last rule.
+    Node,
+    /// Another program.
+    Other,
+}
+
+/// What a node remembers of one group of VIPs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Group {
+    /// Which mark leads to the group's director: see [`super::fence::marks`].
+    pub(super) slot: u8,
+    /// The last role that was asked for, and whether it was reached.
+    pub(super) role: Option<(Role, bool)>,
+    /// The fence of that role, once it was reached.
+    pub(super) fence: Option<Fence>,
+    /// VIPs that were placed, and the interface that the director's are on.
+    pub(super) vips: BTreeSet<(IpAddr, String)>,
+    /// The other node that directs, or directed last.
+    pub(super) director: Option<IpAddr>,
+    /// One of the services that were loaded from the configuration. Where the kernel lacks it, the table was flushed, perhaps.
+    pub(super) loaded: Option<ServiceId>,
+    /// Fence `clear` has emptied the kernel's table: the group's table is [`Kept::Held`].
+    pub(super) held: bool,
+}
+
+/// What version 1 of the file holds beside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Legacy {
+    pub(super) table: Table,
+    /// The kernel's table has weight 0 for all servers but this node: fence `quiesce` did that.
+    pub(super) quiesced: bool,
+}
+
+const FIRST_LINE: &str = "lvs-dr state 2";
+const FIRST_LINE_1: &str = "lvs-dr state 1";
 const LAST_LINE: &str = "end";
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{FIRST_LINE}")?;
-        if let Some((role, reached)) = self.role {
-            writeln!(f, "role {role} {}", if reached { "reached" } else { "under-way" })?;
-        }
         self.arp.iter().try_for_each(|change| writeln!(f, "arp {change}"))?;
         self.sysctls.iter().try_for_each(|(name, (before, after))| writeln!(f, "sysctl {name}={before} -> {after}"))?;
-        if let Some(fence) = self.fence {
-            writeln!(f, "fence {fence}")?;
-        }
         self.mended.iter().try_for_each(|(name, value)| writeln!(f, "mended {name}={value}"))?;
         if self.syncs {
             writeln!(f, "sync on")?;
         }
-        if self.handing_over {
-            writeln!(f, "handover under-way")?;
+        if let Some(marks) = self.marks {
+            writeln!(f, "marks {}", marks.base())?;
         }
-        if self.beside {
-            writeln!(f, "beside another")?;
+        for (interface, owner) in &self.qdiscs {
+            let owner = if *owner == QdiscOwner::Node { "ours" } else { "found" };
+            writeln!(f, "qdisc {owner} {interface}")?;
         }
-        self.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
-        writeln!(f, "table {}", if self.held { "held" } else { "live" })?;
-        write!(f, "{}", self.table)?;
+        for (peer, macs) in &self.peers {
+            write!(f, "peer {peer}")?;
+            macs.iter().try_for_each(|mac| write!(f, " {mac}"))?;
+            writeln!(f)?;
+        }
+        for (name, group) in &self.groups {
+            writeln!(f, "group {name}")?;
+            writeln!(f, "slot {}", group.slot)?;
+            if let Some((role, reached)) = group.role {
+                writeln!(f, "role {role} {}", if reached { "reached" } else { "under-way" })?;
+            }
+            if let Some(fence) = group.fence {
+                writeln!(f, "fence {fence}")?;
+            }
+            if let Some(director) = group.director {
+                writeln!(f, "director {director}")?;
+            }
+            if let Some(id) = &group.loaded {
+                writeln!(f, "loaded {id}")?;
+            }
+            if group.held {
+                writeln!(f, "table held")?;
+            }
+            group.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
+        }
         writeln!(f, "{LAST_LINE}")
     }
 }
 
 impl State {
+    /// Reads this version's text, and that of version 1. Lines that a later version may have added are passed over.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let (mut state, table) = State::parse_head(text)?;
-        state.table = table.parse().map_err(|e: Error| format!("its table is not understood: {e}"))?;
-        Ok(state)
-    }
-
-    /// All but the table, which can be long; and the table's text.
-    fn parse_head(text: &str) -> Result<(Self, &str), String> {
-        let body = text.strip_prefix(FIRST_LINE).and_then(|rest| rest.strip_prefix('\n'));
-        let body =
-            body.ok_or_else(|| format!("it does not begin with `{FIRST_LINE}`: was it written by another version?"))?;
+        let after = |first: &str| text.strip_prefix(first).and_then(|rest| rest.strip_prefix('\n'));
+        let (body, version) = match (after(FIRST_LINE), after(FIRST_LINE_1)) {
+            (Some(body), _) => (body, 2),
+            (_, Some(body)) => (body, 1),
+            _ => return Err(format!("it does not begin with `{FIRST_LINE}`: was it written by another version?")),
+        };
         let body =
             body.strip_suffix(&format!("{LAST_LINE}\n")).ok_or("it does not end as it should: it was cut short")?;
         if body.contains(|c: char| c.is_control() && c != '\n') {
             return Err("it holds control characters, which no node writes".into());
         }
         let mut state = State::default();
+        let mut name = String::new();
+        let mut old_fence = String::new();
         let mut rest = body;
         while let Some((line, behind)) = rest.split_once('\n') {
             rest = behind;
             let unknown = || format!("`{line}` is not understood");
             let (key, value) = line.split_once(' ').ok_or_else(unknown)?;
             match (key, value.split_once(' ')) {
-                ("role", Some((role, reached))) => {
-                    state.role = Some((role.parse().map_err(|_| unknown())?, reached == "reached"))
-                }
                 ("arp", _) => state.arp.push(value.parse().map_err(|_| unknown())?),
                 ("sysctl", _) => {
                     let (name, values) = value.split_once('=').ok_or_else(unknown)?;
                     let (before, after) = values.split_once(" -> ").ok_or_else(unknown)?;
                     state.sysctls.insert(name.to_owned(), (before.to_owned(), after.to_owned()));
                 }
-                ("fence", None) => state.fence = Some(value.parse().map_err(|_| unknown())?),
                 ("mended", _) => {
                     let (name, value) = value.split_once('=').ok_or_else(unknown)?;
                     state.mended.insert(name.to_owned(), value.to_owned());
                 }
                 ("sync", None) => state.syncs = value == "on",
-                ("handover", None) => state.handing_over = value == "under-way",
-                ("beside", None) => state.beside = value == "another",
+                ("marks", None) => {
+                    let base = value.parse().ok().and_then(|base| MarkValues::new(base).ok());
+                    state.marks = Some(base.ok_or_else(unknown)?);
+                }
+                ("qdisc", Some((owner, interface))) => {
+                    let owner = if owner == "ours" { QdiscOwner::Node } else { QdiscOwner::Other };
+                    state.qdiscs.insert(interface.to_owned(), owner);
+                }
+                ("peer", _) => {
+                    let mut words = value.split(' ');
+                    let peer = words.next().and_then(|word| word.parse().ok()).ok_or_else(unknown)?;
+                    let macs = words.map(str::parse).collect::<Result<_, _>>().map_err(|_| unknown())?;
+                    state.peers.insert(peer, macs);
+                }
+                ("loaded", _) => state.group_mut(&name).loaded = Some(value.parse().map_err(|_| unknown())?),
+                ("group", _) => {
+                    name = value.to_owned();
+                    state.groups.entry(name.clone()).or_default();
+                }
+                ("slot", None) => state.group_mut(&name).slot = value.parse().map_err(|_| unknown())?,
+                ("role", Some((role, reached))) => {
+                    let role = role.parse().map_err(|_| unknown())?;
+                    state.group_mut(&name).role = Some((role, reached == "reached"));
+                }
+                ("fence", None) if version == 1 => old_fence = value.to_owned(),
+                ("fence", None) => state.group_mut(&name).fence = Some(value.parse().map_err(|_| unknown())?),
+                ("director", None) => state.group_mut(&name).director = Some(value.parse().map_err(|_| unknown())?),
                 ("vip", Some((vip, interface))) => {
-                    state.vips.insert((vip.parse().map_err(|_| unknown())?, interface.to_owned()));
+                    let vip = vip.parse().map_err(|_| unknown())?;
+                    state.group_mut(&name).vips.insert((vip, interface.to_owned()));
                 }
                 ("table", None) => {
-                    state.held = value == "held";
-                    break;
+                    state.group_mut(&name).held = value == "held";
+                    if version == 1 {
+                        break;
+                    }
                 }
-                _ => return Err(unknown()),
+                _ => {}
             }
         }
-        Ok((state, rest))
+        if version == 1 {
+            let table = rest.parse().map_err(|e: Error| format!("its table is not understood: {e}"))?;
+            let group = state.group_mut(&name);
+            // Version 1 records the fence when the role is reached.
+            let quiesced = group.held && matches!(old_fence.as_str(), "quiesce" | "");
+            group.held &= old_fence == Fence::Clear.to_string();
+            group.fence = group.held.then_some(Fence::Clear);
+            state.legacy = Some(Legacy { table, quiesced });
+        }
+        Ok(state)
+    }
+
+    /// What is remembered of this group.
+    pub(super) fn group(&self, name: &str) -> Group {
+        self.groups.get(name).cloned().unwrap_or_else(|| Group { slot: self.free_slot(), ..Group::default() })
+    }
+
+    fn free_slot(&self) -> u8 {
+        let taken = |slot: &u8| self.groups.values().any(|group| group.slot == *slot);
+        (0..u8::MAX).find(|slot| !taken(slot)).unwrap_or(u8::MAX)
+    }
+
+    /// The other groups of the configuration that have a role.
+    pub(super) fn others<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a Group> {
+        let is_other = |name: &String| *name != config.group && config.groups.contains(name);
+        self.groups.iter().filter(move |(name, group)| is_other(name) && group.role.is_some()).map(|(_, group)| group)
+    }
+
+    pub(super) fn group_mut(&mut self, name: &str) -> &mut Group {
+        self.groups.entry(name.to_owned()).or_default()
     }
 }
 
 /// The directory that holds a node's state.
+///
+/// What the node remembers and its lock are those of all its groups. Requests are numbered for each group, and each has tables of its
+/// own.
 #[derive(Debug, Clone)]
 pub(super) struct StateDir {
     path: PathBuf,
+    /// What ends the names of the files that are the group's own.
+    suffix: String,
+}
+
+/// A table that a node remembers in its state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kept {
+    /// The services of the configuration as they were loaded last.
+    Loaded,
+    /// The node's table while fence `clear` keeps the kernel's empty.
+    Held,
 }
 
 /// The node's lock, held until this is dropped; the kernel drops it with the process.
@@ -201,8 +321,23 @@ pub(super) enum Later {
 }
 
 impl StateDir {
-    pub(super) fn new(path: &Path) -> Self {
-        StateDir { path: path.to_owned() }
+    pub(super) fn new(path: &Path, group: &str) -> Self {
+        // A name may hold what a file's name may not.
+        let escaped: String = group
+            .bytes()
+            .map(|octet| match octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_' {
+                true => char::from(octet).to_string(),
+                false => format!("%{octet:02x}"),
+            })
+            .collect();
+        let suffix = if group.is_empty() { String::new() } else { format!(".{escaped}") };
+        StateDir { path: path.to_owned(), suffix }
+    }
+
+    /// A number that stands for this directory: the owner of the rules that mark packets (FNV-1a of its path).
+    pub(super) fn owner(&self) -> u64 {
+        let octets = self.path.as_os_str().as_encoded_bytes();
+        octets.iter().fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
     }
 
     pub(super) fn state_file(&self) -> PathBuf {
@@ -210,12 +345,12 @@ impl StateDir {
     }
 
     fn generation_file(&self) -> PathBuf {
-        self.path.join("generation")
+        self.path.join(format!("generation{}", self.suffix))
     }
 
     /// Of the latest request, which keeps it locked as long as it lives.
     fn request_file(&self) -> PathBuf {
-        self.path.join("request")
+        self.path.join(format!("request{}", self.suffix))
     }
 
     fn new_file(&self) -> PathBuf {
@@ -251,24 +386,34 @@ impl StateDir {
         Ok(())
     }
 
+    fn table_file(&self, kept: Kept) -> PathBuf {
+        self.path.join(match kept {
+            Kept::Loaded => format!("loaded{}", self.suffix),
+            Kept::Held => format!("table{}", self.suffix),
+        })
+    }
+
     /// What the node remembers; nothing, at its first start.
     pub(super) fn load(&self) -> Result<State> {
-        self.read(State::parse)
+        Ok(self.read(self.state_file(), State::parse)?.unwrap_or_default())
     }
 
-    /// The same without its table.
-    pub(super) fn load_head(&self) -> Result<State> {
-        self.read(|text| State::parse_head(text).map(|(state, _)| state))
+    /// A table; an empty one where none was saved.
+    pub(super) fn load_table(&self, kept: Kept) -> Result<Table> {
+        let parse = |text: &str| {
+            let body = text.strip_suffix(&format!("# {LAST_LINE}\n")).ok_or("it does not end as it should: it was cut short")?;
+            body.parse().map_err(|e: Error| format!("it is not understood: {e}"))
+        };
+        Ok(self.read(self.table_file(kept), parse)?.unwrap_or_default())
     }
 
-    fn read(&self, parse: impl Fn(&str) -> Result<State, String>) -> Result<State> {
-        let path = self.state_file();
+    fn read<T>(&self, path: PathBuf, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>> {
         let octets = match fs::read(&path) {
             Ok(octets) => octets,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::system("read", path.display(), error)),
         };
-        parse(&String::from_utf8_lossy(&octets)).map_err(|reason| {
+        parse(&String::from_utf8_lossy(&octets)).map(Some).map_err(|reason| {
             let reason = format!("{reason}; look into it, then remove it: the node starts anew from what it finds");
             Error::State { path, reason }
         })
@@ -276,10 +421,22 @@ impl StateDir {
 
     /// Replaces what the node remembers: whoever reads, also after a crash, finds the old or the new.
     pub(super) fn save(&self, state: &State) -> Result<()> {
-        let (path, new) = (self.state_file(), self.new_file());
+        self.write(self.state_file(), &state.to_string())
+    }
+
+    /// Replaces a table; an empty one is removed.
+    pub(super) fn save_table(&self, kept: Kept, table: &Table) -> Result<()> {
+        match table.is_empty() {
+            true => self.remove_file(self.table_file(kept)),
+            false => self.write(self.table_file(kept), &format!("{table}# {LAST_LINE}\n")),
+        }
+    }
+
+    fn write(&self, path: PathBuf, text: &str) -> Result<()> {
+        let new = self.new_file();
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(state.to_string().as_bytes())?;
+            file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
             File::open(&self.path)?.sync_all()
@@ -291,14 +448,18 @@ impl StateDir {
         })
     }
 
-    /// Forgets everything.
-    pub(super) fn remove(&self) -> Result<()> {
-        match fs::remove_file(self.state_file()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::system("remove", self.state_file().display(), error))
-            }
-            _ => Ok(()),
+    /// Forgets the group, and `state` is what is left; nothing, of the last one.
+    pub(super) fn forget(&self, state: &State) -> Result<()> {
+        self.remove_file(self.table_file(Kept::Loaded))?;
+        self.remove_file(self.table_file(Kept::Held))?;
+        match *state == State::default() {
+            true => self.remove_file(self.state_file()),
+            false => self.save(state),
         }
+    }
+
+    fn remove_file(&self, path: PathBuf) -> Result<()> {
+        remove_if_there(&path).map_err(|e| Error::system("remove", path.display(), e))
     }
 
     /// Draws the next number: of two requests, the later one has the higher.
@@ -421,28 +582,41 @@ mod tests {
     fn directory(name: &str) -> StateDir {
         let path = std::env::temp_dir().join(format!("lvs-dr-test-{}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
-        StateDir::new(&path)
+        StateDir::new(&path, "")
     }
 
     fn some_state() -> State {
-        State {
+        let group = Group {
+            slot: 3,
             role: Some((Role::Backup, false)),
-            arp: vec!["eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=3 arp_announce=2".parse().unwrap()],
-            sysctls: [("sync_threshold".to_owned(), ("3 50".to_owned(), "2 50".to_owned()))].into(),
-            mended: [("expire_quiescent_template".to_owned(), "1".to_owned())].into(),
-            syncs: true,
+            fence: Some(Fence::Clear),
             vips: [
                 ("192.0.2.1".parse().unwrap(), "eth0".to_owned()),
                 ("2001:db8::1".parse().unwrap(), "eth0".to_owned()),
             ]
             .into(),
-            table: "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1 -x 9 -y 3\n".parse().unwrap(),
+            director: "192.0.2.11".parse().ok(),
+            loaded: "tcp 192.0.2.1:80".parse().ok(),
             held: true,
-            handing_over: true,
-            beside: true,
-            fence: Some(Fence::BackupOnly),
+        };
+        State {
+            arp: vec!["eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=3 arp_announce=2".parse().unwrap()],
+            sysctls: [("sync_threshold".to_owned(), ("3 50".to_owned(), "2 50".to_owned()))].into(),
+            mended: [("expire_quiescent_template".to_owned(), "1".to_owned())].into(),
+            syncs: true,
+            marks: MarkValues::new(7).ok(),
+            qdiscs: [("eth0.100".to_owned(), QdiscOwner::Node), ("eth1".to_owned(), QdiscOwner::Other)].into(),
+            peers: [
+                ("192.0.2.11".parse().unwrap(), ["02:00:00:00:00:01".parse().unwrap()].into()),
+                ("2001:db8::11".parse().unwrap(), BTreeSet::new()),
+            ]
+            .into(),
+            groups: [(String::new(), Group::default()), ("my web".to_owned(), group)].into(),
+            legacy: None,
         }
     }
+
+    const TABLE: &str = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1 -x 9 -y 3\n";
 
     #[test]
     fn what_is_saved_is_loaded() {
@@ -453,9 +627,21 @@ mod tests {
             dir.save(&state).unwrap();
             assert_eq!(dir.load().unwrap(), state);
         }
-        dir.remove().unwrap();
-        dir.remove().unwrap();
-        assert_eq!(dir.load().unwrap(), State::default());
+        let web = StateDir::new(&dir.path, "my web/1");
+        for (dir, kept) in [(&dir, Kept::Held), (&web, Kept::Held), (&web, Kept::Loaded)] {
+            assert!(dir.load_table(kept).unwrap().is_empty());
+            dir.save_table(kept, &TABLE.parse().unwrap()).unwrap();
+            assert_eq!(dir.load_table(kept).unwrap().to_string(), TABLE);
+        }
+        fs::write(dir.table_file(Kept::Held), &TABLE[..TABLE.len() - 5]).unwrap();
+        assert!(dir.load_table(Kept::Held).unwrap_err().to_string().contains("cut short"));
+        web.forget(&some_state()).unwrap();
+        assert!(web.load_table(Kept::Held).unwrap().is_empty());
+        assert_eq!(dir.load().unwrap(), some_state());
+        for _ in 0..2 {
+            dir.forget(&State::default()).unwrap();
+        }
+        assert_eq!(fs::read_dir(&dir.path).unwrap().count(), 0);
         fs::remove_dir_all(&dir.path).unwrap();
     }
 
@@ -466,7 +652,32 @@ mod tests {
             assert!(State::parse(&text[..end]).is_err(), "cut at {end}");
         }
         assert!(State::parse(&text).is_ok());
-        assert!(State::parse(&text.replace("state 1", "state 2")).unwrap_err().contains("another version"));
+        assert!(State::parse(&text.replace("state 2", "state 3")).unwrap_err().contains("another version"));
+        // A later version may have more to say.
+        assert_eq!(State::parse(&text.replace("sync on", "sync on\nnews of tomorrow")), Ok(some_state()));
+    }
+
+    #[test]
+    fn the_file_of_version_1_is_read() {
+        let text = |fence: &str, held: &str| {
+            format!(
+                "lvs-dr state 1\nrole backup reached\n{fence}sync on\nhandover under-way\nbeside another\nvip 192.0.2.1 eth0\ntable {held}\n\
+                 {TABLE}end\n"
+            )
+        };
+        let read = |fence, held| State::parse(&text(fence, held)).unwrap();
+        let state = read("fence quiesce\n", "held");
+        let legacy = Legacy { table: TABLE.parse().unwrap(), quiesced: true };
+        assert_eq!((state.syncs, state.legacy.as_ref()), (true, Some(&legacy)));
+        let group = &state.groups[""];
+        assert_eq!((group.role, group.fence, group.held), (Some((Role::Backup, true)), None, false));
+        assert_eq!(group.vips, [("192.0.2.1".parse().unwrap(), "eth0".to_owned())].into());
+        let quiesced = |state: State| state.legacy.is_some_and(|legacy| legacy.quiesced);
+        assert!(quiesced(read("", "held")) && !quiesced(read("fence quiesce\n", "live")));
+        assert!(!quiesced(read("fence stateless\n", "held")) && !quiesced(read("fence backup-only\n", "held")));
+        let clear = read("fence clear\n", "held");
+        assert_eq!((clear.groups[""].fence, clear.groups[""].held), (Some(Fence::Clear), true));
+        assert!(!quiesced(clear));
     }
 
     #[test]

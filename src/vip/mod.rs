@@ -33,7 +33,7 @@
 mod announce;
 mod route;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::thread;
@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use self::route::RouteSocket;
+use self::route::{Link, RouteSocket};
 use crate::error::{Cause, Error, Result};
 use crate::interface;
 use crate::netns::Netns;
@@ -291,12 +291,26 @@ impl Vips {
         Ok(self.route.addresses(None)?.into_iter().map(|entry| entry.local).collect())
     }
 
-    /// Every address, with the interface that it is on; those of interfaces that are switched off are left out.
+    /// Every address, with the interface that it is on: one request for the addresses, and one for each interface.
+    pub(crate) fn all(&mut self) -> Result<Vec<Located>> {
+        self.all_on(|_| true)
+    }
+
+    /// The same without those of interfaces that are switched off.
     pub(crate) fn on_interfaces(&mut self) -> Result<Vec<Located>> {
+        self.all_on(Link::is_up)
+    }
+
+    fn all_on(&mut self, which: impl Fn(&Link) -> bool) -> Result<Vec<Located>> {
+        let mut links: BTreeMap<u32, Option<Link>> = BTreeMap::new();
         let mut found = Vec::new();
         for entry in self.route.addresses(None)? {
-            if let Some(link) = self.route.link_of_index(entry.index)?.filter(|link| link.is_up()) {
-                found.push(entry.on(link.name));
+            if !links.contains_key(&entry.index) {
+                // Where the interface has just gone, the address has too.
+                links.insert(entry.index, self.route.link_of_index(entry.index)?);
+            }
+            if let Some(link) = links.get(&entry.index).and_then(Option::as_ref).filter(|link| which(link)) {
+                found.push(entry.on(link.name.clone()));
             }
         }
         Ok(found)

@@ -1,0 +1,346 @@
+//! Fence `marks`: what a node needs beside its table, so that no packet is scheduled by two nodes.
+//!
+//! On every node, always, for what arrives for a VIP:
+//!
+//! | order | packets | mark | scheduled by |
+//! |---|---|---|---|
+//! | 1 | TCP without SYN, to a service with a scheduler other than mh | [`MarkValues::director`] | the service of that mark: the other director |
+//! | 2 | everything from the MAC address of another node | [`MarkValues::local`] | the service of that mark: this node |
+//! | 3 | TCP with SYN, on nodes that do not direct | [`MarkValues::local`] | this node |
+//! | - | everything else | none | the services of the address |
+//!
+//! A later rule overrides an earlier one. IPVS looks up its connections first, so all of this is for packets of connections that the node
+//! does not know. Rule 1 sends the ACK of a handshake that another director has begun to that director: the node's own entry for the
+//! client does not exist yet. Rule 2 ends every loop: what another node has sent is served here. Rule 3 does so for clients
+//! that still send to a former director.
+//!
+//! The service of mark 1 has this node's own address as destination, with port 1. The entry of such a connection then differs from
+//! the one that the director's sync daemon sends, which replaces it and counts for the right destination (`ip_vs_proc_conn()` in
+//! net/netfilter/ipvs/ip_vs_sync.c). A destination is never removed from these services while a node directs, as its connections would
+//! be dropped: weights choose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU16, NonZeroU32};
+
+use super::{Sysctl, set};
+use crate::error::{Error, Result};
+use crate::ipvs::{Destination, Family, Forward, Scheduler, Service, ServiceId, Table, settings};
+use crate::marks::{Mac, Packets, Rule};
+use crate::vip::Located;
+
+/// The port of a mark service's destinations. Not 0: see the head of this file.
+const PORT: u16 = 1;
+
+/// Above this many ports of one VIP, rule 1 is for all its ports.
+const MAX_PORTS: usize = 16;
+
+/// The packet marks of a node: a range of 256 from [`MarkValues::base`] on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MarkValues {
+    base: NonZeroU32,
+}
+
+impl MarkValues {
+    /// How many marks there are: one for the node itself, one for the director of each group.
+    pub const COUNT: u32 = 256;
+
+    /// Marks from `base` on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for 0, and where the last mark would not fit 32 bits.
+    pub fn new(base: u32) -> Result<Self> {
+        let reason = || format!("1 to {} was expected", u32::MAX - Self::COUNT);
+        match NonZeroU32::new(base).filter(|base| base.get() <= u32::MAX - Self::COUNT) {
+            Some(base) => Ok(MarkValues { base }),
+            None => Err(Error::invalid(format!("marks from {base} on"), reason())),
+        }
+    }
+
+    /// The first mark.
+    pub fn base(self) -> NonZeroU32 {
+        self.base
+    }
+
+    /// The mark of packets that this node serves itself.
+    pub fn local(self) -> NonZeroU32 {
+        self.base
+    }
+
+    /// The mark of packets for the director of the group with this slot.
+    pub(in crate::node) fn director(self, slot: u8) -> NonZeroU32 {
+        self.base.saturating_add(1 + u32::from(slot))
+    }
+
+    /// Whether this mark is one of the range.
+    pub fn contains(self, mark: NonZeroU32) -> bool {
+        (self.base.get()..self.base.get() + Self::COUNT).contains(&mark.get())
+    }
+
+    /// Whether this is a service of such a mark, and so the node's own.
+    pub(in crate::node) fn owns(self, id: &ServiceId) -> bool {
+        matches!(id, ServiceId::Fwmark { mark, .. } if self.contains(*mark))
+    }
+}
+
+/// "LVS" and a zero octet, 1280725760: no known program uses these marks.
+impl Default for MarkValues {
+    fn default() -> Self {
+        MarkValues { base: NonZeroU32::new(0x4c56_5300).unwrap_or(NonZeroU32::MIN) }
+    }
+}
+
+/// What the fence is decided from.
+pub(in crate::node) struct Facts<'a> {
+    pub(in crate::node) values: MarkValues,
+    pub(in crate::node) slot: u8,
+    pub(in crate::node) directs: bool,
+    pub(in crate::node) vips: &'a [IpAddr],
+    /// The interface that clients reach.
+    pub(in crate::node) interface: &'a str,
+    /// The node's own address of each family, and its interface.
+    pub(in crate::node) own: &'a BTreeMap<Family, Own>,
+    /// The services and destinations of the node.
+    pub(in crate::node) table: &'a Table,
+    /// The other nodes, and the MAC addresses that they send from.
+    pub(in crate::node) peers: &'a BTreeMap<IpAddr, BTreeSet<Mac>>,
+    /// The other node that directs, or directed last.
+    pub(in crate::node) director: Option<IpAddr>,
+}
+
+/// An address of the node itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::node) struct Own {
+    pub(in crate::node) address: IpAddr,
+    pub(in crate::node) interface: String,
+}
+
+impl Facts<'_> {
+    fn families(&self) -> BTreeSet<Family> {
+        self.vips.iter().map(|vip| Family::of(*vip)).collect()
+    }
+
+    /// The interfaces that packets for the VIPs come by: from clients, and from other nodes.
+    pub(in crate::node) fn interfaces(&self) -> BTreeSet<&str> {
+        let families = self.families();
+        let own = self.own.iter().filter(|(family, _)| families.contains(family)).map(|(_, own)| own.interface.as_str());
+        own.chain([self.interface]).collect()
+    }
+
+    /// The rules of the group's VIPs.
+    pub(in crate::node) fn rules(&self) -> BTreeSet<Rule> {
+        let macs: BTreeSet<Mac> = self.peers.values().flatten().copied().collect();
+        let (local, director) = (self.values.local(), self.values.director(self.slot));
+        let mut rules = BTreeSet::new();
+        for interface in self.interfaces() {
+            for vip in self.vips {
+                let mut add = |packets, mark| {
+                    rules.insert(Rule { interface: interface.to_owned(), vip: *vip, packets, mark });
+                };
+                ports(self.table, *vip).into_iter().for_each(|port| add(Packets::Later { port }, director));
+                macs.iter().for_each(|mac| add(Packets::From(*mac), local));
+                if !self.directs {
+                    add(Packets::Opening, local);
+                }
+            }
+        }
+        rules
+    }
+
+    /// The services of the marks that the rules set.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the node has no address of a VIP's family that could be the destination.
+    pub(in crate::node) fn services(&self) -> Result<Table> {
+        let mut table = Table::new();
+        for family in self.families() {
+            let Some(own) = self.own.get(&family) else {
+                let (name, vips) = (if family == Family::V4 { "IPv4" } else { "IPv6" }, self.interface);
+                return Err(Error::invalid(
+                    format!("fence `marks` on {vips}"),
+                    format!("this node has no {name} address of its own there, to which it could send what it serves itself: add one"),
+                ));
+            };
+            insert(&mut table, self.values.local(), family, [(own.address, 1)])?;
+            let later = self.vips.iter().any(|vip| Family::of(*vip) == family && !ports(self.table, *vip).is_empty());
+            if later {
+                let peers = self.peers.keys().copied().filter(|peer| Family::of(*peer) == family);
+                let to = self.director.filter(|to| Family::of(*to) == family && self.peers.contains_key(to));
+                let to = to.unwrap_or(own.address);
+                let all = peers.chain([own.address]).map(|address| (address, u32::from(address == to)));
+                insert(&mut table, self.values.director(self.slot), family, all)?;
+            }
+        }
+        Ok(table)
+    }
+}
+
+fn insert(
+    table: &mut Table,
+    mark: NonZeroU32,
+    family: Family,
+    destinations: impl IntoIterator<Item = (IpAddr, u32)>,
+) -> Result<()> {
+    let id = ServiceId::Fwmark { mark, family };
+    table.insert(Service::new(id, Scheduler::RR));
+    for (address, weight) in destinations {
+        // Its service was inserted just now.
+        let _ = table.insert_destination(&id, Destination::new(SocketAddr::new(address, PORT)).weight(weight));
+    }
+    Ok(())
+}
+
+/// To which ports of a VIP rule 1 applies; `None`: to all.
+///
+/// Not to ports without a service: a TCP connection to such a port is the director's own (ssh to the VIP), and no IPVS connection.
+fn ports(table: &Table, vip: IpAddr) -> BTreeSet<Option<NonZeroU16>> {
+    let mut found = BTreeSet::new();
+    for content in table.services().filter(|content| content.service.scheduler != Scheduler::MH) {
+        match content.service.id {
+            ServiceId::Tcp(address) if address.ip() == vip => drop(found.insert(NonZeroU16::new(address.port()))),
+            // Which ports a firewall's mark stands for is not known.
+            ServiceId::Fwmark { family, .. } if family == Family::of(vip) => drop(found.insert(None)),
+            _ => {}
+        }
+    }
+    if found.contains(&None) || found.len() > MAX_PORTS {
+        found = [None].into();
+    }
+    found
+}
+
+/// The other nodes: destinations on the link that are not this node. Masqueraded and tunnelled ones are no nodes of the cluster.
+pub(in crate::node) fn peers(table: &Table, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    let destinations = table.services().flat_map(|content| content.destinations());
+    let direct = destinations.filter(|destination| destination.forward == Forward::Direct);
+    direct.map(|destination| destination.address.ip()).filter(|address| !own.contains(address)).collect()
+}
+
+/// The address of each family that stands for this node: one that is a destination, or else one of the interface.
+pub(in crate::node) fn own(
+    table: &Table,
+    interface: &str,
+    vips: &BTreeSet<IpAddr>,
+    addresses: &[Located],
+) -> BTreeMap<Family, Own> {
+    let destinations: BTreeSet<IpAddr> =
+        table.services().flat_map(|content| content.destinations()).map(|found| found.address.ip()).collect();
+    let usable = |found: &&Located| {
+        let link_local = matches!(found.address, IpAddr::V6(address) if address.is_unicast_link_local());
+        found.interface != "lo" && !vips.contains(&found.address) && !link_local && !found.dad_failed
+    };
+    let mut candidates: Vec<&Located> = addresses.iter().filter(usable).collect();
+    // The sort is stable: of equals the first one stays first.
+    candidates.sort_by_key(|found| (!destinations.contains(&found.address), found.interface != interface));
+    let mut own = BTreeMap::new();
+    for found in candidates {
+        if destinations.contains(&found.address) || found.interface == interface {
+            let entry = Own { address: found.address, interface: found.interface.clone() };
+            own.entry(Family::of(found.address)).or_insert(entry);
+        }
+    }
+    own
+}
+
+/// `sloppy_tcp`: a packet without SYN of an unknown connection reaches the service of its mark, or the mh service of its address.
+/// `expire_quiescent_template`: a backup's weights are those of its editor, so a template of a server with weight 0 is stale.
+pub(super) fn sysctls() -> Vec<Sysctl> {
+    vec![set(settings::SLOPPY_TCP, "1"), set(settings::EXPIRE_QUIESCENT_TEMPLATE, "1")]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+-A -t 192.0.2.1:80 -s wrr
+-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3
+-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 0
+-a -t 192.0.2.1:80 -r 10.0.0.3:80 -g -w 5
+-a -t 192.0.2.1:80 -r 10.9.0.1:80 -m -w 5
+";
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn mac(last: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, last])
+    }
+
+    fn facts_of<T>(table: &str, directs: bool, director: Option<&str>, see: impl Fn(&Facts) -> T) -> T {
+        let own = [(Family::V4, Own { address: address("10.0.0.1"), interface: "eth0".into() })].into();
+        let peers =
+            [(address("10.0.0.2"), [mac(2)].into()), (address("10.0.0.3"), [mac(3), mac(4)].into())].into();
+        see(&Facts {
+            values: MarkValues::new(100).unwrap(),
+            slot: 1,
+            directs,
+            vips: &[address("192.0.2.1")],
+            interface: "eth0",
+            own: &own,
+            table: &table.parse().unwrap(),
+            peers: &peers,
+            director: director.map(address),
+        })
+    }
+
+    fn rules(table: &str, directs: bool) -> Vec<(Packets, u32)> {
+        facts_of(table, directs, None, |facts| {
+            facts.rules().into_iter().map(|rule| (rule.packets, rule.mark.get())).collect()
+        })
+    }
+
+    #[test]
+    fn rules_of_a_backup_and_of_a_director() {
+        let port = |port| Packets::Later { port: NonZeroU16::new(port) };
+        let mut wanted = vec![
+            (port(80), 102),
+            (Packets::From(mac(2)), 100),
+            (Packets::From(mac(3)), 100),
+            (Packets::From(mac(4)), 100),
+        ];
+        assert_eq!(rules(TABLE, true), wanted);
+        wanted.push((Packets::Opening, 100));
+        assert_eq!(rules(TABLE, false), wanted);
+        // mh finds the server of an unknown connection by itself.
+        assert_eq!(rules(&TABLE.replace("wrr", "mh"), true), wanted[1..4]);
+        // UDP has no handshake.
+        assert_eq!(rules(&TABLE.replace("-t ", "-u "), true), wanted[1..4]);
+        let many: String = (1..=17).map(|port| format!("-A -t 192.0.2.1:{port} -s wrr\n")).collect();
+        assert_eq!(rules(&many, true)[0], (port(0), 102));
+        assert_eq!(rules("-A -f 7 -s wlc\n", true)[0], (port(0), 102));
+    }
+
+    #[test]
+    fn services_of_the_marks() {
+        let services = |table: &str, director| facts_of(table, false, director, |facts| facts.services().unwrap().to_string());
+        let local = "-A -f 100 -s rr\n-a -f 100 -r 10.0.0.1:1 -g -w 1\n";
+        let to = |one, two, three| {
+            format!(
+                "{local}-A -f 102 -s rr\n-a -f 102 -r 10.0.0.1:1 -g -w {one}\n-a -f 102 -r 10.0.0.2:1 -g -w {two}\n-a -f 102 -r \
+                 10.0.0.3:1 -g -w {three}\n"
+            )
+        };
+        assert_eq!(services(TABLE, None), to(1, 0, 0));
+        assert_eq!(services(TABLE, Some("10.0.0.3")), to(0, 0, 1));
+        // Not a node of this cluster.
+        assert_eq!(services(TABLE, Some("10.0.0.9")), to(1, 0, 0));
+        assert_eq!(services(&TABLE.replace("wrr", "mh"), Some("10.0.0.3")), local);
+    }
+
+    #[test]
+    fn peers_are_the_other_servers_on_the_link() {
+        let own = [address("10.0.0.1")].into();
+        assert_eq!(peers(&TABLE.parse().unwrap(), &own), [address("10.0.0.2"), address("10.0.0.3")].into());
+    }
+
+    #[test]
+    fn marks_have_a_range() {
+        let values = MarkValues::default();
+        assert!(values.contains(values.local()) && values.contains(values.director(254)));
+        assert!(!values.contains(NonZeroU32::MIN));
+        assert!(values.owns(&"fwmark 1280725760 ipv6".parse().unwrap()) && !values.owns(&"fwmark 1".parse().unwrap()));
+        assert!(MarkValues::new(0).is_err() && MarkValues::new(u32::MAX - 100).is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! Looks at the kernel: the thin layer that reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::fence::{Fence, marks as fence};
+use super::observation::{Link, Observation, OwnMarked};
+use super::planner;
+use super::state::State;
+use super::{Node, OwnRequests, audit, settings, sysctl_path};
+use crate::arp::ArpTarget;
+use crate::error::{Cause, Result};
+use crate::ipvs::Table;
+use crate::marks::{self, LocalMarks, NeighbourState};
+use crate::sysctl;
+
+/// Time limit for the MAC addresses of nodes that were never seen.
+const RESOLVE_LIMIT: Duration = Duration::from_millis(300);
+const RESOLVE_STEP: Duration = Duration::from_millis(10);
+
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// What costs system calls only.
+    Services,
+    /// That, and what costs the start of programs.
+    All,
+    /// That, after unknown MAC addresses of peers were asked for. Blocks for 300 ms at most.
+    AllAndResolve,
+}
+
+impl Node {
+    pub(super) fn observe(&mut self, state: &State) -> Result<Observation> {
+        self.observe_for(state, Look::Services)
+    }
+
+    pub(super) fn observe_for(&mut self, state: &State, look: Look) -> Result<Observation> {
+        let table = self.ipvs.table()?;
+        self.observe_with(state, table, look)
+    }
+
+    pub(super) fn observe_with(&mut self, state: &State, table: Table, look: Look) -> Result<Observation> {
+        let mut seen = self.observe_base(state, table)?;
+        if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() {
+            self.observe_marks(state, &mut seen, look)?;
+        }
+        Ok(seen)
+    }
+
+    /// What the promotion of a backup depends on: neither the table nor the other nodes.
+    pub(super) fn observe_in_brief(&mut self, state: &State) -> Result<Observation> {
+        let table = self.mark_services(state)?;
+        let mut seen = self.observe_base(state, table)?;
+        seen.marks = self.marks.observe(state.qdiscs.keys().map(String::as_str))?;
+        Ok(seen)
+    }
+
+    /// The services of the node's marks, and the one that is the sign of a loaded table: as far as they are there.
+    pub(super) fn mark_services(&mut self, state: &State) -> Result<Table> {
+        let mut found = Vec::new();
+        for id in planner::brief_services(&self.config, state) {
+            match self.ipvs.entry(&id) {
+                Ok(entry) => found.push(entry),
+                Err(error) if error.cause() == Some(Cause::NoService) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    fn observe_base(&mut self, state: &State, table: Table) -> Result<Observation> {
+        let placed = state.groups.values().flat_map(|group| &group.vips).map(|(vip, _)| *vip);
+        let vips: BTreeSet<IpAddr> = self.config.vips.iter().copied().chain(placed).collect();
+        let interface = ArpTarget::Interface(self.config.interface.clone());
+        let configured = self.config.arp.iter().map(|arp| &arp.target);
+        let arp_all = self.arp.get(&ArpTarget::All)?;
+        let mut arp = vec![(ArpTarget::All, arp_all)];
+        for target in iter::once(&interface).chain(configured).chain(state.arp.iter().map(|change| &change.target)) {
+            if arp.iter().any(|(known, _)| known == target) {
+                continue;
+            }
+            let target = target.clone();
+            match self.arp.get(&target) {
+                Ok(settings) => arp.push((target, settings)),
+                // An interface that was changed earlier may be gone, and its settings with it.
+                Err(error) if error.cause() == Some(Cause::NoInterface) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let addresses = self.vips.all()?;
+        let sits = |vip: &IpAddr| addresses.iter().filter(|found| found.address == *vip).cloned().collect();
+        Ok(Observation {
+            vips: vips.iter().map(|vip| (*vip, sits(vip))).collect(),
+            arp_all,
+            arp,
+            route_localnet: self.arp.route_localnet()?,
+            table,
+            daemons: self.ipvs.daemons()?,
+            own: addresses.iter().map(|found| found.address).collect(),
+            addresses,
+            sysctls: self.observe_sysctls(state)?,
+            marks: marks::Observed::default(),
+            link: Link::default(),
+            own_requests: None,
+            unsupported: None,
+            mark_uses: Vec::new(),
+        })
+    }
+
+    fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
+        let needed = settings::needed_sysctls(&self.config, state).into_keys();
+        let names: BTreeSet<String> =
+            needed.chain(state.sysctls.keys().cloned()).chain(audit::SYSCTLS.map(str::to_owned)).collect();
+        let paths: Vec<String> = names.iter().map(|name| sysctl_path(name)).collect();
+        let values = sysctl::read_each(self.ipvs.netns(), &paths)?;
+        // The kernel separates numbers by tabs.
+        let spaced = |text: String| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(names.into_iter().zip(values.into_iter().map(|value| value.map(spaced))).collect())
+    }
+
+    fn observe_marks(&mut self, state: &State, seen: &mut Observation, look: Look) -> Result<()> {
+        let vips: BTreeSet<IpAddr> = seen.vips.keys().copied().collect();
+        // Before the table is loaded, what is configured says where the servers are.
+        let configured = self.config.services.clone().unwrap_or_default();
+        let tables = [&seen.table, &configured];
+        let own = tables.map(|table| fence::own(table, &self.config.interface, &vips, &seen.addresses));
+        let interfaces: BTreeSet<&str> = own
+            .iter()
+            .flat_map(|own| own.values().map(|own| own.interface.as_str()))
+            .chain(state.qdiscs.keys().map(String::as_str))
+            .chain([self.config.interface.as_str()])
+            .collect();
+        seen.marks = self.marks.observe(interfaces)?;
+        if self.config.fence != Fence::Marks {
+            return Ok(());
+        }
+        let peers: BTreeSet<IpAddr> = tables.into_iter().flat_map(|table| fence::peers(table, &seen.own)).collect();
+        let unknown: BTreeSet<IpAddr> =
+            peers.iter().copied().filter(|peer| state.peers.get(peer).is_none_or(BTreeSet::is_empty)).collect();
+        if look == Look::AllAndResolve {
+            self.resolve(&unknown)?;
+        }
+        seen.link = self.observe_link(&peers)?;
+        let values = self.config.marks.values;
+        seen.mark_uses = self.marks.uses(values)?;
+        seen.mark_uses.extend(seen.marks.foreign.iter().filter(|found| found.mark.is_some_and(|mark| values.contains(mark))).map(ToString::to_string));
+        if seen.marks.rules.is_empty() {
+            seen.unsupported = marks::supported().err().map(|error| error.to_string());
+        }
+        if look != Look::Services && self.config.marks.own_requests == OwnRequests::ServedHere {
+            let found = LocalMarks::open_in(self.ipvs.netns().clone()).observe()?;
+            seen.own_requests = Some(OwnMarked { missing: found.missing, marked: found.marked });
+        }
+        Ok(())
+    }
+
+    /// Asks for the MAC addresses of these nodes, and waits for the answers.
+    fn resolve(&mut self, unknown: &BTreeSet<IpAddr>) -> Result<()> {
+        let mut open: BTreeSet<IpAddr> = BTreeSet::new();
+        for peer in unknown {
+            if let Some((interface, None)) = self.marks.route_to(*peer)? {
+                // An interface that is down has no neighbours.
+                if self.marks.resolve(*peer, &interface).is_ok() {
+                    open.insert(*peer);
+                }
+            }
+        }
+        let start = Instant::now();
+        while !open.is_empty() && start.elapsed() < RESOLVE_LIMIT {
+            for found in self.marks.neighbours()? {
+                if found.mac.is_some() || found.state == NeighbourState::Failed {
+                    open.remove(&found.address);
+                }
+            }
+            if !open.is_empty() {
+                thread::sleep(RESOLVE_STEP);
+            }
+        }
+        Ok(())
+    }
+
+    fn observe_link(&mut self, peers: &BTreeSet<IpAddr>) -> Result<Link> {
+        let mut link = Link::default();
+        let gateways: BTreeSet<IpAddr> = self.marks.gateways()?.into_iter().collect();
+        for found in self.marks.neighbours()? {
+            match (found.mac, found.state) {
+                (_, NeighbourState::Failed) => drop(link.silent.insert(found.address)),
+                (Some(mac), _) => {
+                    if gateways.contains(&found.address) {
+                        link.gateways.insert(mac, found.address);
+                    }
+                    if peers.contains(&found.address) {
+                        link.macs.insert(found.address, mac);
+                    }
+                }
+                (None, _) => {}
+            }
+        }
+        link.own_macs = self.marks.macs(&self.config.interface).unwrap_or_default();
+        for peer in peers {
+            if let Some((_, Some(gateway))) = self.marks.route_to(*peer)? {
+                link.behind.insert(*peer, gateway);
+            }
+        }
+        Ok(link)
+    }
+}

@@ -1,0 +1,726 @@
+//! Decides what a node has to do, from what is seen, what is remembered and what is wanted. Pure: nothing here touches the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use super::config::{Config, Loopback, OwnRequests, VipOwner};
+use super::fence::marks::{self as fence, Facts};
+use super::fence::{Fence, daemons, no_daemons};
+use super::observation::Observation;
+use super::plan::{Plan, Step};
+use super::role::Role;
+use super::services::{Apply, desired, is_ours, sign, take_in, thawed};
+use super::settings::{
+    arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
+    sysctl_back, sysctl_steps,
+};
+use super::state::{Group, Kept, QdiscOwner, State};
+use crate::error::{Error, Result};
+use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
+use crate::marks::{self, Mac, Packets, Rule};
+use crate::vip::Placement;
+
+/// The most MAC addresses that are remembered of a peer. A bond sends from one for each of its ports.
+const MACS: usize = 16;
+
+/// What a node remembers, with its tables.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Memory {
+    pub(super) state: State,
+    /// The services as they were loaded last.
+    pub(super) loaded: Table,
+    /// The table that fence `clear` keeps.
+    pub(super) held: Table,
+}
+
+/// Plans a role.
+///
+/// The order is what keeps sessions. Both roles have the VIP on `lo` before it leaves the interface, and nothing is put on `lo` before ARP
+/// is told to keep quiet about it. A director has its table before it has the VIP. A former director gives up the VIP first, and its sync
+/// daemon last.
+pub(super) fn for_role(config: &Config, role: Role, apply: Apply, memory: &Memory, seen: &Observation) -> Result<Plan> {
+    let state = &memory.state;
+    refuse_foreign_vips(config, state, seen)?;
+    refuse_foreign_marks(config, seen)?;
+    let case = Case::new(config, role, apply, memory, seen);
+    // Refused now rather than half-way.
+    case.table.check()?;
+    refuse_foreign_daemons(config, state, seen)?;
+    let mut plan = case.plan()?;
+    plan.warnings.extend(arp_warning(config, seen));
+    plan.warnings.extend(case.warnings());
+    Ok(plan)
+}
+
+/// What a role is decided from, and what follows from it.
+struct Case<'a> {
+    config: &'a Config,
+    role: Role,
+    memory: &'a Memory,
+    seen: &'a Observation,
+    group: Group,
+    /// The group's services in the kernel, and what they are to be wherever they are.
+    live: Table,
+    table: Table,
+    peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
+}
+
+impl<'a> Case<'a> {
+    fn new(config: &'a Config, role: Role, apply: Apply, memory: &'a Memory, seen: &'a Observation) -> Self {
+        let state = &memory.state;
+        let group = state.group(&config.group);
+        let legacy = state.legacy.as_ref();
+        let loaded = legacy.map_or(&memory.loaded, |legacy| &legacy.table);
+        let live = seen.table.filtered(|id| is_ours(config, loaded, id));
+        let mut table = match legacy {
+            Some(legacy) if !group.held => thawed(legacy, &live.filtered(|_| true)),
+            _ => live.clone(),
+        };
+        // Fence `clear`: an empty table never replaces one that is not.
+        if group.held || (config.fence == Fence::Clear && live.is_empty()) {
+            table = legacy.map_or(&memory.held, |legacy| &legacy.table).filtered(|id| is_ours(config, loaded, id));
+            take_in(&mut table, &live);
+        }
+        if let Some(services) = &config.services {
+            table = desired(services, loaded, &table, apply);
+        }
+        let peers = peers(config, state, seen, &table);
+        Case { config, role, memory, seen, group, live, table, peers }
+    }
+
+    fn state(&self) -> &State {
+        &self.memory.state
+    }
+
+    fn directs(&self) -> bool {
+        self.role == Role::Master
+    }
+
+    /// The marks' rules, services and interfaces; without any, with another fence.
+    fn marks(&self) -> Result<Marks> {
+        if self.config.fence != Fence::Marks {
+            return Ok(Marks::default());
+        }
+        let vips: BTreeSet<IpAddr> = self.seen.vips.keys().copied().collect();
+        let own = fence::own(&self.table, &self.config.interface, &vips, &self.seen.addresses);
+        let facts = Facts {
+            values: self.config.marks.values,
+            slot: self.group.slot,
+            directs: self.directs(),
+            vips: &self.config.vips,
+            interface: &self.config.interface,
+            own: &own,
+            table: &self.table,
+            peers: &self.peers,
+            director: self.group.director.filter(|director| !self.seen.link.silent.contains(director)),
+        };
+        // A rule on an interface that is not there waits until it is.
+        let there = |rule: &Rule| self.seen.marks.qdiscs.contains_key(&rule.interface);
+        Ok(Marks { rules: facts.rules().into_iter().filter(there).collect(), services: facts.services()? })
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let (config, seen, state) = (self.config, self.seen, self.state());
+        let wanted = self.marks()?;
+        let rules = self.rules(&wanted.rules);
+        let services = self.mark_services(&wanted.services);
+        let mut steps = arp_steps(config, seen);
+        steps.extend(obsolete_arp(config, state, seen));
+        let kernel_table = match config.fence {
+            Fence::Clear if !self.directs() => Table::new(),
+            _ => self.table.clone(),
+        };
+        let on_interface = Placement::Interface(config.interface.clone());
+        match self.directs() {
+            true => {
+                steps.extend(sysctl_steps(config, state, seen));
+                steps.extend(services.first);
+                steps.extend(rules.added);
+                steps.extend(change(&self.live, &kernel_table));
+                steps.extend(self.arrive(&on_interface));
+                steps.extend(rules.removed);
+            }
+            false => {
+                steps.extend(add(config, seen, &Placement::Loopback));
+                if config.vip_owner == VipOwner::Node {
+                    steps.extend(remove(seen, &on_interface, config.vips.iter().copied()));
+                }
+                steps.extend(obsolete_vips(config, state, seen));
+                steps.extend(services.first);
+                steps.extend(rules.added);
+                steps.extend(rules.removed);
+                steps.extend(sysctl_steps(config, state, seen));
+                steps.extend(change(&self.live, &kernel_table));
+            }
+        }
+        steps.extend(self.daemon_steps());
+        steps.extend(services.rest);
+        steps.extend(self.own_requests(config.vips.iter().copied()));
+        if let Some(services) = config.services.as_ref().filter(|services| **services != self.memory.loaded) {
+            steps.push(Step::Keep { kept: Kept::Loaded, table: services.clone() });
+        }
+        let (during, after) = self.remember(&steps);
+        if !steps.is_empty() || after != *state {
+            steps.insert(0, Step::Record { role: self.role, reached: false });
+            steps.push(Step::Record { role: self.role, reached: true });
+        }
+        // Before it is recorded that the kernel's table is not the whole.
+        let holds = config.fence == Fence::Clear && !self.directs();
+        if holds && (self.memory.held != self.table || !self.group.held) {
+            steps.insert(0, Step::Keep { kept: Kept::Held, table: self.table.clone() });
+        }
+        Ok(Plan { steps, warnings: Vec::new(), during, after })
+    }
+
+    /// Places and announces the VIP of a director.
+    fn arrive(&self, on_interface: &Placement) -> Vec<Step> {
+        let (config, seen) = (self.config, self.seen);
+        let was_master = self.group.role == Some((Role::Master, true));
+        let mut steps = Vec::new();
+        if config.loopback == Loopback::Always {
+            steps.extend(add(config, seen, &Placement::Loopback));
+        }
+        if config.vip_owner == VipOwner::Node {
+            let added = add(config, seen, on_interface);
+            // Killed between adding and announcing, a node has still to announce what it finds placed.
+            let moved = |vip: &&IpAddr| {
+                !was_master || added.iter().any(|step| matches!(step, Step::AddVip(added, _) if added == *vip))
+            };
+            let vips = config.vips.iter().filter(|_| config.announcements > 0).filter(moved);
+            let announced = vips.map(|vip| Step::Announce(*vip, config.interface.clone()));
+            steps.extend(added.iter().cloned().chain(announced));
+        }
+        if config.loopback == Loopback::Backup {
+            // Never from its only place: keepalived may be late.
+            let there = config.vips.iter().copied().filter(|vip| arrives(config, seen, *vip));
+            steps.extend(remove(seen, &Placement::Loopback, there));
+        }
+        steps.extend(obsolete_vips(config, self.state(), seen));
+        steps
+    }
+
+    /// The changes of the rules of this group's VIPs, and of VIPs that no group has.
+    fn rules(&self, wanted: &BTreeSet<Rule>) -> RuleSteps {
+        let others: BTreeSet<IpAddr> = self.others_vips();
+        let of_others = self.seen.marks.rules.iter().filter(|rule| others.contains(&rule.vip));
+        let wanted: BTreeSet<Rule> = wanted.iter().chain(of_others).cloned().collect();
+        rule_steps(self.state(), self.seen, &wanted)
+    }
+
+    fn others_vips(&self) -> BTreeSet<IpAddr> {
+        self.state().others(self.config).flat_map(|group| &group.vips).map(|(vip, _)| *vip).collect()
+    }
+
+    /// The changes of the marks' services. A destination that is not wanted any more stays with weight 0: the packets of its
+    /// connections would be dropped.
+    fn mark_services(&self, wanted: &Table) -> ServiceSteps {
+        let seen = self.seen.table.filtered(|id| self.is_own_mark(id));
+        let (mut first, mut last) = (wanted.clone(), wanted.clone());
+        for content in seen.services() {
+            let id = content.service.id;
+            if wanted.service(&id).is_none() {
+                first.insert(content.service.clone());
+            }
+            for destination in content.destinations() {
+                let weight = wanted.service(&id).and_then(|wanted| wanted.destination(destination.address)).map(|d| d.weight);
+                // Until the new destination counts, the old one does.
+                let _ = first.insert_destination(&id, destination.clone().weight(destination.weight.max(weight.unwrap_or(0))));
+                if weight.is_none() {
+                    let _ = last.insert_destination(&id, destination.clone().weight(0));
+                }
+            }
+        }
+        ServiceSteps {
+            first: change(&seen, &first).into_iter().collect(),
+            rest: change(&first, &last).into_iter().collect(),
+        }
+    }
+
+    /// Whether this is a mark service that this group decides about: not those of other groups.
+    fn is_own_mark(&self, id: &ServiceId) -> bool {
+        let values = [Some(self.config.marks.values), self.state().marks];
+        let owned = values.into_iter().flatten().any(|values| values.owns(id));
+        let of_others = |mark: NonZeroU32| {
+            self.state().others(self.config).any(|group| self.config.marks.values.director(group.slot) == mark)
+        };
+        let ServiceId::Fwmark { mark, family } = id else { return false };
+        let shared = *mark == self.config.marks.values.local()
+            && self.others_vips().iter().any(|vip| ipvs::Family::of(*vip) == *family);
+        // The service that all groups share is wanted by this group too, or stays as it is.
+        let wanted_here = self.config.vips.iter().any(|vip| ipvs::Family::of(*vip) == *family);
+        owned && !of_others(*mark) && (!shared || wanted_here)
+    }
+
+    /// The sync daemons that are to be started and stopped. A daemon that stops loses what it has not sent yet.
+    fn daemon_steps(&self) -> Vec<Step> {
+        let (config, seen) = (self.config, self.seen);
+        if config.fence == Fence::Clear && !self.state().syncs && has_foreign_daemon(config, seen) {
+            return Vec::new();
+        }
+        let directs = self.directs() || self.state().others(config).any(directs);
+        let (mut now, mut wanted) = (Table::new(), Table::new());
+        now.daemons.clone_from(&seen.daemons);
+        wanted.daemons = daemons(&config.sync, directs);
+        let Some(daemons) = change(&now, &wanted) else { return Vec::new() };
+        let was_master = matches!(self.group.role, Some((Role::Master, _))) && !directs;
+        let master = seen.daemons.get(&SyncRole::Master).and_then(Option::as_ref);
+        master.filter(|_| was_master).cloned().map(Step::Resync).into_iter().chain([daemons]).collect()
+    }
+
+    /// Marks the node's own requests to the VIPs of this group; those of others stay.
+    fn own_requests(&self, vips: impl Iterator<Item = IpAddr>) -> Option<Step> {
+        let found = self.seen.own_requests.as_ref().filter(|found| found.missing.is_none())?;
+        let served_here = self.config.fence == Fence::Marks && self.config.marks.own_requests == OwnRequests::ServedHere;
+        let others = self.others_vips();
+        let of_others = found.marked.iter().filter(|(vip, _)| others.contains(vip)).copied();
+        let local = self.config.marks.values.local();
+        let wanted: BTreeSet<_> = vips.filter(|_| served_here).map(|vip| (vip, local)).chain(of_others).collect();
+        (wanted != found.marked).then_some(Step::OwnRequests(wanted))
+    }
+
+    /// What is remembered while the role is under way, and when it is reached.
+    fn remember(&self, steps: &[Step]) -> (State, State) {
+        let (config, state) = (self.config, self.state());
+        let vips: BTreeSet<(IpAddr, String)> = config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect();
+        let mut during = State {
+            arp: remembered_arp(state, steps),
+            sysctls: remembered_sysctls(state, steps, self.seen),
+            mended: state.mended.clone(),
+            syncs: state.syncs || !has_foreign_daemon(config, self.seen),
+            marks: state.marks.or(Some(config.marks.values)),
+            qdiscs: remembered_qdiscs(state, steps),
+            peers: if config.fence == Fence::Marks { self.peers.clone() } else { BTreeMap::new() },
+            groups: state.groups.clone(),
+            legacy: state.legacy.clone(),
+        };
+        let held = config.fence == Fence::Clear && !self.directs();
+        let group = Group {
+            role: Some((self.role, false)),
+            fence: self.group.fence,
+            vips: self.group.vips.union(&vips).cloned().collect(),
+            loaded: self.group.loaded.or(sign(config)),
+            held: self.group.held || held,
+            ..self.group.clone()
+        };
+        during.groups.insert(config.group.clone(), group.clone());
+        let mut after = State {
+            groups: during.groups.iter().filter(|(name, _)| config.groups.contains(*name)).map(|(name, group)| (name.clone(), group.clone())).collect(),
+            arp: during.arp.iter().filter(|change| !is_obsolete(config, state, change)).cloned().collect(),
+            sysctls: still_needed(config, state, &during.sysctls),
+            marks: (config.fence == Fence::Marks).then_some(config.marks.values),
+            legacy: None,
+            ..during.clone()
+        };
+        let removed = steps.iter().filter_map(|step| if let Step::Marks(plan) = step { Some(plan.changes()) } else { None });
+        for change in removed.flatten() {
+            if let marks::Change::RemoveQdisc(interface) = change {
+                after.qdiscs.remove(interface);
+            }
+        }
+        after.groups.insert(
+            config.group.clone(),
+            Group {
+                role: Some((self.role, true)),
+                fence: Some(config.fence),
+                vips,
+                loaded: sign(config),
+                held,
+                ..group
+            },
+        );
+        (during, after)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let (config, seen) = (self.config, self.seen);
+        let mut warnings = Vec::new();
+        if self.directs() {
+            warnings.extend(config.vips.iter().filter(|vip| !arrives(config, seen, **vip)).map(|vip| {
+                let interface = &config.interface;
+                format!(
+                    "{vip} is not on {interface}, where keepalived puts a master's: is it in virtual_ipaddress? Under keepalived its \
+                     notifications say the role, not a call by hand"
+                )
+            }));
+            if self.table.is_empty() {
+                warnings.push(
+                    "there are no services, so nothing is balanced: configure some, or add them with ipvsadm".into(),
+                );
+            }
+        }
+        if config.fence == Fence::Marks {
+            warnings.extend(self.mark_warnings());
+        }
+        warnings
+    }
+
+    fn mark_warnings(&self) -> Vec<String> {
+        let seen = self.seen;
+        let mut warnings = Vec::new();
+        let unknown: Vec<String> =
+            self.peers.iter().filter(|(_, macs)| macs.is_empty()).map(|(peer, _)| peer.to_string()).collect();
+        if !unknown.is_empty() {
+            warnings.push(format!(
+                "the MAC address of {} is unknown: while that node directs too, this one does not recognise its packets; is it up, and on \
+                 this link?",
+                unknown.join(", ")
+            ));
+        }
+        for (peer, mac) in &seen.link.macs {
+            if let Some(gateway) = seen.link.gateways.get(mac).filter(|gateway| self.peers.contains_key(peer) && *gateway != peer) {
+                warnings.push(format!(
+                    "{peer} has the MAC address of the gateway {gateway} ({mac}): what the gateway sends is not marked, or one node would \
+                     serve all; is {peer} on this link?"
+                ));
+            }
+        }
+        warnings.extend(seen.link.behind.iter().map(|(peer, gateway)| {
+            format!("{peer} is behind the gateway {gateway}: direct routing reaches servers on the node's own links only")
+        }));
+        let loopback = self.table.services().flat_map(|content| content.destinations().map(move |d| (content.service.id, d)));
+        warnings.extend(loopback.filter(|(_, d)| d.address.ip().is_loopback()).map(|(id, destination)| {
+            format!(
+                "{id} has the destination {}: other nodes that learn its connections send them to themselves; name this node's own address",
+                destination.address
+            )
+        }));
+        warnings
+    }
+}
+
+#[derive(Default)]
+struct Marks {
+    rules: BTreeSet<Rule>,
+    services: Table,
+}
+
+struct RuleSteps {
+    added: Option<Step>,
+    removed: Option<Step>,
+}
+
+struct ServiceSteps {
+    first: Vec<Step>,
+    rest: Vec<Step>,
+}
+
+/// The rules are `wanted` and no others. What is added comes first; a qdisc of this node's goes with its last rule.
+fn rule_steps(state: &State, seen: &Observation, wanted: &BTreeSet<Rule>) -> RuleSteps {
+    let step = |plan: marks::Plan| (!plan.is_empty()).then_some(Step::Marks(plan));
+    let union: BTreeSet<Rule> = seen.marks.rules.union(wanted).cloned().collect();
+    let added = marks::Plan::between(&seen.marks, &union);
+    let qdiscs = state.qdiscs.iter().filter(|(_, owner)| **owner == QdiscOwner::Node).map(|(interface, _)| interface.as_str());
+    let removed = marks::Plan::removing(&seen.marks, wanted, qdiscs);
+    RuleSteps { added: step(added), removed: step(removed) }
+}
+
+/// Plans the promotion of a backup that has all it needs, from an observation in brief: the table is not looked at, and no destination
+/// is changed. `None`: it has to be looked at in full.
+pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> Option<Plan> {
+    let group = state.groups.get(&config.group)?;
+    let vips: BTreeSet<(IpAddr, String)> = config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect();
+    let ready = group.role.is_some_and(|(role, reached)| reached && role != Role::Master)
+        && (group.fence, config.fence) == (Some(Fence::Marks), Fence::Marks)
+        && group.vips == vips
+        && state.syncs
+        && state.marks == Some(config.marks.values)
+        && state.legacy.is_none()
+        && group.loaded.is_none_or(|sign| seen.table.service(&sign).is_some());
+    let families: BTreeSet<_> = config.vips.iter().map(|vip| ipvs::Family::of(*vip)).collect();
+    let mark = |family| ServiceId::Fwmark { mark: config.marks.values.local(), family };
+    let marked = families.into_iter().all(|family| seen.table.service(&mark(family)).is_some())
+        && config.vips.iter().all(|vip| seen.marks.rules.iter().any(|rule| rule.vip == *vip));
+    if !ready || !marked {
+        return None;
+    }
+    refuse_foreign_vips(config, state, seen).ok()?;
+    refuse_foreign_daemons(config, state, seen).ok()?;
+    let mut steps = promotion_steps(config, state, group, seen);
+    let memory = Memory { state: state.clone(), ..Memory::default() };
+    let (mut during, mut after) = brief(config, &memory, group, seen).remember(&steps);
+    for state in [&mut during, &mut after] {
+        // The services were not read.
+        state.group_mut(&config.group).loaded = group.loaded;
+    }
+    steps.insert(0, Step::Record { role: Role::Master, reached: false });
+    steps.push(Step::Record { role: Role::Master, reached: true });
+    Some(Plan { steps, warnings: Vec::new(), during, after })
+}
+
+fn brief<'a>(config: &'a Config, memory: &'a Memory, group: &Group, seen: &'a Observation) -> Case<'a> {
+    Case {
+        config,
+        role: Role::Master,
+        memory,
+        seen,
+        group: group.clone(),
+        live: Table::new(),
+        table: Table::new(),
+        peers: memory.state.peers.clone(),
+    }
+}
+
+fn promotion_steps(config: &Config, state: &State, group: &Group, seen: &Observation) -> Vec<Step> {
+    let memory = Memory { state: state.clone(), ..Memory::default() };
+    let case = brief(config, &memory, group, seen);
+    let opening = |rule: &Rule| rule.packets == Packets::Opening && config.vips.contains(&rule.vip);
+    let left = seen.marks.rules.iter().filter(|rule| !opening(rule)).cloned().collect();
+    let mut steps = case.arrive(&Placement::Interface(config.interface.clone()));
+    steps.extend(rule_steps(state, seen, &left).removed);
+    steps.extend(case.daemon_steps());
+    steps.extend(arp_steps(config, seen));
+    steps.extend(sysctl_steps(config, state, seen));
+    steps
+}
+
+/// What is left to do of a promotion that was carried out, from an observation in brief.
+pub(super) fn left_of_promotion(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
+    let steps = promotion_steps(config, state, &state.group(&config.group), seen);
+    steps.into_iter().filter(Step::leaves_a_trace).collect()
+}
+
+/// The services that an observation in brief looks at.
+pub(super) fn brief_services(config: &Config, state: &State) -> Vec<ServiceId> {
+    let group = state.group(&config.group);
+    let families: BTreeSet<_> = config.vips.iter().map(|vip| ipvs::Family::of(*vip)).collect();
+    let values = config.marks.values;
+    let marks = [values.local(), values.director(group.slot)];
+    let marked = families.into_iter().flat_map(|family| marks.map(|mark| ServiceId::Fwmark { mark, family }));
+    marked.chain(group.loaded).collect()
+}
+
+/// Plans to send the packets of unknown connections to the director that is remembered, from the mark services. The new destination gets
+/// its weight before the old one loses it.
+pub(super) fn pointing(config: &Config, state: &State, seen: &Table) -> Vec<ipvs::Plan> {
+    let group = state.group(&config.group);
+    let values = config.marks.values;
+    let mut seen = seen.filtered(|id| values.owns(id));
+    let own: BTreeSet<IpAddr> = seen
+        .services()
+        .filter(|content| matches!(content.service.id, ServiceId::Fwmark { mark, .. } if mark == values.local()))
+        .flat_map(|content| content.destinations().filter(|d| d.weight > 0).map(|d| d.address.ip()).collect::<Vec<_>>())
+        .collect();
+    seen.retain(|id| matches!(id, ServiceId::Fwmark { mark, .. } if *mark == values.director(group.slot)));
+    let there = |content: &ipvs::VirtualService<'_>, to: IpAddr| content.destinations().any(|d| d.address.ip() == to);
+    let to: BTreeMap<ServiceId, Option<IpAddr>> = seen
+        .services()
+        .map(|content| (content.service.id, group.director.filter(|director| there(&content, *director))))
+        .collect();
+    let is_target = |id: &ServiceId, address: IpAddr| match to.get(id).copied().flatten() {
+        Some(director) => address == director,
+        None => own.contains(&address),
+    };
+    let mut first = seen.clone();
+    first.edit_destinations(|id, destination| {
+        destination.weight = destination.weight.max(u32::from(is_target(id, destination.address.ip())));
+    });
+    let mut last = first.clone();
+    last.edit_destinations(|id, destination| destination.weight = u32::from(is_target(id, destination.address.ip())));
+    [ipvs::Plan::between(&seen, &first), ipvs::Plan::between(&first, &last)].into_iter().filter(|plan| !plan.is_empty()).collect()
+}
+
+/// The group's services, wherever they are kept.
+pub(super) fn own_table(config: &Config, memory: &Memory, seen: &Observation) -> Table {
+    Case::new(config, Role::Stop, Apply::Changes, memory, seen).table
+}
+
+/// The other nodes with the MAC addresses that they send from: those seen now, remembered and configured.
+fn peers(config: &Config, state: &State, seen: &Observation, table: &Table) -> BTreeMap<IpAddr, BTreeSet<Mac>> {
+    let mut addresses = fence::peers(table, &seen.own);
+    addresses.extend(state.peers.keys().chain(config.marks.macs.keys()));
+    addresses.retain(|peer| !seen.own.contains(peer) && !seen.link.behind.contains_key(peer) && !peer.is_loopback());
+    let usable = |mac: &Mac| !seen.link.gateways.contains_key(mac) && !seen.link.own_macs.contains(mac);
+    let macs = |peer: &IpAddr| {
+        let remembered = state.peers.get(peer).into_iter().flatten().take(MACS);
+        let configured = config.marks.macs.get(peer).into_iter().flatten();
+        seen.link.macs.get(peer).into_iter().chain(remembered).chain(configured).copied().filter(usable).collect()
+    };
+    addresses.into_iter().map(|peer| (peer, macs(&peer))).collect()
+}
+
+fn directs(group: &Group) -> bool {
+    matches!(group.role, Some((Role::Master, _)))
+}
+
+fn remembered_qdiscs(state: &State, steps: &[Step]) -> BTreeMap<String, QdiscOwner> {
+    let mut qdiscs = state.qdiscs.clone();
+    let plans = steps.iter().filter_map(|step| if let Step::Marks(plan) = step { Some(plan) } else { None });
+    for change in plans.flat_map(|plan| plan.changes()) {
+        match change {
+            marks::Change::AddQdisc(interface) => drop(qdiscs.insert(interface.clone(), QdiscOwner::Node)),
+            marks::Change::Add(rule) => {
+                qdiscs.entry(rule.interface.clone()).or_insert(QdiscOwner::Other);
+            }
+            _ => {}
+        }
+    }
+    qdiscs
+}
+
+fn change(seen: &Table, wanted: &Table) -> Option<Step> {
+    let plan = ipvs::Plan::between(seen, wanted);
+    (!plan.is_empty()).then_some(Step::Table(plan))
+}
+
+fn add(config: &Config, seen: &Observation, placement: &Placement) -> Vec<Step> {
+    let missing = config.vips.iter().filter(|vip| !seen.sits(**vip, placement));
+    missing.map(|vip| Step::AddVip(*vip, placement.clone())).collect()
+}
+
+fn remove(seen: &Observation, placement: &Placement, vips: impl Iterator<Item = IpAddr>) -> Vec<Step> {
+    let present = vips.filter(|vip| seen.found_on(*vip, placement.interface()).next().is_some());
+    present.map(|vip| Step::RemoveVip(vip, placement.clone())).collect()
+}
+
+/// Whether a director's interface has the VIP, or is about to get it from this node.
+fn arrives(config: &Config, seen: &Observation, vip: IpAddr) -> bool {
+    config.vip_owner == VipOwner::Node || seen.found_on(vip, &config.interface).next().is_some()
+}
+
+/// Plans to give everything back that this group has changed, and with the last group what all of them share.
+pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) -> Result<Plan> {
+    let state = &memory.state;
+    let case = Case::new(config, Role::Stop, Apply::Changes, memory, seen);
+    let last = state.others(config).next().is_none();
+    let mut steps = Vec::new();
+    for (vip, interface) in &case.group.vips {
+        let mut places = vec![Placement::Loopback];
+        if config.vip_owner == VipOwner::Node {
+            places.insert(0, Placement::Interface(interface.clone()));
+        }
+        // What another program has made of it since is that program's.
+        let ours = |place: &Placement| seen.found_on(*vip, place.interface()).any(|located| !located.is_foreign());
+        steps.extend(places.into_iter().filter(ours).map(|place| Step::RemoveVip(*vip, place)));
+    }
+    let wanted = match &config.services {
+        // They go, as far as the node has loaded them.
+        Some(_) => {
+            let loaded = state.legacy.as_ref().map_or(&memory.loaded, |legacy| &legacy.table);
+            case.live.filtered(|id| loaded.service(id).is_none())
+        }
+        // They were found running, and are left running.
+        None => case.table.clone(),
+    };
+    steps.extend(change(&case.live, &wanted));
+    let rules = case.rules(&BTreeSet::new());
+    steps.extend(rules.removed);
+    let found = seen.table.filtered(|id| case.is_own_mark(id));
+    let shared = |id: &ServiceId| {
+        matches!(id, ServiceId::Fwmark { mark, .. } if !last && *mark == config.marks.values.local())
+    };
+    steps.extend(change(&found, &found.filtered(shared)));
+    steps.extend(case.own_requests(std::iter::empty()));
+    if state.syncs && last {
+        let mut now = Table::new();
+        now.daemons.clone_from(&seen.daemons);
+        let wanted = Table { daemons: no_daemons(), ..Table::new() };
+        steps.extend(change(&now, &wanted));
+    }
+    let mut after = State { legacy: None, ..state.clone() };
+    after.groups.remove(&config.group);
+    if last {
+        after = State::default();
+        steps.extend(state.arp.iter().filter(|change| counts_still(change, seen)).cloned().map(Step::GiveBackArp));
+        steps.extend(state.sysctls.iter().filter_map(|(name, values)| sysctl_back(name, values, seen)));
+    }
+    if *state != State::default() {
+        steps.push(Step::Forget);
+    }
+    Ok(Plan { steps, warnings: Vec::new(), during: state.clone(), after })
+}
+
+/// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to another program.
+fn refuse_foreign_vips(config: &Config, state: &State, seen: &Observation) -> Result<()> {
+    for vip in &config.vips {
+        for located in seen.vips.get(vip).into_iter().flatten() {
+            let on_interface = located.interface == config.interface;
+            // Placed by this node, when the configuration named another interface.
+            let placed = state.groups.values().any(|group| group.vips.contains(&(*vip, located.interface.clone())));
+            let obsolete = config.vip_owner == VipOwner::Node && placed;
+            if !on_interface && !obsolete && located.interface != Placement::Loopback.interface() {
+                let reason =
+                    format!("the VIP belongs on {} or lo: remove it there, or name that interface", config.interface);
+                return Err(Error::Foreign { object: located.to_string(), reason });
+            }
+            // Whatever keepalived makes of its own VIP is right.
+            if !(on_interface && config.vip_owner == VipOwner::Keepalived) {
+                located.refuse_foreign()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Marks that another program uses, or rules of a node with another state directory.
+fn refuse_foreign_marks(config: &Config, seen: &Observation) -> Result<()> {
+    if config.fence != Fence::Marks {
+        return Ok(());
+    }
+    if let Some(reason) = &seen.unsupported {
+        return Err(Error::invalid("fence `marks`", reason.clone()));
+    }
+    if let Some(stranger) = seen.marks.strangers.first() {
+        let reason = "a node with another state_dir works in this network namespace: make one file of both, with a [[group]] for each";
+        return Err(Error::Foreign { object: stranger.to_string(), reason: reason.into() });
+    }
+    if let Some(used) = seen.mark_uses.first() {
+        let reason = "it uses a packet mark of this node: name other marks in the configuration ([marks] base)";
+        return Err(Error::Foreign { object: used.clone(), reason: reason.into() });
+    }
+    Ok(())
+}
+
+fn has_foreign_daemon(config: &Config, seen: &Observation) -> bool {
+    foreign_daemon(config, seen).is_some()
+}
+
+fn foreign_daemon<'a>(config: &Config, seen: &'a Observation) -> Option<&'a SyncDaemon> {
+    let wanted = daemons(&config.sync, true);
+    let met = |running: &&SyncDaemon| {
+        wanted.get(&running.role).and_then(Option::as_ref).is_some_and(|wanted| wanted.is_met_by(running))
+    };
+    seen.daemons.values().flatten().find(|running| !met(running))
+}
+
+/// A sync daemon that runs but is not this node's: keepalived starts one with `lvs_sync_daemon`. Fence `clear` can do without its own.
+fn refuse_foreign_daemons(config: &Config, state: &State, seen: &Observation) -> Result<()> {
+    match foreign_daemon(config, seen) {
+        Some(daemon) if !state.syncs && config.fence == Fence::Marks => {
+            let reason = "it was not started by this node, which runs its own: take `lvs_sync_daemon` out of keepalived.conf, or stop it \
+                          with `ipvsadm --stop-daemon`";
+            Err(Error::Foreign { object: daemon.to_string(), reason: reason.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// VIPs that an earlier configuration had placed.
+fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let of_groups = |name: &String| *name == config.group || !config.groups.contains(name);
+    let remembered = state.groups.iter().filter(|(name, _)| of_groups(name)).flat_map(|(_, group)| &group.vips);
+    let others: BTreeSet<IpAddr> = state
+        .groups
+        .iter()
+        .filter(|(name, _)| !of_groups(name))
+        .flat_map(|(_, group)| &group.vips)
+        .map(|(vip, _)| *vip)
+        .collect();
+    for (vip, interface) in remembered.filter(|(vip, _)| !others.contains(vip)) {
+        let configured = config.vips.contains(vip);
+        let places = [
+            (Placement::Loopback, !configured),
+            (
+                Placement::Interface(interface.clone()),
+                config.vip_owner == VipOwner::Node && (!configured || *interface != config.interface),
+            ),
+        ];
+        for (place, obsolete) in places {
+            if obsolete && seen.found_on(*vip, place.interface()).any(|located| !located.is_foreign()) {
+                steps.push(Step::RemoveVip(*vip, place));
+            }
+        }
+    }
+    steps
+}

@@ -1,0 +1,177 @@
+//! Whose the services are: those of the configuration are loaded once, and then belong to their editors. Pure.
+
+use std::collections::BTreeSet;
+
+use super::config::Config;
+use super::state::Legacy;
+use crate::ipvs::{Destination, ServiceId, Table};
+
+/// How a configuration is brought into a table that others edit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apply {
+    /// What the configuration has changed since it was loaded last; what others have changed stays.
+    Changes,
+    /// All of it: what others have changed is undone.
+    All,
+}
+
+/// Whether a service is of this node's table: one of the configuration or of an earlier one, or, where none are configured, one on a
+/// VIP. Services of firewall marks are of the table of a node with a single group of VIPs.
+pub(super) fn is_ours(config: &Config, loaded: &Table, id: &ServiceId) -> bool {
+    if config.marks.values.owns(id) {
+        return false;
+    }
+    match &config.services {
+        Some(services) => services.service(id).is_some() || loaded.service(id).is_some(),
+        None => match id.address() {
+            Some(address) => config.vips.contains(&address.ip()),
+            None => config.groups.len() == 1,
+        },
+    }
+}
+
+/// The services that the kernel must have, given those that it has, and those that were loaded from an earlier configuration.
+///
+/// Nothing of the configuration is there (a first role, a reboot, a flush): all of it. Otherwise the table belongs to its editors,
+/// and only what differs between the two configurations is changed.
+pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply) -> Table {
+    let known = |id: &ServiceId| wanted.service(id).is_some() || loaded.service(id).is_some();
+    let present = live.filtered(known);
+    if apply == Apply::All || present.is_empty() {
+        return wanted.clone();
+    }
+    let mut table = present.clone();
+    let ids: BTreeSet<ServiceId> = wanted.services().chain(loaded.services()).map(|content| content.service.id).collect();
+    for id in ids {
+        let (new, old, now) = (wanted.service(&id), loaded.service(&id), present.service(&id));
+        let Some(new) = new else {
+            table.remove(&id);
+            continue;
+        };
+        // Somebody has removed it since it was loaded.
+        if old.is_some() && now.is_none() {
+            continue;
+        }
+        // Found running at the first role: its editor's.
+        if old.is_none() && loaded.is_empty() && now.is_some() {
+            continue;
+        }
+        if old.is_none_or(|old| old.service != new.service) {
+            table.insert(new.service.clone());
+        }
+        let old_destination = |d: &Destination| old.and_then(|old| old.destination(d.address));
+        for destination in new.destinations().filter(|d| old_destination(d) != Some(*d)) {
+            // Its service is in the table: it was there, or was inserted just now.
+            let _ = table.insert_destination(&id, destination.clone());
+        }
+        let gone = old.into_iter().flat_map(|old| old.destinations()).filter(|d| new.destination(d.address).is_none());
+        gone.for_each(|destination| drop(table.remove_destination(&id, destination.address)));
+    }
+    table
+}
+
+/// The table that a node of an earlier version had, given the kernel's: its fence `quiesce` has set the weights of all servers but this
+/// node to 0, which is undone.
+pub(super) fn thawed(legacy: &Legacy, live: &Table) -> Table {
+    if live.is_empty() {
+        return legacy.table.clone();
+    }
+    let mut table = live.clone();
+    if legacy.quiesced {
+        table.edit_destinations(|id, destination| {
+            let before = legacy.table.service(id).and_then(|content| content.destination(destination.address));
+            if let (0, Some(before)) = (destination.weight, before) {
+                destination.weight = before.weight;
+            }
+        });
+    }
+    table
+}
+
+/// Adds the services of `more` that `table` lacks.
+pub(super) fn take_in(table: &mut Table, more: &Table) {
+    for content in more.services() {
+        let id = content.service.id;
+        if table.service(&id).is_none() {
+            table.insert(content.service.clone());
+            for destination in content.destinations() {
+                // Its service was inserted just now.
+                let _ = table.insert_destination(&id, destination.clone());
+            }
+        }
+    }
+}
+
+/// Which of the loaded services is remembered as a sign that the table is there.
+pub(super) fn sign(config: &Config) -> Option<ServiceId> {
+    config.services.as_ref()?.services().next().map(|content| content.service.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOADED: &str = "\
+-A -t 192.0.2.1:80 -s wrr
+-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3
+-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 4
+-A -t 192.0.2.1:443 -s wrr
+-a -t 192.0.2.1:443 -r 10.0.0.2:443 -g -w 4
+";
+
+    fn read(text: &str) -> Table {
+        text.parse().unwrap()
+    }
+
+    fn desire(wanted: &str, loaded: &str, live: &str) -> String {
+        desired(&read(wanted), &read(loaded), &read(live), Apply::Changes).to_string()
+    }
+
+    #[test]
+    fn services_are_loaded_where_all_are_missing() {
+        assert_eq!(desire(LOADED, "", ""), LOADED);
+        assert_eq!(desire(LOADED, LOADED, ""), LOADED);
+        // Somebody else's.
+        assert_eq!(desire(LOADED, LOADED, "-A -t 192.0.2.9:80 -s rr\n"), LOADED);
+    }
+
+    #[test]
+    fn what_others_have_changed_stays() {
+        let checked = LOADED.replace("0.2:80 -g -w 4", "0.2:80 -g -w 0");
+        let removed = LOADED.replace("-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 4\n", "");
+        let one = LOADED[..LOADED.find("-A -t 192.0.2.1:443").unwrap()].to_owned();
+        let more = format!("{LOADED}-a -t 192.0.2.1:443 -r 10.0.0.9:443 -g -w 1\n");
+        for live in [checked, removed, one, more, LOADED.replace("-s wrr", "-s wlc")] {
+            assert_eq!(desire(LOADED, LOADED, &live), read(&live).to_string());
+            // Found running at the first role.
+            if live.contains(":443") {
+                assert_eq!(desire(LOADED, "", &live), read(&live).to_string());
+            }
+        }
+        let all = desired(&read(LOADED), &read(LOADED), &read(&LOADED.replace("-w 4", "-w 0")), Apply::All);
+        assert_eq!(all.to_string(), LOADED);
+    }
+
+    #[test]
+    fn a_configuration_that_was_changed_changes_only_that() {
+        let live = LOADED.replace("0.2:80 -g -w 4", "0.2:80 -g -w 0");
+        let new = LOADED.replace("-w 3", "-w 7");
+        assert_eq!(desire(&new, LOADED, &live), live.replace("-w 3", "-w 7"));
+        let more = "-A -t 192.0.2.1:8080 -s mh\n-a -t 192.0.2.1:8080 -r 10.0.0.1:8080 -g -w 1\n";
+        assert_eq!(desire(&format!("{LOADED}{more}"), LOADED, &live), format!("{}{more}", read(&live)).parse::<Table>().unwrap().to_string());
+        let less = LOADED[..LOADED.find("-A -t 192.0.2.1:443").unwrap()].to_owned();
+        assert_eq!(desire(&less, LOADED, &live), live[..live.find("-A -t 192.0.2.1:443").unwrap()]);
+        let without = LOADED.replace("-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3\n", "");
+        assert_eq!(desire(&without, LOADED, &live), live.replace("-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3\n", ""));
+        assert_eq!(desire(&LOADED.replace("wrr", "mh"), LOADED, &live), live.replace("wrr", "mh"));
+    }
+
+    #[test]
+    fn weights_that_quiesce_took_away_come_back() {
+        let legacy = |quiesced| Legacy { table: read(LOADED), quiesced };
+        let live = read(&LOADED.replace("-w 4", "-w 0").replace("-w 3", "-w 1"));
+        assert_eq!(thawed(&legacy(true), &live).to_string(), LOADED.replace("-w 3", "-w 1"));
+        assert_eq!(thawed(&legacy(false), &live), live);
+        assert_eq!(thawed(&legacy(true), &Table::new()).to_string(), LOADED);
+    }
+}

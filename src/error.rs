@@ -209,6 +209,8 @@ pub enum Cause {
     NoFamily,
     /// The scheduler or persistence engine is unknown and its module could not be loaded.
     NoModule,
+    /// The kernel lacks a module of traffic control (`sch_ingress`, `cls_flower`, `act_skbedit`), and could not load it.
+    NoTcModule,
     /// No such virtual service.
     NoService,
     /// No such destination.
@@ -255,6 +257,10 @@ impl fmt::Display for Cause {
             Cause::NoModule => {
                 "the scheduler or persistence engine is unknown: check its name, \
                  or load its module (`modprobe ip_vs_NAME`, `modprobe ip_vs_pe_NAME`)"
+            }
+            Cause::NoTcModule => {
+                "the kernel lacks a module for tc filters (sch_ingress, cls_flower, act_skbedit): install the package that \
+                 holds it (Debian: linux-image; RHEL: kernel-modules-core, kernel-modules-extra) for the running kernel"
             }
             Cause::NoService => "there is no such virtual service: add it first",
             Cause::NoDestination => "the virtual service has no such destination: add it first",

@@ -13,6 +13,7 @@ mod error;
 pub mod fuzzing;
 mod interface;
 pub mod ipvs;
+pub mod marks;
 mod netlink;
 mod netns;
 pub mod node;

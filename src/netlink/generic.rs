@@ -64,7 +64,7 @@ where
         let mut outcomes = Vec::with_capacity(payloads.len());
         for some in payloads.chunks(BATCH) {
             let requests =
-                |open: &mut Open| open.socket.batch(some.iter().map(|p| message(open.family, p.clone())).collect());
+                |open: &mut Open| open.socket.batch(some.iter().map(|p| message(open.family, p.clone())).collect(), 0);
             let mut found = self.exchange(requests)?;
             // Where the family's number is stale, none of them was carried out.
             if found.iter().all(|outcome| matches!(outcome, Err(failure) if failure.is_not_found()))

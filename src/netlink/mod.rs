@@ -5,14 +5,16 @@
 mod generic;
 mod namespace;
 mod packet;
+mod route;
 mod socket;
 
 pub(crate) use generic::GenericSocket;
 pub(crate) use namespace::in_new_namespace;
 pub(crate) use packet::send_frame;
+pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, push_attribute, string};
 #[cfg(any(fuzzing, test))]
 pub(crate) use socket::read_datagram;
-pub(crate) use socket::{Failure, Socket};
+pub(crate) use socket::{BATCH, Failure, Listener};
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, recv};
 
+use super::route::RouteMessage;
 use crate::error::{Cause, Error};
 
 /// Requests in one send. About 277 failures fit the default receive buffer, so that 256 cannot lose an answer.
@@ -155,9 +157,9 @@ impl Socket {
         failed.map_or(Ok(whole), Err)
     }
 
-    /// Sends up to [`BATCH`] requests at once, an acknowledgement asked for with the last only, and returns an outcome for each.
+    /// Sends up to [`BATCH`] requests with these flags at once, an acknowledgement asked for with the last only, and returns an outcome for each.
     /// The kernel carries out all of them, also those behind one that failed.
-    pub(crate) fn batch<T>(&mut self, payloads: Vec<T>) -> Result<Vec<Result<(), Failure>>, Failure>
+    pub(crate) fn batch<T>(&mut self, payloads: Vec<T>, flags: u16) -> Result<Vec<Result<(), Failure>>, Failure>
     where
         T: NetlinkSerializable + NetlinkDeserializable,
     {
@@ -166,7 +168,7 @@ impl Socket {
         if outcomes.is_empty() {
             return Ok(outcomes);
         }
-        let sequences = self.send(payloads, NLM_F_REQUEST, NLM_F_ACK)?;
+        let sequences = self.send(payloads, NLM_F_REQUEST | flags, NLM_F_ACK)?;
         self.receive::<T>(sequences, |index, _, reply| {
             // Every failure answers under its own number; the last request answers in any case.
             if let Reply::End(outcome) = reply {
@@ -255,6 +257,60 @@ impl Socket {
                 return Err(Failure::NoAnswer(self.limit));
             }
         }
+    }
+}
+
+/// A socket that receives the kernel's notifications about routes, neighbours and interfaces, and never waits for one.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    inner: netlink_sys::Socket,
+    buffer: Vec<u8>,
+}
+
+/// The kernel keeps this much for a listener, in octets as socket(7) counts them (`net.core.rmem_max` permitting).
+const LISTENER_BUFFER: usize = 1 << 20;
+
+impl Listener {
+    /// Opens a socket in the calling thread's network namespace, where it stays. `groups` is a set of bits: group N is bit N-1.
+    pub(crate) fn open(groups: u32) -> io::Result<Self> {
+        let mut inner = netlink_sys::Socket::new(protocols::NETLINK_ROUTE)?;
+        // More would be better, but less works: what is lost is reported.
+        let _ = inner.set_rx_buf_sz(LISTENER_BUFFER as i32);
+        inner.set_non_blocking(true)?;
+        inner.bind(&SocketAddr::new(0, groups))?;
+        Ok(Listener { inner, buffer: vec![0; RECEIVE] })
+    }
+
+    /// The messages of one datagram. `None`: there is none now.
+    ///
+    /// # Errors
+    /// `ENOBUFS`: messages were lost. Also where a datagram was cut.
+    pub(crate) fn receive(&mut self) -> io::Result<Option<Vec<RouteMessage>>> {
+        let length = loop {
+            match recv(&self.inner, &mut self.buffer[..], RecvFlags::TRUNC) {
+                Ok((_, length)) => break length,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        // What does not fit is lost, too.
+        let octets = self.buffer.get(..length).ok_or(Errno::NOBUFS)?;
+        let (mut rest, mut messages) = (octets, Vec::new());
+        while rest.len() >= HEADER {
+            let Ok((message, behind)) = split_message(rest) else { break };
+            rest = behind;
+            let header = NetlinkHeader::parse(&message).map_err(io::Error::other)?;
+            let Ok(message) = RouteMessage::deserialize(&header, message.payload());
+            messages.push(message);
+        }
+        Ok(Some(messages))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
     }
 }
 

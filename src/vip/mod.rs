@@ -448,7 +448,7 @@ impl Vips {
         let Some(mac) = link.ethernet_address() else {
             return Err(Error::invalid(
                 interface,
-                format!("only Ethernet links can be announced on; its type is {} (see linux/if_arp.h)", link.kind),
+                format!("only Ethernet links can be announced on; its type is {} (see linux/if_arp.h)", link.hardware),
             ));
         };
         if !self.locate(vip)?.iter().any(|found| found.index == link.index) {

@@ -1,0 +1,442 @@
+//! The client: observes and changes rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rustix::io::Errno;
+
+use super::explain;
+use super::plan::{Change, Plan};
+use super::rule::Rule;
+use super::wire::{self, EGRESS, Filter, INGRESS, PRIORITY, Slot};
+use crate::error::{Cause, Error, Result};
+use crate::interface;
+use crate::netlink::{BATCH, Failure, RouteClient, RouteMessage, is};
+use crate::netns::Netns;
+
+/// Reads and changes the rules of one owner in one network namespace; also reads neighbours, routes and interfaces.
+///
+/// # Errors
+/// Those that any of the calls can return; each names further ones:
+/// - [`Error::Invalid`] for an interface name or rule that cannot be right, before the kernel is asked.
+/// - [`Error::Refused`] with the kernel's errno and words: [`Cause::Permission`] (`EPERM`), [`Cause::NoInterface`] (`ENODEV`),
+///   [`Cause::NoTcModule`] (`ENOENT`), [`Cause::NoMemory`] (`ENOMEM`, `ENOBUFS`).
+/// - [`Error::System`], [`Error::NoAnswer`] and [`Error::Malformed`] when the exchange itself fails. The next call then opens a
+///   new socket.
+#[derive(Debug)]
+pub struct Marks {
+    pub(super) client: RouteClient,
+    owner: u64,
+}
+
+/// What holds the filters of arriving packets, see tc(8). An interface has at most one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Qdisc {
+    /// `clsact`: filters of arriving and of departing packets.
+    Clsact,
+    /// `ingress`: filters of arriving packets only.
+    Ingress,
+}
+
+/// The rules and qdiscs of some interfaces.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Our rules.
+    pub rules: BTreeSet<Rule>,
+    /// Each interface that exists, and its qdisc. A missing interface is absent.
+    pub qdiscs: BTreeMap<String, Option<Qdisc>>,
+    /// The interfaces whose `clsact` holds no filter, ours or another's, of arriving or departing packets.
+    pub empty: BTreeSet<String>,
+    /// The interfaces whose qdisc holds a filter that is not ours, of arriving or departing packets.
+    pub others: BTreeSet<String>,
+    /// Filters of arriving packets that are not ours. A rule's mark is changed by those that set a mark at a higher priority
+    /// number, and not set at all behind those that end the search at a lower one.
+    pub foreign: Vec<Foreign>,
+    /// Rules with our cookie and another owner's number.
+    pub strangers: Vec<Stranger>,
+}
+
+/// Another program's filter of arriving packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Foreign {
+    /// The interface.
+    pub interface: String,
+    /// The priority (`pref`): lower numbers are tried first.
+    pub priority: u16,
+    /// `flower`, `u32`, `bpf` and others.
+    pub kind: String,
+    /// The mark that it sets with skbedit. `None`: it sets none in this way; a `bpf` filter may set one by itself.
+    pub mark: Option<u32>,
+    /// A short description for people.
+    pub text: String,
+}
+
+/// A rule of another owner.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Stranger {
+    /// The owner's number.
+    pub owner: u64,
+    /// Its rule.
+    pub rule: Rule,
+}
+
+/// `flower filter at priority 10 on eth0 (actions: skbedit; sets mark 7)`.
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Foreign {
+    fn of(filter: &Filter, interface: &str, owner: u64) -> Self {
+        let mark = filter.actions.iter().rev().find_map(|action| action.mark).map(|(mark, _)| mark);
+        let mut details = Vec::new();
+        if filter.owner() == Some(owner) {
+            details.push("bears our cookie but is no rule of this version".to_string());
+        }
+        if filter.chain != 0 {
+            details.push(format!("chain {}", filter.chain));
+        }
+        if !filter.actions.is_empty() {
+            let kinds: Vec<&str> = filter.actions.iter().map(|action| action.kind.as_str()).collect();
+            details.push(format!("actions: {}", kinds.join(", ")));
+        }
+        match mark {
+            Some(mark) => details.push(format!("sets mark {mark}")),
+            None if filter.kind == "bpf" => details.push("may set a mark".into()),
+            None => {}
+        }
+        let mut text = format!("{} filter at priority {} on {interface}", filter.kind, filter.slot.priority);
+        if !details.is_empty() {
+            text.push_str(&format!(" ({})", details.join("; ")));
+        }
+        Foreign { interface: interface.into(), priority: filter.slot.priority, kind: filter.kind.clone(), mark, text }
+    }
+}
+
+impl Marks {
+    /// A client of the calling thread's network namespace. `owner` tells rules of this user from those of other users of this
+    /// crate in the same namespace: it must be the same after a restart.
+    pub fn open(owner: u64) -> Result<Self> {
+        Self::open_in(Netns::current()?, owner)
+    }
+
+    /// A client of this network namespace, whatever thread it is used from.
+    pub fn open_in(netns: Netns, owner: u64) -> Result<Self> {
+        Ok(Marks { client: RouteClient::open(netns)?, owner })
+    }
+
+    /// Reads the rules and qdiscs of these interfaces. A missing interface is no error: it is absent from
+    /// [`Observed::qdiscs`].
+    pub fn observe<'a>(&mut self, interfaces: impl IntoIterator<Item = &'a str>) -> Result<Observed> {
+        let mut seen = Observed::default();
+        let mut qdiscs = None;
+        for name in interfaces.into_iter().collect::<BTreeSet<_>>() {
+            let Some(index) = self.index(name)? else { continue };
+            let qdiscs = match &qdiscs {
+                Some(qdiscs) => qdiscs,
+                None => qdiscs.insert(self.qdiscs()?),
+            };
+            let qdisc = qdiscs.get(&index).copied();
+            seen.qdiscs.insert(name.into(), qdisc);
+            if qdisc.is_some() {
+                self.observe_filters(&mut seen, name, index, qdisc == Some(Qdisc::Clsact))?;
+            }
+        }
+        Ok(seen)
+    }
+
+    fn observe_filters(&mut self, seen: &mut Observed, name: &str, index: u32, clsact: bool) -> Result<()> {
+        let ingress = self.filters(name, index, INGRESS)?;
+        let egress = if clsact { self.filters(name, index, EGRESS)? } else { Vec::new() };
+        if clsact && ingress.is_empty() && egress.is_empty() {
+            seen.empty.insert(name.into());
+        }
+        if !egress.is_empty() {
+            seen.others.insert(name.into());
+        }
+        for filter in ingress {
+            match (filter.owner(), filter.rule(name)) {
+                (Some(owner), Some(rule)) if owner == self.owner => {
+                    seen.rules.insert(rule);
+                    continue;
+                }
+                (Some(owner), Some(rule)) => seen.strangers.push(Stranger { owner, rule }),
+                // A priority is listed by itself, before its filters.
+                _ if filter.handle == 0 => continue,
+                _ => seen.foreign.push(Foreign::of(&filter, name, self.owner)),
+            }
+            seen.others.insert(name.into());
+        }
+        Ok(())
+    }
+
+    /// Carries out a plan, in order. Repeating it is no error: what is there is not added again, what is gone is not removed
+    /// again.
+    ///
+    /// A change that the kernel refuses does not keep the others from being made: the first refusal is returned at the end. If
+    /// the exchange itself fails, the changes after it are not made.
+    ///
+    /// # Errors
+    /// [`Error::Change`] with the change that failed and the reason:
+    /// - [`Error::Foreign`] when another program's filter (or another owner's rule) is in the way of a rule: it matches the same
+    ///   packets at the same priority, or it has another kind or protocol at that priority (`EEXIST`, `EINVAL`);
+    ///   also when a qdisc to be removed is not an empty `clsact`.
+    /// - [`Error::Refused`] with `EOPNOTSUPP` when the qdisc uses a shared block (`ingress_block`), `EINVAL` when the interface
+    ///   has no qdisc; also as [`Marks`].
+    pub fn apply(&mut self, plan: &Plan) -> Result<()> {
+        let changes = plan.changes();
+        let mut first = None;
+        let mut start = 0;
+        while start < changes.len() {
+            let kind = std::mem::discriminant(&changes[start]);
+            let end = changes[start..]
+                .iter()
+                .position(|change| std::mem::discriminant(change) != kind)
+                .map_or(changes.len(), |length| start + length);
+            let mut failures = Vec::new();
+            let done = self.apply_group(changes, start..end, &mut failures);
+            let broken = done.is_err();
+            failures.extend(done.err().map(|error| (start, error)));
+            if let Some((at, source)) = failures.into_iter().next() {
+                first.get_or_insert((at, source));
+            }
+            if broken {
+                let (at, source) = first.expect("the failure just found");
+                return Err(failed(changes, at, source, "some changes after it are not made; run the same again"));
+            }
+            start = end;
+        }
+        match first {
+            None => Ok(()),
+            Some((at, source)) => {
+                Err(failed(changes, at, source, "the other changes are made where no error stands against them"))
+            }
+        }
+    }
+
+    /// Makes changes of one kind. An error: the exchange failed.
+    fn apply_group(
+        &mut self,
+        changes: &[Change],
+        range: Range<usize>,
+        failures: &mut Vec<(usize, Error)>,
+    ) -> Result<()> {
+        let mut additions = Vec::new();
+        let mut removals: BTreeMap<&str, Vec<(usize, &Rule)>> = BTreeMap::new();
+        let mut collect = |at: usize, outcome: Result<()>| match outcome {
+            Err(error @ (Error::Refused { .. } | Error::Foreign { .. } | Error::Invalid { .. })) => {
+                failures.push((at, error));
+                Ok(())
+            }
+            outcome => outcome,
+        };
+        for at in range {
+            match &changes[at] {
+                Change::AddQdisc(name) => collect(at, self.add_qdisc(name))?,
+                Change::RemoveQdisc(name) => collect(at, self.remove_qdisc(name))?,
+                Change::Add(rule) => additions.push((at, rule)),
+                Change::Remove(rule) => removals.entry(&rule.interface).or_default().push((at, rule)),
+            }
+        }
+        for (at, outcome) in self.add(&additions)? {
+            collect(at, outcome)?;
+        }
+        for (name, rules) in removals {
+            for (at, outcome) in self.remove(name, &rules)? {
+                collect(at, outcome)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_qdisc(&mut self, name: &str) -> Result<()> {
+        interface::check_name(name)?;
+        let index = self.client.link_of_name(name)?.index;
+        match self.client.request(wire::clsact(libc::RTM_NEWQDISC, index), NLM_F_CREATE | NLM_F_EXCL) {
+            // A clsact, or an ingress qdisc, which takes the filters just as well.
+            Err(failure) if is(&failure, Errno::EXIST) => Ok(()),
+            result => result.map(|_| ()).map_err(|failure| explain_missing(failure, "add qdisc clsact to", name)),
+        }
+    }
+
+    fn remove_qdisc(&mut self, name: &str) -> Result<()> {
+        let seen = self.observe([name])?;
+        match seen.qdiscs.get(name) {
+            None | Some(None) => return Ok(()),
+            Some(Some(Qdisc::Clsact)) if seen.empty.contains(name) => {}
+            Some(Some(_)) => {
+                let reason = "it holds filters, or is no clsact: remove those first";
+                return Err(Error::Foreign { object: format!("the qdisc of {name}"), reason: reason.into() });
+            }
+        }
+        let Some(index) = self.index(name)? else { return Ok(()) };
+        match self.client.request(wire::clsact(libc::RTM_DELQDISC, index), 0) {
+            Err(failure) if failure.is_not_found() || is(&failure, Errno::NODEV) => Ok(()),
+            result => result.map(|_| ()).map_err(|failure| explain(failure, "remove qdisc clsact from", name)),
+        }
+    }
+
+    /// Adds rules and returns an outcome for each.
+    fn add(&mut self, rules: &[(usize, &Rule)]) -> Result<Vec<(usize, Result<()>)>> {
+        let mut outcomes = Vec::new();
+        let mut indices: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut requests = Vec::new();
+        for &(at, rule) in rules {
+            if let Err(error) = rule.check() {
+                outcomes.push((at, Err(error)));
+                continue;
+            }
+            let index = match indices.get(rule.interface.as_str()) {
+                Some(&index) => index,
+                None => match self.client.link_of_name(&rule.interface) {
+                    Ok(link) => *indices.entry(&rule.interface).or_insert(link.index),
+                    Err(error @ Error::Refused { .. }) => {
+                        outcomes.push((at, Err(error)));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            requests.push(((at, rule, index), wire::add_filter(rule, self.owner, index, 0)));
+        }
+        for ((at, rule, index), result) in self.batch(requests, NLM_F_CREATE | NLM_F_EXCL, "add", "rules")? {
+            let outcome = match result {
+                Err(failure) if is(&failure, Errno::EXIST) || is(&failure, Errno::INVAL) => {
+                    self.settle(rule, index, failure)
+                }
+                result => result.map_err(|failure| explain_missing(failure, "add", rule)),
+            };
+            outcomes.push((at, outcome));
+        }
+        outcomes.sort_by_key(|(at, _)| *at);
+        Ok(outcomes)
+    }
+
+    /// Looks what is in the way of a rule. One of ours with another mark is replaced.
+    fn settle(&mut self, rule: &Rule, index: u32, failure: Failure) -> Result<()> {
+        let filters = self.filters(&rule.interface, index, INGRESS)?;
+        if let Some(filter) = filters.iter().find(|filter| filter.kind == "flower" && filter.matches_as(rule)) {
+            if filter.owner() != Some(self.owner) {
+                let (object, reason) = match filter.owner() {
+                    Some(owner) => (
+                        format!("the filter of owner {owner:016x} that matches the same packets as {rule}"),
+                        "it is a rule of another node directory in this network namespace: use one of them only",
+                    ),
+                    None => (
+                        Foreign::of(filter, &rule.interface, self.owner).text,
+                        "it matches the same packets at a priority that belongs to this program: move it to another one",
+                    ),
+                };
+                return Err(Error::Foreign { object, reason: reason.into() });
+            }
+            if filter.rule(&rule.interface).as_ref() == Some(rule) {
+                return Ok(());
+            }
+            let request = wire::add_filter(rule, self.owner, index, filter.handle);
+            let result = self.client.request(request, NLM_F_CREATE);
+            return result.map(|_| ()).map_err(|failure| explain_missing(failure, "replace", rule));
+        }
+        let slot = Slot::of(rule);
+        let in_the_way = filters
+            .iter()
+            .find(|filter| filter.slot.priority == slot.priority && (filter.slot != slot || filter.kind != "flower"));
+        match in_the_way {
+            Some(filter) => Err(Error::Foreign {
+                object: Foreign::of(filter, &rule.interface, self.owner).text,
+                reason: format!(
+                    "priorities {PRIORITY} to {} belong to this program: move it to another one",
+                    PRIORITY + 5
+                ),
+            }),
+            None => Err(explain_missing(failure, "add", rule)),
+        }
+    }
+
+    /// Removes rules of one interface and returns an outcome for each.
+    fn remove(&mut self, name: &str, rules: &[(usize, &Rule)]) -> Result<Vec<(usize, Result<()>)>> {
+        // A missing interface holds no rules.
+        let Some(index) = self.index(name)? else { return Ok(Vec::new()) };
+        let filters = self.filters(name, index, INGRESS)?;
+        let ours: BTreeMap<Rule, &Filter> = filters
+            .iter()
+            .filter(|filter| filter.owner() == Some(self.owner))
+            .filter_map(|filter| Some((filter.rule(name)?, filter)))
+            .collect();
+        let requests = rules
+            .iter()
+            .filter_map(|&(at, rule)| Some(((at, rule), wire::remove_filter(ours.get(rule)?, index))))
+            .collect();
+        let outcomes = self.batch(requests, 0, "remove", "rules")?.into_iter().map(|((at, rule), result)| {
+            let outcome = match result {
+                Err(failure) if failure.is_not_found() || is(&failure, Errno::NODEV) => Ok(()),
+                result => result.map_err(|failure| explain(failure, "remove", rule)),
+            };
+            (at, outcome)
+        });
+        Ok(outcomes.collect())
+    }
+
+    /// Sends requests, many at once, and returns each one's name and outcome.
+    fn batch<T>(
+        &mut self,
+        requests: Vec<(T, RouteMessage)>,
+        flags: u16,
+        operation: &'static str,
+        object: &str,
+    ) -> Result<Vec<(T, Result<(), Failure>)>> {
+        let mut outcomes = Vec::with_capacity(requests.len());
+        let (names, messages): (Vec<T>, Vec<RouteMessage>) = requests.into_iter().unzip();
+        for some in messages.chunks(BATCH) {
+            let found = self.client.exchange(|socket| socket.batch(some.to_vec(), flags));
+            outcomes.extend(found.map_err(|failure| explain(failure, operation, object))?);
+        }
+        Ok(names.into_iter().zip(outcomes).collect())
+    }
+
+    /// The interface's index. `None`: there is no such interface.
+    fn index(&mut self, name: &str) -> Result<Option<u32>> {
+        interface::check_name(name)?;
+        match self.client.link_of_name(name) {
+            Ok(link) => Ok(Some(link.index)),
+            Err(error) if error.cause() == Some(Cause::NoInterface) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn qdiscs(&mut self) -> Result<BTreeMap<u32, Qdisc>> {
+        let found = self.client.list(&wire::list_qdiscs(), |message| wire::read_qdisc(&message));
+        Ok(found.map_err(|failure| explain(failure, "list", "qdiscs"))?.into_iter().collect())
+    }
+
+    fn filters(&mut self, name: &str, index: u32, parent: u32) -> Result<Vec<Filter>> {
+        let found = self.client.list(&wire::list_filters(index, parent), |message| Filter::read(&message));
+        match found {
+            // The interface has just gone, or its qdisc.
+            Err(failure) if is(&failure, Errno::NODEV) || is(&failure, Errno::INVAL) => Ok(Vec::new()),
+            found => found.map_err(|failure| explain(failure, "list filters of", name)),
+        }
+    }
+}
+
+fn failed(changes: &[Change], at: usize, source: Error, outcome: &str) -> Error {
+    Error::Change {
+        number: at + 1,
+        total: changes.len(),
+        change: changes[at].to_string(),
+        source: source.into(),
+        outcome: outcome.into(),
+    }
+}
+
+/// Where something is added, ENOENT means a module that is not there: the parent qdisc would be EINVAL.
+pub(super) fn explain_missing(failure: Failure, operation: &'static str, object: impl fmt::Display) -> Error {
+    match failure.is_not_found() {
+        true => failure.explain(operation, object, |_| Cause::NoTcModule),
+        false => explain(failure, operation, object),
+    }
+}

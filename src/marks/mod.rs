@@ -1,0 +1,82 @@
+//! Marks packets by where they come from: rules of traffic control (tc) that set the firewall mark of what arrives for a VIP.
+//!
+//! An IPVS service of a firewall mark takes the packets that bear the mark and belong to no known connection. A [`Rule`] gives
+//! packets for a VIP that mark as they arrive on an interface, before netfilter and IPVS see them. It is a `flower` filter with
+//! one `skbedit` action at the interface's ingress hook; `tc -s filter show dev eth0 ingress` shows it, with the number of
+//! packets that it marked. See tc-flower(8), tc-skbedit(8), and the kernel's net/sched/cls_flower.c, act_skbedit.c and
+//! sch_ingress.c.
+//!
+//! | [`Packets`] | matches | priority for IPv4, IPv6 |
+//! |---|---|---|
+//! | [`Later`](Packets::Later) | TCP without SYN, to one port or any | 300, 301 |
+//! | [`From`](Packets::From) | every packet of a source MAC address | 302, 303 |
+//! | [`Opening`](Packets::Opening) | TCP with SYN and without ACK | 304, 305 |
+//!
+//! - The kernel tries the priorities in this order. Each action ends with `continue`, so that later filters are tried too,
+//!   those of other programs included: where several rules match, the last one's mark stays. Filters of a lower priority
+//!   number than 300 see packets before, filters of a higher one after they are marked.
+//! - Put a rule on the interface that carries the VIP's subnet: on `eth0.100` for a VLAN, on `bond0` and not on its slaves.
+//!   For a macvlan, the filter belongs on the lower interface.
+//! - Match no ports where it matters ([`Packets::Later`]): a fragment other than the first has none.
+//! - The filters are marked `skip_hw`: a network card does not carry them out.
+//!
+//! # What is ours
+//!
+//! A filter is ours if its action bears our cookie (`lvs-dr`, then the owner's number) and its priority, protocol and keys are
+//! those of a rule. Two programs that use different owner numbers in one network namespace do not change each other's rules.
+//! Every other filter stays as it is. A qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty `clsact`.
+//!
+//! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the network namespace. No call
+//! waits longer than the time limit of a netlink answer (5 s, [`Error::NoAnswer`](crate::Error::NoAnswer)).
+//!
+//! ```no_run
+//! use std::collections::BTreeSet;
+//! use std::num::NonZeroU32;
+//! use lvs_dr::marks::{Marks, Packets, Plan, Rule};
+//!
+//! let peer = Rule {
+//!     interface: "eth0".into(),
+//!     vip: "192.0.2.1".parse()?,
+//!     packets: Packets::From("02:00:00:00:00:02".parse()?),
+//!     mark: NonZeroU32::MIN,
+//! };
+//! let mut marks = Marks::open(7)?;
+//! let seen = marks.observe(["eth0"])?;
+//! marks.apply(&Plan::between(&seen, &BTreeSet::from([peer])))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod client;
+mod monitor;
+mod neighbours;
+mod plan;
+mod routing;
+mod rule;
+mod support;
+mod wire;
+
+pub use client::{Foreign, Marks, Observed, Qdisc, Stranger};
+pub use monitor::{Event, Monitor};
+pub use neighbours::{Neighbour, NeighbourState};
+pub use plan::{Change, Plan};
+pub use routing::MarkUse;
+pub use rule::{Mac, Packets, Rule};
+pub use support::supported;
+pub use wire::PRIORITY;
+
+use rustix::io::Errno;
+
+use crate::error::{Cause, Error};
+use crate::netlink::Failure;
+
+/// What an errno of rtnetlink means where nothing more special is known.
+fn explain(failure: Failure, operation: &'static str, object: impl std::fmt::Display) -> Error {
+    failure.explain(operation, object, |errno| match Errno::from_raw_os_error(errno) {
+        Errno::PERM => Cause::Permission,
+        Errno::NODEV => Cause::NoInterface,
+        Errno::AFNOSUPPORT => Cause::NoFamily,
+        Errno::NOBUFS | Errno::NOMEM => Cause::NoMemory,
+        Errno::NETDOWN => Cause::InterfaceDown,
+        _ => Cause::Other,
+    })
+}

@@ -1,0 +1,44 @@
+//! What the kernel can do.
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+
+use super::client::explain_missing;
+use super::rule::{Packets, Rule};
+use super::wire;
+use crate::error::{Error, Result};
+use crate::netlink::{RouteClient, RouteMessage, in_new_namespace};
+use crate::netns::Netns;
+
+/// Tries whether the kernel can mark packets, in a network namespace made for it; loads the modules where it can.
+///
+/// Needs `CAP_SYS_ADMIN` for the namespace.
+///
+/// # Errors
+/// - [`Error::Refused`] with [`Cause::NoTcModule`](crate::Cause::NoTcModule) when a module is missing; the message names the
+///   module (`sch_ingress`, `cls_flower`, `act_skbedit`) and the packages that hold it.
+/// - [`Error::System`] when no namespace can be made (`EPERM`); also as [`Marks`](super::Marks).
+pub fn supported() -> Result<()> {
+    in_new_namespace(attempt).map_err(|e| Error::system("create", "a network namespace to try tc filters in", e))?
+}
+
+fn attempt() -> Result<()> {
+    let mut client = RouteClient::open(Netns::current()?)?;
+    let index = client.link_of_name("lo")?.index;
+    let rule = Rule {
+        interface: "lo".into(),
+        vip: [192, 0, 2, 1].into(),
+        packets: Packets::Opening,
+        mark: std::num::NonZeroU32::MIN,
+    };
+    let steps: [(&str, RouteMessage); 3] = [
+        ("module sch_ingress (qdisc clsact)", wire::clsact(libc::RTM_NEWQDISC, index)),
+        ("module cls_flower (filter flower)", wire::add_bare_filter(index)),
+        ("module act_skbedit (action skbedit)", wire::add_filter(&rule, 0, index, 0)),
+    ];
+    for (module, request) in steps {
+        client
+            .request(request, NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(|failure| explain_missing(failure, "use", module))?;
+    }
+    Ok(())
+}

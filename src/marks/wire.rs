@@ -1,0 +1,417 @@
+//! Qdiscs and filters as rtnetlink messages: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_skbedit.h.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::{NonZeroU16, NonZeroU32};
+
+use super::client::Qdisc;
+use super::rule::{Mac, Packets, Rule};
+use crate::netlink::{RouteMessage, attributes, number, push_attribute, string};
+
+/// The first of the six filter priorities (`pref` in tc) of our rules: 300 to 305. All filters of one priority have one protocol
+/// and one kind, so another program's filter at one of them makes the kernel refuse ours.
+pub const PRIORITY: u16 = 300;
+
+/// `struct tcmsg`: family u8, padding, ifindex i32, handle u32, parent u32, info u32, in host order.
+const TC_HEADER: usize = 20;
+
+/// `TC_H_CLSACT`, the same as `TC_H_INGRESS`.
+const CLSACT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`.
+pub(super) const INGRESS: u32 = 0xffff_fff2;
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)`.
+pub(super) const EGRESS: u32 = 0xffff_fff3;
+
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
+
+const TCA_FLOWER_ACT: u16 = 3;
+const TCA_FLOWER_KEY_ETH_SRC: u16 = 6;
+const TCA_FLOWER_KEY_ETH_SRC_MASK: u16 = 7;
+const TCA_FLOWER_KEY_ETH_TYPE: u16 = 8;
+const TCA_FLOWER_KEY_IP_PROTO: u16 = 9;
+const TCA_FLOWER_KEY_IPV4_SRC: u16 = 10;
+const TCA_FLOWER_KEY_IPV4_DST: u16 = 12;
+const TCA_FLOWER_KEY_IPV4_DST_MASK: u16 = 13;
+const TCA_FLOWER_KEY_IPV6_SRC: u16 = 14;
+const TCA_FLOWER_KEY_IPV6_DST: u16 = 16;
+const TCA_FLOWER_KEY_IPV6_DST_MASK: u16 = 17;
+const TCA_FLOWER_KEY_TCP_SRC: u16 = 18;
+const TCA_FLOWER_KEY_TCP_DST: u16 = 19;
+const TCA_FLOWER_FLAGS: u16 = 22;
+const TCA_FLOWER_KEY_TCP_DST_MASK: u16 = 36;
+const TCA_FLOWER_KEY_TCP_FLAGS: u16 = 71;
+const TCA_FLOWER_KEY_TCP_FLAGS_MASK: u16 = 72;
+/// `TCA_CLS_FLAGS_SKIP_HW`.
+const SKIP_HW: u32 = 1;
+
+const TCA_ACT_KIND: u16 = 1;
+const TCA_ACT_OPTIONS: u16 = 2;
+const TCA_ACT_COOKIE: u16 = 6;
+const TCA_SKBEDIT_PARMS: u16 = 2;
+const TCA_SKBEDIT_MARK: u16 = 5;
+const TCA_SKBEDIT_MASK: u16 = 8;
+/// `TC_ACT_UNSPEC`, which tc calls `continue`: the next filter is tried.
+const CONTINUE: i32 = -1;
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
+const TCP: u8 = 6;
+const SYN: u16 = 0x02;
+const ACK: u16 = 0x10;
+
+/// The first octets of our cookies; the owner's number follows, in network order.
+const COOKIE: [u8; 8] = *b"lvs-dr\0\0";
+
+fn header(index: u32, handle: u32, parent: u32, info: u32) -> [u8; TC_HEADER] {
+    let mut octets = [0; TC_HEADER];
+    for (place, value) in octets[4..].chunks_exact_mut(4).zip([index, handle, parent, info]) {
+        place.copy_from_slice(&value.to_ne_bytes());
+    }
+    octets
+}
+
+/// The `tcm_info` of a filter: priority, and protocol in network order.
+fn info(priority: u16, protocol: u16) -> u32 {
+    u32::from(priority) << 16 | u32::from(protocol.to_be())
+}
+
+/// The question for the qdiscs of all interfaces.
+pub(super) fn list_qdiscs() -> RouteMessage {
+    RouteMessage::new(libc::RTM_GETQDISC, &header(0, 0, 0, 0))
+}
+
+/// `RTM_NEWQDISC` or `RTM_DELQDISC` of a `clsact`.
+pub(super) fn clsact(kind: u16, index: u32) -> RouteMessage {
+    RouteMessage::new(kind, &header(index, CLSACT_HANDLE, CLSACT, 0)).with(TCA_KIND, b"clsact\0")
+}
+
+/// Reads an answer to [`list_qdiscs`]: the interface's index, and the qdisc if filters of arriving packets belong there.
+pub(super) fn read_qdisc(message: &RouteMessage) -> Option<(u32, Qdisc)> {
+    if message.kind() != libc::RTM_NEWQDISC {
+        return None;
+    }
+    let (&[_, _, _, _, i0, i1, i2, i3, _, _, _, _, p0, p1, p2, p3, ..], octets) = message.split::<TC_HEADER>()?;
+    if u32::from_ne_bytes([p0, p1, p2, p3]) != CLSACT {
+        return None;
+    }
+    let index = u32::from_ne_bytes([i0, i1, i2, i3]);
+    let kind = attributes(octets).find(|(kind, _)| *kind == TCA_KIND).map(|(_, value)| string(value))?;
+    match kind.as_str() {
+        "clsact" => Some((index, Qdisc::Clsact)),
+        "ingress" => Some((index, Qdisc::Ingress)),
+        _ => None,
+    }
+}
+
+/// The question for the filters at [`INGRESS`] or [`EGRESS`] of an interface.
+pub(super) fn list_filters(index: u32, parent: u32) -> RouteMessage {
+    RouteMessage::new(libc::RTM_GETTFILTER, &header(index, 0, parent, 0))
+}
+
+/// `RTM_NEWTFILTER` for this rule. With a handle other than 0 it replaces the filter of that handle.
+pub(super) fn add_filter(rule: &Rule, owner: u64, index: u32, handle: u32) -> RouteMessage {
+    let mut options = Keys::of(rule).encode();
+    push_attribute(&mut options, TCA_FLOWER_FLAGS, &SKIP_HW.to_ne_bytes());
+    push_attribute(&mut options, TCA_FLOWER_ACT, &actions(rule.mark, owner));
+    RouteMessage::new(libc::RTM_NEWTFILTER, &header(index, handle, INGRESS, Slot::of(rule).info()))
+        .with(TCA_KIND, b"flower\0")
+        .with(TCA_OPTIONS, &options)
+}
+
+/// `RTM_NEWTFILTER` for a filter that has no action and never matches: for trying whether the kernel knows `flower`.
+pub(super) fn add_bare_filter(index: u32) -> RouteMessage {
+    let slot = Slot { priority: PRIORITY, protocol: ETH_P_IP };
+    let mut options = Vec::new();
+    push_attribute(&mut options, TCA_FLOWER_KEY_ETH_TYPE, &ETH_P_IP.to_be_bytes());
+    push_attribute(&mut options, TCA_FLOWER_KEY_IPV4_DST, &[192, 0, 2, 1]);
+    RouteMessage::new(libc::RTM_NEWTFILTER, &header(index, 0, INGRESS, slot.info()))
+        .with(TCA_KIND, b"flower\0")
+        .with(TCA_OPTIONS, &options)
+}
+
+/// `RTM_DELTFILTER` for one filter.
+pub(super) fn remove_filter(filter: &Filter, index: u32) -> RouteMessage {
+    let header = header(index, filter.handle, INGRESS, filter.slot.info());
+    RouteMessage::new(libc::RTM_DELTFILTER, &header).with(TCA_KIND, b"flower\0")
+}
+
+/// A list of one skbedit action.
+fn actions(mark: NonZeroU32, owner: u64) -> Vec<u8> {
+    // struct tc_skbedit: index, capab, action, refcnt, bindcnt.
+    let mut parameters = [0; 20];
+    parameters[8..12].copy_from_slice(&CONTINUE.to_ne_bytes());
+    let mut options = Vec::new();
+    push_attribute(&mut options, TCA_SKBEDIT_PARMS, &parameters);
+    push_attribute(&mut options, TCA_SKBEDIT_MARK, &mark.get().to_ne_bytes());
+    let mut action = Vec::new();
+    push_attribute(&mut action, TCA_ACT_KIND, b"skbedit\0");
+    push_attribute(&mut action, TCA_ACT_COOKIE, &[COOKIE, owner.to_be_bytes()].concat());
+    push_attribute(&mut action, TCA_ACT_OPTIONS, &options);
+    let mut list = Vec::new();
+    push_attribute(&mut list, 1, &action);
+    list
+}
+
+/// The priority and protocol of a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) priority: u16,
+    /// An EtherType.
+    pub(super) protocol: u16,
+}
+
+impl Slot {
+    pub(super) fn of(rule: &Rule) -> Self {
+        let kind = match rule.packets {
+            Packets::Later { .. } => 0,
+            Packets::From(_) => 2,
+            Packets::Opening => 4,
+        };
+        match rule.vip {
+            IpAddr::V4(_) => Slot { priority: PRIORITY + kind, protocol: ETH_P_IP },
+            IpAddr::V6(_) => Slot { priority: PRIORITY + kind + 1, protocol: ETH_P_IPV6 },
+        }
+    }
+
+    fn info(self) -> u32 {
+        info(self.priority, self.protocol)
+    }
+}
+
+/// A value and which of its bits are compared.
+type Masked<T> = Option<(T, T)>;
+
+/// What a flower filter compares, as far as rules use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Keys {
+    source: Masked<[u8; 6]>,
+    protocol: Option<u8>,
+    v4: Masked<[u8; 4]>,
+    v6: Masked<[u8; 16]>,
+    port: Masked<u16>,
+    flags: Masked<u16>,
+    /// A key that no rule has: a source address or port.
+    other: bool,
+}
+
+impl Keys {
+    pub(super) fn of(rule: &Rule) -> Self {
+        let mut keys = Keys::default();
+        match rule.vip {
+            IpAddr::V4(vip) => keys.v4 = Some((vip.octets(), [0xff; 4])),
+            IpAddr::V6(vip) => keys.v6 = Some((vip.octets(), [0xff; 16])),
+        }
+        match rule.packets {
+            Packets::Later { port } => {
+                keys.protocol = Some(TCP);
+                keys.port = port.map(|port| (port.get(), 0xffff));
+                keys.flags = Some((0, SYN));
+            }
+            Packets::From(Mac(mac)) => keys.source = Some((mac, [0xff; 6])),
+            Packets::Opening => {
+                keys.protocol = Some(TCP);
+                keys.flags = Some((SYN, SYN | ACK));
+            }
+        }
+        keys
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut octets = Vec::new();
+        let mut put = |kind, value: &[u8]| push_attribute(&mut octets, kind, value);
+        let ether_type = if self.v4.is_some() { ETH_P_IP } else { ETH_P_IPV6 };
+        put(TCA_FLOWER_KEY_ETH_TYPE, &ether_type.to_be_bytes());
+        if let Some((value, mask)) = self.source {
+            put(TCA_FLOWER_KEY_ETH_SRC, &value);
+            put(TCA_FLOWER_KEY_ETH_SRC_MASK, &mask);
+        }
+        if let Some(protocol) = self.protocol {
+            put(TCA_FLOWER_KEY_IP_PROTO, &[protocol]);
+        }
+        if let Some((value, mask)) = self.v4 {
+            put(TCA_FLOWER_KEY_IPV4_DST, &value);
+            put(TCA_FLOWER_KEY_IPV4_DST_MASK, &mask);
+        }
+        if let Some((value, mask)) = self.v6 {
+            put(TCA_FLOWER_KEY_IPV6_DST, &value);
+            put(TCA_FLOWER_KEY_IPV6_DST_MASK, &mask);
+        }
+        if let Some((value, mask)) = self.port {
+            put(TCA_FLOWER_KEY_TCP_DST, &value.to_be_bytes());
+            put(TCA_FLOWER_KEY_TCP_DST_MASK, &mask.to_be_bytes());
+        }
+        if let Some((value, mask)) = self.flags {
+            put(TCA_FLOWER_KEY_TCP_FLAGS, &value.to_be_bytes());
+            put(TCA_FLOWER_KEY_TCP_FLAGS_MASK, &mask.to_be_bytes());
+        }
+        octets
+    }
+
+    fn decode(options: &[u8]) -> Self {
+        let find = |wanted: u16| attributes(options).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        Keys {
+            source: masked(find, TCA_FLOWER_KEY_ETH_SRC, TCA_FLOWER_KEY_ETH_SRC_MASK),
+            protocol: find(TCA_FLOWER_KEY_IP_PROTO).and_then(|value| value.first().copied()),
+            v4: masked(find, TCA_FLOWER_KEY_IPV4_DST, TCA_FLOWER_KEY_IPV4_DST_MASK),
+            v6: masked(find, TCA_FLOWER_KEY_IPV6_DST, TCA_FLOWER_KEY_IPV6_DST_MASK),
+            port: masked(find, TCA_FLOWER_KEY_TCP_DST, TCA_FLOWER_KEY_TCP_DST_MASK).map(big_endian),
+            flags: masked(find, TCA_FLOWER_KEY_TCP_FLAGS, TCA_FLOWER_KEY_TCP_FLAGS_MASK).map(big_endian),
+            other: [TCA_FLOWER_KEY_IPV4_SRC, TCA_FLOWER_KEY_IPV6_SRC, TCA_FLOWER_KEY_TCP_SRC]
+                .iter()
+                .any(|&kind| find(kind).is_some()),
+        }
+    }
+}
+
+/// A key; without a mask, all of its bits are compared.
+fn masked<'a, const N: usize>(find: impl Fn(u16) -> Option<&'a [u8]>, value: u16, mask: u16) -> Masked<[u8; N]> {
+    let value = find(value)?.try_into().ok()?;
+    let mask = find(mask).map_or(Some([0xff; N]), |mask| mask.try_into().ok())?;
+    Some((value, mask))
+}
+
+fn big_endian((value, mask): ([u8; 2], [u8; 2])) -> (u16, u16) {
+    (u16::from_be_bytes(value), u16::from_be_bytes(mask))
+}
+
+/// One filter, or one priority with no filter yet (handle 0).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Filter {
+    pub(super) slot: Slot,
+    pub(super) handle: u32,
+    pub(super) chain: u32,
+    pub(super) kind: String,
+    pub(super) actions: Vec<Action>,
+    pub(super) keys: Keys,
+}
+
+/// One action of a filter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Action {
+    pub(super) kind: String,
+    /// The mark that skbedit sets, and which of its bits.
+    pub(super) mark: Masked<u32>,
+    control: Option<i32>,
+    cookie: Vec<u8>,
+}
+
+impl Filter {
+    /// Reads an answer to [`list_filters`].
+    pub(super) fn read(message: &RouteMessage) -> Option<Self> {
+        if message.kind() != libc::RTM_NEWTFILTER {
+            return None;
+        }
+        let (&[.., h0, h1, h2, h3, _, _, _, _, f0, f1, f2, f3], octets) = message.split::<TC_HEADER>()?;
+        let info = u32::from_ne_bytes([f0, f1, f2, f3]);
+        let (mut kind, mut chain, mut options) = (String::new(), 0, &[][..]);
+        for (attribute, value) in attributes(octets) {
+            match attribute {
+                TCA_KIND => kind = string(value),
+                TCA_CHAIN => chain = number(value)?,
+                TCA_OPTIONS => options = value,
+                _ => {}
+            }
+        }
+        let list = action_attribute(&kind)
+            .and_then(|wanted| attributes(options).find(|(kind, _)| *kind == wanted))
+            .map_or(&[][..], |(_, value)| value);
+        Some(Filter {
+            slot: Slot { priority: (info >> 16) as u16, protocol: u16::from_be(info as u16) },
+            handle: u32::from_ne_bytes([h0, h1, h2, h3]),
+            chain,
+            actions: attributes(list).map(|(_, value)| Action::read(value)).collect(),
+            keys: if kind == "flower" { Keys::decode(options) } else { Keys::default() },
+            kind,
+        })
+    }
+
+    /// The owner's number, if the filter bears our cookie.
+    pub(super) fn owner(&self) -> Option<u64> {
+        match self.actions.as_slice() {
+            [action] => Some(u64::from_be_bytes(action.cookie.strip_prefix(&COOKIE)?.try_into().ok()?)),
+            _ => None,
+        }
+    }
+
+    /// The rule that this filter is. `None`: it is none, whatever cookie it bears.
+    pub(super) fn rule(&self, interface: &str) -> Option<Rule> {
+        let [action] = self.actions.as_slice() else { return None };
+        let mark = match action.mark {
+            Some((mark, u32::MAX)) => NonZeroU32::new(mark)?,
+            _ => return None,
+        };
+        let vip = match (self.keys.v4, self.keys.v6) {
+            (Some((vip, _)), None) => IpAddr::V4(Ipv4Addr::from(vip)),
+            (None, Some((vip, _))) => IpAddr::V6(Ipv6Addr::from(vip)),
+            _ => return None,
+        };
+        let packets = match (self.keys.source, self.keys.flags) {
+            (Some((mac, _)), None) => Packets::From(Mac(mac)),
+            (None, Some((0, _))) => Packets::Later { port: self.keys.port.and_then(|(port, _)| NonZeroU16::new(port)) },
+            (None, Some(_)) => Packets::Opening,
+            _ => return None,
+        };
+        let rule = Rule { interface: interface.into(), vip, packets, mark };
+        let exact = self.kind == "flower"
+            && self.chain == 0
+            && self.matches_as(&rule)
+            && action.kind == "skbedit"
+            && action.control == Some(CONTINUE);
+        exact.then_some(rule)
+    }
+
+    /// Whether it matches the same packets at the same priority as this rule's filter: the kernel does not take both.
+    pub(super) fn matches_as(&self, rule: &Rule) -> bool {
+        self.slot == Slot::of(rule) && self.keys == Keys::of(rule)
+    }
+}
+
+impl Action {
+    fn read(octets: &[u8]) -> Self {
+        let mut action = Action::default();
+        let mut options = &[][..];
+        for (kind, value) in attributes(octets) {
+            match kind {
+                TCA_ACT_KIND => action.kind = string(value),
+                TCA_ACT_COOKIE => action.cookie = value.to_vec(),
+                TCA_ACT_OPTIONS => options = value,
+                _ => {}
+            }
+        }
+        if action.kind == "skbedit" {
+            action.read_skbedit(options);
+        }
+        action
+    }
+
+    fn read_skbedit(&mut self, options: &[u8]) {
+        let (mut mark, mut mask) = (None, u32::MAX);
+        for (kind, value) in attributes(options) {
+            match kind {
+                TCA_SKBEDIT_PARMS => {
+                    self.control = value.get(8..12).and_then(number).map(|control| control as i32);
+                }
+                TCA_SKBEDIT_MARK => mark = number(value),
+                TCA_SKBEDIT_MASK => mask = number(value).unwrap_or(mask),
+                _ => {}
+            }
+        }
+        self.mark = mark.map(|mark| (mark, mask));
+    }
+}
+
+/// The attribute of a filter's options that holds its actions.
+fn action_attribute(kind: &str) -> Option<u16> {
+    match kind {
+        "bpf" | "cgroup" => Some(1),
+        "matchall" => Some(2),
+        "basic" | "flower" => Some(3),
+        "fw" => Some(4),
+        "route" => Some(6),
+        "u32" => Some(7),
+        "flow" => Some(9),
+        _ => None,
+    }
+}

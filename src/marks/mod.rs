@@ -47,18 +47,22 @@
 //! ```
 
 mod client;
+mod local;
 mod monitor;
 mod neighbours;
 mod plan;
+mod probe;
 mod routing;
 mod rule;
 mod support;
 mod wire;
 
 pub use client::{Foreign, Marks, Observed, Qdisc, Stranger};
+pub use local::{Backend, LocalMarks, Observed as LocalObserved};
 pub use monitor::{Event, Monitor};
 pub use neighbours::{Neighbour, NeighbourState};
 pub use plan::{Change, Plan};
+pub use probe::who_has;
 pub use routing::MarkUse;
 pub use rule::{Mac, Packets, Rule};
 pub use support::supported;

@@ -1,4 +1,4 @@
-//! Netlink: one socket type that asks, lists and batches, and a sender of link-layer frames.
+//! Netlink: one socket type that asks, lists and batches, and sockets for link-layer frames.
 //!
 //! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
 
@@ -10,7 +10,7 @@ mod socket;
 
 pub(crate) use generic::GenericSocket;
 pub(crate) use namespace::in_new_namespace;
-pub(crate) use packet::send_frame;
+pub(crate) use packet::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery, send_frame};
 pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, push_attribute, string};
 #[cfg(any(fuzzing, test))]
 pub(crate) use socket::read_datagram;

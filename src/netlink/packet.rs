@@ -1,19 +1,132 @@
-//! Link-layer frames: what announces a moved address. See packet(7).
+//! Link-layer frames: what announces a moved address, and what asks the link for an address. See
+//! packet(7).
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sendto, socket_with};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netdevice, recv, sendto, socket_with,
+};
+
+pub(crate) const ETHER_ARP: u16 = 0x0806;
+pub(crate) const ETHER_IPV6: u16 = 0x86dd;
+pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// Sends `payload` as one frame of this EtherType out of the interface with this index, from the calling thread's network
 /// namespace, to a link-layer address of up to 8 octets. Needs `CAP_NET_RAW`.
 pub(crate) fn send_frame(interface: u32, ether_type: u16, destination: &[u8], payload: &[u8]) -> io::Result<()> {
     // Protocol 0: the socket sends only, and nothing is queued for it to receive.
     let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let sent = sendto(&socket, payload, SendFlags::empty(), &LinkAddress::new(interface, ether_type, destination)?)?;
+    send(&socket, &LinkAddress::new(interface, ether_type, destination)?, payload)
+}
+
+fn send(socket: &OwnedFd, to: &LinkAddress, payload: &[u8]) -> io::Result<()> {
+    let sent = sendto(socket, payload, SendFlags::empty(), to)?;
     match sent == payload.len() {
         true => Ok(()),
         false => Err(io::Error::other(format!("only {sent} of {} bytes were sent", payload.len()))),
+    }
+}
+
+/// A socket that sends frames of one EtherType out of one interface and receives those that arrive there.
+/// Its own frames are not received.
+#[derive(Debug)]
+pub(crate) struct PacketSocket {
+    socket: OwnedFd,
+    interface: u32,
+    ether_type: u16,
+    kind: u16,
+    address: Vec<u8>,
+}
+
+impl PacketSocket {
+    /// Opens a socket in the calling thread's network namespace. The kernel passes on only frames whose
+    /// payload has each of these octets: (offset, value). Needs `CAP_NET_RAW`.
+    pub(crate) fn open(interface: &str, ether_type: u16, only: &[(u8, u8)]) -> io::Result<Self> {
+        // Protocol 0: nothing is received before the filter is there.
+        let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let index = netdevice::name_to_index(&socket, interface)?;
+        attach_filter(&socket, only)?;
+        bind(&socket, &LinkAddress::new(index, ether_type, &[])?)?;
+        let LinkAddress(own) = LinkAddress::of(&socket)?;
+        let address = own.sll_addr[..usize::from(own.sll_halen).min(8)].to_vec();
+        Ok(PacketSocket { socket, interface: index, ether_type, kind: own.sll_hatype, address })
+    }
+
+    /// `ARPHRD_ETHER` and others, see linux/if_arp.h.
+    pub(crate) fn kind(&self) -> u16 {
+        self.kind
+    }
+
+    /// The interface's own address, if it is an Ethernet interface.
+    pub(crate) fn ethernet_address(&self) -> Option<[u8; 6]> {
+        let address = <[u8; 6]>::try_from(self.address.as_slice()).ok()?;
+        (self.kind == libc::ARPHRD_ETHER).then_some(address)
+    }
+
+    /// The interface's index.
+    pub(crate) fn interface(&self) -> u32 {
+        self.interface
+    }
+
+    pub(crate) fn send(&self, destination: &[u8], payload: &[u8]) -> io::Result<()> {
+        send(&self.socket, &LinkAddress::new(self.interface, self.ether_type, destination)?, payload)
+    }
+
+    /// Receives the payload of one frame and returns its length, at most the buffer's. `None`: no frame
+    /// arrived until then.
+    pub(crate) fn receive(&self, buffer: &mut [u8], until: Instant) -> io::Result<Option<usize>> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // A time limit of 0 would be none.
+            if left.is_zero() {
+                return Ok(None);
+            }
+            set_socket_timeout(&self.socket, Timeout::Recv, Some(left))?;
+            match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((length, _)) => return Ok(Some(length)),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Attaches a filter (classic BPF) that drops frames unless each octet has its value: one of IPv6 would
+/// otherwise see all traffic of the node.
+fn attach_filter(socket: &OwnedFd, only: &[(u8, u8)]) -> io::Result<()> {
+    let instruction =
+        |code: u32, jump_if_not: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: jump_if_not, k };
+    let mut program = Vec::new();
+    for (number, &(offset, value)) in only.iter().enumerate() {
+        program.push(instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, offset.into()));
+        // Over the rest of the comparisons and the instruction that accepts.
+        let to_the_end = 2 * (only.len() - 1 - number) + 1;
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, to_the_end as u8, value.into()));
+    }
+    program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX));
+    program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0));
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the pointer is to a whole `sock_fprog` whose instructions outlive the call, with its own size;
+    // the kernel copies both.
+    #[allow(unsafe_code)]
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -38,6 +151,19 @@ impl LinkAddress {
             sll_addr: octets,
         }))
     }
+
+    /// The name of a bound socket: its interface's index, type and address.
+    fn of(socket: &OwnedFd) -> io::Result<Self> {
+        let mut name = LinkAddress::new(0, 0, &[])?;
+        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: both pointers are to values that outlive the call, and `length` is the size of the first.
+        #[allow(unsafe_code)]
+        let result = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut name.0).cast(), &raw mut length) };
+        match result {
+            0 => Ok(name),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 // SAFETY: the pointer is to a whole `sockaddr_ll` that outlives the call, with its own size.
@@ -45,5 +171,51 @@ impl LinkAddress {
 unsafe impl SocketAddrArg for LinkAddress {
     unsafe fn with_sockaddr<R>(&self, f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R) -> R {
         f((&raw const self.0).cast(), size_of::<libc::sockaddr_ll>() as SocketAddrLen)
+    }
+}
+
+/// An ARP request for the target's link-layer address (RFC 826).
+pub(crate) fn arp_request(mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    const ETHERNET: [u8; 2] = [0, 1];
+    const IPV4: [u8; 2] = [8, 0];
+    const LENGTHS: [u8; 2] = [6, 4];
+    const REQUEST: [u8; 2] = [0, 1];
+    [&ETHERNET[..], &IPV4, &LENGTHS, &REQUEST, &mac, &sender.octets(), &[0; 6], &target.octets()].concat()
+}
+
+/// An IPv6 packet of neighbour discovery with this ICMPv6 message, whose checksum (octets 2 and 3, zero
+/// before) is set here. The message has an even number of octets.
+pub(crate) fn neighbour_discovery(source: Ipv6Addr, destination: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
+    const ICMPV6: u8 = 58;
+    let (source, destination) = (source.octets(), destination.octets());
+    let length = message.len() as u16;
+    // The pseudo header that is summed too: RFC 8200, section 8.1.
+    let pseudo = [&source[..], &destination, &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6], &message].concat();
+    message[2..4].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+
+    const VERSION_6: [u8; 4] = [0x60, 0, 0, 0];
+    // Neighbours ignore a message with less: it could come from another link.
+    const HOP_LIMIT: u8 = 255;
+    [&VERSION_6[..], &length.to_be_bytes(), &[ICMPV6, HOP_LIMIT], &source, &destination, &message].concat()
+}
+
+/// The Internet checksum (RFC 1071) of an even number of octets.
+fn checksum(octets: &[u8]) -> u16 {
+    let mut sum: u32 = octets.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums() {
+        // The example of RFC 1071, section 3.
+        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+        assert_eq!(checksum(&[0xff; 40]), 0);
     }
 }

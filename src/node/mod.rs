@@ -396,12 +396,12 @@ impl Node {
             (Role::Master, Some(director)) => {
                 let Some((interface, None)) = self.marks.route_to(director)? else { return Ok(()) };
                 // A link that cannot be asked says nothing.
-                let Ok(answers) = marks::who_has(&netns, &interface, director, PROBE_LIMIT) else { return Ok(()) };
+                let Ok(answers) = marks::who_has(&netns, &interface, director, PROBE_LIMIT, Duration::ZERO) else { return Ok(()) };
                 before.filter(|_| !answers.is_empty())
             }
             _ => {
                 let answers = self.config.vips.iter().find_map(|vip| {
-                    let found = marks::who_has(&netns, &self.config.interface, *vip, PROBE_LIMIT).ok()?;
+                    let found = marks::who_has(&netns, &self.config.interface, *vip, PROBE_LIMIT, Duration::ZERO).ok()?;
                     (!found.is_empty()).then_some(found)
                 });
                 let Some(answers) = answers else { return Ok(()) };
@@ -629,7 +629,7 @@ impl Node {
             }
             Step::Table(changes) => self.ipvs.apply(changes),
             Step::Marks(changes) => self.marks.apply(changes),
-            Step::OwnRequests(wanted) => LocalMarks::open_in(self.ipvs.netns().clone()).apply(wanted),
+            Step::OwnRequests(wanted) => LocalMarks::open_in(self.ipvs.netns().clone()).apply(wanted).map(drop),
             Step::Sysctl { name, value, .. } => sysctl::write(self.ipvs.netns(), &sysctl_path(name), value),
         }
     }

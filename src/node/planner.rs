@@ -410,8 +410,10 @@ fn rule_steps(state: &State, seen: &Observation, wanted: &BTreeSet<Rule>) -> Rul
     let step = |plan: marks::Plan| (!plan.is_empty()).then_some(Step::Marks(plan));
     let union: BTreeSet<Rule> = seen.marks.rules.union(wanted).cloned().collect();
     let added = marks::Plan::between(&seen.marks, &union);
-    let qdiscs = state.qdiscs.iter().filter(|(_, owner)| **owner == QdiscOwner::Node).map(|(interface, _)| interface.as_str());
-    let removed = marks::Plan::removing(&seen.marks, wanted, qdiscs);
+    let ours = state.qdiscs.iter().filter(|(_, owner)| **owner == QdiscOwner::Node);
+    let ours = ours.map(|(interface, _)| interface.clone()).collect();
+    let removed = seen.marks.rules.difference(wanted).cloned().map(marks::Change::Remove);
+    let removed = marks::Plan::of(removed).and_remove_qdiscs(&seen.marks, wanted, &ours);
     RuleSteps { added: step(added), removed: step(removed) }
 }
 
@@ -662,7 +664,7 @@ fn refuse_foreign_marks(config: &Config, seen: &Observation) -> Result<()> {
     }
     if let Some(stranger) = seen.marks.strangers.first() {
         let reason = "a node with another state_dir works in this network namespace: make one file of both, with a [[group]] for each";
-        return Err(Error::Foreign { object: stranger.to_string(), reason: reason.into() });
+        return Err(Error::Foreign { object: format!("the rule `{}`", stranger.rule), reason: reason.into() });
     }
     if let Some(used) = seen.mark_uses.first() {
         let reason = "it uses a packet mark of this node: name other marks in the configuration ([marks] base)";

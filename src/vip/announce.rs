@@ -3,13 +3,9 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::send_frame;
+use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, arp_request, neighbour_discovery, send_frame};
 
 type Mac = [u8; 6];
-
-const ETHER_ARP: u16 = 0x0806;
-const ETHER_IPV6: u16 = 0x86dd;
-const BROADCAST: Mac = [0xff; 6];
 
 /// All nodes on the link, and where Ethernet sends them (RFC 2464, section 7).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -32,48 +28,21 @@ impl Frame {
 
 /// An ARP announcement (RFC 5227, section 2.3): a broadcast request for the address, with that address as sender too.
 pub(super) fn gratuitous_arp(mac: Mac, vip: Ipv4Addr) -> Frame {
-    const ETHERNET: [u8; 2] = [0, 1];
-    const IPV4: [u8; 2] = [8, 0];
-    const LENGTHS: [u8; 2] = [6, 4];
-    const REQUEST: [u8; 2] = [0, 1];
-    let vip = vip.octets();
-    let payload = [&ETHERNET[..], &IPV4, &LENGTHS, &REQUEST, &mac, &vip, &[0; 6], &vip].concat();
-    Frame { ether_type: ETHER_ARP, destination: BROADCAST, payload }
+    Frame { ether_type: ETHER_ARP, destination: BROADCAST, payload: arp_request(mac, vip, vip) }
 }
 
 /// An unsolicited neighbour advertisement (RFC 4861, sections 4.4 and 7.2.6) from the address to all nodes, with the override flag:
 /// neighbours replace what they had. `router` says whether this node forwards packets.
 pub(super) fn unsolicited_advertisement(mac: Mac, vip: Ipv6Addr, router: bool) -> Frame {
-    const ICMPV6: u8 = 58;
     const ADVERTISEMENT: [u8; 2] = [136, 0];
     const ROUTER: u8 = 0x80;
     const OVERRIDE: u8 = 0x20;
     const TARGET_LINK_ADDRESS: [u8; 2] = [2, 1];
     let flags = OVERRIDE | if router { ROUTER } else { 0 };
 
-    let target = vip.octets();
-    let mut message = [&ADVERTISEMENT[..], &[0, 0], &[flags, 0, 0, 0], &target, &TARGET_LINK_ADDRESS, &mac].concat();
-    let length = message.len() as u16;
-    // The pseudo header that is summed too: RFC 8200, section 8.1.
-    let pseudo =
-        [&target[..], &ALL_NODES.octets(), &u32::from(length).to_be_bytes(), &[0, 0, 0, ICMPV6], &message].concat();
-    message[2..4].copy_from_slice(&checksum(&pseudo).to_be_bytes());
-
-    const VERSION_6: [u8; 4] = [0x60, 0, 0, 0];
-    // Neighbours ignore one with less: it could come from another link.
-    const HOP_LIMIT: u8 = 255;
-    let payload =
-        [&VERSION_6[..], &length.to_be_bytes(), &[ICMPV6, HOP_LIMIT], &target, &ALL_NODES.octets(), &message].concat();
+    let message = [&ADVERTISEMENT[..], &[0, 0], &[flags, 0, 0, 0], &vip.octets(), &TARGET_LINK_ADDRESS, &mac].concat();
+    let payload = neighbour_discovery(vip, ALL_NODES, message);
     Frame { ether_type: ETHER_IPV6, destination: ALL_NODES_MAC, payload }
-}
-
-/// The Internet checksum (RFC 1071) of an even number of octets.
-fn checksum(octets: &[u8]) -> u16 {
-    let mut sum: u32 = octets.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]
@@ -111,12 +80,5 @@ mod tests {
         ]);
         let router = unsolicited_advertisement(MAC, "2001:db8::1".parse().unwrap(), true);
         assert_eq!(router.payload[44], 0xa0);
-    }
-
-    #[test]
-    fn checksums() {
-        // The example of RFC 1071, section 3.
-        assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
-        assert_eq!(checksum(&[0xff; 40]), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! The TOML file of `lvs-node`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -8,28 +9,60 @@ use std::time::Duration;
 
 use lvs_dr::arp::{ArpTarget, Settings};
 use lvs_dr::ipvs::{Destination, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table};
-use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, VipOwner};
+use lvs_dr::marks::Mac;
+use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, MarkValues, OwnRequests, VipOwner};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 /// What a node's file says.
 pub struct NodeFile {
-    /// What the node is to be.
-    pub config: Config,
+    /// What the node is to be: a configuration for each group of VIPs.
+    pub configs: Vec<Config>,
     /// The file that keepalived watches.
     pub track_file: Option<PathBuf>,
-    /// Where services are that are not read yet, and where it says so.
+    /// What the file says in the words of an earlier version, and what to write instead.
+    pub warnings: Vec<String>,
+    /// Where services are that are not read yet, and the line that says so.
     services_file: Option<(String, PathBuf)>,
 }
 
 impl NodeFile {
-    /// The services, also of another file.
-    pub fn services(&self) -> Result<Option<Table>, String> {
-        let Some((place, path)) = &self.services_file else { return Ok(self.config.services.clone()) };
+    /// The services of this group, also of another file.
+    pub fn services(&self, config: &Config) -> Result<Option<Table>, String> {
+        let Some((place, path)) = &self.services_file else { return Ok(config.services.clone()) };
         let wrong = |reason: &dyn Display| format!("{place}: services: {reason}");
-        let services = Some(read_table(path).map_err(|reason| wrong(&reason))?);
-        Config { services: services.clone(), ..self.config.clone() }.check().map_err(|error| wrong(&error))?;
+        let all = read_table(path).map_err(|reason| wrong(&reason))?;
+        let mut unclaimed = all.clone();
+        self.configs.iter().for_each(|config| unclaimed.retain(|id| !is_of(config, &self.configs, id)));
+        if let Some(content) = unclaimed.services().next() {
+            return Err(wrong(&format_args!("{}: it is on none of the vips", content.service.id)));
+        }
+        let services = Some(all.filtered(|id| is_of(config, &self.configs, id)));
+        Config { services: services.clone(), ..config.clone() }.check().map_err(|error| wrong(&error))?;
         Ok(services)
+    }
+
+    /// The configuration of this group; of the only one, where none is named.
+    pub fn config(&self, group: Option<&str>) -> Result<&Config, String> {
+        let names = || self.configs.iter().map(|config| format!("{:?}", config.group)).collect::<Vec<_>>().join(", ");
+        match (group, &self.configs[..]) {
+            (None, [config]) => Ok(config),
+            // keepalived names its instance, whatever it is called.
+            (Some(_), [config]) if config.group.is_empty() => Ok(config),
+            (None, _) => Err(format!("--group: one of {} was expected", names())),
+            (Some(name), configs) => configs
+                .iter()
+                .find(|config| config.group == name)
+                .ok_or_else(|| format!("group {name:?}: one of {} was expected", names())),
+        }
+    }
+}
+
+/// Whether the service is of this group: on one of its VIPs. Services of firewall marks are of the first group.
+fn is_of(config: &Config, all: &[Config], id: &ServiceId) -> bool {
+    match id.address() {
+        Some(address) => config.vips.contains(&address.ip()),
+        None => all.first().is_none_or(|first| first.group == config.group),
     }
 }
 
@@ -37,7 +70,8 @@ impl NodeFile {
 pub fn read(path: &Path) -> Result<NodeFile, String> {
     let mut found = read_without_services(path)?;
     if found.services_file.is_some() {
-        found.config.services = found.services()?;
+        let services = found.configs.iter().map(|config| found.services(config)).collect::<Result<Vec<_>, _>>()?;
+        found.configs.iter_mut().zip(services).for_each(|(config, services)| config.services = services);
         found.services_file = None;
     }
     Ok(found)
@@ -52,9 +86,14 @@ pub fn read_without_services(path: &Path) -> Result<NodeFile, String> {
         (format!("{}: line {}", path.display(), line(&text, saved.span().start)), path.with_file_name(saved.get_ref()))
     });
     let track_file = file.handover.as_mut().and_then(|handover| handover.file.take());
-    let config = file.into_config();
-    let config = config.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))?;
-    Ok(NodeFile { config, track_file, services_file })
+    let warnings = file.superseded();
+    let warnings = warnings
+        .into_iter()
+        .map(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))
+        .collect();
+    let configs = file.into_configs();
+    let configs = configs.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))?;
+    Ok(NodeFile { configs, track_file, warnings, services_file })
 }
 
 /// What is wrong with a file that is well-formed, and where it is, in octets from the beginning.
@@ -76,9 +115,10 @@ fn line(text: &str, at: usize) -> usize {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    interface: Spanned<String>,
-    #[serde(deserialize_with = "addresses")]
-    vips: Spanned<Vec<IpAddr>>,
+    interface: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "some_addresses")]
+    vips: Option<Spanned<Vec<IpAddr>>>,
+    group: Option<Vec<Spanned<GroupTable>>>,
     #[serde(default)]
     vip_owner: Owner,
     fence: Option<Spanned<FenceName>>,
@@ -87,8 +127,9 @@ struct File {
     state_dir: Option<Spanned<PathBuf>>,
     announcements: Option<u32>,
     announce_again: Option<Spanned<f64>>,
-    settle: Option<Spanned<f64>>,
-    drain: Option<Spanned<f64>>,
+    settle: Option<Spanned<toml::Value>>,
+    drain: Option<Spanned<toml::Value>>,
+    marks: Option<Spanned<MarksTable>>,
     arp: Option<Spanned<Arp>>,
     sync: Option<Spanned<SyncTable>>,
     handover: Option<Handover>,
@@ -104,14 +145,43 @@ enum Owner {
     Keepalived,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum FenceName {
     #[default]
+    Marks,
+    Clear,
+    // Of earlier versions.
     Quiesce,
     Stateless,
     BackupOnly,
-    Clear,
+}
+
+/// VIPs that one VRRP instance decides about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupTable {
+    name: String,
+    interface: Option<String>,
+    #[serde(deserialize_with = "addresses")]
+    vips: Spanned<Vec<IpAddr>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct MarksTable {
+    base: Option<u32>,
+    #[serde(deserialize_with = "macs")]
+    macs: BTreeMap<IpAddr, BTreeSet<Mac>>,
+    own_requests: OwnRequestsName,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OwnRequestsName {
+    #[default]
+    ServedHere,
+    LeftAlone,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -129,8 +199,7 @@ struct SyncTable {
 #[serde(deny_unknown_fields, default)]
 struct Handover {
     file: Option<PathBuf>,
-    #[serde(deserialize_with = "some_addresses")]
-    successors: Vec<IpAddr>,
+    successors: Option<Spanned<toml::Value>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -222,43 +291,138 @@ fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Spanned<Vec<IpAddr>>,
     Ok(Spanned::new(texts.span(), texts.get_ref().iter().map(read).collect::<Result<_, _>>()?))
 }
 
-fn some_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpAddr>, D::Error> {
-    addresses(from).map(Spanned::into_inner)
+fn some_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Spanned<Vec<IpAddr>>>, D::Error> {
+    addresses(from).map(Some)
+}
+
+/// `{ "192.168.0.12" = ["02:00:00:00:00:01"] }`.
+fn macs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<IpAddr, BTreeSet<Mac>>, D::Error> {
+    let found = BTreeMap::<String, Vec<String>>::deserialize(from)?;
+    let read = |(peer, macs): (String, Vec<String>)| {
+        let wrong = |text: &str| serde::de::Error::custom(format!("{text:?}: `ADDRESS = [\"MAC ADDRESS\"]` was expected"));
+        let macs = macs.iter().map(|mac| mac.parse().map_err(|_| wrong(mac))).collect::<Result<_, _>>()?;
+        Ok((peer.parse().map_err(|_| wrong(&peer))?, macs))
+    };
+    found.into_iter().map(read).collect()
 }
 
 impl File {
-    fn into_config(self) -> Result<Config, Wrong> {
-        let mut config = Config::new(self.interface.get_ref(), self.vips.get_ref().iter().copied());
+    /// What is written in the words of an earlier version, and does nothing any more.
+    fn superseded(&self) -> Vec<Wrong> {
+        let mut found = Vec::new();
+        if let Some(fence) = self.fence.as_ref().filter(|fence| !matches!(fence.get_ref(), FenceName::Marks | FenceName::Clear)) {
+            found.push(Wrong::at(fence, "fence \"marks\" supersedes this one and is used: write fence = \"marks\", or leave it out"));
+        }
+        let gone = "it does nothing any more, as a change of director waits for nothing: leave it out";
+        for (name, place) in [("settle", &self.settle), ("drain", &self.drain)] {
+            found.extend(place.as_ref().map(|place| Wrong::at(place, format_args!("{name}: {gone}"))));
+        }
+        let successors = self.handover.as_ref().and_then(|handover| handover.successors.as_ref());
+        found.extend(successors.map(|place| Wrong::at(place, format_args!("successors: {gone}"))));
+        found
+    }
+
+    /// The name, interface and VIPs of each group, and where they stand.
+    fn groups(&self) -> Result<Vec<(String, String, Spanned<Vec<IpAddr>>)>, Wrong> {
+        let nowhere = || Wrong { at: 0, reason: "an interface and vips were expected, or a [[group]] of VIPs".into() };
+        let Some(groups) = &self.group else {
+            let (interface, vips) = (self.interface.as_ref().ok_or_else(nowhere)?, self.vips.as_ref().ok_or_else(nowhere)?);
+            return Ok(vec![(String::new(), interface.get_ref().clone(), vips.clone())]);
+        };
+        if let Some(vips) = &self.vips {
+            return Err(Wrong::at(vips, "vips and [[group]] were both found: move the vips into a [[group]]"));
+        }
+        let mut found: Vec<(String, String, Spanned<Vec<IpAddr>>)> = Vec::new();
+        for entry in groups {
+            let group = entry.get_ref();
+            let interface = group.interface.clone().or_else(|| self.interface.as_ref().map(|name| name.get_ref().clone()));
+            let interface = interface.ok_or_else(|| Wrong::at(entry, "an interface was expected, here or for all groups"))?;
+            if group.name.trim().is_empty() || found.iter().any(|(name, ..)| *name == group.name) {
+                return Err(Wrong::at(entry, "a name of its own was expected: that of the VRRP instance"));
+            }
+            let elsewhere = |vip: &&IpAddr| found.iter().any(|(.., vips)| vips.get_ref().contains(vip));
+            if let Some(vip) = group.vips.get_ref().iter().find(elsewhere) {
+                return Err(Wrong::at(&group.vips, format_args!("{vip} is in another group too")));
+            }
+            found.push((group.name.clone(), interface, group.vips.clone()));
+        }
+        match found.is_empty() {
+            true => Err(nowhere()),
+            false => Ok(found),
+        }
+    }
+
+    fn into_configs(self) -> Result<Vec<Config>, Wrong> {
+        let groups = self.groups()?;
+        let names: BTreeSet<String> = groups.iter().map(|(name, ..)| name.clone()).collect();
+        let mut configs = Vec::new();
+        for (name, interface, vips) in &groups {
+            let mut config = self.config(interface, vips)?;
+            // One sync daemon serves all groups.
+            if let Some(first) = configs.first().map(|first: &Config| first.sync.clone()) {
+                config.sync = first;
+            }
+            (config.group, config.groups) = (name.clone(), names.clone());
+            configs.push(config);
+        }
+        match (self.services, self.service) {
+            (Some(saved), Some(_)) => {
+                let reason = "`services` and [[service]] were both found: one of them was expected";
+                Err(Wrong::at(&saved, reason))
+            }
+            (Some(_), None) | (None, None) => Ok(configs),
+            (None, Some(services)) => {
+                for entry in &services {
+                    let id = entry.get_ref().listen;
+                    if !configs.iter().any(|config| is_of(config, &configs, &id)) {
+                        return Err(Wrong::at(entry, format_args!("{id} is on none of the vips")));
+                    }
+                }
+                let all = configs.clone();
+                for config in &mut configs {
+                    let own = services.iter().filter(|entry| is_of(config, &all, &entry.get_ref().listen));
+                    config.services = Some(table(own, config)?);
+                }
+                Ok(configs)
+            }
+        }
+    }
+
+    fn config(&self, interface: &str, vips: &Spanned<Vec<IpAddr>>) -> Result<Config, Wrong> {
+        let mut config = Config::new(interface, vips.get_ref().iter().copied());
         config.vip_owner = match self.vip_owner {
             Owner::Node => VipOwner::Node,
             Owner::Keepalived => VipOwner::Keepalived,
         };
-        config.fence = match self.fence.as_ref().map_or(&FenceName::default(), Spanned::get_ref) {
-            FenceName::Quiesce => Fence::Quiesce,
-            FenceName::Stateless => Fence::Stateless,
-            FenceName::BackupOnly => Fence::BackupOnly,
+        config.fence = match self.fence.as_ref().map_or(FenceName::default(), |fence| *fence.get_ref()) {
             FenceName::Clear => Fence::Clear,
+            FenceName::Marks | FenceName::Quiesce | FenceName::Stateless | FenceName::BackupOnly => Fence::Marks,
         };
         config.loopback = match self.loopback {
             LoopbackName::Always => Loopback::Always,
             LoopbackName::Backup => Loopback::Backup,
         };
+        if let Some(marks) = &self.marks {
+            let MarksTable { base, macs, own_requests } = marks.get_ref();
+            if let Some(base) = base {
+                config.marks.values = MarkValues::new(*base).map_err(|error| Wrong::at(marks, error))?;
+            }
+            config.marks.macs.clone_from(macs);
+            config.marks.own_requests = match own_requests {
+                OwnRequestsName::ServedHere => OwnRequests::ServedHere,
+                OwnRequestsName::LeftAlone => OwnRequests::LeftAlone,
+            };
+        }
         if let Some(state_dir) = &self.state_dir {
             config.state_dir = state_dir.get_ref().clone();
         }
         if let Some(announcements) = self.announcements {
             config.announcements = announcements;
         }
-        let times = [
-            (self.settle, &mut config.settle),
-            (self.drain, &mut config.drain),
-            (self.announce_again, &mut config.announce_again),
-        ];
-        for (found, time) in times {
-            let Some(found) = found else { continue };
+        if let Some(found) = &self.announce_again {
             let seconds = *found.get_ref();
             let usable = (0.0..=60.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds));
-            *time = usable.ok_or_else(|| Wrong::at(&found, "0 to 60 seconds were expected"))?;
+            config.announce_again = usable.ok_or_else(|| Wrong::at(found, "0 to 60 seconds were expected"))?;
         }
         if let Some(sync) = self.sync.as_ref().map(Spanned::get_ref) {
             config.sync.interface = sync.interface.clone().unwrap_or(config.sync.interface);
@@ -266,37 +430,26 @@ impl File {
             (config.sync.group, config.sync.port, config.sync.ttl) = (sync.group, sync.port, sync.ttl);
             config.sync.max_length = sync.max_length.or(config.sync.max_length);
         }
-        config.successors = self.handover.map(|handover| handover.successors).unwrap_or_default();
         let default = Arp::default();
         let arp = self.arp.as_ref().map_or(&default, Spanned::get_ref);
         config.arp = arp.manage.then(|| ArpConfig {
             settings: Settings { ignore: i32::from(arp.ignore).into(), announce: i32::from(arp.announce).into() },
             target: match arp.on {
-                ArpOn::Interface => ArpTarget::Interface(self.interface.get_ref().clone()),
+                ArpOn::Interface => ArpTarget::Interface(interface.to_owned()),
                 ArpOn::All => ArpTarget::All,
             },
         });
         config.check().map_err(|error| {
             let object = if let lvs_dr::Error::Invalid { object, .. } = &error { object.as_str() } else { "" };
-            let spans = (&self.state_dir, &self.arp, &self.fence, &self.sync);
+            let spans = (&self.state_dir, &self.arp, &self.interface, &self.sync);
             match (object.split(' ').next().unwrap_or_default(), spans) {
-                ("interface", _) => Wrong::at(&self.interface, &error),
                 ("state_dir", (Some(place), ..)) => Wrong::at(place, &error),
                 ("arp", (_, Some(place), ..)) => Wrong::at(place, &error),
-                ("fence", (_, _, Some(place), _)) => Wrong::at(place, &error),
+                ("interface", (_, _, Some(place), _)) => Wrong::at(place, &error),
                 ("sync", (.., Some(place))) => Wrong::at(place, &error),
-                _ => Wrong::at(&self.vips, &error),
+                _ => Wrong::at(vips, &error),
             }
         })?;
-        config.services = match (self.services, self.service) {
-            (Some(saved), Some(_)) => {
-                let reason = "`services` and [[service]] were both found: one of them was expected";
-                return Err(Wrong::at(&saved, reason));
-            }
-            (Some(_), None) => None,
-            (None, Some(services)) => Some(table(services, &config)?),
-            (None, None) => None,
-        };
         Ok(config)
     }
 }
@@ -315,10 +468,10 @@ fn read_table(path: &Path) -> Result<Table, String> {
 }
 
 /// Each service is checked by itself, so that its line can be told.
-fn table(services: Vec<Spanned<ServiceTable>>, config: &Config) -> Result<Table, Wrong> {
+fn table<'a>(services: impl Iterator<Item = &'a Spanned<ServiceTable>>, config: &Config) -> Result<Table, Wrong> {
     let mut table = Table::new();
     for entry in services {
-        let wrong = |reason: &dyn Display| Wrong::at(&entry, reason);
+        let wrong = |reason: &dyn Display| Wrong::at(entry, reason);
         let alone = service(entry.get_ref()).map_err(|reason| wrong(&reason))?;
         Config { services: Some(alone.clone()), ..config.clone() }.check().map_err(|error| wrong(&error))?;
         for content in alone.services() {

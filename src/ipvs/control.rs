@@ -47,14 +47,6 @@ impl Ipvs {
         })
     }
 
-    /// How many packets have come in, of all services: at this moment, unlike other counters.
-    pub(crate) fn packets_in(&mut self) -> Result<u64> {
-        let text = self.read_proc("ip_vs_stats_percpu")?;
-        stats::read_packets_in(&text).ok_or_else(|| {
-            Failure::Malformed(format!("{text:?}")).explain("read", "/proc/net/ip_vs_stats_percpu", |_| Cause::Other)
-        })
-    }
-
     /// The connection table: connections, and the templates of persistent clients. The kernel has no other way to ask for it
     /// than to read it in full, and none to end a connection.
     ///

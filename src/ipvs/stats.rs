@@ -50,19 +50,6 @@ pub(super) fn read_totals(text: &str) -> Option<Stats> {
     })
 }
 
-/// The packets that have come in, of /proc/net/ip_vs_stats_percpu: a row for each processor, in hexadecimal, and one for all. Those of
-/// processors are brought up to date with each packet.
-pub(super) fn read_packets_in(text: &str) -> Option<u64> {
-    let rows = text.lines().filter_map(|line| {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let is_processor =
-            words.len() == 6 && words[0] != "~" && words.iter().all(|w| u64::from_str_radix(w, 16).is_ok());
-        is_processor.then(|| u64::from_str_radix(words[2], 16).ok()).flatten()
-    });
-    let packets: Vec<u64> = rows.collect();
-    (!packets.is_empty()).then(|| packets.iter().sum())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,7 +45,6 @@ pub struct ArpConfig {
 
 /// The settings of fence `marks`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
 pub struct MarksConfig {
     /// The packet marks. Each node chooses its own: they do not leave it.
     pub values: MarkValues,

@@ -26,6 +26,7 @@ pub mod audit;
 mod config;
 mod fence;
 mod learning;
+mod names;
 mod observation;
 mod observe;
 mod peers;
@@ -41,7 +42,7 @@ pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner
 pub use fence::marks::MarkValues;
 pub use fence::{Fence, Sync};
 pub use learning::{Learned, Learning};
-pub use peers::{Beacon, Peers, View};
+pub use peers::{Beacon, Heard, Peers, Presence, Unheard, View};
 pub use plan::{Plan, Step};
 pub use role::Role;
 pub use services::Apply;
@@ -591,7 +592,9 @@ impl Node {
     /// Reads what the node remembers.
     fn remember(&self) -> Result<Memory> {
         let state = self.dir.load()?;
-        Ok(Memory { state, loaded: self.dir.load_table(Kept::Loaded)?, held: self.dir.load_table(Kept::Held)? })
+        let table = |kept| self.dir.load_table(kept);
+        let legacy = if state.legacy.is_some() { table(Kept::Legacy)? } else { Table::new() };
+        Ok(Memory { state, loaded: table(Kept::Loaded)?, held: table(Kept::Held)?, legacy })
     }
 
     fn run(&mut self, plan: &Plan, request: &Request, before: &mut impl FnMut(&Step)) -> Result<()> {

@@ -1,11 +1,12 @@
-//! What the nodes of a cluster tell each other beside their connections: who directs, and how many connections there are to know.
+//! What the nodes of a cluster send each other beside their connections: who directs, how many connections there are to know, and which
+//! addresses a node has.
 //!
-//! The kernel's sync messages say neither. Each node that is watched sends a [`Beacon`] every second to the sync group, one UDP port below
-//! that of the sync messages: a line of text. Nobody proves who he is, as with sync messages and VRRP: a link of the cluster's own
-//! keeps strangers out. What a stranger could do is to have connections sent again (which is not done more often than once a second),
-//! or make a director of fence `quiesce` take all new connections itself.
+//! The kernel's sync messages say none of it. Each node that is watched sends a [`Beacon`] and a [`Presence`] every second to the sync
+//! group, one UDP port below that of the sync messages: each a line of text. Nobody proves who it is, as with sync messages and VRRP:
+//! a link of the cluster's own keeps strangers out. A stranger could have connections sent again (not more often than once a second),
+//! and could have packets of unknown connections sent to another node of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
@@ -16,10 +17,12 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
 use super::fence::Sync;
+use super::names;
 use super::role::Role;
 use crate::error::{Error, Result};
 use crate::ipvs::SyncDaemon;
 use crate::ipvs::sync::send_by;
+use crate::marks::Mac;
 use crate::netns::Netns;
 
 /// Nodes that were not heard for this long are gone.
@@ -77,6 +80,72 @@ impl FromStr for Beacon {
     }
 }
 
+/// Which addresses a node has, and which groups it directs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Presence {
+    /// Which nodes belong together, as in [`Sync::id`].
+    pub id: u8,
+    /// The node's number, as in its [`Beacon`].
+    pub node: u64,
+    /// Its addresses as a destination, or as the director that packets of unknown connections are sent to.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The MAC addresses that it sends from.
+    pub macs: BTreeSet<Mac>,
+    /// The names of the groups that it directs.
+    pub directs: BTreeSet<String>,
+}
+
+const PRESENCE: &str = "lvs-dr-node-1";
+
+/// The most words that are read of a presence.
+const WORDS: usize = 256;
+
+/// `lvs-dr-node-1 id=254 node=7f3a address=192.168.0.11 mac=02:00:00:00:00:01 directs=web`
+impl fmt::Display for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PRESENCE} id={} node={:x}", self.id, self.node)?;
+        self.addresses.iter().try_for_each(|address| write!(f, " address={address}"))?;
+        self.macs.iter().try_for_each(|mac| write!(f, " mac={mac}"))?;
+        self.directs.iter().try_for_each(|group| write!(f, " directs={}", names::escape(group)))
+    }
+}
+
+impl FromStr for Presence {
+    type Err = Error;
+
+    /// Words that a later version may have added are passed over.
+    fn from_str(text: &str) -> Result<Self> {
+        let read = || {
+            let mut words = text.split(' ');
+            let first = words.next()?;
+            let mut found = Presence::default();
+            for word in words.take(WORDS) {
+                let (key, value) = word.split_once('=')?;
+                match key {
+                    "id" => found.id = value.parse().ok()?,
+                    "node" => found.node = u64::from_str_radix(value, 16).ok()?,
+                    "address" => drop(found.addresses.insert(value.parse().ok()?)),
+                    "mac" => drop(found.macs.insert(value.parse().ok()?)),
+                    "directs" => drop(found.directs.insert(names::unescape(value)?)),
+                    _ => {}
+                }
+            }
+            (first == PRESENCE && found.node != 0).then_some(found)
+        };
+        read().ok_or_else(|| Error::invalid(format!("presence {text:?}"), format!("`{PRESENCE} ...` was expected")))
+    }
+}
+
+/// What came from another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Heard {
+    /// A beacon.
+    Beacon(Beacon),
+    /// Its addresses.
+    Presence(Presence),
+}
+
 /// A socket in the sync group, for beacons.
 #[derive(Debug)]
 pub struct Peers {
@@ -110,25 +179,37 @@ impl Peers {
     /// # Errors
     /// [`Error::System`]: the interface is down or has no address.
     pub fn send(&self, beacon: &Beacon) -> Result<()> {
-        let sent = self.socket.send_to(beacon.to_string().as_bytes(), self.group);
+        self.send_text(&beacon.to_string())
+    }
+
+    /// Sends which addresses this node has.
+    ///
+    /// # Errors
+    /// As [`Peers::send`].
+    pub fn send_presence(&self, presence: &Presence) -> Result<()> {
+        self.send_text(&presence.to_string())
+    }
+
+    fn send_text(&self, text: &str) -> Result<()> {
+        let sent = self.socket.send_to(text.as_bytes(), self.group);
         sent.map(drop).map_err(|e| Error::system("send a beacon to", self.group, e))
     }
 
-    /// The next beacon of another node of this cluster, if one comes within the limit. Whatever else comes is passed over.
+    /// The next beacon or presence of another node of this cluster, if one comes within the limit. Whatever else comes is passed over.
     ///
     /// # Errors
     /// [`Error::System`]: the interface went down, say.
-    pub fn receive(&self, limit: Duration) -> Result<Option<(IpAddr, Beacon)>> {
+    pub fn receive(&self, limit: Duration) -> Result<Option<(IpAddr, Heard)>> {
         let failed = |e| Error::system("listen to", self.group, e);
         let start = Instant::now();
-        let mut octets = [0; 256];
+        let mut octets = [0; 1472];
         while let Some(left) = limit.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
             self.socket.set_read_timeout(Some(left)).map_err(failed)?;
             match self.socket.recv_from(&mut octets) {
                 Ok((length, from)) => {
-                    let beacon = str::from_utf8(&octets[..length]).ok().and_then(|text| text.parse::<Beacon>().ok());
-                    if let Some(beacon) = beacon.filter(|beacon| beacon.id == self.id) {
-                        return Ok(Some((from.ip(), beacon)));
+                    let heard = octets.get(..length).and_then(|octets| read(octets, self.id));
+                    if let Some(heard) = heard {
+                        return Ok(Some((from.ip(), heard)));
                     }
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
@@ -137,6 +218,13 @@ impl Peers {
         }
         Ok(None)
     }
+}
+
+/// A beacon or presence of this cluster.
+fn read(octets: &[u8], id: u8) -> Option<Heard> {
+    let text = str::from_utf8(octets).ok()?;
+    let beacon = text.parse::<Beacon>().ok().filter(|beacon| beacon.id == id).map(Heard::Beacon);
+    beacon.or_else(|| text.parse::<Presence>().ok().filter(|found| found.id == id).map(Heard::Presence))
 }
 
 fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, SocketAddr, u32)> {
@@ -168,6 +256,7 @@ fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, Socke
 #[derive(Debug, Default)]
 pub struct View {
     heard: BTreeMap<u64, (Instant, Beacon)>,
+    present: BTreeMap<u64, (Instant, Presence)>,
 }
 
 impl View {
@@ -185,12 +274,43 @@ impl View {
         lately.map(|(_, beacon)| beacon).filter(|beacon| beacon.role == Role::Master)
     }
 
-    /// Whether another node directs, and this one is to stand back: of several the one with the lowest number goes on. Both sides
-    /// come to the same answer, and it does not change while they go on.
-    pub fn stands_back(&self, now: Instant, node: u64) -> bool {
-        self.directors(now).any(|other| other.node < node)
+    /// Takes in which addresses a node has.
+    pub fn present(&mut self, now: Instant, presence: Presence) {
+        self.present.retain(|_, (at, _)| now.duration_since(*at) < SILENCE);
+        if self.present.len() < NODES || self.present.contains_key(&presence.node) {
+            self.present.insert(presence.node, (now, presence));
+        }
+    }
+
+    /// The nodes that were heard lately.
+    pub fn presences(&self, now: Instant) -> impl Iterator<Item = &Presence> {
+        self.present.values().filter(move |(at, _)| now.duration_since(*at) < SILENCE).map(|(_, presence)| presence)
+    }
+
+    /// The address of the other node that directs this group, of those in `peers`. Of several, `before` stays the one. `Err`: the
+    /// nodes that are heard do not say.
+    ///
+    /// A director that was heard lately and is heard no more is dead: `Ok(None)`, unless another one directs.
+    pub fn director_of(&self, now: Instant, group: &str, peers: &BTreeSet<IpAddr>, before: Option<IpAddr>) -> Result<Option<IpAddr>, Unheard> {
+        let directing = self.presences(now).filter(|presence| presence.directs.contains(group));
+        let found: Vec<IpAddr> = directing.flat_map(|presence| presence.addresses.intersection(peers)).copied().collect();
+        if let Some(before) = before.filter(|before| found.contains(before)) {
+            return Ok(Some(before));
+        }
+        if let Some(first) = found.first() {
+            return Ok(Some(*first));
+        }
+        let known = |address: &IpAddr| self.present.values().find(|(_, presence)| presence.addresses.contains(address));
+        match before.as_ref().and_then(known) {
+            Some((at, _)) if now.duration_since(*at) >= SILENCE => Ok(None),
+            _ => Err(Unheard),
+        }
     }
 }
+
+/// No node that is heard says who directs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unheard;
 
 #[cfg(test)]
 mod tests {
@@ -213,17 +333,61 @@ mod tests {
         assert!("lvs-dr-beacon-2 254 1 master 0 0 0 -".parse::<Beacon>().is_err());
     }
 
+    fn presence(node: u64, address: &str, directs: &[&str]) -> Presence {
+        Presence {
+            id: 254,
+            node,
+            addresses: [address.parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
+            macs: [Mac([2, 0, 0, 0, 0, 1])].into(),
+            directs: directs.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
     #[test]
-    fn of_two_directors_one_stands_back_and_the_other_does_not() {
-        let (now, mut view, mut other) = (Instant::now(), View::default(), View::default());
+    fn a_presence_that_is_printed_is_read() {
+        for presence in [presence(7, "192.0.2.1", &["", "my web", "a=b"]), presence(u64::MAX, "2001:db8::2", &[])] {
+            let text = presence.to_string();
+            assert_eq!(text.parse::<Presence>().unwrap(), presence);
+            assert_eq!(format!("{text} tomorrow=1").parse::<Presence>().unwrap(), presence);
+            (0..text.len()).for_each(|end| drop(text[..end].parse::<Presence>()));
+            assert_eq!(read(text.as_bytes(), 254), Some(Heard::Presence(presence)));
+            assert_eq!(read(text.as_bytes(), 253), None);
+        }
+        for text in ["lvs-dr-node-1 id=1", "lvs-dr-node-1 node=1 mac=x", "lvs-dr-node-2 node=1", ""] {
+            assert!(text.parse::<Presence>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn directors_are_heard_until_they_are_silent() {
+        let now = Instant::now();
+        let mut view = View::default();
         view.heard(now, beacon(7, Role::Master));
         view.heard(now, beacon(9, Role::Backup));
-        other.heard(now, beacon(5, Role::Master));
-        assert_eq!((view.stands_back(now, 5), other.stands_back(now, 7)), (false, true));
         assert_eq!(view.directors(now).count(), 1);
-        // It steps down, or is heard no more.
-        assert!(!other.stands_back(now + SILENCE, 7));
-        other.heard(now, beacon(5, Role::Backup));
-        assert!(!other.stands_back(now, 7));
+        assert_eq!(view.directors(now + SILENCE).count(), 0);
+    }
+
+    #[test]
+    fn the_director_of_a_group_is_known_by_its_address() {
+        let (now, mut view) = (Instant::now(), View::default());
+        let [one, two]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let peers = [one, two].into();
+        assert_eq!(view.director_of(now, "web", &peers, Some(one)), Err(Unheard));
+        view.present(now, presence(1, "192.0.2.1", &["web"]));
+        view.present(now, presence(2, "192.0.2.2", &["mail"]));
+        let director = |view: &View, at, before| view.director_of(at, "web", &peers, before);
+        assert_eq!(director(&view, now, None), Ok(Some(one)));
+        assert_eq!(view.director_of(now, "mail", &peers, None), Ok(Some(two)));
+        assert_eq!(view.director_of(now, "web", &[two].into(), None), Err(Unheard));
+        // Two at once: no change without need.
+        view.present(now, presence(2, "192.0.2.2", &["mail", "web"]));
+        assert_eq!((director(&view, now, Some(one)), director(&view, now, Some(two))), (Ok(Some(one)), Ok(Some(two))));
+        // The old one has stepped down.
+        view.present(now, presence(1, "192.0.2.1", &[]));
+        assert_eq!(director(&view, now, Some(one)), Ok(Some(two)));
+        // Both are silent.
+        assert_eq!(director(&view, now + SILENCE, Some(two)), Ok(None));
+        assert_eq!(director(&view, now + SILENCE, "192.0.2.3".parse().ok()), Err(Unheard));
     }
 }

@@ -78,6 +78,12 @@ impl fmt::Display for Step {
             Step::Record { role, reached: true } => write!(f, "record: {role} is reached"),
             Step::Keep { kept: Kept::Loaded, table } => write!(f, "record: {} loaded", services(table.len())),
             Step::Keep { kept: Kept::Held, table } => write!(f, "record: {} kept for promotion", services(table.len())),
+            Step::Keep { kept: Kept::Legacy, table } if table.is_empty() => {
+                write!(f, "record: the table of the earlier version is needed no more")
+            }
+            Step::Keep { kept: Kept::Legacy, table } => {
+                write!(f, "record: {} of the earlier version", services(table.len()))
+            }
             Step::Arp(change) => write!(f, "ARP: {change}"),
             Step::GiveBackArp(change) => write!(f, "ARP: restore {} {}", change.target, change.before),
             Step::Sysctl { name, value, back: false } => write!(f, "sysctl: net.ipv4.vs.{name} = {value}"),

@@ -1,6 +1,7 @@
 //! Decides what a node has to do, from what is seen, what is remembered and what is wanted. Pure: nothing here touches the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
@@ -32,6 +33,15 @@ pub(super) struct Memory {
     pub(super) loaded: Table,
     /// The table that fence `clear` keeps.
     pub(super) held: Table,
+    /// The table of version 1.
+    pub(super) legacy: Table,
+}
+
+impl Memory {
+    /// The services as they were loaded last, by this version or by version 1.
+    fn loaded(&self) -> &Table {
+        if self.state.legacy.is_some() { &self.legacy } else { &self.loaded }
+    }
 }
 
 /// Plans a role.
@@ -70,16 +80,16 @@ impl<'a> Case<'a> {
     fn new(config: &'a Config, role: Role, apply: Apply, memory: &'a Memory, seen: &'a Observation) -> Self {
         let state = &memory.state;
         let group = state.group(&config.group);
-        let legacy = state.legacy.as_ref();
-        let loaded = legacy.map_or(&memory.loaded, |legacy| &legacy.table);
+        let loaded = memory.loaded();
         let live = seen.table.filtered(|id| is_ours(config, loaded, id));
-        let mut table = match legacy {
-            Some(legacy) if !group.held => thawed(legacy, &live.filtered(|_| true)),
+        let mut table = match state.legacy {
+            Some(legacy) if !group.held => thawed(legacy, &memory.legacy.filtered(|id| is_ours(config, loaded, id)), &live),
             _ => live.clone(),
         };
         // Fence `clear`: an empty table never replaces one that is not.
         if group.held || (config.fence == Fence::Clear && live.is_empty()) {
-            table = legacy.map_or(&memory.held, |legacy| &legacy.table).filtered(|id| is_ours(config, loaded, id));
+            let held = if state.legacy.is_some() { &memory.legacy } else { &memory.held };
+            table = held.filtered(|id| is_ours(config, loaded, id));
             take_in(&mut table, &live);
         }
         if let Some(services) = &config.services {
@@ -169,6 +179,10 @@ impl<'a> Case<'a> {
         let holds = config.fence == Fence::Clear && !self.directs();
         if holds && (self.memory.held != self.table || !self.group.held) {
             steps.insert(0, Step::Keep { kept: Kept::Held, table: self.table.clone() });
+        }
+        if state.legacy.is_some() {
+            steps.insert(0, Step::Keep { kept: Kept::Legacy, table: self.memory.legacy.clone() });
+            steps.push(Step::Keep { kept: Kept::Legacy, table: Table::new() });
         }
         Ok(Plan { steps, warnings: Vec::new(), during, after })
     }
@@ -292,7 +306,7 @@ impl<'a> Case<'a> {
             qdiscs: remembered_qdiscs(state, steps),
             peers: if config.fence == Fence::Marks { self.peers.clone() } else { BTreeMap::new() },
             groups: state.groups.clone(),
-            legacy: state.legacy.clone(),
+            legacy: state.legacy,
         };
         let held = config.fence == Fence::Clear && !self.directs();
         let group = Group {
@@ -349,44 +363,77 @@ impl<'a> Case<'a> {
                 );
             }
         }
-        if config.fence == Fence::Marks {
-            warnings.extend(self.mark_warnings());
-        }
+        warnings.extend(self.troubles().iter().map(Trouble::to_string));
         warnings
     }
 
-    fn mark_warnings(&self) -> Vec<String> {
-        let seen = self.seen;
-        let mut warnings = Vec::new();
-        let unknown: Vec<String> =
-            self.peers.iter().filter(|(_, macs)| macs.is_empty()).map(|(peer, _)| peer.to_string()).collect();
-        if !unknown.is_empty() {
-            warnings.push(format!(
-                "the MAC address of {} is unknown: while that node directs too, this one does not recognise its packets; is it up, and on \
-                 this link?",
-                unknown.join(", ")
-            ));
+    fn troubles(&self) -> Vec<Trouble> {
+        if self.config.fence != Fence::Marks {
+            return Vec::new();
         }
-        for (peer, mac) in &seen.link.macs {
-            if let Some(gateway) = seen.link.gateways.get(mac).filter(|gateway| self.peers.contains_key(peer) && *gateway != peer) {
-                warnings.push(format!(
-                    "{peer} has the MAC address of the gateway {gateway} ({mac}): what the gateway sends is not marked, or one node would \
-                     serve all; is {peer} on this link?"
-                ));
-            }
+        let link = &self.seen.link;
+        let mut troubles = Vec::new();
+        let gateway = |peer: &IpAddr| {
+            let mac = *link.macs.get(peer)?;
+            let gateway = *link.gateways.get(&mac)?;
+            (gateway != *peer).then_some(Trouble::Gateway { peer: *peer, mac, gateway })
+        };
+        troubles.extend(self.peers.keys().filter_map(gateway));
+        let unknown = self.peers.iter().filter(|(peer, macs)| macs.is_empty() && gateway(peer).is_none());
+        let peers: Vec<IpAddr> = unknown.map(|(peer, _)| *peer).collect();
+        if !peers.is_empty() {
+            troubles.push(Trouble::Unknown { peers });
         }
-        warnings.extend(seen.link.behind.iter().map(|(peer, gateway)| {
-            format!("{peer} is behind the gateway {gateway}: direct routing reaches servers on the node's own links only")
-        }));
-        let loopback = self.table.services().flat_map(|content| content.destinations().map(move |d| (content.service.id, d)));
-        warnings.extend(loopback.filter(|(_, d)| d.address.ip().is_loopback()).map(|(id, destination)| {
-            format!(
-                "{id} has the destination {}: other nodes that learn its connections send them to themselves; name this node's own address",
-                destination.address
-            )
-        }));
-        warnings
+        troubles.extend(link.behind.iter().map(|(peer, gateway)| Trouble::Behind { peer: *peer, gateway: *gateway }));
+        for content in self.table.services() {
+            let loopback = content.destinations().map(|found| found.address.ip()).filter(IpAddr::is_loopback);
+            let service = content.service.id;
+            troubles.extend(loopback.map(|address| Trouble::Loopback { service, address }));
+        }
+        troubles
     }
+}
+
+/// What is wrong with other nodes or destinations, for fence `marks`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    Unknown { peers: Vec<IpAddr> },
+    Gateway { peer: IpAddr, mac: Mac, gateway: IpAddr },
+    Behind { peer: IpAddr, gateway: IpAddr },
+    Loopback { service: ServiceId, address: IpAddr },
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Unknown { peers } => {
+                let peers: Vec<String> = peers.iter().map(IpAddr::to_string).collect();
+                write!(
+                    f,
+                    "the MAC address of {} is unknown: this node does not recognise packets that it sends; is it up, and on this link?",
+                    peers.join(", ")
+                )
+            }
+            Trouble::Gateway { peer, mac, gateway } => write!(
+                f,
+                "{peer} has the MAC address of the gateway {gateway} ({mac}): packets from there are not marked, or this node would serve \
+                 all clients behind the gateway"
+            ),
+            Trouble::Behind { peer, gateway } => write!(
+                f,
+                "the destination {peer} is behind the gateway {gateway}: direct routing reaches servers on the node's own links only"
+            ),
+            Trouble::Loopback { service, address } => write!(
+                f,
+                "{service} has the destination {address}: other nodes that learn its connections send their packets to themselves"
+            ),
+        }
+    }
+}
+
+/// What is wrong with other nodes or destinations.
+pub(super) fn troubles(config: &Config, memory: &Memory, seen: &Observation) -> Vec<Trouble> {
+    Case::new(config, Role::Stop, Apply::Changes, memory, seen).troubles()
 }
 
 #[derive(Default)]
@@ -598,8 +645,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     let wanted = match &config.services {
         // They go, as far as the node has loaded them.
         Some(_) => {
-            let loaded = state.legacy.as_ref().map_or(&memory.loaded, |legacy| &legacy.table);
-            case.live.filtered(|id| loaded.service(id).is_none())
+            case.live.filtered(|id| memory.loaded().service(id).is_none())
         }
         // They were found running, and are left running.
         None => case.table.clone(),
@@ -614,9 +660,9 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     steps.extend(change(&found, &found.filtered(shared)));
     steps.extend(case.own_requests(std::iter::empty()));
     if state.syncs && last {
-        let mut now = Table::new();
+        let (mut now, mut wanted) = (Table::new(), Table::new());
         now.daemons.clone_from(&seen.daemons);
-        let wanted = Table { daemons: no_daemons(), ..Table::new() };
+        wanted.daemons = no_daemons();
         steps.extend(change(&now, &wanted));
     }
     let mut after = State { legacy: None, ..state.clone() };

@@ -72,14 +72,14 @@ pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply
 
 /// The table that a node of an earlier version had, given the kernel's: its fence `quiesce` has set the weights of all servers but this
 /// node to 0, which is undone.
-pub(super) fn thawed(legacy: &Legacy, live: &Table) -> Table {
+pub(super) fn thawed(legacy: Legacy, before: &Table, live: &Table) -> Table {
     if live.is_empty() {
-        return legacy.table.clone();
+        return before.clone();
     }
     let mut table = live.clone();
-    if legacy.quiesced {
+    if legacy == Legacy::Quiesced {
         table.edit_destinations(|id, destination| {
-            let before = legacy.table.service(id).and_then(|content| content.destination(destination.address));
+            let before = before.service(id).and_then(|content| content.destination(destination.address));
             if let (0, Some(before)) = (destination.weight, before) {
                 destination.weight = before.weight;
             }
@@ -168,10 +168,10 @@ mod tests {
 
     #[test]
     fn weights_that_quiesce_took_away_come_back() {
-        let legacy = |quiesced| Legacy { table: read(LOADED), quiesced };
+        let before = read(LOADED);
         let live = read(&LOADED.replace("-w 4", "-w 0").replace("-w 3", "-w 1"));
-        assert_eq!(thawed(&legacy(true), &live).to_string(), LOADED.replace("-w 3", "-w 1"));
-        assert_eq!(thawed(&legacy(false), &live), live);
-        assert_eq!(thawed(&legacy(true), &Table::new()).to_string(), LOADED);
+        assert_eq!(thawed(Legacy::Quiesced, &before, &live).to_string(), LOADED.replace("-w 3", "-w 1"));
+        assert_eq!(thawed(Legacy::Whole, &before, &live), live);
+        assert_eq!(thawed(Legacy::Quiesced, &before, &Table::new()), before);
     }
 }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::config::Config;
 use super::fence::Fence;
 use super::fence::marks::MarkValues;
+use super::names;
 use super::role::Role;
 use crate::arp;
 use crate::error::{Error, Result};
@@ -40,7 +41,7 @@ pub(super) struct State {
     pub(super) peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
     /// The groups of VIPs, by name. A node without groups has one, named "".
     pub(super) groups: BTreeMap<String, Group>,
-    /// What a version with fence `quiesce` has left.
+    /// What version 1 has left in the kernel's table. Its own table is [`Kept::Legacy`].
     pub(super) legacy: Option<Legacy>,
 }
 
@@ -72,12 +73,13 @@ pub(super) struct Group {
     pub(super) held: bool,
 }
 
-/// What version 1 of the file holds beside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Legacy {
-    pub(super) table: Table,
-    /// The kernel's table has weight 0 for all servers but this node: fence `quiesce` did that.
-    pub(super) quiesced: bool,
+/// What the kernel's table is after version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Legacy {
+    /// All servers but this node have weight 0: fence `quiesce` did that.
+    Quiesced,
+    /// It is the node's own.
+    Whole,
 }
 
 const FIRST_LINE: &str = "lvs-dr state 2";
@@ -104,6 +106,11 @@ impl fmt::Display for State {
             write!(f, "peer {peer}")?;
             macs.iter().try_for_each(|mac| write!(f, " {mac}"))?;
             writeln!(f)?;
+        }
+        match self.legacy {
+            Some(Legacy::Quiesced) => writeln!(f, "legacy quiesced")?,
+            Some(Legacy::Whole) => writeln!(f, "legacy whole")?,
+            None => {}
         }
         for (name, group) in &self.groups {
             writeln!(f, "group {name}")?;
@@ -178,6 +185,9 @@ impl State {
                     state.peers.insert(peer, macs);
                 }
                 ("loaded", _) => state.group_mut(&name).loaded = Some(value.parse().map_err(|_| unknown())?),
+                ("legacy", None) => {
+                    state.legacy = Some(if value == "quiesced" { Legacy::Quiesced } else { Legacy::Whole });
+                }
                 ("group", _) => {
                     name = value.to_owned();
                     state.groups.entry(name.clone()).or_default();
@@ -204,13 +214,12 @@ impl State {
             }
         }
         if version == 1 {
-            let table = rest.parse().map_err(|e: Error| format!("its table is not understood: {e}"))?;
             let group = state.group_mut(&name);
             // Version 1 records the fence when the role is reached.
             let quiesced = group.held && matches!(old_fence.as_str(), "quiesce" | "");
             group.held &= old_fence == Fence::Clear.to_string();
             group.fence = group.held.then_some(Fence::Clear);
-            state.legacy = Some(Legacy { table, quiesced });
+            state.legacy = Some(if quiesced { Legacy::Quiesced } else { Legacy::Whole });
         }
         Ok(state)
     }
@@ -236,6 +245,14 @@ impl State {
     }
 }
 
+/// The table in the node's file as version 1 has written it; an empty one in that of this version.
+fn table_of_version_1(text: &str) -> Result<Table, String> {
+    let Some(body) = text.strip_prefix(FIRST_LINE_1) else { return Ok(Table::default()) };
+    let table = ["\ntable held\n", "\ntable live\n"].iter().find_map(|line| body.split_once(line)).map_or("", |(_, table)| table);
+    let table = table.strip_suffix(&format!("{LAST_LINE}\n")).unwrap_or(table);
+    table.parse().map_err(|e: Error| format!("its table is not understood: {e}"))
+}
+
 /// The directory that holds a node's state.
 ///
 /// What the node remembers and its lock are those of all its groups. Requests are numbered for each group, and each has tables of its
@@ -255,6 +272,8 @@ pub enum Kept {
     Loaded,
     /// The node's table while fence `clear` keeps the kernel's empty.
     Held,
+    /// The table of version 1 of the node's file, until its role is reached with this version.
+    Legacy,
 }
 
 /// The node's lock, held until this is dropped; the kernel drops it with the process.
@@ -322,15 +341,7 @@ pub(super) enum Later {
 
 impl StateDir {
     pub(super) fn new(path: &Path, group: &str) -> Self {
-        // A name may hold what a file's name may not.
-        let escaped: String = group
-            .bytes()
-            .map(|octet| match octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_' {
-                true => char::from(octet).to_string(),
-                false => format!("%{octet:02x}"),
-            })
-            .collect();
-        let suffix = if group.is_empty() { String::new() } else { format!(".{escaped}") };
+        let suffix = if group.is_empty() { String::new() } else { format!(".{}", names::escape(group)) };
         StateDir { path: path.to_owned(), suffix }
     }
 
@@ -390,6 +401,7 @@ impl StateDir {
         self.path.join(match kept {
             Kept::Loaded => format!("loaded{}", self.suffix),
             Kept::Held => format!("table{}", self.suffix),
+            Kept::Legacy => "legacy".to_owned(),
         })
     }
 
@@ -404,7 +416,11 @@ impl StateDir {
             let body = text.strip_suffix(&format!("# {LAST_LINE}\n")).ok_or("it does not end as it should: it was cut short")?;
             body.parse().map_err(|e: Error| format!("it is not understood: {e}"))
         };
-        Ok(self.read(self.table_file(kept), parse)?.unwrap_or_default())
+        match self.read(self.table_file(kept), parse)? {
+            Some(table) => Ok(table),
+            None if kept == Kept::Legacy => Ok(self.read(self.state_file(), table_of_version_1)?.unwrap_or_default()),
+            None => Ok(Table::default()),
+        }
     }
 
     fn read<T>(&self, path: PathBuf, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>> {
@@ -452,6 +468,7 @@ impl StateDir {
     pub(super) fn forget(&self, state: &State) -> Result<()> {
         self.remove_file(self.table_file(Kept::Loaded))?;
         self.remove_file(self.table_file(Kept::Held))?;
+        self.remove_file(self.table_file(Kept::Legacy))?;
         match *state == State::default() {
             true => self.remove_file(self.state_file()),
             false => self.save(state),
@@ -665,19 +682,32 @@ mod tests {
                  {TABLE}end\n"
             )
         };
-        let read = |fence, held| State::parse(&text(fence, held)).unwrap();
+        let read = |fence: &str, held: &str| State::parse(&text(fence, held)).unwrap();
         let state = read("fence quiesce\n", "held");
-        let legacy = Legacy { table: TABLE.parse().unwrap(), quiesced: true };
-        assert_eq!((state.syncs, state.legacy.as_ref()), (true, Some(&legacy)));
+        assert_eq!((state.syncs, state.legacy), (true, Some(Legacy::Quiesced)));
         let group = &state.groups[""];
         assert_eq!((group.role, group.fence, group.held), (Some((Role::Backup, true)), None, false));
         assert_eq!(group.vips, [("192.0.2.1".parse().unwrap(), "eth0".to_owned())].into());
-        let quiesced = |state: State| state.legacy.is_some_and(|legacy| legacy.quiesced);
-        assert!(quiesced(read("", "held")) && !quiesced(read("fence quiesce\n", "live")));
-        assert!(!quiesced(read("fence stateless\n", "held")) && !quiesced(read("fence backup-only\n", "held")));
+        // It is remembered until it is undone.
+        assert_eq!(State::parse(&state.to_string()), Ok(state));
+        assert_eq!(read("", "held").legacy, Some(Legacy::Quiesced));
+        for (fence, held) in [("quiesce", "live"), ("stateless", "held"), ("backup-only", "held")] {
+            assert_eq!(read(&format!("fence {fence}\n"), held).legacy, Some(Legacy::Whole));
+        }
         let clear = read("fence clear\n", "held");
         assert_eq!((clear.groups[""].fence, clear.groups[""].held), (Some(Fence::Clear), true));
-        assert!(!quiesced(clear));
+        assert_eq!(clear.legacy, Some(Legacy::Whole));
+
+        let dir = directory("version-1");
+        dir.prepare().unwrap();
+        fs::write(dir.state_file(), text("fence quiesce\n", "held")).unwrap();
+        assert_eq!(dir.load_table(Kept::Legacy).unwrap().to_string(), TABLE);
+        dir.save_table(Kept::Legacy, &TABLE.parse().unwrap()).unwrap();
+        dir.save(&dir.load().unwrap()).unwrap();
+        assert_eq!(dir.load_table(Kept::Legacy).unwrap().to_string(), TABLE);
+        dir.save_table(Kept::Legacy, &Table::new()).unwrap();
+        assert!(dir.load_table(Kept::Legacy).unwrap().is_empty());
+        fs::remove_dir_all(&dir.path).unwrap();
     }
 
     #[test]

@@ -41,9 +41,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use self::route::{Link, RouteSocket};
+use self::route::RouteSocket;
 use crate::error::{Cause, Error, Result};
 use crate::interface;
+use crate::netlink::Link;
 use crate::netns::Netns;
 use crate::sysctl;
 

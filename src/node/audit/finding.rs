@@ -177,16 +177,69 @@ pub enum Kind {
         /// The VIP.
         vip: IpAddr,
     },
-    /// A backup's table is live: it schedules the packets that the director sends it once more, and sends them to a third node. What
-    /// goes round so ends when its TTL does, and the client gets EHOSTUNREACH. Helps: the fence. See [`Fence`](crate::node::Fence).
+    /// Fence `clear`, and a backup has services: it schedules the packets that the director sends it once more, and sends them to a third
+    /// node. Such packets loop until their TTL ends, and the client gets EHOSTUNREACH. Helps: the fence. See
+    /// [`Fence`](crate::node::Fence).
     #[non_exhaustive]
     Unfenced {
         /// The services that are live.
         services: Vec<ServiceId>,
     },
-    /// A backup sync daemon on a director, with `backup_only=1`: IPVS ignores all packets, and the director serves by itself
-    /// alone (`backup_only` in Documentation/networking/ipvs-sysctl.rst). Helps: to stop that daemon.
-    BackupDaemonOnMaster,
+    /// Fence `marks`, and its rules or services are not those of the role: another program has removed the qdisc, say. As
+    /// [`Kind::Unfenced`]. Helps: to add them.
+    MarksDiffer,
+    /// The MAC address of another node is unknown. While that node directs as well, this one schedules what it sends once more. Helps: a
+    /// node that answers ARP, or its MAC address in the configuration.
+    #[non_exhaustive]
+    PeerUnknown {
+        /// The addresses of these nodes, as destinations.
+        peers: Vec<IpAddr>,
+    },
+    /// Another node has the MAC address of a gateway. A rule for it would mark what clients send, and this node would serve all, so there is
+    /// none. Helps: an address of the server on the node's own link.
+    #[non_exhaustive]
+    PeerIsGateway {
+        /// The node.
+        peer: IpAddr,
+        /// The gateway.
+        gateway: IpAddr,
+    },
+    /// A destination with direct routing behind a gateway: the gateway routes the VIP back, or drops it. Helps: a server on the node's own
+    /// link, or tunnelling.
+    #[non_exhaustive]
+    BehindGateway {
+        /// The destination.
+        peer: IpAddr,
+        /// The gateway.
+        gateway: IpAddr,
+    },
+    /// A destination 127.0.0.1 or ::1: the other nodes learn its connections, and each sends their packets to itself. Helps: the node's own
+    /// address.
+    #[non_exhaustive]
+    LoopbackDestination {
+        /// The service.
+        service: ServiceId,
+        /// The destination.
+        address: IpAddr,
+    },
+    /// The node's own programs ask a VIP, and neither nftables nor xtables is there to mark that: another server may get the request, whose
+    /// answer does not reach the program. Helps: nftables.
+    OwnRequests,
+    /// A tc filter of another program sets a mark behind the node's rules, which then have no effect. Helps: a lower priority number.
+    #[non_exhaustive]
+    MarkOverwritten {
+        /// The filter.
+        by: String,
+    },
+    /// Services of firewall marks of others: the rules that set their marks must test that a packet has none yet.
+    #[non_exhaustive]
+    MarkedServices {
+        /// The services.
+        services: Vec<ServiceId>,
+    },
+    /// `backup_only=1` where a backup sync daemon runs, which is every node of this cluster: IPVS ignores all packets (`backup_only` in
+    /// Documentation/networking/ipvs-sysctl.rst). Helps: 0.
+    BackupOnly,
     /// `sync_threshold` that lets sessions go unsynchronised: with direct routing a director sees the client's packets only, and the
     /// last of the handshake is number 2. With 1 nothing is told before packet 51, and with 3, the kernel's default, sessions that fall
     /// silent after the handshake never are (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c). They break when the director
@@ -200,8 +253,7 @@ pub enum Kind {
     SyncDaemon,
     /// Persistent services without `expire_quiescent_template`: new connections of a known client go on to a server that a checker
     /// gave weight 0, dead or not, until its template expires, which each of them puts off (`ip_vs_check_template()` in
-    /// net/netfilter/ipvs/ip_vs_conn.c). Helps: to set it to 1. With fence `quiesce` that has a price: a known client that opens a
-    /// connection in the moment of a change of director may be given another server.
+    /// net/netfilter/ipvs/ip_vs_conn.c). Helps: to set it to 1.
     #[non_exhaustive]
     ExpireQuiescentTemplate {
         /// The services.
@@ -286,7 +338,15 @@ impl Kind {
             Kind::VipOnInterface { .. } => "vip-on-interface",
             Kind::RoleDiffers { .. } => "role-differs",
             Kind::Unfenced { .. } => "unfenced",
-            Kind::BackupDaemonOnMaster => "backup-daemon-on-master",
+            Kind::MarksDiffer => "marks-differ",
+            Kind::PeerUnknown { .. } => "peer-unknown",
+            Kind::PeerIsGateway { .. } => "peer-is-gateway",
+            Kind::BehindGateway { .. } => "behind-gateway",
+            Kind::LoopbackDestination { .. } => "loopback-destination",
+            Kind::OwnRequests => "own-requests",
+            Kind::MarkOverwritten { .. } => "mark-overwritten",
+            Kind::MarkedServices { .. } => "marked-services",
+            Kind::BackupOnly => "backup-only",
             Kind::SyncThreshold { .. } => "sync-threshold",
             Kind::SyncDaemon => "sync-daemon",
             Kind::ExpireQuiescentTemplate { .. } => "expire-quiescent-template",

@@ -10,12 +10,12 @@ use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
 use crate::node::config::{Config, VipOwner};
 use crate::node::fence::Fence;
-use crate::node::kept::is_ours;
 use crate::node::observation::Observation;
 use crate::node::plan::{Plan, Step};
+use crate::node::planner::Trouble;
 use crate::node::role::Role;
+use crate::node::services::is_ours;
 use crate::node::settings::arp_warning;
-use crate::node::state::State;
 use crate::vip::{Located, Placement, Scope};
 
 /// Above this a UDP flow is held for long: most clients repeat themselves less often than every half minute only when idle.
@@ -63,13 +63,13 @@ fn list<T: ToString>(items: &[T]) -> String {
 /// All that is judged, and what was found so far.
 pub(super) struct Case<'a> {
     config: &'a Config,
-    state: &'a State,
     role: Option<Role>,
     seen: &'a Observation,
     around: &'a Surroundings,
     kept: &'a Table,
     /// What would be done for the role.
     plan: Option<&'a Result<Plan, Error>>,
+    troubles: Vec<Trouble>,
     /// Its steps that no finding has taken for its remedy.
     left: Vec<Step>,
     found: Vec<Finding>,
@@ -78,18 +78,18 @@ pub(super) struct Case<'a> {
 impl<'a> Case<'a> {
     pub(super) fn new(
         config: &'a Config,
-        state: &'a State,
         role: Option<Role>,
         seen: &'a Observation,
         around: &'a Surroundings,
         kept: &'a Table,
         plan: Option<&'a Result<Plan, Error>>,
+        troubles: Vec<Trouble>,
     ) -> Self {
         let steps = match plan {
             Some(Ok(plan)) => plan.steps().iter().filter(|step| step.leaves_a_trace()).cloned().collect(),
             _ => Vec::new(),
         };
-        Case { config, state, role, seen, around, kept, plan, left: steps, found: Vec::new() }
+        Case { config, role, seen, around, kept, plan, troubles, left: steps, found: Vec::new() }
     }
 
     /// The worst first.
@@ -97,6 +97,7 @@ impl<'a> Case<'a> {
         self.addresses();
         self.arp();
         self.fence();
+        self.marks();
         self.sync();
         self.sysctls();
         self.table();
@@ -289,32 +290,28 @@ impl<'a> Case<'a> {
     }
 
     fn fence(&mut self) {
-        let daemon = |role| self.seen.table.daemons.get(&role).is_some_and(Option::is_some);
-        let switched = sysctl(self.seen, "backup_only").is_some_and(|value| value != "0") && daemon(SyncRole::Backup);
-        if self.role == Some(Role::Master) && switched {
-            let ours = self.steps_of_tables(|change| matches!(change, ipvs::Change::StopDaemon(SyncRole::Backup)));
-            let remedy = match ours.is_empty() {
-                true => Remedy::command("ipvsadm --stop-daemon backup"),
-                false => Remedy::steps(ours),
+        let daemon = self.seen.daemons.get(&SyncRole::Backup).is_some_and(Option::is_some);
+        let switched = daemon && sysctl(self.seen, "backup_only").is_some_and(|value| value != "0");
+        if switched {
+            let steps = self.take(|step| matches!(step, Step::Sysctl { name, .. } if name == "backup_only"));
+            let reason = "a backup sync daemon runs, as on every node of the cluster, and backup_only is 1: IPVS ignores all packets";
+            let remedy = match steps.is_empty() {
+                true => Remedy::command("sysctl -w net.ipv4.vs.backup_only=0"),
+                false => Remedy::steps(steps),
             };
-            let reason = "a backup sync daemon runs on the director, and backup_only is 1: IPVS ignores all packets, and this node \
-                          serves alone";
-            self.add(Severity::Error, Kind::BackupDaemonOnMaster, reason, remedy);
+            self.add(Severity::Error, Kind::BackupOnly, reason, remedy);
         }
-        if !self.is_backup() || switched {
+        if !self.is_backup() || switched || self.config.fence != Fence::Clear {
             return;
         }
         let live = |content: &VirtualService<'_>| {
             content.destinations().any(|d| d.weight > 0 && !self.seen.own.contains(&d.address.ip()))
         };
+        let ours = |id: &ServiceId| is_ours(self.config, self.kept, id);
         let (ours, foreign): (Vec<_>, Vec<_>) = ids(&self.seen.table, live)
             .into_iter()
-            .filter(|id| is_ours(self.config, self.state, id) || self.is_on_vip(id))
-            .partition(|id| is_ours(self.config, self.state, id));
-        let ours: Vec<_> = ours
-            .into_iter()
-            .filter(|id| self.config.fence != Fence::Stateless || self.kept.service(id).is_none())
-            .collect();
+            .filter(|id| ours(id) || self.is_on_vip(id))
+            .partition(|id| is_ours(self.config, self.kept, id));
         let reason = |services: &[ServiceId]| {
             format!(
                 "{} live on a node that does not direct: what the director sends here is scheduled once more, and goes round until its TTL ends",
@@ -336,6 +333,81 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Fence `marks`: its rules, its services, and the other nodes that the rules are about.
+    fn marks(&mut self) {
+        if self.config.fence != Fence::Marks {
+            return;
+        }
+        let values = self.config.marks.values;
+        let is_marks = |step: &Step| match step {
+            Step::Marks(_) => true,
+            Step::Table(plan) => plan.changes().iter().all(|change| change.service().is_some_and(|id| values.owns(id))),
+            _ => false,
+        };
+        let steps = self.take(is_marks);
+        if !steps.is_empty() {
+            let reason = "rules or services of the marks are missing, or differ: what another node sends here is scheduled once more";
+            self.add(Severity::Error, Kind::MarksDiffer, reason, Remedy::steps(steps));
+        }
+        for trouble in std::mem::take(&mut self.troubles) {
+            let reason = trouble.to_string();
+            let (severity, kind, remedy) = match trouble {
+                Trouble::Unknown { peers } => (
+                    Severity::Warning,
+                    Kind::PeerUnknown { peers },
+                    "see with `ip neigh` whether it answers; MAC addresses can be configured ([marks] macs)",
+                ),
+                Trouble::Gateway { peer, gateway, .. } => (
+                    Severity::Error,
+                    Kind::PeerIsGateway { peer, gateway },
+                    "give the destination the server's address on the node's own link",
+                ),
+                Trouble::Behind { peer, gateway } => (
+                    Severity::Error,
+                    Kind::BehindGateway { peer, gateway },
+                    "use a server on the node's own link, or tunnelling (-i in ipvsadm(8))",
+                ),
+                Trouble::Loopback { service, address } => (
+                    Severity::Error,
+                    Kind::LoopbackDestination { service, address },
+                    "name the node's own address on its interface instead",
+                ),
+            };
+            self.add(severity, kind, reason, Remedy::text(remedy));
+        }
+        if let Some(missing) = self.seen.own_requests.as_ref().and_then(|found| found.missing.clone()) {
+            let reason = format!("requests of this node's own programs to a VIP may reach another server, whose answer is lost: {missing}");
+            let remedy = Remedy::text("install nftables, or let own programs use the node's own address ([marks] own_requests = \"left-alone\" ends this notice)");
+            self.add(Severity::Notice, Kind::OwnRequests, reason, remedy);
+        }
+        let last = crate::marks::PRIORITY.saturating_add(5);
+        let later: Vec<String> = self
+            .seen
+            .marks
+            .foreign
+            .iter()
+            .filter(|found| found.mark.is_some() && found.priority > last)
+            .map(ToString::to_string)
+            .collect();
+        for filter in later {
+            let reason = format!("{filter}: it may overwrite the mark of packets that another node has sent, which are then scheduled once more");
+            let remedy = Remedy::text(format!("give it a priority below {}, so that the node's rules come after it", crate::marks::PRIORITY));
+            self.add(Severity::Warning, Kind::MarkOverwritten { by: filter }, reason, remedy);
+        }
+        let services = ids(&self.seen.table, |content| {
+            matches!(content.service.id, ServiceId::Fwmark { .. }) && !values.owns(&content.service.id)
+        });
+        if !services.is_empty() {
+            let reason = format!(
+                "{}: the firewall rule that sets such a mark must leave packets alone that bear a mark already (iptables: -m mark --mark 0; \
+                 nft: meta mark 0), or what another node sends here is scheduled once more",
+                list(&services)
+            );
+            let remedy = Remedy::text("look into `iptables -t mangle -S` and `nft list ruleset`");
+            self.add(Severity::Notice, Kind::MarkedServices { services }, reason, remedy);
+        }
+    }
+
     fn is_on_vip(&self, id: &ServiceId) -> bool {
         id.address().is_some_and(|address| self.config.vips.contains(&address.ip()))
     }
@@ -353,7 +425,7 @@ impl<'a> Case<'a> {
     fn sync(&mut self) {
         // Taking on a role sets it.
         let found = sysctl(self.seen, "sync_threshold").filter(|_| self.role.is_some()).map(str::to_owned);
-        if let Some(found) = found.filter(|found| self.config.fence.syncs() && found.split(' ').next() != Some("2")) {
+        if let Some(found) = found.filter(|found| found.split(' ').next() != Some("2")) {
             let steps = self.take(|step| matches!(step, Step::Sysctl { name, .. } if name == "sync_threshold"));
             let reason = format!(
                 "sync_threshold is {found}: a director that sees the client's packets only does not tell the backups of a session at the end \
@@ -364,7 +436,7 @@ impl<'a> Case<'a> {
         let is_daemon =
             |change: &ipvs::Change| matches!(change, ipvs::Change::StartDaemon(_) | ipvs::Change::StopDaemon(_));
         let steps = self.steps_of_tables(is_daemon);
-        if !steps.is_empty() && !self.has(|kind| matches!(kind, Kind::BackupDaemonOnMaster)) {
+        if !steps.is_empty() {
             let reason =
                 "the sync daemon of this role does not run as it should: sessions are not told, or not learned";
             self.add(Severity::Warning, Kind::SyncDaemon, reason, Remedy::steps(steps));
@@ -392,7 +464,7 @@ impl<'a> Case<'a> {
             // IPVS is at work for each family by itself.
             let meets = |id: &ServiceId| self.config.vips.iter().any(|vip| Family::of(*vip) == id.family());
             let others = !ids(&self.seen.table, |content| {
-                meets(&content.service.id) && !is_ours(self.config, self.state, &content.service.id)
+                meets(&content.service.id) && !is_ours(self.config, self.kept, &content.service.id)
             })
             .is_empty();
             let severity = if others && self.is_backup() { Severity::Error } else { Severity::Warning };
@@ -445,7 +517,7 @@ impl<'a> Case<'a> {
                 .filter(|change| change.service().is_some())
                 .collect();
             let severity = if self.is_backup() { Severity::Warning } else { Severity::Error };
-            let reason = format!("the kernel's table lacks, or has too much: {}", list(&changes));
+            let reason = format!("kernel table differs from the configuration: {}", list(&changes));
             self.add(severity, Kind::TableDiffers { changes: changes.len() }, reason, Remedy::steps(steps));
         }
         self.take(|step| matches!(step, Step::Table(_)));
@@ -466,7 +538,7 @@ impl<'a> Case<'a> {
             self.add(Severity::Error, Kind::RpFilter { interface, client, through }, reason, remedy);
         }
         let Some((file, instances)) = &self.around.keepalived else { return };
-        for instance in instances.iter().filter(|_| self.config.fence.syncs()) {
+        for instance in instances.iter() {
             if instance.preempts() && instance.addresses.iter().any(|address| self.config.vips.contains(address)) {
                 let reason = format!(
                     "{}: instance {} preempts: a node that comes back takes the VIP before it has learned the sessions made meanwhile, \
@@ -499,7 +571,7 @@ impl<'a> Case<'a> {
             self.take(|step| matches!(step, Step::Arp(_)));
         }
         for step in std::mem::take(&mut self.left) {
-            let reason = "it is not as the role wants it".to_owned();
+            let reason = "not in the state that the role requires".to_owned();
             let remedy = Remedy::steps(vec![step.clone()]);
             self.add(Severity::Warning, Kind::OutOfPlace { step }, reason, remedy);
         }

@@ -25,13 +25,14 @@ pub use finding::{Finding, Kind, Remedy, Severity};
 
 use std::path::Path;
 
-use super::decide::Wanted;
-use super::kept::kept_table;
+use super::observe::Look;
 use super::plan::{Plan, Step};
+use super::planner::{self, Memory};
 use super::role::Role;
+use super::services::Apply;
 use super::state::State;
-use super::{LOCK_LIMIT, Node, decide};
-use crate::error::{Error, Result};
+use super::{LOCK_LIMIT, Node};
+use crate::error::Result;
 use judge::Case;
 use surroundings::Surroundings;
 
@@ -43,35 +44,36 @@ impl Node {
     /// What harms now, or will: the worst first; nothing, on a right set-up. Changes nothing, except that a scheduler that is not
     /// loaded yet is tried (in a network namespace made for it), which loads its module.
     ///
-    /// It is judged for the role that was asked for last; in the middle of a handover, for none. `keepalived`: keepalived's file, where the VRRP instances are to be looked at.
+    /// It is judged for the role that was asked for last. `keepalived`: keepalived's file, where the VRRP instances are to be looked at.
     ///
     /// # Errors
-    /// As [`Node::status`]; [`Error::System`] when `keepalived` cannot be read.
+    /// As [`Node::status`]; [`Error::System`](crate::Error::System) when `keepalived` cannot be read.
     pub fn audit(&mut self, keepalived: Option<&Path>) -> Result<Vec<Finding>> {
-        let state = self.dir.load()?;
-        let seen = self.observe(&state)?;
-        let kept = kept_table(&self.config, &state, &seen);
+        let memory = self.remember()?;
+        let seen = self.observe_for(&memory.state, Look::All)?;
+        let kept = planner::own_table(&self.config, &memory, &seen);
         let around = Surroundings::of(self, &kept, &seen.table, keepalived)?;
-        let role = state.role.map(|(role, _)| role);
+        let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
         // What a fix would do is decided where a role is, so that there is one way to do a thing.
         let mended = judge::mended(&kept, &seen);
-        let with_mended = State { mended: state.mended.iter().map(own).chain(mended).collect(), ..state.clone() };
-        let role = role.filter(|_| !state.handing_over);
-        let plan = role.map(|role| decide::for_role(&self.config, Wanted::again(role, &state), &with_mended, &seen));
-        Ok(Case::new(&self.config, &state, role, &seen, &around, &kept, plan.as_ref()).findings())
+        let mended = memory.state.mended.iter().map(own).chain(mended).collect();
+        let with_mended = Memory { state: State { mended, ..memory.state.clone() }, ..memory.clone() };
+        let plan = role.map(|role| planner::for_role(&self.config, role, Apply::Changes, &with_mended, &seen));
+        let troubles = planner::troubles(&self.config, &memory, &seen);
+        Ok(Case::new(&self.config, role, &seen, &around, &kept, plan.as_ref(), troubles).findings())
     }
 
-    /// What [`Node::fix`] would do. Changes nothing.
+    /// Plans what [`Node::fix`] would do. Changes nothing.
     ///
     /// # Errors
-    /// As [`Node::plan`]; [`Error::Invalid`] where the node has not taken on a role yet, or is handing over.
+    /// As [`Node::plan`]; [`Error::Invalid`](crate::Error::Invalid) where the node has not taken on a role yet.
     pub fn plan_fix(&mut self) -> Result<Plan> {
-        let (role, state) = self.mended_state()?;
-        self.plan_after(Wanted::again(role, &state), &state)
+        let (role, memory) = self.mended_memory()?;
+        self.plan_after(role, Apply::Changes, &memory, Look::All)
     }
 
     /// Sets right what an audit finds and what is the node's, and calls `before` with each step before it is done: takes on the role
-    /// that was asked for last once more, and sets the sysctls of IPVS that were found missing. No request for a role is overtaken by
+    /// that was asked for last once more, and sets the sysctls of IPVS that were found missing. No request for a role is superseded by
     /// it.
     ///
     /// # Errors
@@ -79,26 +81,19 @@ impl Node {
     pub fn fix(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
         self.dir.prepare()?;
         let _lock = self.dir.lock(LOCK_LIMIT)?;
-        let (role, state) = self.mended_state()?;
+        let (role, memory) = self.mended_memory()?;
         let aside = self.dir.aside("of a fix")?;
-        self.reach(Wanted::again(role, &state), &state, Vec::new(), &aside, &mut before)
+        self.dir.save(&memory.state)?;
+        self.reach(role, Apply::Changes, &aside, &mut before)
     }
 
     /// The role that the node has, and what it remembers, with what a fix adds.
-    fn mended_state(&mut self) -> Result<(Role, State)> {
-        let mut state = self.dir.load()?;
-        let Some((role, _)) = state.role else {
-            return Err(Error::invalid("a fix", "this node has taken on no role yet: let it take on one first"));
-        };
-        if state.handing_over {
-            return Err(Error::invalid(
-                "a fix",
-                "this node is handing over, which a fix would undo: finish that first",
-            ));
-        }
-        let seen = self.observe(&state)?;
-        state.mended.extend(judge::mended(&kept_table(&self.config, &state, &seen), &seen));
-        Ok((role, state))
+    fn mended_memory(&mut self) -> Result<(Role, Memory)> {
+        let (role, mut memory) = (self.present_role("a fix")?, self.remember()?);
+        let seen = self.observe(&memory.state)?;
+        let kept = planner::own_table(&self.config, &memory, &seen);
+        memory.state.mended.extend(judge::mended(&kept, &seen));
+        Ok((role, memory))
     }
 }
 

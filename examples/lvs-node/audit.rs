@@ -13,9 +13,9 @@ const KEEPALIVED: &str = "/etc/keepalived/keepalived.conf";
 
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// As JSON, on one line.
+    /// As JSON, on one line for each group.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// Print what would be done about it, do it, and look again. What is not the node's stays, and is printed.
     #[arg(long)]
     fix: bool,

@@ -22,9 +22,9 @@ use std::process::{self, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use lvs_dr::node::{Node, Role, Status, Step};
+use lvs_dr::node::{Apply, Config, Fence, Node, Role, Status, Step};
 use lvs_dr::{Error, Netns};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use file::NodeFile;
 
@@ -32,15 +32,10 @@ const AFTER_HELP: &str = r#"THE FILE
   interface = "bond0"             # what clients reach; it holds the director's VIP
   vips = ["192.168.0.254"]        # IPv4 and IPv6
   vip_owner = "node"              # or "keepalived": its virtual_ipaddress moves the VIP on the interface
-  fence = "quiesce"               # a backup has the table with the others' weights 0, and learns the sessions
-                                  # "stateless": all have the same table, with scheduler mh, mh-port and mh-fallback
-                                  # "backup-only": the kernel's switch; only with vip_owner = "node"
-                                  # "clear": a backup has no table; it is kept in state_dir and restored on promotion
+  fence = "marks"                 # all nodes have the live table; packets from another node's MAC address are marked, and
+                                  # served here. "clear": a backup has no table, for kernels without cls_flower
   loopback = "always"             # or "backup": the VIP leaves lo while this node directs
   state_dir = "/run/lvs-dr"       # a directory for root alone; below /var/lib it outlives a reboot
-  settle = 0.5                    # quiesce: seconds that a new director takes all new connections itself, and that one
-                                  # that hands over waits for connections to be established
-  drain = 1.0                     # backup-only: seconds that a former director goes on forwarding, at most
   announcements = 5               # gratuitous ARP (IPv6: neighbour advertisements) after a move
   announce_again = 5.0            # seconds after which they are repeated; 0: not
 
@@ -50,18 +45,27 @@ const AFTER_HELP: &str = r#"THE FILE
   announce = 2                    # arp_announce
   on = "interface"                # or "all"; the greater of the two counts
 
-  [sync]                          # how the nodes tell each other of sessions: quiesce and backup-only
+  [marks]                         # of fence = "marks"
+  base = 1280725760               # the first of 256 packet marks that nothing else on this node uses
+  own_requests = "served-here"    # requests of this node's own programs to a VIP, marked by nftables or xtables; or "left-alone"
+  macs = { "192.168.0.12" = ["02:00:00:00:00:12"] }   # of other nodes, beside those that this one sees
+
+  [sync]                          # how the nodes synchronise connections
   interface = "bond0"             # left out: the interface above
   id = 254                        # 1 to 255, the same on all nodes; left out: the last number of the first VIP
   group = "224.0.0.81"            # multicast group, port, routers that a message may pass: left out, these
   port = 8848
   ttl = 1
-  max_length = 1                  # octets that make a message full: 1 tells of each connection at once; 1472 saves packets
-                                  # where some thousand connections come in a second
+  max_length = 1                  # octets that make a message full: 1 sends each connection at once; 1472 saves packets
+                                  # where a thousand connections are opened in a second
 
   [handover]                      # for `lvs-node handover`
   file = "/run/lvs-dr.handover"   # what keepalived watches, see below
-  successors = ["192.168.0.12"]   # who is elected next, most likely first; left out: any server
+
+  [[group]]                       # instead of interface and vips: VIPs that different elections decide about (active/active)
+  name = "my web"                 # the VRRP instance's name
+  interface = "bond0"             # left out: the interface above
+  vips = ["192.168.0.254"]
 
   [[service]]                     # one for each virtual service
   listen = "tcp 192.168.0.254:80" # tcp, udp, sctp ADDRESS:PORT; fwmark MARK [ipv6]
@@ -72,8 +76,9 @@ const AFTER_HELP: &str = r#"THE FILE
   destinations = [ { address = "192.168.0.11:80", weight = 1 },
                    { address = "192.168.0.12:80", weight = 1, upper_threshold = 900, lower_threshold = 800 } ]
 
-  Instead of [[service]]: services = "saved.ipvs", as written by `ipvsadm -Sn`. With neither, the table that is found
-  running is the one that is kept: its services on the VIPs, and all those by firewall mark.
+  Instead of [[service]]: services = "saved.ipvs", as written by `ipvsadm -Sn`. Services of the file are loaded where the kernel has
+  none of them (first role, reboot, flush), and then belong to whoever edits the table: health checks, ipvsadm. `lvs-node apply` brings
+  in what was changed in the file. With neither, lvs-node loads nothing.
 
 KEEPALIVED
   vrrp_instance web {
@@ -111,7 +116,7 @@ EXIT CODES
   1  something failed; the message says what, and the same command goes on from there (status: something is missing;
      audit: something is found)
   2  the command line or the file is wrong
-  3  a later request overtook this one"#;
+  3  a later request superseded this one"#;
 
 /// Makes this node the director for its VIPs, or one of the servers behind it.
 #[derive(Debug, Parser)]
@@ -128,6 +133,10 @@ struct Cli {
     /// Say nothing but what went wrong.
     #[arg(short, long, global = true)]
     quiet: bool,
+
+    /// The group of VIPs, where the file has several. Left out: all of them, but for `role`.
+    #[arg(long, value_name = "NAME", global = true)]
+    group: Option<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -155,15 +164,15 @@ enum Command {
     Fifo {
         /// The FIFO, as in keepalived.conf.
         path: PathBuf,
-        /// Whose states count; left out: every instance's.
+        /// The VRRP instance whose states count, for a file without groups; left out: every instance's.
         #[arg(long)]
         instance: Option<String>,
     },
-    /// Hand over to another node, through keepalived and without any session noticing, and wait until it has taken over. This node does
-    /// not direct again before `handover --end`. On a node that does not direct: only that.
+    /// Hand over to another node, through keepalived, and wait until it has taken over. This node does not direct again before
+    /// `handover --end`. On a node that does not direct: only that.
     Handover {
-        /// Who will be elected; left out: see `successors` in the file.
-        #[arg(long, value_name = "ADDRESS")]
+        /// Ignored: no successor has to be known.
+        #[arg(long, value_name = "ADDRESS", hide = true)]
         to: Option<IpAddr>,
         /// How long to wait for it, in seconds. Then this node directs on, and the exit code is 1.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
@@ -172,10 +181,19 @@ enum Command {
         #[arg(long)]
         end: bool,
     },
-    /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO, teach late nodes the director's connections,
+    /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO, resynchronise nodes that join late,
     /// and write metrics. For a service (examples/systemd); it takes less than one hundredth of a processor.
     Watch(watch::Options),
-    /// On the director: tell the other nodes of all connections. Elsewhere: have the director's `watch` do so, and wait until this node
+    /// Bring the services of the file into the kernel's table: what was changed in the file. Prints the changes, and makes them.
+    Apply {
+        /// Print the changes only.
+        #[arg(long)]
+        dry_run: bool,
+        /// Also undo what others have changed: the table is the file's afterwards.
+        #[arg(long)]
+        all: bool,
+    },
+    /// On the director: send all connections to the other nodes. Elsewhere: have the director's `watch` do so, and wait until this node
     /// knows them.
     Resync {
         /// How long to wait, in seconds.
@@ -266,25 +284,36 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     };
     let read = if directs { file::read_without_services } else { file::read };
     let file = read(&cli.config).map_err(Failure::Usage)?;
+    file.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
     let track_file = file.track_file.clone();
-    let mut node = match Node::open_in(file.config.clone(), netns.clone()) {
-        // The file is well-formed, but says what makes no sense.
-        Err(Error::Invalid { object, reason, .. }) => {
-            return Err(Failure::Usage(format!("{}: {object}: {reason}", cli.config.display())));
-        }
-        opened => opened?,
-    };
     let tell = |text: &dyn Display| {
         if !cli.quiet {
             say(format_args!("{text}\n"));
         }
     };
+    let group = match &cli.command {
+        Command::Notify { name, .. } if file.configs.len() > 1 => {
+            if file.config(Some(name)).is_err() {
+                // The VRRP instance of another program's addresses.
+                tell(&format_args!("{name}: no group of this name: nothing to do"));
+                return Ok(());
+            }
+            Some(name.as_str())
+        }
+        _ => cli.group.as_deref(),
+    };
+    let of_one = matches!(cli.command, Command::Role { .. } | Command::Notify { .. });
+    let configs = match group.is_some() || of_one {
+        true => vec![file.config(group).map_err(Failure::Usage)?],
+        false => file.configs.iter().collect(),
+    };
+    let mut nodes = configs.into_iter().map(|config| open(cli, config, &netns)).collect::<Result<Vec<Node>, Failure>>()?;
     match &cli.command {
-        Command::Role { role } => become_role(cli, &file, &mut node, *role, tell),
+        Command::Role { role } => become_role(cli, &file, &mut nodes[0], *role, tell),
         Command::Notify { state, name, .. } => match fifo::named(state) {
             Some(role) => {
-                become_role(cli, &file, &mut node, role, tell)?;
-                Ok(fifo::correct(&mut node, netns, role, tell)?)
+                become_role(cli, &file, &mut nodes[0], role, tell)?;
+                Ok(fifo::correct(&mut nodes[0], netns, role, tell)?)
             }
             // keepalived also tells of events that change no role.
             None => {
@@ -294,17 +323,34 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         },
         Command::Fifo { path, instance } => {
             let options = watch::Options::follow(path.clone(), instance.clone());
-            match watch::follow(&mut node, netns, options, |news| tell(&news))? {}
+            match watch::follow(&mut nodes, netns, options, |news| tell(&news))? {}
         }
         Command::Watch(options) => {
             let log = |news: watch::News| match options.json {
                 true => tell(&news.json()),
                 false => tell(&news),
             };
-            match watch::run(&mut node, netns, options.clone(), track_file, log)? {}
+            match watch::run(&mut nodes, netns, options.clone(), track_file, log)? {}
+        }
+        Command::Apply { dry_run, all } => {
+            let apply = if *all { Apply::All } else { Apply::Changes };
+            for node in &mut nodes {
+                let plan = match dry_run {
+                    true => {
+                        let plan = node.plan_apply(apply)?;
+                        say(&plan);
+                        plan
+                    }
+                    false => node.apply(apply, |step| tell(step))?,
+                };
+                if plan.is_empty() {
+                    tell(&"nothing to do");
+                }
+            }
+            Ok(())
         }
         Command::Resync { limit } => {
-            match watch::resync(&mut node, &netns, Duration::from_secs((*limit).into()))? {
+            match watch::resync(&mut nodes[0], &netns, Duration::from_secs((*limit).into()))? {
                 Ok(told) => tell(&told),
                 Err(reason) => {
                     complain(reason);
@@ -313,14 +359,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Command::Handover { to, limit, end } => {
-            handover::check(&node).map_err(Failure::Usage)?;
+        Command::Handover { to: _, limit, end } => {
+            handover::check(&nodes[0]).map_err(Failure::Usage)?;
             let needed = "handover: [handover] with the file that keepalived watches was expected (see --help)";
             let file = track_file.ok_or_else(|| Failure::Usage(format!("{}: {needed}", cli.config.display())))?;
             let limit = Duration::from_secs((*limit).into());
             let done = match end {
                 true => handover::end(&file).map(|()| "takes part in elections again"),
-                false => handover::begin(&mut node, &file, *to, limit, tell),
+                false => handover::begin(&mut nodes, &file, limit),
             };
             match done {
                 Ok(done) => {
@@ -334,37 +380,80 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 }
             }
         }
-        Command::Announce => Ok(node.announce_again()?),
+        Command::Announce => nodes.iter_mut().try_for_each(|node| Ok(node.announce_again()?)),
         Command::Plan { role } => {
-            let plan = match role.as_str() {
-                "release" => node.plan_release()?,
-                role => node.plan(role.parse().map_err(|e: Error| Failure::Usage(format!("{e}, or release")))?)?,
-            };
-            say(&plan);
-            if plan.is_empty() {
-                say("nothing to do\n");
+            for node in &mut nodes {
+                let plan = match role.as_str() {
+                    "release" => node.plan_release()?,
+                    role => node.plan(role.parse().map_err(|e: Error| Failure::Usage(format!("{e}, or release")))?)?,
+                };
+                head(node);
+                say(&plan);
+                if plan.is_empty() {
+                    say("nothing to do\n");
+                }
             }
             Ok(())
         }
         Command::Status { json } => {
-            let status = node.status()?;
-            say(if *json { status_json(&status) } else { status_text(&node, &status) });
-            let in_place = status.role.is_some_and(|(_, reached)| reached)
-                && status.missing.is_empty()
-                && status.warnings.is_empty();
+            let mut in_place = true;
+            let mut all = Vec::new();
+            for node in &mut nodes {
+                let status = node.status()?;
+                in_place &= status.role.is_some_and(|(_, reached)| reached)
+                    && status.missing.is_empty()
+                    && status.warnings.is_empty();
+                match json {
+                    true => all.push(status_json(node, &status)),
+                    false => {
+                        head(node);
+                        say(status_text(node, &status));
+                    }
+                }
+            }
+            match (json, &all[..]) {
+                (false, _) => {}
+                (true, [one]) => say(format_args!("{one}\n")),
+                (true, several) => say(format_args!("{}\n", json!({ "groups": several }))),
+            }
             if in_place { Ok(()) } else { Err(Failure::Missing) }
         }
-        Command::Audit(audit) => match audit::run(&mut node, audit, |text| say(text))? {
-            true => Ok(()),
-            false => Err(Failure::Missing),
-        },
+        Command::Audit(audit) => {
+            let mut good = true;
+            for node in &mut nodes {
+                if !audit.json {
+                    head(node);
+                }
+                good &= audit::run(node, audit, |text| say(text))?;
+            }
+            if good { Ok(()) } else { Err(Failure::Missing) }
+        }
         Command::Release => {
-            let plan = node.release(|step| tell(step))?;
-            if plan.is_empty() {
-                tell(&"nothing to give back");
+            for node in &mut nodes {
+                let plan = node.release(|step| tell(step))?;
+                if plan.is_empty() {
+                    tell(&"nothing to give back");
+                }
             }
             Ok(())
         }
+    }
+}
+
+fn open(cli: &Cli, config: &Config, netns: &Netns) -> Result<Node, Failure> {
+    match Node::open_in(config.clone(), netns.clone()) {
+        // The file is well-formed, but says what makes no sense.
+        Err(Error::Invalid { object, reason, .. }) => {
+            Err(Failure::Usage(format!("{}: {object}: {reason}", cli.config.display())))
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// Before what is printed of one group of several.
+fn head(node: &Node) {
+    if !node.config().group.is_empty() {
+        say(format_args!("group {}\n", node.config().group));
     }
 }
 
@@ -375,7 +464,9 @@ fn become_role(
     role: Role,
     tell: impl Fn(&dyn Display),
 ) -> Result<(), Failure> {
-    let plan = node.become_role_reading(role, || file.services(), |step| tell(step))?.map_err(Failure::Usage)?;
+    let config = node.config().clone();
+    let plan =
+        node.become_role_reading(role, || file.services(&config), |step| tell(step))?.map_err(Failure::Usage)?;
     if plan.steps().iter().any(|step| matches!(step, Step::Announce(..))) {
         announce_again(cli);
     }
@@ -391,7 +482,8 @@ fn become_role(
 fn announce_again(cli: &Cli) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut again = process::Command::new(program);
-    again.arg("--config").arg(&cli.config).args(cli.netns.iter().flat_map(|name| ["--netns", name])).arg("announce");
+    again.arg("--config").arg(&cli.config).args(cli.netns.iter().flat_map(|name| ["--netns", name]));
+    again.args(cli.group.iter().flat_map(|name| ["--group", name])).arg("announce");
     let _ = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
 }
 
@@ -419,7 +511,16 @@ fn status_text(node: &Node, status: &Status) -> String {
         let destinations = table.services().map(|service| service.destinations().len()).sum();
         format!("{}, {}", plural(table.len(), "service"), plural(destinations, "destination"))
     };
-    lines.push(format!("table    {}; a director of this node has {}", count(&status.table), count(&status.kept)));
+    lines.push(match node.config().fence {
+        Fence::Clear => format!("table    {}; as a director {}", count(&status.table), count(&status.kept)),
+        _ => format!("table    {}", count(&status.table)),
+    });
+    for (peer, macs) in &status.peers {
+        let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
+        let macs = if macs.is_empty() { "MAC address unknown".to_owned() } else { macs.join(" ") };
+        let directs = if status.director == Some(*peer) { ", directs or directed last" } else { "" };
+        lines.push(format!("peer     {peer} {macs}{directs}"));
+    }
     lines.extend(
         status
             .daemons
@@ -427,9 +528,6 @@ fn status_text(node: &Node, status: &Status) -> String {
             .map(|daemon| format!("sync     {} on {}, id {}", daemon.role, daemon.interface, daemon.sync_id)),
     );
     lines.push(format!("known    {}", plural(status.connections() as usize, "connection")));
-    if status.beside {
-        lines.push("beside   another director is heard: new connections stay here".into());
-    }
     lines.extend(watch::known(&watch::known_file(node)).map(|known| format!("watch    {known}")));
     lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
     lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
@@ -440,8 +538,9 @@ fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn status_json(status: &Status) -> String {
-    let value = json!({
+fn status_json(node: &Node, status: &Status) -> Value {
+    json!({
+        "group": node.config().group,
         "role": status.role.map(|(role, _)| role.to_string()),
         "reached": status.role.is_some_and(|(_, reached)| reached),
         "request": status.generation,
@@ -468,6 +567,11 @@ fn status_json(status: &Status) -> String {
         "connections": status.connections(),
         "missing": status.missing,
         "warnings": status.warnings,
-    });
-    format!("{value}\n")
+        "peers": status.peers.iter().map(|(peer, macs)| json!({
+            "address": peer.to_string(),
+            "macs": macs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "director": status.director.map(|director| director.to_string()),
+        "rules": status.rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
 }

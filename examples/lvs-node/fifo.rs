@@ -17,7 +17,7 @@ use lvs_dr::{Netns, Result};
 /// it tells.
 pub const TICK: Duration = Duration::from_millis(300);
 
-/// What keepalived has told last, and what its VIPs show.
+/// The state that keepalived has notified last, and what its VIPs show.
 pub struct Follower {
     vips: Vips,
     current: Option<Role>,
@@ -43,7 +43,7 @@ impl Follower {
         self.suspected = seen;
         if let Some(role) = missed {
             self.current = missed;
-            tell(&format_args!("{role}: as the VIP shows, though nothing was told"));
+            tell(&format_args!("{role}: as the VIP shows, without a notification"));
         }
         Ok(missed)
     }
@@ -72,14 +72,15 @@ pub fn read(path: PathBuf, mut send: impl FnMut(String) -> bool + Send + 'static
     });
 }
 
-/// `INSTANCE "web" MASTER 100`: the role, if it is one and the instance's.
-pub fn role(line: &str, instance: Option<&str>) -> Option<Role> {
-    let mut words = line.split_ascii_whitespace();
-    let (_kind, name, state) = (words.next()?, words.next()?.trim_matches('"'), words.next()?);
-    if instance.is_some_and(|instance| instance != name) {
-        return None;
-    }
-    named(state)
+/// `INSTANCE "my web" MASTER 100`: whose role, and which, if it is one.
+pub fn role(line: &str) -> Option<(&str, Role)> {
+    let (_kind, rest) = line.split_once(' ')?;
+    let (name, rest) = match rest.trim_start().strip_prefix('"') {
+        // A name may hold blanks and quotes; a state and a priority hold neither.
+        Some(quoted) => quoted.rsplit_once('"')?,
+        None => rest.trim_start().split_once(' ')?,
+    };
+    Some((name, named(rest.split_ascii_whitespace().next()?)?))
 }
 
 /// The role for a state of keepalived's, if it is one.
@@ -125,4 +126,20 @@ pub fn shown(node: &Node, vips: &mut Vips) -> Result<Option<Role>> {
         all if all == config.vips.len() => Some(Role::Master),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_fifo() {
+        assert_eq!(role("INSTANCE \"web\" MASTER 100"), Some(("web", Role::Master)));
+        assert_eq!(role("INSTANCE \"my web\" BACKUP 100"), Some(("my web", Role::Backup)));
+        assert_eq!(role("GROUP \"a \"b\" c\" FAULT 0"), Some(("a \"b\" c", Role::Fault)));
+        assert_eq!(role("INSTANCE web DELETED 100"), Some(("web", Role::Stop)));
+        for line in ["", "INSTANCE", "INSTANCE \"web\"", "INSTANCE \"web MASTER", "INSTANCE \"web\" MASTER_PRIORITY 9"] {
+            assert_eq!(role(line), None, "{line}");
+        }
+    }
 }

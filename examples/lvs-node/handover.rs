@@ -1,9 +1,7 @@
-//! Hands over to another node before this one stops to direct: prepares, then makes keepalived give up its priority, by the file that
-//! it watches (`track_file`), and waits until another node has the VIP.
+//! Hands over to another node before this one stops to direct: sends all connections to the other nodes, makes keepalived give up its
+//! priority, by the file that it watches (`track_file`), and waits until another node has the VIP.
 
-use std::fmt::Display;
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,34 +35,38 @@ pub fn give_way(file: &Path) -> Result<(), Refused> {
 }
 
 /// Says what became of it.
-pub fn begin(
-    node: &mut Node,
-    file: &Path,
-    successor: Option<IpAddr>,
-    limit: Duration,
-    tell: impl Fn(&dyn Display),
-) -> Result<&'static str, Refused> {
-    if !matches!(node.role()?, Some((Role::Master, _))) {
+pub fn begin(nodes: &mut [Node], file: &Path, limit: Duration) -> Result<&'static str, Refused> {
+    let mut directing = Vec::new();
+    for node in nodes {
+        if directs(node)? {
+            directing.push(node);
+        }
+    }
+    if directing.is_empty() {
         // An election that comes meanwhile passes this node by.
         give_way(file)?;
         return Ok("another node directs already");
     }
     // What cannot be written then is better known now.
     end(file)?;
-    let reason = match try_to(node, file, successor, limit, &tell) {
-        Ok(true) => return Ok("handed over"),
-        Ok(false) => None,
-        Err(refused) => Some(refused),
-    };
-    // Half a handover helps nobody. Whoever has asked for another role meanwhile is not contradicted.
-    let back = end(file);
-    if matches!(node.role()?, Some((Role::Master, _))) {
-        node.become_role_with(Role::Master, |step| tell(step))?;
+    // What the sync daemon has not sent yet is lost with it.
+    if let Some(node) = directing.first_mut() {
+        node.resync()?;
     }
-    if let Some(refused) = reason {
-        return Err(refused);
+    give_way(file)?;
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        // keepalived takes the VIP off the interface, and then notifies the node of its new role.
+        let mut left = false;
+        for node in &directing {
+            left |= directs(node)?;
+        }
+        if !left {
+            return Ok("handed over");
+        }
+        thread::sleep(STEP);
     }
-    back?;
+    end(file)?;
     Err(Refused::Reason(format!(
         "no other node took over within {limit:?}, so this one directs on: does keepalived watch {}, and is another node up? With \
          `nopreempt`, give the file no weight (see --help)",
@@ -72,25 +74,8 @@ pub fn begin(
     )))
 }
 
-/// Whether somebody took over.
-fn try_to(
-    node: &mut Node,
-    file: &Path,
-    successor: Option<IpAddr>,
-    limit: Duration,
-    tell: &impl Fn(&dyn Display),
-) -> Result<bool, Refused> {
-    node.prepare_handover(successor.as_slice(), |step| tell(step))?;
-    give_way(file)?;
-    let start = Instant::now();
-    while start.elapsed() < limit {
-        // keepalived takes the VIP off the interface, and then tells the node of its new role.
-        if matches!(node.role()?, Some((role, true)) if role != Role::Master) {
-            return Ok(true);
-        }
-        thread::sleep(STEP);
-    }
-    Ok(false)
+fn directs(node: &Node) -> Result<bool, Error> {
+    Ok(matches!(node.role()?, Some((Role::Master, _)) | Some((_, false))))
 }
 
 fn write(file: &Path, value: u8) -> Result<(), Refused> {
@@ -102,8 +87,8 @@ pub fn check(node: &Node) -> Result<(), String> {
     match node.config().vip_owner {
         VipOwner::Keepalived => Ok(()),
         VipOwner::Node => {
-            Err("handover: with vip_owner = \"node\" nobody else is told to take over: give the other node its role \
-                               first (`lvs-node role master` there), then this one"
+            Err("handover: with vip_owner = \"node\" no other program is asked to take over: give the other node its role \
+                 first (`lvs-node role master` there), then this one"
                 .into())
         }
     }

@@ -36,33 +36,43 @@ impl Text {
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
 
+    fn sample_of(&mut self, group: &str, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
+        let group = group.replace('\\', "\\\\").replace('"', "\\\"");
+        let own: &[(&str, &dyn Display)] = &[("group", &group)];
+        let own = if group.is_empty() { &[] } else { own };
+        self.sample(name, &[own, labels].concat(), value);
+    }
+
     fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(name, &[], value);
     }
 }
 
-/// The metrics of now.
-pub fn text(status: &Status, fence: Fence, counts: &Counts) -> String {
+/// The metrics of now. `groups`: the name and the status of each group of VIPs; metrics of a group with a name bear it as a label.
+pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> String {
     let mut text = Text(String::new());
     text.family("lvs_node_role", "gauge", "The role that was asked for last: 1.");
-    for role in Role::ALL {
-        let is = u8::from(status.role.is_some_and(|(now, _)| now == role));
-        text.sample("lvs_node_role", &[("role", &role), ("fence", &fence)], is);
+    for (group, status) in groups {
+        for role in Role::ALL {
+            let is = u8::from(status.role.is_some_and(|(now, _)| now == role));
+            text.sample_of(group, "lvs_node_role", &[("role", &role), ("fence", &fence)], is);
+        }
     }
-    let reached = u8::from(status.role.is_some_and(|(_, reached)| reached));
-    text.one("lvs_node_role_reached", "gauge", "1: the role was reached.", reached);
-    text.one(
-        "lvs_node_missing_steps",
-        "gauge",
-        "Steps that are missing for the role to be in place.",
-        status.missing.len(),
-    );
-    text.one("lvs_node_warnings", "gauge", "What an operator should look at.", status.warnings.len());
-    let equal = u8::from(!status.missing.iter().any(|step| step.starts_with("IPVS")));
-    text.one("lvs_node_table_equal", "gauge", "1: the kernel's table is the one of this role.", equal);
-    text.one("lvs_node_hidden", "gauge", "1: ARP keeps quiet about a VIP on lo.", u8::from(status.hidden));
-    text.one("lvs_node_beside_another", "gauge", "1: it directs beside another director.", u8::from(status.beside));
+    let mut each = |name: &str, help: &str, value: &dyn Fn(&Status) -> usize| {
+        text.family(name, "gauge", help);
+        groups.iter().for_each(|(group, status)| text.sample_of(group, name, &[], value(status)));
+    };
+    let reached = |status: &Status| usize::from(status.role.is_some_and(|(_, reached)| reached));
+    each("lvs_node_role_reached", "1: the role was reached.", &reached);
+    each("lvs_node_missing_steps", "Steps that are missing for the role to be in place.", &|status| status.missing.len());
+    each("lvs_node_warnings", "What an operator should look at.", &|status| status.warnings.len());
+    let marked = |status: &Status| usize::from(!status.missing.iter().any(|step| step.starts_with("marks")));
+    each("lvs_node_marks_equal", "1: the rules that mark packets are those of this role.", &marked);
+    each("lvs_node_peers", "Other nodes whose MAC address is known.", &|status| {
+        status.peers.values().filter(|macs| !macs.is_empty()).count()
+    });
+    each("lvs_node_hidden", "1: ARP keeps quiet about a VIP on lo.", &|status| usize::from(status.hidden));
     text.one("lvs_node_other_directors", "gauge", "Other directors that are heard.", counts.directors_heard);
     text.one("lvs_node_connections_known", "gauge", "Connections that this node knows.", counts.known);
     if let Some(at_director) = counts.at_director {
@@ -72,7 +82,7 @@ pub fn text(status: &Status, fence: Fence, counts: &Counts) -> String {
         "lvs_node_knows_all",
         "gauge",
         "1: it directs, or has learned all that the director knew.",
-        u8::from(counts.knows_all || status.role.is_some_and(|(role, _)| role == Role::Master)),
+        u8::from(counts.knows_all || groups.iter().any(|(_, status)| matches!(status.role, Some((Role::Master, _))))),
     );
     text.one("lvs_node_repairs_total", "counter", "Times that something was put right.", counts.repairs);
     text.one(
@@ -87,15 +97,17 @@ pub fn text(status: &Status, fence: Fence, counts: &Counts) -> String {
         "Seconds by the clock that the watch was not waiting.",
         counts.busy.as_secs_f64(),
     );
-    text.one("lvs_node_resyncs_total", "counter", "Times that others were told of all connections.", counts.resyncs);
+    text.one("lvs_node_resyncs_total", "counter", "Times that all connections were sent to the other nodes.", counts.resyncs);
 
+    // The table is that of the whole node.
+    let entries = groups.first().map(|(_, status)| &status.entries[..]).unwrap_or_default();
     for (name, help, value) in [
         ("lvs_service_connections_total", "Connections scheduled.", 0),
         ("lvs_service_packets_in_total", "Packets from clients.", 1),
         ("lvs_service_bytes_in_total", "Octets from clients.", 2),
     ] {
         text.family(name, "counter", help);
-        for (entry, _) in &status.entries {
+        for (entry, _) in entries {
             let stats = &entry.stats;
             let value = [stats.connections, stats.packets_in, stats.bytes_in][value];
             text.sample(name, &[("service", &entry.service.id)], value);
@@ -107,7 +119,7 @@ pub fn text(status: &Status, fence: Fence, counts: &Counts) -> String {
         ("lvs_destination_inactive_connections", "Inactive connections.", 2),
     ] {
         text.family(name, "gauge", help);
-        for (entry, destinations) in &status.entries {
+        for (entry, destinations) in entries {
             for found in destinations {
                 let destination = &found.destination;
                 let value = [destination.weight, found.active, found.inactive][value];

@@ -1,11 +1,12 @@
-//! Watches over a node for ever: takes on the roles that keepalived's FIFO names, repairs what others have changed, and, with beacons,
-//! has the director tell late nodes of its connections and keeps two directors from each other's throats.
+//! Watches over a node for ever: takes on the roles that keepalived's FIFO names, repairs what other programs change, and, with beacons,
+//! resynchronises nodes that join late and follows who directs.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::fs;
 use std::iter;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use lvs_dr::ipvs::{Change, SyncRole};
-use lvs_dr::node::{Beacon, Fence, Learned, Learning, Node, Peers, Plan, Role, Status, Step, View, VipOwner};
+use lvs_dr::node::{Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, View, VipOwner};
 use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
 use sd_notify::NotifyState;
@@ -32,15 +33,13 @@ const SHARE: u32 = 200;
 const LATEST: Duration = Duration::from_secs(10);
 /// A role that is under way for so long is not any more: whoever was at it was killed.
 const UNDER_WAY: Duration = Duration::from_secs(20);
-/// A handover that nobody takes up for so long, and nobody calls off, was given up.
-const ABANDONED: Duration = Duration::from_secs(60);
-/// So much can wait to be heard.
+/// Capacity of the event queue.
 const QUEUE: usize = 256;
 /// A role that was not reached is tried again after this, and then more and more rarely.
 const RETRY: Duration = Duration::from_secs(1);
-/// What fails again in the same way is told of again after this.
+/// Minimum interval between two log lines for the same failure.
 const REMIND: Duration = Duration::from_secs(60);
-/// Others are told of everything no more often than this.
+/// Minimum interval between two resynchronisations of all connections.
 const RESYNC: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Args)]
@@ -48,14 +47,14 @@ pub struct Options {
     /// keepalived's notify_fifo; left out: roles come by `notify` or `role`.
     #[arg(long, value_name = "PATH")]
     fifo: Option<PathBuf>,
-    /// Whose states count; left out: every instance's.
+    /// The VRRP instance whose states count, for a file without groups; left out: every instance's. A [[group]] is named as its instance.
     #[arg(long)]
     instance: Option<String>,
     /// Where to write metrics, in Prometheus' text format.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
-    /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen, learned, told, elections, beside, warning
-    /// or failure), text.
+    /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen, learned, told, elections, director,
+    /// warning or failure), text.
     #[arg(long)]
     pub json: bool,
 }
@@ -102,19 +101,45 @@ impl Display for News<'_> {
 enum Event {
     Line(String),
     /// And when it came: it may have had to wait.
-    Beacon(Instant, Beacon),
-    /// The others were told of so many connections.
+    Heard(Instant, Heard),
+    /// So many connections were sent to the other nodes.
     Told(Result<usize>),
 }
 
-struct Watch<'a> {
+/// One group of VIPs of the node.
+struct Member<'a> {
     node: &'a mut Node,
+    follower: Option<Follower>,
+    /// The role that was notified since the last look.
+    notified: Option<Role>,
+    /// A role that was not reached, when, and for how long it is not tried again.
+    failed: Option<(Role, Instant, Duration)>,
+    /// What was seen to be missing at the last look, at which request.
+    missing: Option<(u64, Vec<String>)>,
+    under_way: Option<(u64, Instant)>,
+    /// The warnings that were logged.
+    warned: Vec<String>,
+    /// The other node that directs, as it was set last.
+    director: Option<IpAddr>,
+}
+
+impl Member<'_> {
+    fn name(&self) -> &str {
+        &self.node.config().group
+    }
+
+    fn directs(&self) -> bool {
+        matches!(self.node.role(), Ok(Some((Role::Master, true))))
+    }
+}
+
+struct Watch<'a> {
+    members: Vec<Member<'a>>,
     netns: Netns,
     sender: SyncSender<Event>,
     options: Options,
     /// The file that keepalived watches.
     track_file: Option<PathBuf>,
-    follower: Option<Follower>,
     looked: Instant,
     woke: Instant,
     peers: Option<Peers>,
@@ -124,26 +149,21 @@ struct Watch<'a> {
     /// This start of this node.
     me: u64,
     learning: Learning,
-    /// A role that was not reached, when, and for how long it is not tried again.
-    failed: Option<(Role, Instant, Duration)>,
-    /// When other directors were minded last; whether one was heard since; whether this node directed then, and since when beside another.
+    /// When the other directors were looked at last, whether one was heard since, and whether this node directed then.
     minded: Instant,
     director_heard: bool,
     directed: bool,
-    beside: Option<Instant>,
-    /// How often, and of how many connections, it has told the others; when last; whether somebody asks, and it is being done.
+    /// Whether MAC addresses were learned that there are no rules for yet.
+    learned: bool,
+    /// How often all connections were sent, and how many these were; when last; whether another node asks, and it is being done.
     told: (u64, u64),
     told_at: Option<Instant>,
     asked: bool,
     telling: bool,
     finished: Option<Result<usize>>,
-    /// What was seen to be missing at the last look, at which request.
-    missing: Option<(u64, Vec<String>)>,
-    under_way: Option<(u64, Instant)>,
-    /// What was warned of; and what else was told lately, of what, and when.
-    warned: Vec<String>,
+    /// What else was logged lately, about what, and when.
     lately: BTreeMap<String, (String, Instant)>,
-    /// To be told.
+    /// To be logged.
     news: Option<String>,
     counts: Counts,
     checked: Due,
@@ -170,40 +190,40 @@ impl Due {
 }
 
 /// Only the FIFO.
-pub fn follow(node: &mut Node, netns: Netns, options: Options, tell: impl Fn(News)) -> Result<Infallible> {
-    let (mut watch, events) = Watch::new(node, netns, options, None)?;
+pub fn follow(nodes: &mut [Node], netns: Netns, options: Options, tell: impl Fn(News)) -> Result<Infallible> {
+    let (mut watch, events) = Watch::new(nodes, netns, options, None)?;
     loop {
-        let told = watch.next(&events);
-        watch.follow(told, &tell);
+        watch.next(&events);
+        watch.follow(&tell);
     }
 }
 
 /// All of it.
 pub fn run(
-    node: &mut Node,
+    nodes: &mut [Node],
     netns: Netns,
     options: Options,
     track_file: Option<PathBuf>,
     tell: impl Fn(News),
 ) -> Result<Infallible> {
-    let (mut watch, events) = Watch::new(node, netns, options, track_file)?;
+    let (mut watch, events) = Watch::new(nodes, netns, options, track_file)?;
     watch.open_peers(&tell);
     watch.hear_peers();
     watch.begin(&tell);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
-        let told = watch.next(&events);
-        watch.follow(told, &tell);
+        watch.next(&events);
+        watch.follow(&tell);
         if let Some(news) = watch.news.take() {
             tell(News::of("learned", &news));
         }
-        watch.mind_other_directors(&tell);
+        watch.follow_directors(&tell);
         if watch.checked.is_now() {
             let mut due = watch.checked;
-            let first = watch.missing.as_ref().is_none_or(|(_, missing)| missing.is_empty());
+            let first = !watch.is_missing_something();
             due.run(|| watch.check(&tell));
             // What is missing is to be looked at once more before it is repaired.
-            if first && watch.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()) {
+            if first && watch.is_missing_something() {
                 due = Due(Instant::now() + CHECK);
             }
             watch.checked = due;
@@ -223,28 +243,38 @@ pub fn run(
 impl<'a> Watch<'a> {
     /// It, and what comes in: lines of the FIFO at first.
     fn new(
-        node: &'a mut Node,
+        nodes: &'a mut [Node],
         netns: Netns,
         options: Options,
         track_file: Option<PathBuf>,
     ) -> Result<(Self, Receiver<Event>)> {
         let (sender, receiver) = sync_channel(QUEUE);
-        let follower = match options.fifo.clone() {
-            Some(path) => {
-                let lines = sender.clone();
-                fifo::read(path, move |line| lines.send(Event::Line(line)).is_ok());
-                Some(Follower::new(netns.clone())?)
-            }
-            None => None,
-        };
+        if let Some(path) = options.fifo.clone() {
+            let lines = sender.clone();
+            fifo::read(path, move |line| lines.send(Event::Line(line)).is_ok());
+        }
+        let mut members = Vec::new();
+        for node in nodes {
+            let follower = options.fifo.is_some().then(|| Follower::new(netns.clone())).transpose()?;
+            let director = node.director()?;
+            members.push(Member {
+                node,
+                follower,
+                notified: None,
+                failed: None,
+                missing: None,
+                under_way: None,
+                warned: Vec::new(),
+                director,
+            });
+        }
         let now = Instant::now();
         let watch = Watch {
-            node,
+            members,
             netns,
             sender,
             options,
             track_file,
-            follower,
             looked: now,
             woke: now,
             peers: None,
@@ -252,19 +282,15 @@ impl<'a> Watch<'a> {
             view: View::default(),
             me: number(),
             learning: Learning::new(now),
-            failed: None,
             minded: now,
             director_heard: false,
             directed: false,
-            beside: None,
+            learned: false,
             told: (0, 0),
             told_at: None,
             asked: false,
             telling: false,
             finished: None,
-            missing: None,
-            under_way: None,
-            warned: Vec::new(),
             lately: BTreeMap::new(),
             news: None,
             counts: Counts::default(),
@@ -274,12 +300,18 @@ impl<'a> Watch<'a> {
         Ok((watch, receiver))
     }
 
+    /// The configuration that all groups share.
+    fn config(&self) -> Config {
+        self.members[0].node.config().clone()
+    }
+
+    fn is_missing_something(&self) -> bool {
+        self.members.iter().any(|member| member.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()))
+    }
+
     /// Beacons come in from now on.
     fn hear_peers(&self) {
-        if !self.node.config().fence.syncs() {
-            return;
-        }
-        let (netns, sender, sync) = (self.netns.clone(), self.sender.clone(), self.node.config().sync.clone());
+        let (netns, sender, sync) = (self.netns.clone(), self.sender.clone(), self.config().sync);
         thread::spawn(move || {
             loop {
                 if Peers::open_in(&netns, &sync).and_then(|peers| listen(&peers, &sender)).is_err() {
@@ -289,75 +321,86 @@ impl<'a> Watch<'a> {
         });
     }
 
-    /// Waits for what comes, for one tick at most; the role that was told last.
-    fn next(&mut self, events: &Receiver<Event>) -> Option<Role> {
+    /// Waits for what comes, for one tick at most.
+    fn next(&mut self, events: &Receiver<Event>) {
         let first = events.recv_timeout(TICK).ok();
         self.woke = Instant::now();
-        let mut told = None;
         // Whatever comes, the rest is not put off for ever.
         for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())).take(QUEUE / 4) {
             match event {
-                Event::Line(line) => told = fifo::role(&line, self.options.instance.as_deref()).or(told),
-                Event::Beacon(_, beacon) if beacon.node == self.me => {}
-                Event::Beacon(at, beacon) => self.hear(at, beacon),
+                Event::Line(line) => self.notify(&line),
+                Event::Heard(_, Heard::Beacon(beacon)) if beacon.node == self.me => {}
+                Event::Heard(at, Heard::Beacon(beacon)) => self.hear(at, beacon),
+                Event::Heard(at, Heard::Presence(presence)) if presence.node != self.me => self.see(at, presence),
+                Event::Heard(..) => {}
                 Event::Told(result) => self.finished = Some(result),
             }
         }
-        told
     }
 
-    /// Takes on the role that was told, or that the VIP shows. What goes wrong is told, and tried again: a node without its watch is no
-    /// better off.
-    fn follow(&mut self, told: Option<Role>, tell: &impl Fn(News)) {
-        let Some(follower) = &mut self.follower else { return };
+    /// A line of the FIFO is for the group of that name, or for the only group.
+    fn notify(&mut self, line: &str) {
+        let Some((name, role)) = fifo::role(line) else { return };
+        let instance = self.options.instance.as_deref();
+        let is_meant = |member: &&mut Member| match member.name() {
+            "" => instance.is_none_or(|instance| instance == name),
+            group => group == name,
+        };
+        self.members.iter_mut().filter(is_meant).for_each(|member| member.notified = Some(role));
+    }
+
+    /// Takes on the roles that were notified, or that the VIPs show. What goes wrong is logged, and tried again: a node without its watch
+    /// is no better off.
+    fn follow(&mut self, tell: &impl Fn(News)) {
+        let notified = self.members.iter().any(|member| member.notified.is_some());
         // A beacon is no reason to look: what is seen twice has to have lasted.
-        if told.is_none() && self.looked.elapsed() < TICK {
+        if !notified && self.looked.elapsed() < TICK {
             return;
         }
         self.looked = Instant::now();
-        match follower.look(self.node, told, |text| tell(News::of("seen", text))) {
-            Ok(role) => {
-                let failed = self.failed.filter(|(_, at, pause)| at.elapsed() > *pause);
-                if let Some(role) = role {
-                    self.take_on(role, None, tell);
-                } else if let Some((role, _, pause)) = failed {
-                    self.take_on(role, Some(pause), tell);
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            let notified = member.notified.take();
+            let Some(follower) = &mut member.follower else { continue };
+            match follower.look(member.node, notified, |text| tell(News::of("seen", text))) {
+                Ok(Some(role)) => self.take_on(index, role, None, tell),
+                Ok(None) => {
+                    let failed = member.failed.filter(|(_, at, pause)| at.elapsed() > *pause);
+                    if let Some((role, _, pause)) = failed {
+                        self.take_on(index, role, Some(pause), tell);
+                    }
                 }
+                Err(error) => self.fail("look", &error, tell),
             }
-            Err(error) => self.fail("look", &error, tell),
         }
     }
 
-    /// `again`, after this pause: its steps were told before, and are again only when it is done.
-    fn take_on(&mut self, role: Role, again: Option<Duration>, tell: &impl Fn(News)) {
-        // Where others are heard, a new director need not guess when the old one is fenced.
-        let quiesces = self.node.config().fence == Fence::Quiesce && self.peers.is_some();
-        let listens = role == Role::Master && quiesces && !self.directs();
+    /// `again`, after this pause: its steps were logged before, and are again only when it is done.
+    fn take_on(&mut self, index: usize, role: Role, again: Option<Duration>, tell: &impl Fn(News)) {
+        let member = &mut self.members[index];
         let step = |step: &Step| {
             if again.is_none() {
                 tell(News::step(step));
             }
         };
-        let result = match listens {
-            true => self.node.direct_beside_another(step),
-            false => self.node.become_role_with(role, step),
-        };
-        self.failed = None;
+        let result = member.node.become_role_with(role, step);
+        member.failed = None;
         match result {
             Ok(plan) => {
                 if again.is_some() {
                     plan.steps().iter().for_each(|step| tell(News::step(step)));
                 }
-                self.warn(plan.warnings(), tell);
+                self.warn(index, plan.warnings(), tell);
             }
-            // Somebody else has asked for another role since.
+            // Another program has asked for another role since.
             Err(Error::Overtaken { .. }) => {}
             Err(error) => {
-                self.fail(&role.to_string(), &error, tell);
                 let pause = again.map_or(RETRY, |pause| (2 * pause).min(REMIND));
-                self.failed = Some((role, Instant::now(), pause));
+                member.failed = Some((role, Instant::now(), pause));
+                self.fail(&role.to_string(), &error, tell);
             }
         }
+        self.members[index].director = self.members[index].node.director().ok().flatten();
         self.send_beacon();
     }
 
@@ -380,15 +423,16 @@ impl<'a> Watch<'a> {
         new
     }
 
-    /// Tells of what was not there the last time.
-    fn warn(&mut self, warnings: &[String], tell: &impl Fn(News)) {
-        let new = warnings.iter().filter(|warning| !self.warned.contains(warning));
+    /// Logs the warnings that were not there the last time.
+    fn warn(&mut self, index: usize, warnings: &[String], tell: &impl Fn(News)) {
+        let member = &mut self.members[index];
+        let new = warnings.iter().filter(|warning| !member.warned.contains(warning));
         new.for_each(|warning| tell(News::of("warning", warning)));
-        self.warned = warnings.to_vec();
+        member.warned = warnings.to_vec();
     }
 
     fn directs(&self) -> bool {
-        matches!(self.node.role(), Ok(Some((Role::Master, true))))
+        self.members.iter().any(Member::directs)
     }
 
     fn hear(&mut self, now: Instant, beacon: Beacon) {
@@ -398,10 +442,10 @@ impl<'a> Watch<'a> {
         if beacon.role == Role::Master {
             self.director_heard = true;
             self.counts.at_director = Some(beacon.known);
-            let node = &mut *self.node;
-            if let Some(Learned { known, of }) =
-                self.learning.heard(now, &beacon, || node.status().map_or(0, |status| status.connections()))
-            {
+            let members = &mut self.members;
+            if let Some(Learned { known, of }) = self.learning.heard(now, &beacon, || {
+                members.iter_mut().map(|member| member.node.status().map_or(0, |status| status.connections())).sum()
+            }) {
                 (self.counts.known, self.counts.knows_all) = (known, known >= of);
                 self.news = Some(format!("knows {known} of {of} connections"));
             }
@@ -414,8 +458,16 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// A director goes on alone when no other is heard, and steps back where one with a better right is.
-    fn mind_other_directors(&mut self, tell: &impl Fn(News)) {
+    /// Another node has these addresses, and sends from these MAC addresses.
+    fn see(&mut self, now: Instant, presence: Presence) {
+        self.director_heard = true;
+        let learned = self.members[0].node.learn_macs(&presence.addresses, &presence.macs);
+        self.learned |= learned.is_ok_and(|new| new);
+        self.view.present(now, presence);
+    }
+
+    /// Follows which other node directs each group: there go packets of connections that this node does not know.
+    fn follow_directors(&mut self, tell: &impl Fn(News)) {
         let now = Instant::now();
         if !std::mem::take(&mut self.director_heard) && now.duration_since(self.minded) < TICK {
             return;
@@ -426,86 +478,81 @@ impl<'a> Watch<'a> {
         if directs {
             self.learning.directs();
         } else if self.directed {
-            // What another director has had meanwhile was not told to this one.
+            // Connections that another director has opened meanwhile were not sent to this node.
             self.learning.ask();
         }
         self.directed = directs;
-        if self.node.config().fence != Fence::Quiesce || !directs {
-            self.beside = None;
-            return;
-        }
-        // As the node remembers it: another watch may have begun it.
-        let beside = match self.node.is_beside() {
-            Ok(beside) => beside,
-            Err(error) => return self.fail("look", &error, tell),
-        };
-        self.beside = beside.then(|| self.beside.unwrap_or(now));
-        let mut steps = Vec::new();
-        let before = |step: &Step| steps.push(step.to_string());
-        let result = match (self.beside, self.view.stands_back(now, self.me)) {
-            (Some(since), false) if now.duration_since(since) >= self.node.config().settle => {
-                self.node.become_role_with(Role::Master, before)
-            }
-            (None, true) => {
-                let text = "another node directs as well: new connections stay here, until there is one director";
-                if self.is_new("beside", text) {
-                    tell(News::of("beside", &text));
+        if std::mem::take(&mut self.learned) {
+            for index in 0..self.members.len() {
+                if let Err(error) = self.members[index].node.repair(|_| ()) {
+                    self.fail("MAC addresses", &error, tell);
                 }
-                self.node.direct_beside_another(before)
             }
-            _ => return,
-        };
-        if result.is_ok() || self.is_new("steps beside another director", &steps.join("\n")) {
-            steps.iter().for_each(|step| tell(News::of("step", step)));
         }
-        if let Err(error) = result {
-            self.fail("beside another director", &error, tell);
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            let Ok(peers) = member.node.peers() else { continue };
+            let Ok(director) = self.view.director_of(now, member.name(), &peers, member.director) else { continue };
+            if director == member.director {
+                continue;
+            }
+            member.director = director;
+            let result = member.node.set_director(director);
+            match director {
+                Some(director) => tell(News::of("director", &format_args!("{director} directs"))),
+                None => tell(News::of("director", &"the director is heard no more")),
+            }
+            if let Err(error) = result {
+                self.fail("director", &error, tell);
+            }
         }
     }
 
-    /// Repairs what somebody has changed, if it stays so for two looks and nobody is at work.
+    /// Repairs what other programs have changed, if it stays so for two looks and nobody is at work.
     fn check(&mut self, tell: &impl Fn(News)) {
-        let status = match self.node.status() {
-            Ok(status) => status,
-            Err(error) => return self.fail("look", &error, tell),
-        };
-        if let Some((_, reached)) = status.role {
-            let now = Instant::now();
-            let since = match self.under_way {
-                Some((generation, since)) if generation == status.generation => since,
-                _ => now,
+        let mut all = Vec::new();
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            let status = match member.node.status() {
+                Ok(status) => status,
+                Err(error) => return self.fail("look", &error, tell),
             };
-            self.under_way = (!reached).then_some((status.generation, since));
-            let free = reached || now.duration_since(since) > UNDER_WAY;
-            if status.handing_over && now.duration_since(since) > ABANDONED {
-                tell(News::of("step", &"nobody has taken over for long: this node directs on"));
-                self.take_on(Role::Master, None, tell);
+            if let Some((_, reached)) = status.role {
+                let now = Instant::now();
+                let since = match member.under_way {
+                    Some((generation, since)) if generation == status.generation => since,
+                    _ => now,
+                };
+                member.under_way = (!reached).then_some((status.generation, since));
+                let free = reached || now.duration_since(since) > UNDER_WAY;
+                let before = member.missing.replace((status.generation, status.drift.clone()));
+                let lasts =
+                    |(generation, before): (u64, Vec<String>)| generation == status.generation && !before.is_empty();
+                if free && before.is_some_and(lasts) {
+                    self.repair(index, tell);
+                }
             }
-            let before = self.missing.replace((status.generation, status.drift.clone()));
-            let lasts =
-                |(generation, before): (u64, Vec<String>)| generation == status.generation && !before.is_empty();
-            if free && before.is_some_and(lasts) {
-                self.repair(tell);
-            }
+            self.warn(index, &status.warnings, tell);
+            all.push((self.members[index].name().to_owned(), status));
         }
-        self.warn(&status.warnings, tell);
-        self.count(&status, tell);
-        if let Err(error) = self.show(&status) {
+        self.count(&all, tell);
+        if let Err(error) = self.show(&all) {
             self.fail("metrics", &error, tell);
         }
     }
 
-    fn repair(&mut self, tell: &impl Fn(News)) {
-        let Some((_, missing)) = self.missing.take().filter(|(_, missing)| !missing.is_empty()) else { return };
-        // What somebody else undoes again and again is not told each time.
+    fn repair(&mut self, index: usize, tell: &impl Fn(News)) {
+        let missing = self.members[index].missing.take().filter(|(_, missing)| !missing.is_empty());
+        let Some((_, missing)) = missing else { return };
+        // What another program undoes again and again is not logged each time.
         if self.is_new("repair", &missing.join("\n")) {
             missing.iter().for_each(|step| tell(News::of("repair", step)));
         }
-        match self.node.repair(|_| ()) {
+        match self.members[index].node.repair(|_| ()) {
             Ok(plan) => {
                 self.counts.repairs += 1;
                 match started_daemon(&plan, SyncRole::Backup) {
-                    // Nothing was learned without one, and nobody told.
+                    // Nothing was learned without one, and the director was not asked.
                     true => self.learning.ask(),
                     false => self.asked |= started_daemon(&plan, SyncRole::Master),
                 }
@@ -515,19 +562,15 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn show(&mut self, status: &Status) -> Result<(), String> {
+    fn show(&mut self, groups: &[(String, Status)]) -> Result<(), String> {
         let Some(path) = self.options.metrics.clone() else { return Ok(()) };
-        let fence = self.node.config().fence;
-        let text = metrics::text(status, fence, &self.counts);
+        let text = metrics::text(groups, self.config().fence, &self.counts);
         metrics::write(&path, &text).map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Takes in how much is known here, and lets this node take part in elections once that is all.
-    fn count(&mut self, status: &Status, tell: &impl Fn(News)) {
-        if !self.node.config().fence.syncs() {
-            return;
-        }
-        self.counts.known = status.connections();
+    fn count(&mut self, groups: &[(String, Status)], tell: &impl Fn(News)) {
+        self.counts.known = groups.iter().map(|(_, status)| status.connections()).sum();
         let now = Instant::now();
         match self.view.directors(now).map(|director| director.known).max() {
             Some(of) if !self.directs() => {
@@ -541,7 +584,7 @@ impl<'a> Watch<'a> {
             Some(of) => format!("knows {} of the director's {of} connections\n", self.counts.known),
             None => format!("knows {} connections\n", self.counts.known),
         };
-        let _ = fs::write(known_file(self.node), line);
+        let _ = fs::write(known_file(self.members[0].node), line);
         if self.learning.may_direct(now) {
             self.take_part(tell);
         }
@@ -555,13 +598,16 @@ impl<'a> Watch<'a> {
         let Some(file) = self.track_file.clone().filter(|_| self.holds_out()) else { return };
         let out = fs::read_to_string(&file).is_ok_and(|text| !text.trim().is_empty() && text.trim() != "0");
         // Whoever has the VIP keeps it: nobody knows more.
-        let has_vip = Vips::open_in(self.netns.clone()).and_then(|mut vips| fifo::shown(self.node, &mut vips));
+        let Ok(mut vips) = Vips::open_in(self.netns.clone()) else { return };
+        let backup = |member: &Member| {
+            matches!(fifo::shown(member.node, &mut vips), Ok(Some(Role::Backup)))
+                && !matches!(member.node.role(), Ok(Some((Role::Master, _))))
+        };
         // What an operator has written there is theirs.
-        if out || !matches!(has_vip, Ok(Some(Role::Backup))) || matches!(self.node.role(), Ok(Some((Role::Master, _))))
-        {
+        if out || !self.members.iter().all(backup) {
             return;
         }
-        let held = self.node.prepare_state_dir().map_err(|error| error.to_string()).and_then(|()| {
+        let held = self.members[0].node.prepare_state_dir().map_err(|error| error.to_string()).and_then(|()| {
             fs::write(self.held_file(), "").map_err(|error| format!("{}: {error}", self.held_file().display()))
         });
         match held {
@@ -576,8 +622,7 @@ impl<'a> Watch<'a> {
     }
 
     fn holds_out(&self) -> bool {
-        let config = self.node.config();
-        config.fence.syncs() && config.vip_owner == VipOwner::Keepalived
+        self.config().vip_owner == VipOwner::Keepalived
     }
 
     fn take_part(&mut self, tell: &impl Fn(News)) {
@@ -593,7 +638,7 @@ impl<'a> Watch<'a> {
 
     /// Says that it was this program that let others go first.
     fn held_file(&self) -> PathBuf {
-        self.node.config().state_dir.join("held-out")
+        self.config().state_dir.join("held-out")
     }
 
     /// The director tells those who ask of everything.
@@ -604,7 +649,7 @@ impl<'a> Watch<'a> {
                 Ok(count) => {
                     self.told = (self.told.0 + 1, count as u64);
                     self.counts.resyncs += 1;
-                    tell(News::of("told", &format_args!("told of {count} connections")));
+                    tell(News::of("told", &format_args!("sent {count} connections to the other nodes")));
                     self.send_beacon();
                 }
                 Err(error) => self.fail("resync", &error, tell),
@@ -617,7 +662,7 @@ impl<'a> Watch<'a> {
         // Who asks has to know first how often others were told before.
         self.send_beacon();
         (self.asked, self.telling) = (false, true);
-        let (config, netns, sender) = (self.node.config().clone(), self.netns.clone(), self.sender.clone());
+        let (config, netns, sender) = (self.config(), self.netns.clone(), self.sender.clone());
         // With very many connections it takes long, and roles do not wait for it.
         thread::spawn(move || {
             let result = Node::open_in(config, netns).and_then(|mut node| node.resync());
@@ -628,11 +673,7 @@ impl<'a> Watch<'a> {
     }
 
     fn open_peers(&mut self, tell: &impl Fn(News)) {
-        let config = self.node.config();
-        if !config.fence.syncs() {
-            return;
-        }
-        let peers = match Peers::open_in(&self.netns, &config.sync) {
+        let peers = match Peers::open_in(&self.netns, &self.config().sync) {
             Ok(peers) => peers,
             Err(error) => return self.fail("beacons", &error, tell),
         };
@@ -640,7 +681,7 @@ impl<'a> Watch<'a> {
         self.peers = Some(peers);
         if self.sync_interface.replace(index).is_some_and(|before| before != index) {
             tell(News::of("repair", &"sync daemons: started again, as their interface was made anew"));
-            match self.node.restart_sync_daemons() {
+            match self.members[0].node.restart_sync_daemons() {
                 Ok(()) => self.counts.repairs += 1,
                 Err(error) => self.fail("sync daemons", &error, tell),
             }
@@ -653,9 +694,14 @@ impl<'a> Watch<'a> {
     fn send_beacon(&mut self) {
         self.beaconed = Due(Instant::now() + BEACON);
         let Some(peers) = &self.peers else { return };
-        let (role, reached) = self.node.role().ok().flatten().unwrap_or((Role::Stop, false));
+        let roles: Vec<(Role, bool)> =
+            self.members.iter().filter_map(|member| member.node.role().ok().flatten()).collect();
+        // A node directs where it directs one group.
+        let directs = roles.iter().find(|(role, _)| *role == Role::Master);
+        let (role, reached) = directs.or(roles.first()).copied().unwrap_or((Role::Stop, false));
+        let id = self.config().sync.id;
         let beacon = Beacon {
-            id: self.node.config().sync.id,
+            id,
             node: self.me,
             role,
             known: self.counts.known,
@@ -663,8 +709,15 @@ impl<'a> Watch<'a> {
             // Before its role is reached it does not listen.
             wants: self.learning.asks() && reached && role != Role::Master,
         };
+        let directing = self.members.iter().filter(|member| member.directs());
+        let presence = Presence {
+            id,
+            node: self.me,
+            directs: directing.map(|member| member.name().to_owned()).collect(),
+            ..self.members[0].node.presence().unwrap_or_default()
+        };
         // The interface is down, or new: it is opened again.
-        if peers.send(&beacon).is_err() {
+        if peers.send(&beacon).and_then(|()| peers.send_presence(&presence)).is_err() {
             self.peers = None;
         }
     }
@@ -672,9 +725,9 @@ impl<'a> Watch<'a> {
 
 fn listen(peers: &Peers, sender: &SyncSender<Event>) -> Result<()> {
     // On an interface that was removed it is silent for ever.
-    while let Some((_, beacon)) = peers.receive(10 * BEACON)? {
+    while let Some((_, heard)) = peers.receive(10 * BEACON)? {
         // Of more than there can be nodes, some are lost.
-        let _ = sender.try_send(Event::Beacon(Instant::now(), beacon));
+        let _ = sender.try_send(Event::Heard(Instant::now(), heard));
     }
     Ok(())
 }
@@ -711,7 +764,7 @@ pub fn number() -> u64 {
 /// `lvs-node resync`: on the director, tells the others; elsewhere asks the director's watch to, and says what came of it.
 pub fn resync(node: &mut Node, netns: &Netns, limit: Duration) -> Result<Result<String, String>> {
     if matches!(node.role()?, Some((Role::Master, _))) {
-        return Ok(Ok(format!("told of {} connections", node.resync()?)));
+        return Ok(Ok(format!("sent {} connections to the other nodes", node.resync()?)));
     }
     let peers = Peers::open_in(netns, &node.config().sync)?;
     let (mut learning, mut heard) = (Learning::new(Instant::now()), false);
@@ -723,7 +776,7 @@ pub fn resync(node: &mut Node, netns: &Netns, limit: Duration) -> Result<Result<
             peers.send(&Beacon { id, node: me, role, known: 0, told: (0, 0), wants: learning.asks() })?;
             sent = Some(Instant::now());
         }
-        let Some((_, beacon)) = peers.receive(BEACON / 4)? else { continue };
+        let Some((_, Heard::Beacon(beacon))) = peers.receive(BEACON / 4)? else { continue };
         if beacon.role != Role::Master {
             continue;
         }
@@ -735,7 +788,7 @@ pub fn resync(node: &mut Node, netns: &Netns, limit: Duration) -> Result<Result<
         }
     }
     Ok(Err(match heard {
-        true => format!("the director has not told of its connections within {limit:?}"),
+        true => format!("the director has not sent its connections within {limit:?}"),
         false => format!("no director was heard within {limit:?}: does it run `lvs-node watch`?"),
     }))
 }

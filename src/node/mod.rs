@@ -63,7 +63,7 @@ use crate::sysctl;
 use crate::vip::{Located, Vips};
 use observe::Look;
 use planner::Memory;
-use state::{Later, Request, StateDir};
+use state::{Later, Request, State, StateDir};
 
 /// Time limit for the requests before this one.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
@@ -83,6 +83,9 @@ const WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// Time limit for the answer of another node on the link.
 const PROBE_LIMIT: Duration = Duration::from_millis(50);
+
+/// The most addresses that a node sends about itself.
+const ADDRESSES: usize = 24;
 
 /// How often a node plans again for what other programs have changed meanwhile.
 const ROUNDS: usize = 3;
@@ -436,6 +439,64 @@ impl Node {
         self.dir.save(&state)?;
         let seen = self.mark_services(&state)?;
         planner::pointing(&self.config, &state, &seen).iter().try_for_each(|plan| self.ipvs.apply(plan))
+    }
+
+    /// The other node that directs this group, or directed it last, as far as it is known: what [`Status::director`] says.
+    ///
+    /// # Errors
+    /// As [`Node::role`].
+    pub fn director(&self) -> Result<Option<IpAddr>> {
+        Ok(self.dir.load()?.group(&self.config.group).director)
+    }
+
+    /// The addresses of the other nodes, as destinations.
+    ///
+    /// # Errors
+    /// As [`Node::role`].
+    pub fn peers(&self) -> Result<BTreeSet<IpAddr>> {
+        Ok(self.dir.load()?.peers.into_keys().collect())
+    }
+
+    /// What this node sends to the others about itself, but for its number and its groups.
+    ///
+    /// # Errors
+    /// Those of reading addresses and interfaces.
+    pub fn presence(&mut self) -> Result<Presence> {
+        let vips: BTreeSet<IpAddr> = self.config.vips.iter().copied().collect();
+        let usable = |found: &Located| found.interface != "lo" && !vips.contains(&found.address);
+        let addresses: Vec<Located> = self.vips.on_interfaces()?.into_iter().filter(usable).collect();
+        let interfaces: BTreeSet<&str> = addresses.iter().map(|found| found.interface.as_str()).collect();
+        let mut macs = BTreeSet::new();
+        for interface in interfaces {
+            macs.extend(self.marks.macs(interface)?);
+        }
+        let addresses = addresses.iter().map(|found| found.address).take(ADDRESSES).collect();
+        Ok(Presence { addresses, macs: macs.into_iter().take(ADDRESSES).collect(), ..Presence::default() })
+    }
+
+    /// Remembers MAC addresses of another node, by its addresses: of nodes that are destinations of this one. Says whether any is new. The
+    /// rules for them follow with [`Node::repair`], or with the next role.
+    ///
+    /// # Errors
+    /// As [`Node::repair`].
+    pub fn learn_macs(&mut self, addresses: &BTreeSet<IpAddr>, macs: &BTreeSet<Mac>) -> Result<bool> {
+        let learn = |state: &mut State| {
+            let mut new = false;
+            for (_, known) in state.peers.iter_mut().filter(|(peer, _)| addresses.contains(peer)) {
+                for mac in macs.iter().filter(|mac| mac.is_unicast()) {
+                    new |= known.len() < planner::MACS && known.insert(*mac);
+                }
+            }
+            new
+        };
+        if !learn(&mut self.dir.load()?) {
+            return Ok(false);
+        }
+        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        let mut state = self.dir.load()?;
+        let new = learn(&mut state);
+        self.dir.save(&state)?;
+        Ok(new)
     }
 
     /// Announces the VIPs of a director once more, [`Config::announce_again`] after its role was reached, as keepalived does: a

@@ -23,7 +23,7 @@ use crate::marks::{self, Mac, Packets, Rule};
 use crate::vip::Placement;
 
 /// The most MAC addresses that are remembered of a peer. A bond sends from one for each of its ports.
-const MACS: usize = 16;
+pub(super) const MACS: usize = 16;
 
 /// What a node remembers, with its tables.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

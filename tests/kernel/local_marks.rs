@@ -105,22 +105,23 @@ fn what_does_not_work_is_a_reason() {
     let (observed, applied, removed) = here.run(work).unwrap();
     let reason = observed.reason.clone().unwrap();
     assert!(reason.starts_with("no program can mark packets of local clients: "), "{reason}");
-    for words in ["does not work: ", "`apt install nftables`"] {
+    for words in ["does not work: ", "run as root: CAP_NET_ADMIN"] {
         assert!(reason.contains(words), "{reason}");
     }
     assert!(observed == applied && observed.backend.is_none() && observed.marked.is_empty() && !removed);
-    println!("{reason}");
 }
 
-/// How many of 30 connections of the host's own client to the VIP succeed, and are served here.
-fn local_clients(host: &Netns, vip: &str, number: u8) -> usize {
+/// Of 30 connections of the host's own clients to the VIP: how many get an answer, and how many from the
+/// host itself.
+fn local_clients(host: &Netns, vip: &str, number: u8) -> (usize, usize) {
     let clients: Vec<_> = (0..30)
         .map(|_| {
             let (host, vip) = (host.clone(), vip.to_owned());
             std::thread::spawn(move || Session::open(&host, &vip).and_then(|mut session| session.ask()))
         })
         .collect();
-    clients.into_iter().filter_map(|client| client.join().unwrap()).filter(|&served| served == number).count()
+    let served: Vec<u8> = clients.into_iter().filter_map(|client| client.join().unwrap()).collect();
+    (served.len(), served.iter().filter(|&&served| served == number).count())
 }
 
 #[test]
@@ -154,14 +155,14 @@ fn local_clients_of_a_director_and_a_backup() {
     }
     for (role, (node, number)) in ["director", "backup"].into_iter().zip(&nodes) {
         for vip in [VIP, VIP6] {
-            let unmarked = local_clients(node, vip, *number);
-            assert!(unmarked <= 15, "{role}, {vip}: {unmarked} of 30 without a mark");
+            // wrr picks each of the three servers ten times.
+            assert_eq!(local_clients(node, vip, *number), (10, 10), "{role}, {vip}: without a mark");
         }
         let wanted = marks(&[(VIP, 1), (VIP6, 1)]);
         let mut ours = LocalMarks::open_in(node.clone());
         assert_eq!(ours.apply(&wanted).unwrap().marked, wanted);
         for vip in [VIP, VIP6] {
-            assert_eq!(local_clients(node, vip, *number), 30, "{role}, {vip}");
+            assert_eq!(local_clients(node, vip, *number), (30, 30), "{role}, {vip}: with it");
         }
         assert!(ours.remove().unwrap());
     }

@@ -1,0 +1,306 @@
+//! The programs that set marks: where they are, whether they work, and what they list.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::program::{Output, PROGRAM_LIMIT, run};
+use super::{nft, xtables};
+use crate::error::{Error, Result};
+use crate::netlink::in_new_namespace;
+
+/// How long an xtables program waits for the lock of another one, in seconds: less than it may take.
+const LOCK_LIMIT: &str = "4";
+
+/// The name of the nftables table, and the comment of the xtables rules.
+pub(super) const OURS: &str = "lvs-dr";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// Rules of the kernel's ip_tables and ip6_tables.
+    Legacy,
+    /// Rules of nf_tables in iptables' own form.
+    NfTables,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Nft,
+    Xtables(Family, Variant),
+}
+
+/// A program that sets marks.
+#[derive(Debug, Clone)]
+pub(super) struct Tool {
+    pub(super) kind: Kind,
+    pub(super) program: PathBuf,
+    /// Arguments before all others: which of its programs a multi-call binary is.
+    pub(super) first: Option<&'static str>,
+}
+
+/// Finds the installed programs, the preferred ones first.
+pub(super) fn installed() -> Vec<Tool> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<PathBuf> = env::split_paths(&path).filter(|directory| directory.is_absolute()).collect();
+    directories.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    installed_in(&directories, |tool| tool.run(&["--version"], None).map(|out| out.stdout).unwrap_or_default())
+}
+
+fn installed_in(directories: &[PathBuf], version: impl Fn(&Tool) -> String) -> Vec<Tool> {
+    let find = |name: &str| directories.iter().map(|directory| directory.join(name)).find(|path| is_executable(path));
+    let mut tools = Vec::new();
+    tools.extend(find("nft").map(|program| Tool { kind: Kind::Nft, program, first: None }));
+    let mut add = |name: &str, first, family| {
+        let Some(program) = find(name) else { return };
+        let mut tool = Tool { kind: Kind::Xtables(family, Variant::Legacy), program, first };
+        // `iptables v1.8.9 (nf_tables)`. Others say `(legacy)`, or before 1.8 nothing.
+        if !name.contains("legacy") && version(&tool).contains("nf_tables") {
+            tool.kind = Kind::Xtables(family, Variant::NfTables);
+        }
+        // `iptables` is often `iptables-legacy` under another name.
+        if !tools.iter().any(|other: &Tool| other.kind == tool.kind) {
+            tools.push(tool);
+        }
+    };
+    for (family, names) in
+        [(Family::V4, ["iptables", "iptables-legacy"]), (Family::V6, ["ip6tables", "ip6tables-legacy"])]
+    {
+        names.into_iter().for_each(|name| add(name, None, family));
+        add("xtables-legacy-multi", Some(names[0]), family);
+    }
+    tools
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+impl Tool {
+    pub(super) fn serves(&self, vip: IpAddr) -> bool {
+        match self.kind {
+            Kind::Nft => true,
+            Kind::Xtables(family, _) => (family == Family::V4) == vip.is_ipv4(),
+        }
+    }
+
+    /// Whether the kernel can hold rules that this program would list. Listing alone makes ip_tables load
+    /// its modules and hook into the path of every packet.
+    pub(super) fn may_hold_rules(&self) -> bool {
+        let tables = match self.kind {
+            Kind::Xtables(Family::V4, Variant::Legacy) => "/proc/thread-self/net/ip_tables_names",
+            Kind::Xtables(Family::V6, Variant::Legacy) => "/proc/thread-self/net/ip6_tables_names",
+            _ => return true,
+        };
+        fs::read_to_string(tables).is_ok_and(|tables| tables.lines().any(|table| table == "mangle"))
+    }
+
+    /// Sets a mark where it harms nobody. Returns why it did not work.
+    pub(super) fn try_out(&self) -> Result<(), String> {
+        let vip = match self.kind {
+            Kind::Xtables(Family::V6, _) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+            _ => IpAddr::from([192, 0, 2, 1]),
+        };
+        let mark = (vip, NonZeroU32::MIN);
+        match in_new_namespace(|| self.write(&[mark].into())) {
+            Ok(result) => result.map(drop),
+            Err(_) => self.read().map(drop),
+        }
+        .map_err(|error| match error {
+            Error::System { source, .. } => format!("{self} does not work: {source}"),
+            error => format!("{self} does not work: {error}"),
+        })
+    }
+
+    pub(super) fn read(&self) -> Result<Found> {
+        match self.kind {
+            Kind::Nft => {
+                let list = ["-n", "list", "table", "inet", OURS];
+                match self.run(&list, None)? {
+                    output if output.status.success() => Ok(Found::Nft(nft::Table::parse(&output.stdout))),
+                    output if output.stderr.contains("No such file or directory") => {
+                        Ok(Found::Nft(nft::Table::default()))
+                    }
+                    output => Err(self.failed(&list, &output)),
+                }
+            }
+            Kind::Xtables(..) => {
+                let output = self.xtables(["-S", "OUTPUT"].map(String::from).to_vec())?;
+                Ok(Found::Xtables(output.lines().filter_map(xtables::Rule::parse).collect()))
+            }
+        }
+    }
+
+    /// Sees to it that these marks are set and no others, and says whether anything had to be changed.
+    pub(super) fn write(&self, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<bool> {
+        let found = self.read()?;
+        if found.is_exactly(wanted) {
+            return Ok(false);
+        }
+        match &found {
+            Found::Nft(_) => {
+                let arguments = ["-f", "-"];
+                let output = self.run(&arguments, Some(&nft::script(wanted)))?;
+                if !output.status.success() {
+                    return Err(self.failed(&arguments, &output));
+                }
+            }
+            Found::Xtables(rules) => {
+                let (add, delete) = xtables::changes(rules, wanted);
+                for rule in add {
+                    self.xtables(rule.command("-A"))?;
+                }
+                for rule in delete {
+                    self.xtables(rule.command("-D"))?;
+                }
+            }
+        }
+        let now = self.read()?;
+        match now.is_exactly(wanted) {
+            true => Ok(true),
+            false => Err(Error::NotVerified {
+                step: format!("{self}: mark the packets of local clients to {}", list(wanted)),
+                found: list(&now.marks().collect()),
+            }),
+        }
+    }
+
+    /// Runs `iptables -w 4 -t mangle ARGUMENTS`, and returns what it printed.
+    fn xtables(&self, arguments: Vec<String>) -> Result<String> {
+        let arguments: Vec<&str> =
+            ["-w", LOCK_LIMIT, "-t", "mangle"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+        let output = self.run(&arguments, None)?;
+        match output.status.success() {
+            true => Ok(output.stdout),
+            false => Err(self.failed(&arguments, &output)),
+        }
+    }
+
+    fn run(&self, arguments: &[&str], input: Option<&str>) -> Result<Output> {
+        let mut command = Command::new(&self.program);
+        command.args(self.first).args(arguments);
+        run(command, input, PROGRAM_LIMIT).map_err(|error| Error::system("run", self.line(arguments), error))
+    }
+
+    fn failed(&self, arguments: &[&str], output: &Output) -> Error {
+        Error::system("run", self.line(arguments), io::Error::other(output.complaint()))
+    }
+
+    fn line(&self, arguments: &[&str]) -> String {
+        format!("`{self} {}`", arguments.join(" "))
+    }
+}
+
+/// `nft`, `iptables-legacy`, `xtables-legacy-multi ip6tables`.
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.program.file_name().unwrap_or_default().display())?;
+        self.first.map_or(Ok(()), |first| write!(f, " {first}"))
+    }
+}
+
+/// `192.0.2.254 (mark 1), 2001:db8::fe (mark 1)`.
+fn list(marks: &BTreeSet<(IpAddr, NonZeroU32)>) -> String {
+    let words: Vec<String> = marks.iter().map(|(vip, mark)| format!("{vip} (mark {mark})")).collect();
+    if words.is_empty() { "none".into() } else { words.join(", ") }
+}
+
+/// What a program listed.
+pub(super) enum Found {
+    Nft(nft::Table),
+    Xtables(Vec<xtables::Rule>),
+}
+
+impl Found {
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Found::Nft(table) => *table == nft::Table::default(),
+            Found::Xtables(rules) => rules.is_empty(),
+        }
+    }
+
+    pub(super) fn marks(&self) -> impl Iterator<Item = (IpAddr, NonZeroU32)> {
+        let (table, rules) = match self {
+            Found::Nft(table) => (Some(table), &[][..]),
+            Found::Xtables(rules) => (None, &rules[..]),
+        };
+        let of_table = table.into_iter().filter(|table| table.hooked).flat_map(|table| table.marks.iter().copied());
+        of_table.chain(rules.iter().filter_map(|rule| rule.mark))
+    }
+
+    pub(super) fn is_exactly(&self, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> bool {
+        if wanted.is_empty() {
+            return self.is_empty();
+        }
+        let exact = match self {
+            Found::Nft(table) => table.hooked && !table.other,
+            Found::Xtables(rules) => rules.iter().all(|rule| rule.mark.is_some()),
+        };
+        exact && self.marks().count() == wanted.len() && self.marks().all(|mark| wanted.contains(&mark))
+    }
+}
+
+/// Reads a mark: hexadecimal with 0x, or decimal.
+pub(super) fn number(text: &str) -> Option<NonZeroU32> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok()?,
+        None => text.parse().ok()?,
+    };
+    NonZeroU32::new(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found() {
+        let directory = env::temp_dir().join(format!("lvs-dr-programs-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let install = |name: &str, mode| {
+            let path = directory.join(name);
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let found = |version: &str| -> Vec<String> {
+            let tools = installed_in(std::slice::from_ref(&directory), |_| version.to_owned());
+            tools.iter().map(|tool| format!("{tool} {:?}", tool.kind)).collect()
+        };
+        assert!(found("").is_empty());
+        install("nft", 0o644);
+        install("xtables-legacy-multi", 0o755);
+        assert_eq!(
+            found(""),
+            ["xtables-legacy-multi iptables Xtables(V4, Legacy)", "xtables-legacy-multi ip6tables Xtables(V6, Legacy)"]
+        );
+        ["nft", "iptables", "iptables-legacy", "ip6tables"].iter().for_each(|name| install(name, 0o755));
+        assert_eq!(
+            found("iptables v1.8.9 (nf_tables)"),
+            [
+                "nft Nft",
+                "iptables Xtables(V4, NfTables)",
+                "iptables-legacy Xtables(V4, Legacy)",
+                "ip6tables Xtables(V6, NfTables)",
+                "xtables-legacy-multi ip6tables Xtables(V6, Legacy)"
+            ]
+        );
+        // The same program under two names.
+        assert_eq!(
+            found("iptables v1.6.1"),
+            ["nft Nft", "iptables Xtables(V4, Legacy)", "ip6tables Xtables(V6, Legacy)"]
+        );
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

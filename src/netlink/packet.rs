@@ -17,8 +17,8 @@ pub(crate) const ETHER_ARP: u16 = 0x0806;
 pub(crate) const ETHER_IPV6: u16 = 0x86dd;
 pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// Sends `payload` as one frame of this EtherType out of the interface with this index, from the calling thread's network
-/// namespace, to a link-layer address of up to 8 octets. Needs `CAP_NET_RAW`.
+/// Sends `payload` as one frame of this EtherType out of the interface with this index, from the calling
+/// thread's network namespace, to a link-layer address of up to 8 octets. Needs `CAP_NET_RAW`.
 pub(crate) fn send_frame(interface: u32, ether_type: u16, destination: &[u8], payload: &[u8]) -> io::Result<()> {
     // Protocol 0: the socket sends only, and nothing is queued for it to receive.
     let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;

@@ -143,7 +143,7 @@ impl Tool {
         }
     }
 
-    /// Sees to it that these marks are set and no others, and says whether anything had to be changed.
+    /// Sets these marks and no others, and says whether anything had to be changed.
     pub(super) fn write(&self, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<bool> {
         let found = self.read()?;
         if found.is_exactly(wanted) {

@@ -166,8 +166,7 @@ impl Marks {
                     continue;
                 }
                 (Some(owner), Some(rule)) => seen.strangers.push(Stranger { owner, rule }),
-                // A priority is listed by itself, before its filters.
-                _ if filter.handle == 0 => continue,
+                _ if filter.is_container() => continue,
                 _ => seen.foreign.push(Foreign::of(&filter, name, self.owner)),
             }
             seen.others.insert(name.into());
@@ -207,15 +206,13 @@ impl Marks {
             }
             if broken {
                 let (at, source) = first.expect("the failure just found");
-                return Err(failed(changes, at, source, "some changes after it are not made; run the same again"));
+                return Err(failed(changes, at, source, "changes after it may not be made: run the same again"));
             }
             start = end;
         }
         match first {
             None => Ok(()),
-            Some((at, source)) => {
-                Err(failed(changes, at, source, "the other changes are made where no error stands against them"))
-            }
+            Some((at, source)) => Err(failed(changes, at, source, "changes that were not refused are made")),
         }
     }
 

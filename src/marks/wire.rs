@@ -327,6 +327,12 @@ impl Filter {
         })
     }
 
+    /// Whether it holds filters and is none itself: the kernel lists a priority before its filters, with handle 0, and so the
+    /// hash tables of u32.
+    pub(super) fn is_container(&self) -> bool {
+        self.handle == 0 || self.kind == "u32" && self.handle & 0xf_ffff == 0
+    }
+
     /// The owner's number, if the filter bears our cookie.
     pub(super) fn owner(&self) -> Option<u64> {
         match self.actions.as_slice() {

@@ -14,6 +14,7 @@ mod keepalived;
 mod lab;
 mod lan;
 mod local_marks;
+mod marks;
 mod node;
 mod ocf;
 mod probe;

@@ -26,8 +26,9 @@
 //! those of a rule. Two programs that use different owner numbers in one network namespace do not change each other's rules.
 //! Every other filter stays as it is. A qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty `clsact`.
 //!
-//! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the network namespace. No call
-//! waits longer than the time limit of a netlink answer (5 s, [`Error::NoAnswer`](crate::Error::NoAnswer)).
+//! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the network namespace. The
+//! kernel answers at once, or within the time that loading a module takes; after 5 s without an answer a call ends with
+//! [`Error::NoAnswer`](crate::Error::NoAnswer).
 //!
 //! ```no_run
 //! use std::collections::BTreeSet;
@@ -54,6 +55,8 @@ mod plan;
 mod probe;
 mod routing;
 mod rule;
+#[cfg(all(test, target_endian = "little"))]
+mod samples;
 mod support;
 mod wire;
 

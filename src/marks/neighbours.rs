@@ -228,3 +228,56 @@ fn macs(links: &[Link], index: u32) -> BTreeSet<Mac> {
     }
     macs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::push_attribute;
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn neighbours_are_read() {
+        use super::super::samples::{self, message};
+        let neighbour = Neighbour::read(&message(samples::NEIGHBOUR)).unwrap();
+        assert_eq!((neighbour.index, neighbour.state), (2, NeighbourState::Permanent));
+        assert_eq!(neighbour.to_string(), "192.0.2.99 on : 02:00:00:00:00:99 (permanent)");
+        assert_eq!(Neighbour::read(&message(samples::ROUTE)), None);
+    }
+
+    #[test]
+    fn a_nodes_mac_addresses() {
+        let link = |index: u32, kind: &str, master: u32, lower: u32| {
+            let mut info = Vec::new();
+            push_attribute(&mut info, 1, kind.as_bytes());
+            let mut header = [0; 16];
+            header[2..4].copy_from_slice(&libc::ARPHRD_ETHER.to_ne_bytes());
+            header[4..8].copy_from_slice(&index.to_ne_bytes());
+            let mut message = RouteMessage::new(libc::RTM_NEWLINK, &header)
+                .with(libc::IFLA_IFNAME, b"x\0")
+                .with(libc::IFLA_ADDRESS, &[2, 0, 0, 0, 0, index as u8])
+                .with(libc::IFLA_LINKINFO, &info);
+            for (kind, value) in [(libc::IFLA_MASTER, master), (libc::IFLA_LINK, lower)] {
+                if value != 0 {
+                    message = message.with(kind, &value.to_ne_bytes());
+                }
+            }
+            Link::read(&message).unwrap()
+        };
+        let links = [
+            link(1, "", 3, 0),
+            link(2, "", 3, 0),
+            link(3, "bond", 0, 0),
+            link(4, "vlan", 0, 3),
+            link(5, "macvlan", 0, 4),
+            link(6, "veth", 0, 5),
+            link(7, "vlan", 0, 7),
+        ];
+        let of = |index| macs(&links, index).into_iter().map(|mac| mac.0[5]).collect::<Vec<_>>();
+        assert_eq!(of(1), [1]);
+        assert_eq!(of(3), [1, 2, 3]);
+        assert_eq!(of(5), [1, 2, 3, 4, 5]);
+        assert_eq!(of(6), [6]);
+        assert_eq!(of(7), [7]);
+        assert_eq!(of(8), []);
+    }
+}

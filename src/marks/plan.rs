@@ -1,5 +1,6 @@
 //! What has to change, in which order.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -32,6 +33,9 @@ impl fmt::Display for Change {
 }
 
 /// The changes that lead from what was seen to what is wanted: qdiscs first, then the rules to add, then those to remove.
+///
+/// A rule that overrides another one's mark is added before it and removed after it, so that no packet gets a mark in between
+/// that it gets neither before nor after.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     changes: Vec<Change>,
@@ -47,8 +51,12 @@ impl Plan {
         let interfaces: BTreeSet<&String> = wanted.iter().map(|rule| &rule.interface).collect();
         let without = interfaces.into_iter().filter(|&name| seen.qdiscs.get(name) == Some(&None));
         let mut changes: Vec<Change> = without.cloned().map(Change::AddQdisc).collect();
-        changes.extend(wanted.difference(&seen.rules).cloned().map(Change::Add));
-        changes.extend(seen.rules.difference(wanted).cloned().map(Change::Remove));
+        let mut additions: Vec<&Rule> = wanted.difference(&seen.rules).collect();
+        additions.sort_by_key(|rule| Reverse(rule.packets.order()));
+        changes.extend(additions.into_iter().cloned().map(Change::Add));
+        let mut removals: Vec<&Rule> = seen.rules.difference(wanted).collect();
+        removals.sort_by_key(|rule| rule.packets.order());
+        changes.extend(removals.into_iter().cloned().map(Change::Remove));
         Plan { changes }
     }
 
@@ -133,6 +141,23 @@ mod tests {
         let text = plan.to_string();
         assert!(text.starts_with("add qdisc clsact to a\nadd mark 1 on a for 192.0.2.1: all from 02:"), "{text}");
         assert_eq!(text.lines().count(), 5);
+    }
+
+    #[test]
+    fn rules_that_override_others_come_first_and_go_last() {
+        let kinds = [Packets::Later { port: None }, Packets::From(Mac([2, 0, 0, 0, 0, 1])), Packets::Opening];
+        let rules: Vec<Rule> =
+            ["a", "b"].iter().flat_map(|name| kinds.map(|packets| Rule { packets, ..rule(name, 1) })).collect();
+        let order = |plan: Plan| -> Vec<u16> {
+            let order = |change: &Change| match change {
+                Change::Add(rule) | Change::Remove(rule) => rule.packets.order(),
+                _ => panic!("{change}"),
+            };
+            plan.changes().iter().map(order).collect()
+        };
+        let all = seen(&[], &rules);
+        assert_eq!(order(Plan::between(&seen(&[], &[]), &all.rules)), [2, 2, 1, 1, 0, 0]);
+        assert_eq!(order(Plan::between(&all, &BTreeSet::new())), [0, 0, 1, 1, 2, 2]);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl fmt::Display for MarkUse {
 
 /// What a rule of the routing policy compares a mark with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Policy {
+pub(super) struct Policy {
     ipv6: bool,
     priority: u32,
     fwmark: u32,
@@ -82,7 +82,7 @@ struct Policy {
 
 impl Policy {
     /// Reads an `RTM_NEWRULE` message. `None`: it is of another family, does not depend on marks, or is malformed.
-    fn read(message: &RouteMessage) -> Option<Self> {
+    pub(super) fn read(message: &RouteMessage) -> Option<Self> {
         if message.kind() != libc::RTM_NEWRULE {
             return None;
         }
@@ -136,13 +136,13 @@ impl Policy {
 
 /// One next hop of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Hop {
+pub(super) struct Hop {
     index: u32,
     gateway: Option<IpAddr>,
 }
 
 /// Reads an `RTM_NEWROUTE` message: its next hops. `None`: it is something else, or malformed.
-fn read_hops(message: &RouteMessage) -> Option<Vec<Hop>> {
+pub(super) fn read_hops(message: &RouteMessage) -> Option<Vec<Hop>> {
     if message.kind() != libc::RTM_NEWROUTE {
         return None;
     }
@@ -217,5 +217,41 @@ impl Marks {
         let found = self.client.list(&question, |message| Policy::read(&message));
         let policies = found.map_err(|failure| explain(failure, "list", "rules of the routing policy"))?;
         Ok(policies.iter().flat_map(|policy| marks.iter().filter_map(|&mark| policy.use_of(mark))).collect())
+    }
+}
+
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::super::samples::{self, message};
+    use super::*;
+
+    #[test]
+    fn next_hops_are_read() {
+        let hops = read_hops(&message(samples::ROUTE)).unwrap();
+        let gateways: Vec<_> = hops.iter().map(|hop| (hop.index, hop.gateway.unwrap().to_string())).collect();
+        assert_eq!(gateways, [(2, "192.0.2.2".into()), (2, "fe80::3".into())]);
+        assert_eq!(read_hops(&message(samples::NEIGHBOUR)), None);
+    }
+
+    #[test]
+    fn policies_are_read() {
+        let policy = Policy::read(&message(samples::POLICY)).unwrap();
+        let expected = Policy { ipv6: false, priority: 101, fwmark: 2, fwmask: 3, inverted: false, table: 1000 };
+        assert_eq!(policy, expected);
+        assert_eq!(Policy::read(&message(samples::PLAIN_POLICY)), None);
+    }
+
+    #[test]
+    fn a_policy_that_a_mark_decides() {
+        let policy = Policy { ipv6: true, priority: 9, fwmark: 2, fwmask: 3, inverted: false, table: 7 };
+        let used = |policy: Policy, mark| policy.use_of(NonZeroU32::new(mark).unwrap()).map(|found| found.matches);
+        assert_eq!([1, 2, 6].map(|mark| used(policy, mark)), [None, Some(true), Some(true)]);
+        let inverted = Policy { inverted: true, ..policy };
+        assert_eq!([1, 2, 6].map(|mark| used(inverted, mark)), [None, Some(false), Some(false)]);
+        // Packets without a mark.
+        let unmarked = Policy { fwmark: 0, ..policy };
+        assert_eq!([1, 4].map(|mark| used(unmarked, mark)), [Some(false), None]);
+        let text = inverted.use_of(NonZeroU32::new(2).unwrap()).unwrap().to_string();
+        assert_eq!(text, "ip -6 rule 9 (not fwmark 0x2/0x3, table 7) does not match mark 2");
     }
 }

@@ -70,6 +70,17 @@ pub enum Packets {
     Opening,
 }
 
+impl Packets {
+    /// The place in the order in which the kernel tries the rules: 0, 1 or 2.
+    pub(super) fn order(&self) -> u16 {
+        match self {
+            Packets::Later { .. } => 0,
+            Packets::From(_) => 1,
+            Packets::Opening => 2,
+        }
+    }
+}
+
 /// `TCP without SYN to port 80`, `all from 02:00:00:00:00:01`, `TCP with SYN`.
 impl fmt::Display for Packets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -83,6 +94,8 @@ impl fmt::Display for Packets {
 }
 
 /// A mark for packets that arrive on an interface for a VIP.
+///
+/// Of two rules that differ in the mark alone only one can exist.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     /// The interface on which the packets arrive.

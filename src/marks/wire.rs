@@ -164,14 +164,10 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn of(rule: &Rule) -> Self {
-        let kind = match rule.packets {
-            Packets::Later { .. } => 0,
-            Packets::From(_) => 2,
-            Packets::Opening => 4,
-        };
+        let priority = PRIORITY + 2 * rule.packets.order();
         match rule.vip {
-            IpAddr::V4(_) => Slot { priority: PRIORITY + kind, protocol: ETH_P_IP },
-            IpAddr::V6(_) => Slot { priority: PRIORITY + kind + 1, protocol: ETH_P_IPV6 },
+            IpAddr::V4(_) => Slot { priority, protocol: ETH_P_IP },
+            IpAddr::V6(_) => Slot { priority: priority + 1, protocol: ETH_P_IPV6 },
         }
     }
 
@@ -419,5 +415,117 @@ fn action_attribute(kind: &str) -> Option<u16> {
         "u32" => Some(7),
         "flow" => Some(9),
         _ => None,
+    }
+}
+
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::super::samples::{self, message};
+    use super::*;
+
+    const OWNER: u64 = 0x1122_3344_5566_7788;
+
+    fn rule(vip: &str, packets: Packets, mark: u32) -> Rule {
+        let mark = NonZeroU32::new(mark).unwrap();
+        Rule { interface: "eth0".into(), vip: vip.parse().unwrap(), packets, mark }
+    }
+
+    #[test]
+    fn qdiscs_are_read() {
+        assert_eq!(read_qdisc(&message(samples::CLSACT)), Some((2, Qdisc::Clsact)));
+        assert_eq!(read_qdisc(&message(samples::NO_QUEUE)), None);
+        assert_eq!(read_qdisc(&message(samples::FROM)), None);
+    }
+
+    #[test]
+    fn rules_are_read() {
+        let filter = Filter::read(&message(samples::FROM)).unwrap();
+        assert_eq!((filter.slot.priority, filter.handle, filter.owner()), (302, 1, Some(OWNER)));
+        let from = Packets::From(Mac([2, 0, 0, 0, 0, 2]));
+        assert_eq!(filter.rule("eth0"), Some(rule("192.0.2.254", from, 1)));
+
+        let filter = Filter::read(&message(samples::OPENING)).unwrap();
+        assert_eq!(filter.rule("eth0"), Some(rule("2001:db8::fe", Packets::Opening, 2)));
+
+        let alone = Filter::read(&message(samples::PRIORITY_ALONE)).unwrap();
+        assert!(alone.is_container());
+        assert_eq!(alone.rule("eth0"), None);
+    }
+
+    #[test]
+    fn other_filters_are_read() {
+        let filter = Filter::read(&message(samples::U32)).unwrap();
+        assert_eq!((filter.kind.as_str(), filter.actions.len()), ("u32", 1));
+        assert_eq!((filter.actions[0].mark, filter.owner()), (Some((7, u32::MAX)), None));
+        assert_eq!(filter.rule("eth0"), None);
+        assert!(!filter.is_container());
+        assert!(Filter::read(&message(samples::U32_TABLE)).unwrap().is_container());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let kinds = [
+            Packets::Later { port: None },
+            Packets::Later { port: NonZeroU16::new(443) },
+            Packets::From(Mac([2, 0, 0, 0, 0, 2])),
+            Packets::Opening,
+        ];
+        for vip in ["192.0.2.254", "2001:db8::fe"] {
+            for packets in kinds {
+                let rule = rule(vip, packets, u32::MAX);
+                let filter = Filter::read(&add_filter(&rule, OWNER, 2, 5)).unwrap();
+                assert_eq!((filter.rule("eth0"), filter.owner(), filter.handle), (Some(rule), Some(OWNER), 5));
+            }
+        }
+    }
+
+    #[test]
+    fn what_differs_from_a_rule_is_none() {
+        let good = Filter::read(&message(samples::FROM)).unwrap();
+        let changes: [fn(&mut Filter); 10] = [
+            |filter| filter.chain = 1,
+            |filter| filter.kind = "u32".into(),
+            |filter| filter.slot.priority = 300,
+            |filter| filter.slot.protocol = ETH_P_IPV6,
+            |filter| filter.keys.other = true,
+            |filter| filter.keys.v4 = Some(([192, 0, 2, 0], [255, 255, 255, 0])),
+            |filter| filter.keys.protocol = Some(17),
+            |filter| filter.actions[0].control = Some(0),
+            |filter| filter.actions[0].mark = Some((1, 0xff)),
+            |filter| filter.actions.push(Action::default()),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut filter = good.clone();
+            change(&mut filter);
+            assert_eq!(filter.rule("eth0"), None, "change {number}");
+        }
+    }
+
+    #[test]
+    fn the_request_for_a_filter() {
+        let rule = rule("192.0.2.254", Packets::Opening, 2);
+        let request = add_filter(&rule, OWNER, 2, 0);
+        let expected = [
+            // struct tcmsg
+            &[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0xf2, 0xff, 0xff, 0xff, 0x08, 0x00, 0x30, 0x01][..],
+            &[11, 0, 1, 0],
+            b"flower\0\0",
+            // TCA_OPTIONS: protocol, destination, flags, skip_hw
+            &[136, 0, 2, 0],
+            &[6, 0, 8, 0, 0x08, 0x00, 0, 0, 5, 0, 9, 0, 6, 0, 0, 0],
+            &[8, 0, 12, 0, 192, 0, 2, 254, 8, 0, 13, 0, 255, 255, 255, 255],
+            &[6, 0, 71, 0, 0x00, 0x02, 0, 0, 6, 0, 72, 0, 0x00, 0x12, 0, 0],
+            &[8, 0, 22, 0, 1, 0, 0, 0],
+            // TCA_FLOWER_ACT, the first action
+            &[76, 0, 3, 0, 72, 0, 1, 0],
+            &[12, 0, 1, 0],
+            b"skbedit\0",
+            &[20, 0, 6, 0],
+            b"lvs-dr\0\0\x11\x22\x33\x44\x55\x66\x77\x88",
+            &[36, 0, 2, 0],
+            &[24, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[8, 0, 5, 0, 2, 0, 0, 0],
+        ];
+        assert_eq!(request.octets(), expected.concat());
     }
 }

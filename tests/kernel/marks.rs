@@ -225,10 +225,11 @@ fn packets_are_marked() {
         put(&mut marks, "eth0", &wanted);
         assert_eq!(connect(), 1);
         let before = marked("eth0", PRIORITY + 2 + at);
-        let datagram =
-            || UdpSocket::bind("[::]:0").unwrap().send_to(&[0], (vip.parse::<IpAddr>().unwrap(), 9)).unwrap();
+        // In three fragments, of which the first alone has ports.
+        let to = SocketAddr::new(vip.parse().unwrap(), 9);
+        let datagram = || UdpSocket::bind("[::]:0").unwrap().send_to(&[0; 4000], to).unwrap();
         other.run(datagram).unwrap();
-        until("a datagram is marked", || marked("eth0", PRIORITY + 2 + at) > before);
+        until("all fragments are marked", || marked("eth0", PRIORITY + 2 + at) >= before + 3);
 
         // A later kind overrides an earlier one.
         wanted.insert(rule("eth0", vip, Packets::Opening, 2));
@@ -611,6 +612,14 @@ fn interfaces_are_monitored_and_lost_events_reported() {
     assert!(events.iter().any(|event| matches!(event, Event::Interface { name, .. } if name == "a.b")));
     assert!(events.iter().any(|event| matches!(event, Event::Interface { name, .. } if name == "c.d")));
     assert!(matches!(events.last(), Some(Event::InterfaceGone { name, .. }) if name == "c.d"), "{events:?}");
+
+    // A port that leaves a bridge is still there.
+    ip("link add br0 type bridge");
+    ip("link set eth0 master br0");
+    ip("link set eth0 nomaster");
+    let events: Vec<Event> = std::iter::from_fn(|| monitor.next().unwrap()).collect();
+    assert!(events.iter().any(|event| matches!(event, Event::Interface { name, .. } if name == "eth0")));
+    assert!(!events.iter().any(|event| matches!(event, Event::InterfaceGone { .. })), "{events:?}");
 
     // Many more than the buffer holds.
     let mut lines = String::new();

@@ -13,6 +13,7 @@ mod cluster;
 mod lvs_node;
 mod measure;
 mod promotion;
+mod requests;
 mod svg;
 mod table;
 mod upkeep;
@@ -28,7 +29,7 @@ use clap::Parser;
 
 use crate::cluster::progress::Progress;
 use crate::cluster::record::Kind;
-use crate::cluster::ways::{LVS_NODE, WATCH, WAYS, Way};
+use crate::cluster::ways::{Balance, LVS_NODE, MARKS_WATCH, WATCH, WAYS, Way};
 use crate::measure::Measured;
 use crate::promotion::{FENCES, Told};
 use crate::upkeep::Upkeep;
@@ -38,14 +39,19 @@ use crate::upkeep::Upkeep;
 #[command(name = "failover")]
 struct Options {
     /// Ways of switching roles
-    #[arg(long, value_delimiter = ',', value_parser = WAYS.iter().chain([&WATCH]).map(|way| way.name).collect::<Vec<_>>())]
+    #[arg(long, value_delimiter = ',', value_parser = ways())]
     way: Vec<String>,
+
+    /// Schedulers, each measured by itself; left out: mh for stateless, wlc in the story `even`, else wrr. A way that
+    /// does not work with a scheduler is left out
+    #[arg(long, value_delimiter = ',', value_enum)]
+    scheduler: Vec<Balance>,
 
     /// How many web servers
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=3), default_value = "3,2")]
     nodes: Vec<u8>,
 
-    /// What happens to the director; or late, known, rolling, split: with three nodes, where they come and go
+    /// What happens to the director; or, with three nodes, one of the other stories
     #[arg(long, value_delimiter = ',', value_parser = stories())]
     story: Vec<String>,
 
@@ -53,9 +59,21 @@ struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     runs: u8,
 
+    /// Measure a change of director again until at least so many new connections were counted in all its runs
+    #[arg(long, default_value_t = 0)]
+    connections: usize,
+
     /// Measure promotions instead: from the notification until sessions are forwarded
     #[arg(long)]
     promotion: bool,
+
+    /// With --promotion: fences; left out: all
+    #[arg(long, value_delimiter = ',', value_parser = FENCES)]
+    fence: Vec<String>,
+
+    /// With --promotion: count requests to the kernel and files written, too. It costs time, which is measured
+    #[arg(long)]
+    requests: bool,
 
     /// With --promotion: how many virtual services
     #[arg(long, value_delimiter = ',', default_value = "10,5000")]
@@ -72,6 +90,10 @@ struct Options {
     /// Cargo's.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn ways() -> Vec<&'static str> {
+    WAYS.iter().chain([&WATCH, &MARKS_WATCH]).map(|way| way.name).collect()
 }
 
 fn stories() -> Vec<&'static str> {
@@ -103,7 +125,6 @@ fn run(options: &Options) -> Result<bool> {
     }
     clean()?;
     let chosen = |names: &[String], name: &str| names.is_empty() || names.iter().any(|chosen| chosen == name);
-    let ways: Vec<&Way> = WAYS.iter().filter(|way| chosen(&options.way, way.name)).collect();
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| chosen(&options.story, kind.name())).collect();
 
     let mut complete = true;
@@ -113,18 +134,11 @@ fn run(options: &Options) -> Result<bool> {
     for nodes in options.nodes.iter().copied().map(usize::from) {
         for kind in &kinds {
             let mut measured = Vec::new();
-            for way in ways.iter().filter(|way| way.hands_over || !kind.hands_over()) {
-                let mut runs = Vec::new();
-                for run in 1..=options.runs {
-                    let title = format!("{nodes} nodes, {}, {} {run}/{}", kind.name(), way.name, options.runs);
-                    match measure::measure(way, nodes, *kind, &mut Progress::new(false, title)) {
-                        Ok(measured) => runs.push(measured),
-                        Err(e) => {
-                            eprintln!("failover: {e:#}");
-                            complete = false;
-                        }
-                    }
-                }
+            let ways = WAYS.iter().filter(|way| chosen(&options.way, way.name));
+            let ways = ways.filter(|way| way.hands_over || !kind.hands_over());
+            for way in ways.flat_map(|way| scheduled(options, way, None)) {
+                let (runs, all) = repeat(options, &way, nodes, *kind);
+                complete &= all;
                 if !runs.is_empty() {
                     measured.push(runs);
                 }
@@ -140,11 +154,40 @@ fn run(options: &Options) -> Result<bool> {
     Ok(complete)
 }
 
+/// Returns the way with each scheduler that was asked for and that it works with; without `--scheduler`, with `default` or its own.
+fn scheduled(options: &Options, way: &Way, default: Option<Balance>) -> Vec<Way> {
+    if options.scheduler.is_empty() {
+        return default.map_or(Some(*way), |scheduler| way.with_scheduler(scheduler)).into_iter().collect();
+    }
+    options.scheduler.iter().filter_map(|scheduler| way.with_scheduler(*scheduler)).collect()
+}
+
+/// Measures one change of director as often as asked for. Also returns whether all could be measured.
+fn repeat(options: &Options, way: &Way, nodes: usize, kind: Kind) -> (Vec<Measured>, bool) {
+    let (mut runs, mut failed, mut connections) = (Vec::new(), 0, 0);
+    while runs.len() + failed < options.runs.into() || (failed == 0 && connections < options.connections) {
+        let number = runs.len() + failed + 1;
+        let title = format!("{nodes} nodes, {}, {}, {} {number}", kind.name(), way.name, way.scheduler.name());
+        match measure::measure(way, nodes, kind, &mut Progress::new(false, title)) {
+            Ok(measured) => {
+                connections += measured.new.of;
+                runs.push(measured);
+            }
+            Err(e) => {
+                eprintln!("failover: {e:#}");
+                failed += 1;
+            }
+        }
+    }
+    (runs, failed == 0)
+}
+
 /// Whether all could be measured.
 fn upkeep(options: &Options, story: Upkeep, chosen: &impl Fn(&[String], &str) -> bool) -> bool {
     let (mut complete, mut all) = (true, Vec::new());
-    for way in story.ways().into_iter().filter(|way| chosen(&options.way, way.name)) {
-        for told in (0..options.runs).flat_map(|_| story.tell(way)) {
+    let ways = story.ways().into_iter().filter(|way| chosen(&options.way, way.name));
+    for way in ways.flat_map(|way| scheduled(options, &way, story.scheduler())) {
+        for told in (0..options.runs).flat_map(|_| story.tell(&way)) {
             match told {
                 Ok(told) => all.push(told),
                 Err(e) => {
@@ -172,13 +215,15 @@ fn clean() -> Result<()> {
 
 fn promotions(options: &Options) -> Result<bool> {
     let (mut complete, mut measured) = (true, Vec::new());
-    for fence in FENCES {
+    for fence in
+        FENCES.into_iter().filter(|fence| options.fence.is_empty() || options.fence.iter().any(|name| name == fence))
+    {
         for told in [Told::Program, Told::Fifo] {
             for services in options.services.iter().copied() {
                 for _ in 0..options.runs {
                     clean()?;
                     let title = format!("promotion, {fence}, {told:?}, {services} services");
-                    match promotion::measure(services, fence, told, options.settle, &mut Progress::new(false, title)) {
+                    match promotion::measure(services, fence, told, options, &mut Progress::new(false, title)) {
                         Ok(promotion) => measured.push(promotion),
                         Err(e) => {
                             eprintln!("failover: {e:#}");

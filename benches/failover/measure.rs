@@ -11,7 +11,7 @@ use crate::cluster::monitor::{Monitor, Seen};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::{Kind, Record, Session, Turn};
 use crate::cluster::stage::{Stage, with_cluster};
-use crate::cluster::ways::Way;
+use crate::cluster::ways::{Balance, Way};
 
 pub(crate) const ACTIVE: Group =
     Group { count: 300, every: Some(Duration::from_secs(1)), over: Duration::from_millis(2500) };
@@ -67,6 +67,7 @@ pub(crate) struct Pair<T> {
 pub(crate) struct Measured {
     pub(crate) record: Record,
     pub(crate) kind: Kind,
+    pub(crate) scheduler: Balance,
     /// Kept, of those that could be: a dead node's own could not.
     pub(crate) active: Count,
     pub(crate) idle: Count,
@@ -85,6 +86,8 @@ pub(crate) struct Measured {
     pub(crate) cpu: Pair<f64>,
     /// Until the (last) new director had the VIP.
     pub(crate) election: Option<Duration>,
+    /// From then on, until each living node had answered a new connection.
+    pub(crate) spread: Option<Duration>,
 }
 
 pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progress) -> Result<Measured> {
@@ -168,10 +171,26 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
     let (of, is) = record.requests(turn.at..turn.until);
     let asked = record.requests.iter().filter(|r| (turn.at..turn.until).contains(&r.sent));
     let slowest = asked.filter(|r| r.served.is_ok()).map(|r| r.done - r.sent).max().unwrap_or_default();
-    let election = record.election(turn);
+    let (election, spread) = (record.election(turn), record.spread(turn));
+    let scheduler = way.scheduler;
     let resent = Pair { quiet: resent.quiet as u64, change: resent.change as u64 };
     let new = Count { is, of };
-    Ok(Measured { kind, active, idle, young, new, slowest, gap, late, resent, cpu, election, record })
+    Ok(Measured {
+        kind,
+        scheduler,
+        active,
+        idle,
+        young,
+        new,
+        slowest,
+        gap,
+        late,
+        resent,
+        cpu,
+        election,
+        spread,
+        record,
+    })
 }
 
 /// The change, and as much time before it. What a crash at its end does to sessions is no gap that anybody could avoid.
@@ -190,6 +209,7 @@ impl Measured {
             |pair: Pair<Duration>| json!({ "quiet": pair.quiet.as_secs_f64(), "change": pair.change.as_secs_f64() });
         json!({
             "way": self.record.name,
+            "scheduler": self.scheduler.name(),
             "nodes": self.record.nodes.len(),
             "story": self.kind.name(),
             "active_kept": count(self.active),
@@ -205,6 +225,7 @@ impl Measured {
             "segments_sent_again": { "quiet": self.resent.quiet, "change": self.resent.change },
             "cpu_idle": { "quiet": self.cpu.quiet, "change": self.cpu.change },
             "until_vip": seconds(self.election),
+            "until_spread": seconds(self.spread),
         })
     }
 }

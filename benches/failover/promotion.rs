@@ -1,10 +1,10 @@
 //! How long a promotion takes, with small and large tables: from the notification until the new director forwards to a
-//! remote node, a session that it has learned and one that is new.
+//! remote node, a session that it has learned and one that is new, and until it spreads new ones over both living nodes.
 //!
 //! Three nodes without keepalived: n1 directs to n3, and n2 is promoted after n1's cable was cut. The client sends
 //! UDP, so that nothing waits for a TCP that sends again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -19,18 +19,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::Options;
 use crate::cluster::progress::Progress;
-use crate::cluster::ways::{Way, install_lvs_node};
+use crate::cluster::ways::{Balance, Way, install_lvs_node};
 use crate::cluster::{Cluster, INTERFACE, Node, VIP};
+use crate::requests::{Counter, Requests};
 
+/// Served by n3 alone.
 const PORT: u16 = 5000;
+/// Served by n2 and n3.
+const SPREAD_PORT: u16 = 5001;
 /// What the client sends: the datagram of a session, and one of a new session each time.
 const EVERY: Duration = Duration::from_millis(4);
 /// The kernel collects what it tells the other nodes of connections for up to two seconds.
 const SYNCHRONISED: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(crate) const FENCES: [&str; 3] = ["quiesce", "stateless", "backup-only"];
+pub(crate) const FENCES: [&str; 4] = ["quiesce", "stateless", "backup-only", "marks"];
 
 /// How the node is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,11 @@ pub(crate) struct Promotion {
     /// Until an answer came in a session that was synchronised before, and in a new one.
     pub(crate) known: Option<Duration>,
     pub(crate) new: Option<Duration>,
+    /// Until both living nodes had answered in a new session.
+    pub(crate) spread: Option<Duration>,
+    pub(crate) scheduler: Balance,
+    /// Until all of these were there, if it was counted.
+    pub(crate) requests: Option<Requests>,
     /// When each step was begun.
     pub(crate) steps: Vec<(Duration, String)>,
     /// When the program ended.
@@ -62,9 +72,12 @@ impl Promotion {
         json!({
             "fence": self.fence,
             "told": match self.told { Told::Program => "program", Told::Fifo => "fifo" },
+            "scheduler": self.scheduler.name(),
             "services": self.services,
             "learned_session": seconds(self.known),
             "new_session": seconds(self.new),
+            "spread": seconds(self.spread),
+            "requests": self.requests.as_ref().map(Requests::json),
             "program_ended": seconds(self.end),
             "steps": self.steps.iter().map(|(at, step)| json!([at.as_secs_f64(), step])).collect::<Vec<_>>(),
         })
@@ -76,16 +89,22 @@ pub(crate) fn measure(
     services: usize,
     fence: &'static str,
     told: Told,
-    settle: f64,
+    options: &Options,
     progress: &mut Progress,
 ) -> Result<Promotion> {
-    let prepare_nothing = |_: &Node, _: &[Node]| Ok(String::new());
-    let way = Way { name: "promotion", title: "", hands_over: false, watched: false, prepare: prepare_nothing };
+    let scheduler = match options.scheduler.first() {
+        _ if fence == "stateless" => Balance::Mh,
+        Some(scheduler) => *scheduler,
+        None => Balance::Wrr,
+    };
+    let prepare_nothing = |_: &Way, _: &Node, _: &[Node]| Ok(String::new());
+    let (name, hands_over, watched) = ("promotion", false, false);
+    let way = Way { name, title: "", hands_over, watched, fence, scheduler, prepare: prepare_nothing };
     progress.step("building the cluster");
     let cluster = Cluster::build(3, &way)?;
     let program = install_lvs_node()?;
     for node in &cluster.nodes {
-        prepare(node, &cluster.nodes, services, fence, settle)?;
+        prepare(node, &cluster.nodes, services, &way, options.settle)?;
     }
     let role = |node: &Node, role: &str| node.run(&format!("{program} --config {} role {role}", config(node)));
     progress.step("n1 directs");
@@ -99,18 +118,25 @@ pub(crate) fn measure(
         Told::Program => None,
         Told::Fifo => Some(Follower::start(&cluster.nodes[1], &program, start)?),
     };
-    let server = Server::start(&cluster.nodes[2])?;
+    let servers = [
+        Server::start(&cluster.nodes[2], PORT)?,
+        Server::start(&cluster.nodes[1], SPREAD_PORT)?,
+        Server::start(&cluster.nodes[2], SPREAD_PORT)?,
+    ];
     let client = Client::start(&cluster, start)?;
     progress.step("sessions are synchronised");
     thread::sleep(SYNCHRONISED);
-    ensure!(client.answers().known.is_some() && client.answers().new.is_some(), "n3 does not answer through n1");
+    ensure!(client.answers().complete(), "n2 and n3 do not answer through n1: {:?}", client.answers());
     cluster.set_link(&cluster.nodes[0], false)?;
     thread::sleep(Duration::from_millis(300));
+    let counter =
+        options.requests.then(|| Counter::start(&cluster.nodes[1], &cluster.nodes[1].etc.join("state"))).transpose()?;
     client.forget();
 
     progress.step("n2 is told");
     let begin = start.elapsed();
-    let mut promotion = Promotion { services, fence, told, known: None, new: None, steps: Vec::new(), end: None };
+    let (known, new, spread, requests, steps, end) = (None, None, None, None, Vec::new(), None);
+    let mut promotion = Promotion { services, fence, scheduler, told, known, new, spread, requests, steps, end };
     let mut running = match &fifo {
         Some(fifo) => {
             fs::write(&fifo.path, "INSTANCE \"web\" MASTER 100\n").context("cannot write to the FIFO")?;
@@ -125,6 +151,7 @@ pub(crate) fn measure(
         let answers = client.answers();
         let since = |at: Option<Duration>| at.map(|at| at.saturating_sub(begin));
         (promotion.known, promotion.new) = (since(answers.known), since(answers.new));
+        promotion.spread = since(answers.spread());
         let ended = match &mut running {
             Some((child, lines)) => match child.try_wait().context("lvs-node")? {
                 Some(status) => {
@@ -137,7 +164,7 @@ pub(crate) fn measure(
             },
             None => true,
         };
-        if ended && promotion.known.is_some() && promotion.new.is_some() {
+        if ended && answers.complete() {
             break;
         }
         if start.elapsed() - begin > PATIENCE {
@@ -148,8 +175,9 @@ pub(crate) fn measure(
     if let Some(fifo) = fifo {
         promotion.steps = steps(&fifo.lines.lock().unwrap_or_else(PoisonError::into_inner));
     }
+    promotion.requests = counter.map(Counter::stop).transpose()?;
     client.stop()?;
-    server.stop()?;
+    servers.into_iter().try_for_each(Server::stop)?;
     Ok(promotion)
 }
 
@@ -157,20 +185,26 @@ fn config(node: &Node) -> String {
     node.etc.join("node.toml").display().to_string()
 }
 
-/// A table in which the measured service comes last: UDP, to n3 alone.
-fn prepare(node: &Node, all: &[Node], services: usize, fence: &str, settle: f64) -> Result<()> {
-    let scheduler = if fence == "stateless" { "mh -b mh-fallback,mh-port" } else { "wrr" };
+/// A table in which the measured services come last: UDP, to n3 alone, and to n2 and n3.
+fn prepare(node: &Node, all: &[Node], services: usize, way: &Way, settle: f64) -> Result<()> {
+    let (fence, scheduler) = (way.fence, way.scheduler.ipvsadm());
+    // Only fence quiesce settles.
+    let settle = if fence == "quiesce" { format!("settle = {settle:?}\n") } else { String::new() };
     let mut table = String::new();
-    for port in (10_000..).take(services - 1) {
-        let _ = writeln!(table, "-A -t {VIP}:{port} -s {scheduler}");
+    for port in (10_000..).take(services.saturating_sub(2)) {
+        let _ = writeln!(table, "-A -t {VIP}:{port} {scheduler}");
         for real in all {
             let _ = writeln!(table, "-a -t {VIP}:{port} -r {}:{port} -g -w 1", real.address);
         }
     }
-    let remote = all.last().context("there is no node")?.address;
-    let _ = write!(table, "-A -u {VIP}:{PORT} -s {scheduler}\n-a -u {VIP}:{PORT} -r {remote}:{PORT} -g -w 1\n");
+    for (port, servers) in [(PORT, &all[2..]), (SPREAD_PORT, &all[1..])] {
+        let _ = writeln!(table, "-A -u {VIP}:{port} {scheduler}");
+        for real in servers {
+            let _ = writeln!(table, "-a -u {VIP}:{port} -r {}:{port} -g -w 1", real.address);
+        }
+    }
     let file = format!(
-        "interface = \"{INTERFACE}\"\nvips = [\"{VIP}\"]\nvip_owner = \"node\"\nfence = \"{fence}\"\nsettle = {settle:?}\n\
+        "interface = \"{INTERFACE}\"\nvips = [\"{VIP}\"]\nvip_owner = \"node\"\nfence = \"{fence}\"\n{settle}\
          state_dir = \"{}\"\nservices = \"file.ipvs\"\n",
         node.etc.join("state").display()
     );
@@ -221,27 +255,31 @@ impl Drop for Follower {
     }
 }
 
-/// Answers each datagram with itself.
+/// Answers each datagram with itself, and the node's last octet.
 struct Server {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<()>>,
 }
 
 impl Server {
-    fn start(node: &Node) -> Result<Self> {
+    fn start(node: &Node, port: u16) -> Result<Self> {
         let bind = || {
-            let socket = UdpSocket::bind((VIP, PORT))?;
+            let socket = UdpSocket::bind((VIP, port))?;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
             std::io::Result::Ok(socket)
         };
-        let socket = node.netns.run(bind)?.context("cannot serve on n3")?;
+        let socket = node.netns.run(bind)?.with_context(|| format!("cannot serve on {}", node.name))?;
+        let [.., last] = node.address.octets();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::spawn(move || {
             let mut datagram = [0; 16];
             while !stopped.load(Ordering::Relaxed) {
-                match socket.recv_from(&mut datagram) {
-                    Ok((length, client)) => drop(socket.send_to(&datagram[..length], client)),
+                match socket.recv_from(&mut datagram[..8]) {
+                    Ok((length, client)) => {
+                        datagram[length] = last;
+                        drop(socket.send_to(&datagram[..=length], client));
+                    }
                     Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                     Err(e) => return Err(e).context("the server"),
                 }
@@ -263,6 +301,19 @@ struct Answers {
     forgotten: Duration,
     known: Option<Duration>,
     new: Option<Duration>,
+    /// Of each server of the second service, in a new session.
+    servers: BTreeMap<u8, Duration>,
+}
+
+impl Answers {
+    /// Returns when both servers of the second service had answered.
+    fn spread(&self) -> Option<Duration> {
+        self.servers.values().max().filter(|_| self.servers.len() == 2).copied()
+    }
+
+    fn complete(&self) -> bool {
+        self.known.is_some() && self.new.is_some() && self.spread().is_some()
+    }
 }
 
 struct Client {
@@ -298,47 +349,48 @@ impl Client {
 
 /// Sends in one session all the time, and opens new ones.
 fn send(start: Instant, answers: &Mutex<Answers>, stop: &AtomicBool) -> Result<()> {
-    let known = socket()?;
-    let mut new: HashMap<u16, (Duration, UdpSocket)> = HashMap::new();
+    let known = socket(0, PORT)?;
+    let mut new: HashMap<u16, (u16, Duration, UdpSocket)> = HashMap::new();
     let mut port = 20_000;
     let mut datagram = [0; 16];
     while !stop.load(Ordering::Relaxed) {
         let sent = start.elapsed();
         // What nobody answers for is what is measured.
         let _ = known.send(&(sent.as_micros() as u64).to_be_bytes());
-        port = if port < 60_000 { port + 1 } else { 20_000 };
-        let socket = new_socket(port)?;
-        let _ = socket.send(b"new");
-        new.insert(port, (sent, socket));
+        for service in [PORT, SPREAD_PORT] {
+            port = if port < 60_000 { port + 1 } else { 20_000 };
+            let socket = socket(port, service)?;
+            let _ = socket.send(b"new");
+            new.insert(port, (service, sent, socket));
+        }
         thread::sleep(EVERY);
 
         let now = start.elapsed();
         let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
         while let Ok(length) = known.recv(&mut datagram) {
-            let sent = datagram[..length].try_into().map(u64::from_be_bytes).unwrap_or_default();
+            let sent = datagram[..length - 1].try_into().map(u64::from_be_bytes).unwrap_or_default();
             if Duration::from_micros(sent) >= answers.forgotten {
                 answers.known.get_or_insert(now);
             }
         }
         // One that is not answered by then will not be.
-        new.retain(|_, (sent, socket)| {
-            let answered = socket.recv(&mut datagram).is_ok();
-            if answered && *sent >= answers.forgotten {
-                answers.new.get_or_insert(now);
+        new.retain(|_, (service, sent, socket)| {
+            let answer = socket.recv(&mut datagram).ok();
+            if let Some(length) = answer.filter(|length| *length > 0 && *sent >= answers.forgotten) {
+                match *service {
+                    PORT => drop(answers.new.get_or_insert(now)),
+                    _ => drop(answers.servers.entry(datagram[length - 1]).or_insert(now)),
+                }
             }
-            !answered && now - *sent < 8 * EVERY
+            answer.is_none() && now - *sent < 8 * EVERY
         });
     }
     Ok(())
 }
 
-fn socket() -> Result<UdpSocket> {
-    new_socket(0)
-}
-
-fn new_socket(port: u16) -> Result<UdpSocket> {
+fn socket(port: u16, service: u16) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).context("cannot make a socket")?;
-    socket.connect((VIP, PORT)).context("cannot reach the VIP")?;
+    socket.connect((VIP, service)).context("cannot reach the VIP")?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -346,18 +398,41 @@ fn new_socket(port: u16) -> Result<UdpSocket> {
 /// The table for people.
 pub(crate) fn draw(promotions: &[Promotion]) -> String {
     let mut text = format!(
-        "promotion, ms from the notification on{:>12}{:>16}{:>16}{:>16}\n",
-        "services", "learned session", "new session", "program ended"
+        "promotion, ms from the notification on{:>12}{:>16}{:>16}{:>16}{:>16}\n",
+        "services", "learned session", "new session", "spread", "program ended"
     );
     for promotion in promotions {
-        let Promotion { services, fence, told, known, new, end, .. } = promotion;
-        let told = match told {
-            Told::Program => "lvs-node role master",
-            Told::Fifo => "lvs-node fifo",
-        };
+        let Promotion { services, fence, scheduler, told, known, new, spread, end, .. } = promotion;
+        let scheduler = scheduler.name();
+        let told = name(*told);
         let ms = |time: &Option<Duration>| time.map_or("-".into(), |t| format!("{:.0}", t.as_secs_f64() * 1e3));
-        let name = format!("  {fence}, {told}");
-        let _ = writeln!(text, "{name:38}{services:>12}{:>16}{:>16}{:>16}", ms(known), ms(new), ms(end));
+        let name = format!("  {fence} {scheduler}, {told}");
+        let [known, new, spread, end] = [known, new, spread, end].map(ms);
+        let _ = writeln!(text, "{name:38}{services:>12}{known:>16}{new:>16}{spread:>16}{end:>16}");
+    }
+    if promotions.iter().any(|promotion| promotion.requests.is_some()) {
+        let _ = writeln!(
+            text,
+            "\n{:38}{:>12}{:>16}{:>16}{:>16}{:>16}{:>16}{:>16}",
+            "until all of that",
+            "services",
+            "netlink sends",
+            "requests",
+            "of services",
+            "of destinations",
+            "files written",
+            "sysctls written"
+        );
+    }
+    for Promotion { services, fence, scheduler, told, requests, .. } in promotions {
+        let Some(Requests { sends, messages, services: of_services, destinations, files, sysctls }) = requests else {
+            continue;
+        };
+        let name = format!("  {fence} {}, {}", scheduler.name(), name(*told));
+        let _ = writeln!(
+            text,
+            "{name:38}{services:>12}{sends:>16}{messages:>16}{of_services:>16}{destinations:>16}{files:>16}{sysctls:>16}"
+        );
     }
     text += "\nwhen each step was begun, ms\n";
     for Promotion { services, fence, told, steps, .. } in promotions {
@@ -369,6 +444,13 @@ pub(crate) fn draw(promotions: &[Promotion]) -> String {
         let _ = writeln!(text, "  {fence}, {told:?}, {services}: {}", steps.collect::<Vec<_>>().join("; "));
     }
     text
+}
+
+fn name(told: Told) -> &'static str {
+    match told {
+        Told::Program => "lvs-node role master",
+        Told::Fifo => "lvs-node fifo",
+    }
 }
 
 fn short(step: &str) -> String {

@@ -28,11 +28,15 @@ const LINES: &[Line] = &[
     ("CPU idle, %: before", |runs| Some(spread(runs.iter().map(|run| percent(run.cpu).quiet)))),
     ("             in the change", |runs| Some(spread(runs.iter().map(|run| percent(run.cpu).change)))),
     ("until another node has the VIP, ms", |runs| times(runs, |run| run.election)),
+    ("from then until all nodes serve new ones, ms", |runs| times(runs, |run| run.spread)),
 ];
 
 /// `measured`: of each way, each run.
 pub(crate) fn draw(nodes: usize, kind: Kind, measured: &[Vec<Measured>]) -> String {
-    let names = measured.iter().filter_map(|runs| runs.first()).map(|run| format!("{:>FIGURE$}", run.record.name));
+    let names = measured.iter().filter_map(|runs| runs.first()).map(|run| {
+        let name = format!("{} {}", run.record.name, run.scheduler.name());
+        format!("{name:>FIGURE$}")
+    });
     let title = format!("{}, {nodes} nodes", kind.title());
     let mut text = format!("{title:QUESTION$}{}\n", names.collect::<String>());
     for (question, answer) in LINES {

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{INTERFACE, Node, VIP};
 
-/// A running tcpdump of what comes in for the VIP.
+/// A running tcpdump.
 pub(crate) struct Capture {
     child: Child,
     file: PathBuf,
@@ -21,14 +21,23 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
+    /// Captures what comes in for the VIP.
     pub(crate) fn start(node: &Node) -> Result<Self> {
-        let link = node.run(&format!("ip -o link show {INTERFACE}"))?;
-        let mac = mac_of(&link).with_context(|| format!("no MAC address in `{link}`"))?;
+        Self::start_with(node, "in", &format!("tcp and dst host {VIP} and dst port 80"))
+    }
+
+    /// Captures what the node sends to the VIP or as the VIP.
+    pub(crate) fn start_sent(node: &Node) -> Result<Self> {
+        Self::start_with(node, "out", &format!("tcp and host {VIP} and port 80"))
+    }
+
+    fn start_with(node: &Node, direction: &str, filter: &str) -> Result<Self> {
+        let mac = octets_of(&node.mac()?).context("no MAC address")?;
         let file = node.etc.join("capture");
         let tcpdump = || {
             let mut command = Command::new("tcpdump");
-            command.args(["-Z", "root", "-p", "-n", "-s", "96", "-B", "16384", "-Q", "in", "-i", INTERFACE, "-w"]);
-            command.arg(&file).arg(format!("tcp and dst host {VIP} and dst port 80"));
+            command.args(["-Z", "root", "-p", "-n", "-s", "96", "-B", "16384", "-Q", direction, "-i", INTERFACE, "-w"]);
+            command.arg(&file).arg(filter);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
         };
         let mut child = node.netns.run(tcpdump)?.context("cannot run tcpdump")?;
@@ -38,7 +47,22 @@ impl Capture {
     }
 
     /// The packets that came for this node, in order.
-    pub(crate) fn stop(mut self) -> Result<Vec<Packet>> {
+    pub(crate) fn stop(self) -> Result<Vec<Packet>> {
+        let mac = self.mac;
+        let octets = self.end()?;
+        let came = frames(&octets)?.into_iter().filter(|frame| frame.starts_with(&mac));
+        Ok(came.filter_map(|frame| packet(frame.get(ETHERNET..)?)).collect())
+    }
+
+    /// Returns how many frames were captured, and how many of them were sent as the VIP: answers.
+    pub(crate) fn count(self) -> Result<(usize, usize)> {
+        let octets = self.end()?;
+        let frames = frames(&octets)?;
+        let answer = |frame: &&&[u8]| frame.get(ETHERNET + 12..ETHERNET + 16) == Some(&VIP.octets());
+        Ok((frames.len(), frames.iter().filter(answer).count()))
+    }
+
+    fn end(mut self) -> Result<Vec<u8>> {
         // The last ones are written.
         thread::sleep(Duration::from_millis(200));
         kill_process(Pid::from_child(&self.child), Signal::INT).context("cannot end tcpdump")?;
@@ -46,14 +70,12 @@ impl Capture {
         let _ = self.child.stderr.take().context("stderr")?.read_to_string(&mut said);
         self.child.wait().context("tcpdump")?;
         ensure!(said.contains("0 packets dropped by kernel"), "tcpdump has missed packets: {said}");
-        let octets = fs::read(&self.file).with_context(|| self.file.display().to_string())?;
-        read(&octets, self.mac)
+        fs::read(&self.file).with_context(|| self.file.display().to_string())
     }
 }
 
-fn mac_of(link: &str) -> Option<[u8; 6]> {
-    let text = link.split_once("link/ether ")?.1.split(' ').next()?;
-    let octets: Option<Vec<u8>> = text.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+fn octets_of(mac: &str) -> Option<[u8; 6]> {
+    let octets: Option<Vec<u8>> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
     octets?.try_into().ok()
 }
 
@@ -70,19 +92,17 @@ const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 const ETHERNET: usize = 14;
 
-/// Of a pcap file as this machine writes it.
-fn read(octets: &[u8], mac: [u8; 6]) -> Result<Vec<Packet>> {
+/// The frames of a pcap file as this machine writes it.
+fn frames(octets: &[u8]) -> Result<Vec<&[u8]>> {
     let mut rest = octets.get(FILE_HEADER..).context("an empty capture")?;
-    let mut packets = Vec::new();
+    let mut frames = Vec::new();
     while let Some((header, behind)) = rest.split_at_checked(RECORD_HEADER) {
         let length = u32::from_ne_bytes(header[8..12].try_into()?) as usize;
         let Some((frame, behind)) = behind.split_at_checked(length) else { break };
-        if frame.starts_with(&mac) {
-            packets.extend(packet(&frame[ETHERNET..]));
-        }
+        frames.push(frame);
         rest = behind;
     }
-    Ok(packets)
+    Ok(frames)
 }
 
 fn packet(ip: &[u8]) -> Option<Packet> {
@@ -91,6 +111,12 @@ fn packet(ip: &[u8]) -> Option<Packet> {
     let u32_at = |octets: &[u8], at: usize| Some(u32::from_be_bytes(octets.get(at..at + 4)?.try_into().ok()?));
     let id = (u32_at(ip, 12)?, u16_at(ip, 4)?, u16_at(tcp, 0)?, u32_at(tcp, 4)?, u32_at(tcp, 8)?, *tcp.get(13)?);
     Some(Packet { id, ttl: *ip.get(8)? })
+}
+
+/// Counts the connections that the packets open: each client port with a SYN.
+pub(crate) fn opened(packets: &[Packet]) -> usize {
+    let syns = packets.iter().filter(|packet| packet.id.5 & SYN != 0);
+    syns.map(|packet| (packet.id.0, packet.id.2)).collect::<BTreeSet<_>>().len()
 }
 
 /// Packets that were seen at a node more than once, of all.

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use lvs_dr::Netns;
 use serde_json::{Map, Value, json};
 
 use super::watcher::Watcher;
-use crate::cluster::load::{Group, Load, Sessions};
+use crate::cluster::load::{Group, Load, REQUEST_LIMIT, Sessions};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::{Request, Session, State};
 use crate::cluster::watch::observe;
@@ -48,7 +49,7 @@ impl Scene {
         }
         let cluster = Cluster::build(3, way)?;
         let program = install_lvs_node()?;
-        let way = Way { ..*way };
+        let way = *way;
         Ok(Scene { way, start: Instant::now(), watchers: BTreeMap::new(), cluster, progress, program })
     }
 
@@ -141,6 +142,30 @@ impl Scene {
         self.wait(&format!("n{} to know all", node + 1), |scene| Ok(scene.watchers[&node].knows())).map(Some)
     }
 
+    /// Lets this node direct, by priorities alone, and waits until the client sends to it.
+    pub(crate) fn move_to(&mut self, to: usize) -> Result<()> {
+        let nodes = &self.cluster.nodes;
+        nodes[to].set_maintenance(false)?;
+        for (_, node) in nodes.iter().enumerate().filter(|(node, _)| *node != to) {
+            node.set_maintenance(true)?;
+        }
+        self.wait_for_director(to)?;
+        self.cluster.wait_for_client(to)
+    }
+
+    /// Edits the service on each node that has it, as health checks on all nodes do: `ipvsadm VERB -t VIP:80 OPTIONS`.
+    /// Returns how many nodes have it.
+    pub(crate) fn edit(&mut self, verb: &str, options: &str) -> Result<usize> {
+        let mut edited = 0;
+        for node in &self.cluster.nodes {
+            if node.run("ipvsadm -Sn")?.contains(&format!("-A -t {VIP}:80 ")) {
+                node.run(&format!("ipvsadm {verb} -t {VIP}:80 {options}"))?;
+                edited += 1;
+            }
+        }
+        Ok(edited)
+    }
+
     /// The director hands over to that node, which the others would elect.
     pub(crate) fn hand_over(&mut self, from: usize, to: usize) -> Result<()> {
         let nodes = &self.cluster.nodes;
@@ -171,8 +196,8 @@ impl Scene {
         self.cluster.end_keepalived(node)?;
         self.cluster.renew(node)?;
         let _ = fs::remove_dir_all(self.cluster.nodes[node].etc.join("state"));
-        let (nodes, prepare) = (&self.cluster.nodes, self.way.prepare);
-        prepare(&nodes[node], nodes)?;
+        let nodes = &self.cluster.nodes;
+        (self.way.prepare)(&self.way, &nodes[node], nodes)?;
         load.serve_again(node, &nodes[node])
     }
 
@@ -189,6 +214,71 @@ impl Scene {
     pub(crate) fn pause_until(&self, at: Duration) {
         thread::sleep(at.saturating_sub(self.start.elapsed()));
     }
+}
+
+/// Of requests that were sent: which server answered each, if one did.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) answers: Vec<Option<usize>>,
+    /// How many connections each server has served meanwhile.
+    pub(crate) served: Vec<usize>,
+}
+
+impl Asked {
+    pub(crate) fn answered(&self) -> Count {
+        Count { is: self.answers.iter().flatten().count(), of: self.answers.len() }
+    }
+
+    pub(crate) fn failed(&self) -> Count {
+        Count { is: self.answers.iter().filter(|answer| answer.is_none()).count(), of: self.answers.len() }
+    }
+
+    /// Those that reached this server, by its own count.
+    pub(crate) fn reached(&self, server: usize) -> Count {
+        Count { is: self.served[server], of: self.answers.len() }
+    }
+}
+
+/// Sends requests to the VIP from a namespace, each on a connection of its own, 10 ms apart. Nothing else is to ask
+/// meanwhile.
+///
+/// # Errors
+/// When the servers did not serve what was answered.
+pub(crate) fn ask(scene: &Scene, load: &Load, from: &Netns, count: usize) -> Result<Asked> {
+    let names: Vec<String> = scene.cluster.all_servers().map(|server| server.name.clone()).collect();
+    let before = load.served();
+    let request = |_| {
+        thread::sleep(Duration::from_millis(10));
+        let from = from.clone();
+        thread::spawn(move || from.run(request))
+    };
+    let running: Vec<_> = (0..count).map(request).collect();
+    let mut answers = Vec::new();
+    for thread in running {
+        let answer = thread.join().map_err(|_| anyhow!("a client panicked"))??;
+        // Why it failed is not counted.
+        let body = answer.ok();
+        answers.push(body.and_then(|body| names.iter().position(|name| body == format!("{name} 1\n"))));
+    }
+    let served: Vec<usize> = load.served().iter().zip(before).map(|(now, before)| now - before).collect();
+    for (server, name) in names.iter().enumerate() {
+        let answered = answers.iter().filter(|answer| **answer == Some(server)).count();
+        ensure!(
+            answered <= served[server],
+            "{answered} answers of {name}, which served {} connections",
+            served[server]
+        );
+    }
+    Ok(Asked { answers, served })
+}
+
+fn request() -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&(VIP, 80).into(), REQUEST_LIMIT)?;
+    stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {VIP}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
 /// Opens sessions, and waits until all are.

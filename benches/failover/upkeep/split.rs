@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::capture::{Capture, loops};
 use super::scene::{ASKED, Scene, failed, kept, open};
+use crate::cluster::VIP;
 use crate::cluster::load::{Group, Load, Sessions};
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::Way;
-use crate::cluster::{INTERFACE, VIP};
 use crate::measure::{ACTIVE, AFTERMATH, IDLE};
 
 const CUT: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ pub(super) fn tell(way: &Way, sync: bool, progress: Progress) -> Result<(Vec<(St
         let stays = Load::start_client(&scene.cluster, &other, scene.start)?;
         scene.step("sessions are opened");
         let mut before = open(&[&load, &stays], BEFORE)?;
-        let pin = format!("ip neigh replace {VIP} lladdr {} dev eth0 nud permanent", mac_of_first(scene)?);
+        let pin = format!("ip neigh replace {VIP} lladdr {} dev eth0 nud permanent", scene.cluster.nodes[0].mac()?);
         other.run(|| crate::cluster::run(&pin, ""))??;
         let captures = scene.cluster.nodes.iter().map(Capture::start).collect::<Result<Vec<_>>>()?;
 
@@ -105,12 +105,6 @@ pub(super) fn tell(way: &Way, sync: bool, progress: Progress) -> Result<(Vec<(St
 fn names(live: &[bool]) -> String {
     let names: Vec<String> = (1..).zip(live).filter(|(_, live)| **live).map(|(i, _)| format!("n{i}")).collect();
     names.join(" ")
-}
-
-fn mac_of_first(scene: &Scene) -> Result<String> {
-    let link = scene.cluster.nodes[0].run(&format!("ip -o link show {INTERFACE}"))?;
-    let mac = link.split_once("link/ether ").and_then(|(_, behind)| behind.split(' ').next());
-    mac.map(String::from).ok_or_else(|| anyhow::anyhow!("no MAC address in `{link}`"))
 }
 
 /// As ipvsadm shows them: rules and daemons of each node.

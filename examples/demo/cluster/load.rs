@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub(crate) const PRIORITY: i32 = -20;
 pub(crate) struct Load {
     client: Client,
     servers: Vec<task::JoinHandle<()>>,
+    served: Arc<[AtomicUsize]>,
+    paused: Arc<AtomicBool>,
     runtime: Handle,
     requests: Arc<Mutex<Vec<Request>>>,
     stop: Arc<AtomicBool>,
@@ -60,27 +62,36 @@ pub(crate) struct Group {
 impl Load {
     /// Starts the servers, and a client that sends a request every 20 ms whether or not earlier ones were answered.
     pub(crate) fn start(cluster: &Cluster, start: Instant) -> Result<Self> {
-        Self::start_with(cluster, &cluster.client, &cluster.nodes, start)
+        let servers: Vec<&Node> = cluster.all_servers().collect();
+        Self::start_with(cluster, &cluster.client, &servers, start, false)
+    }
+
+    /// Starts the servers, and a client that sends no requests on new connections before `pause(false)`.
+    pub(crate) fn start_paused(cluster: &Cluster, start: Instant) -> Result<Self> {
+        let servers: Vec<&Node> = cluster.all_servers().collect();
+        Self::start_with(cluster, &cluster.client, &servers, start, true)
     }
 
     /// Starts another client.
     pub(crate) fn start_client(cluster: &Cluster, netns: &Netns, start: Instant) -> Result<Self> {
-        Self::start_with(cluster, netns, &[], start)
+        Self::start_with(cluster, netns, &[], start, false)
     }
 
-    fn start_with(cluster: &Cluster, netns: &Netns, servers: &[Node], start: Instant) -> Result<Self> {
-        let client = Client { names: cluster.nodes.iter().map(|node| node.name.clone()).collect(), start };
-        let listeners = servers.iter().map(listen).collect::<Result<Vec<_>>>()?;
+    fn start_with(cluster: &Cluster, netns: &Netns, servers: &[&Node], start: Instant, paused: bool) -> Result<Self> {
+        let client = Client { names: cluster.all_servers().map(|node| node.name.clone()).collect(), start };
+        let listeners = servers.iter().copied().map(listen).collect::<Result<Vec<_>>>()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
         let load = runtime.handle().clone();
-        let servers = listeners.into_iter().zip(client.names.iter());
-        let servers = servers.map(|(listener, name)| load.spawn(serve(listener, name.clone()))).collect();
+        let served: Arc<[AtomicUsize]> = servers.iter().map(|_| AtomicUsize::new(0)).collect();
+        let servers = listeners.into_iter().zip(client.names.iter()).enumerate();
+        let servers = servers.map(|(i, (listener, name))| load.spawn(serve(listener, name.clone(), served.clone(), i)));
+        let servers = servers.collect();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
+        let [stop, paused] = [false, paused].map(|on| Arc::new(AtomicBool::new(on)));
 
         let work = {
-            let (client, requests, stop) = (client.clone(), requests.clone(), stop.clone());
-            async move { client.send_requests(requests, &stop).await }
+            let (client, requests, stop, paused) = (client.clone(), requests.clone(), stop.clone(), paused.clone());
+            async move { client.send_requests(requests, &stop, &paused).await }
         };
         // A socket belongs to the namespace of the thread that makes it: here, the client's.
         let netns = netns.clone();
@@ -90,15 +101,30 @@ impl Load {
             Ok(())
         };
         let thread = thread::spawn(move || netns.run(work)?);
-        Ok(Load { client, servers, runtime: load, requests, stop, thread })
+        Ok(Load { client, servers, served, paused, runtime: load, requests, stop, thread })
     }
 
     /// Starts a node's server anew, in the namespace that the node has now. All that the old one has is lost.
     pub(crate) fn serve_again(&mut self, index: usize, node: &Node) -> Result<()> {
         let listener = listen(node)?;
-        let server = self.runtime.spawn(serve(listener, node.name.clone()));
+        let server = self.runtime.spawn(serve(listener, node.name.clone(), self.served.clone(), index));
         std::mem::replace(&mut self.servers[index], server).abort();
         Ok(())
+    }
+
+    /// Stops sending requests on new connections, or goes on.
+    pub(crate) fn pause(&self, pause: bool) {
+        self.paused.store(pause, Ordering::Relaxed);
+    }
+
+    /// Returns the counters of [`Load::served`], which outlive the load.
+    pub(crate) fn counters(&self) -> Arc<[AtomicUsize]> {
+        self.served.clone()
+    }
+
+    /// Returns how many connections with at least one request each server has seen.
+    pub(crate) fn served(&self) -> Vec<usize> {
+        self.served.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
     /// The requests so far that are over.
@@ -197,19 +223,23 @@ fn listen(node: &Node) -> Result<std::net::TcpListener> {
 }
 
 /// A node's web server: answers with the node's name and the number of the request on its connection. Its connections end with it.
-async fn serve(listener: std::net::TcpListener, name: String) {
+async fn serve(listener: std::net::TcpListener, name: String, served: Arc<[AtomicUsize]>, index: usize) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         // A connection that breaks is the client's to count.
-        connections.spawn(attend(stream, name.clone()));
+        let (name, served) = (name.clone(), served.clone());
+        connections.spawn(async move { attend(stream, name, &served[index]).await });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn attend(mut stream: TcpStream, name: String) -> io::Result<()> {
+async fn attend(mut stream: TcpStream, name: String, served: &AtomicUsize) -> io::Result<()> {
     for count in 1.. {
         let request = receive(&mut stream, |text| text.ends_with("\r\n\r\n")).await?;
+        if count == 1 {
+            served.fetch_add(1, Ordering::Relaxed);
+        }
         let body = body(&name, count);
         let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all((head + &body).as_bytes()).await?;
@@ -226,11 +256,14 @@ fn body(name: &str, count: u64) -> String {
 }
 
 impl Client {
-    async fn send_requests(self, requests: Arc<Mutex<Vec<Request>>>, stop: &AtomicBool) {
+    async fn send_requests(self, requests: Arc<Mutex<Vec<Request>>>, stop: &AtomicBool, paused: &AtomicBool) {
         let mut due = interval(REQUEST_EVERY);
         let mut sent = JoinSet::new();
         while !stop.load(Ordering::Relaxed) {
             due.tick().await;
+            if paused.load(Ordering::Relaxed) {
+                continue;
+            }
             let (client, requests) = (self.clone(), requests.clone());
             sent.spawn(async move {
                 let sent = client.start.elapsed();

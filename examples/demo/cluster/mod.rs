@@ -12,7 +12,7 @@ pub(crate) mod ways;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -33,7 +33,7 @@ const ADVERT_SECONDS: f64 = 0.3;
 /// The namespaces beside the nodes'.
 const LAN: &str = "lan";
 const CLIENT: &str = "client";
-const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
+pub(crate) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 const OTHER_CLIENT: &str = "client2";
 const OTHER_CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
 /// Far apart: a backup waits for (256 - priority) / 256 of an advert longer than three adverts. Were those times close
@@ -56,6 +56,13 @@ impl Node {
     /// Runs a program in this node's namespace, its arguments separated by blanks, and returns what it printed.
     pub(crate) fn run(&self, command: &str) -> Result<String> {
         self.netns.run(|| run(command, ""))?.with_context(|| format!("in {}", self.name))
+    }
+
+    /// Returns the MAC address of the interface.
+    pub(crate) fn mac(&self) -> Result<String> {
+        let link = self.run(&format!("ip -o link show {INTERFACE}"))?;
+        let mac = link.split_once("link/ether ").and_then(|(_, behind)| behind.split(' ').next());
+        mac.map(String::from).with_context(|| format!("no MAC address in `{link}`"))
     }
 
     /// Sets `net.ipv4.KEY` in this node.
@@ -152,6 +159,8 @@ vrrp_instance web {{
 /// The nodes and the client on one switch. Dropping it ends what it started and removes the namespaces.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    /// Web servers that never direct; none at first.
+    pub(crate) servers: Vec<Node>,
     pub(crate) client: Netns,
     /// Of each node, once it is started.
     keepalived: BTreeMap<usize, Child>,
@@ -172,7 +181,7 @@ impl Cluster {
             nodes.push(Node { netns: Netns::named(&name)?, name, address: address(i), etc, priority: PRIORITIES[i] });
         }
         for node in &nodes {
-            let notify = (way.prepare)(node, &nodes).with_context(|| format!("cannot prepare {}", node.name))?;
+            let notify = (way.prepare)(way, node, &nodes).with_context(|| format!("cannot prepare {}", node.name))?;
             let conf = node.etc.join("keepalived.conf");
             fs::write(&conf, node.keepalived_conf(way, &notify))
                 .with_context(|| format!("cannot write {}", conf.display()))?;
@@ -182,7 +191,7 @@ impl Cluster {
         // One client stands for many: were its ports used again within minutes, directors would know them still.
         let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
         client.run(ports)?.context("cannot give the client more ports")?;
-        Ok(Cluster { nodes, client, keepalived: BTreeMap::new(), namespaces })
+        Ok(Cluster { nodes, servers: Vec::new(), client, keepalived: BTreeMap::new(), namespaces })
     }
 
     fn lay_cables(names: &[String]) -> Result<()> {
@@ -190,6 +199,45 @@ impl Cluster {
         run(&format!("ip -n {LAN} -batch -"), "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
         plug(CLIENT, "eth0", CLIENT_ADDRESS)?;
         names.iter().enumerate().try_for_each(|(i, name)| plug(name, INTERFACE, address(i)))
+    }
+
+    /// Adds a web server that never directs: the VIP is on its loopback, and nothing runs there. No table has it yet.
+    pub(crate) fn add_server(&mut self) -> Result<()> {
+        let name = format!("s{}", self.servers.len() + 1);
+        run(&format!("ip netns add {name}"), "")?;
+        self.namespaces.0.push(name.clone());
+        let address = address(self.nodes.len() + self.servers.len());
+        plug(&name, INTERFACE, address)?;
+        let etc = Path::new(DIR).join(&name);
+        let server = Node { netns: Netns::named(&name)?, name, address, etc, priority: 0 };
+        server.sysctl("conf/all/arp_ignore", 1)?;
+        server.sysctl("conf/all/arp_announce", 2)?;
+        server.run(&format!("ip address add {VIP}/32 dev lo scope host"))?;
+        self.servers.push(server);
+        Ok(())
+    }
+
+    /// Returns all web servers: the nodes, then the others.
+    pub(crate) fn all_servers(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().chain(&self.servers)
+    }
+
+    /// Waits until the client sends what is for the VIP to this node.
+    pub(crate) fn wait_for_client(&self, node: usize) -> Result<()> {
+        let mac = self.nodes[node].mac()?;
+        let begin = Instant::now();
+        loop {
+            // To a port that nobody serves: the client asks for the MAC address if it has none.
+            self.client.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"", (VIP, 9)))??;
+            let neighbour = self.client.run(|| run(&format!("ip neighbour show {VIP} dev eth0"), ""))??;
+            if neighbour.contains(&mac) {
+                return Ok(());
+            }
+            if begin.elapsed() > Duration::from_secs(5) {
+                bail!("the client does not send to {} ({mac}): `{}`", self.nodes[node].name, neighbour.trim());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// One more client.
@@ -223,6 +271,17 @@ impl Cluster {
                 drop(i + 2, &format!("match ip protocol 17 0xff match ip dport {port} 0xffff"));
             }
         }
+        run(&format!("tc -n {LAN} -batch -"), &lines).map(drop)
+    }
+
+    /// Drops the ARP between two nodes, so that `node` does not learn the other's MAC address by it.
+    pub(crate) fn hide(&self, node: &Node, from: &Node) -> Result<()> {
+        let (port, address) = (&node.name, from.address);
+        let lines = format!(
+            "qdisc add dev {port} clsact\n\
+             filter add dev {port} ingress protocol arp pref 1 flower arp_tip {address} action drop\n\
+             filter add dev {port} egress protocol arp pref 1 flower arp_sip {address} action drop\n"
+        );
         run(&format!("tc -n {LAN} -batch -"), &lines).map(drop)
     }
 

@@ -220,6 +220,19 @@ impl Record {
         Some(arrival.at - at)
     }
 
+    /// Returns the time from the VIP's arrival at the (last) new director until each living node has answered a request
+    /// that was sent since.
+    pub(crate) fn spread(&self, turn: &Turn) -> Option<Duration> {
+        let vip = turn.last_change() + self.election(turn)?;
+        let living = (0..self.nodes.len()).filter(|node| turn.dead != Some(*node));
+        let first = |node| {
+            let answers = self.requests.iter().filter(|r| r.sent >= vip && r.served == Ok(node));
+            answers.map(|r| r.done).min()
+        };
+        let last = living.map(first).collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        Some(last - vip)
+    }
+
     /// When `node` answered requests.
     pub(crate) fn served_by(&self, node: usize) -> impl Iterator<Item = Duration> {
         self.requests.iter().filter(move |r| r.served == Ok(node)).map(|r| r.done)
@@ -373,6 +386,13 @@ pub(crate) mod tests {
             }],
             marks: vec![Mark { at: ms(4000), text: "move off n1".into() }],
         }
+    }
+
+    #[test]
+    fn new_connections_are_spread_once_each_node_has_answered_one() {
+        // The VIP arrives at 4.5 s; the first request that is answered, of n1, is sent at 5.0 s, and that of n2 at 5.1 s.
+        let record = record();
+        assert_eq!(record.spread(&record.turns[0]), Some(ms(601)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A cluster at work: servers, a client, watchers, and what is done to the director.
 
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -251,6 +252,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn finish(self, way: &Way, turns: Vec<Turn>) -> Result<Record> {
         let length = self.start.elapsed();
         self.progress.step("counting");
+        let served = self.load.counters();
         let record = Record {
             name: way.name,
             title: way.title,
@@ -262,6 +264,13 @@ impl<'a> Stage<'a> {
             marks: self.marks,
         };
         record.check()?;
+        for (node, (name, served)) in record.nodes.iter().zip(served.iter()).enumerate() {
+            let (answered, served) = (record.served_by(node).count(), served.load(Ordering::Relaxed));
+            ensure!(
+                answered <= served,
+                "the client counts {answered} answers of {name}, which served {served} connections"
+            );
+        }
         Ok(record)
     }
 }

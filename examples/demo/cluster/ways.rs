@@ -3,18 +3,54 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{DIR, INTERFACE, Node, VIP, run};
 
 /// The operator's program, which keepalived calls.
 pub(crate) const LVS_NODE: &str = "lvs-node";
 
-const WRR: &str = "scheduler = \"wrr\"";
-const MH: &str = "scheduler = \"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]";
+/// The scheduler of the service, the same on all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Balance {
+    Wrr,
+    Wlc,
+    /// With mh-port and mh-fallback.
+    Mh,
+}
+
+impl Balance {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Balance::Wrr => "wrr",
+            Balance::Wlc => "wlc",
+            Balance::Mh => "mh",
+        }
+    }
+
+    /// Returns the lines of node.toml.
+    fn toml(self) -> &'static str {
+        match self {
+            Balance::Wrr => "scheduler = \"wrr\"",
+            Balance::Wlc => "scheduler = \"wlc\"",
+            Balance::Mh => "scheduler = \"mh\"\nflags = [\"mh-port\", \"mh-fallback\"]",
+        }
+    }
+
+    /// Returns the options of ipvsadm.
+    pub(crate) fn ipvsadm(self) -> &'static str {
+        match self {
+            Balance::Wrr => "-s wrr",
+            Balance::Wlc => "-s wlc",
+            Balance::Mh => "-s mh -b mh-port,mh-fallback",
+        }
+    }
+}
 
 /// One way to switch roles.
+#[derive(Clone, Copy)]
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
@@ -22,8 +58,28 @@ pub(crate) struct Way {
     pub(crate) hands_over: bool,
     /// Whether `lvs-node watch` runs in each node and reads keepalived's FIFO.
     pub(crate) watched: bool,
+    /// `fence` in node.toml; unused by the seed's scripts.
+    pub(crate) fence: &'static str,
+    pub(crate) scheduler: Balance,
     /// Sets up a node of the cluster, and returns the lines of keepalived.conf that tell it of its role.
-    pub(crate) prepare: fn(&Node, &[Node]) -> Result<String>,
+    pub(crate) prepare: fn(&Way, &Node, &[Node]) -> Result<String>,
+}
+
+impl Way {
+    const fn lvs_node(name: &'static str, title: &'static str, fence: &'static str, scheduler: Balance) -> Way {
+        Way { name, title, hands_over: true, watched: false, fence, scheduler, prepare: ours }
+    }
+
+    const fn watched(name: &'static str, title: &'static str, fence: &'static str) -> Way {
+        let way = Way::lvs_node(name, title, fence, Balance::Wrr);
+        Way { watched: true, prepare: |way, node, all| ours(way, node, all).map(|_notify| String::new()), ..way }
+    }
+
+    /// Returns the same way with another scheduler. `None`: the way does not work with that one.
+    pub(crate) fn with_scheduler(self, scheduler: Balance) -> Option<Way> {
+        let works = self.fence != "stateless" || scheduler == Balance::Mh;
+        works.then_some(Way { scheduler, ..self })
+    }
 }
 
 pub(crate) const WAYS: &[Way] = &[
@@ -32,39 +88,20 @@ pub(crate) const WAYS: &[Way] = &[
         title: "to_master.sh and to_backup.sh, as written",
         hands_over: false,
         watched: false,
+        fence: "",
+        scheduler: Balance::Wrr,
         prepare: seed,
     },
-    Way {
-        name: "clear",
-        title: "lvs-node, fence = clear",
-        hands_over: true,
-        watched: false,
-        prepare: |node, all| ours(node, all, "clear", WRR),
-    },
-    Way {
-        name: "quiesce",
-        title: "lvs-node, fence = quiesce",
-        hands_over: true,
-        watched: false,
-        prepare: |node, all| ours(node, all, "quiesce", WRR),
-    },
-    Way {
-        name: "stateless",
-        title: "lvs-node, fence = stateless",
-        hands_over: true,
-        watched: false,
-        prepare: |node, all| ours(node, all, "stateless", MH),
-    },
+    Way::lvs_node("clear", "lvs-node, fence = clear", "clear", Balance::Wrr),
+    Way::lvs_node("quiesce", "lvs-node, fence = quiesce", "quiesce", Balance::Wrr),
+    Way::lvs_node("stateless", "lvs-node, fence = stateless", "stateless", Balance::Mh),
+    Way::lvs_node("marks", "lvs-node, fence = marks", "marks", Balance::Wrr),
 ];
 
 /// [`WAYS`] has what notifications do; this one is for stories of nodes that come and go.
-pub(crate) const WATCH: Way = Way {
-    name: "watch",
-    title: "lvs-node watch, fence = quiesce",
-    hands_over: true,
-    watched: true,
-    prepare: |node, all| ours(node, all, "quiesce", WRR).map(|_notify| String::new()),
-};
+pub(crate) const WATCH: Way = Way::watched("watch", "lvs-node watch, fence = quiesce", "quiesce");
+/// The same with peer marks.
+pub(crate) const MARKS_WATCH: Way = Way::watched("marks-watch", "lvs-node watch, fence = marks", "marks");
 
 /// The seed's scripts. Its page lost the `#` of the first line.
 const TO_MASTER: &str = "#!/bin/bash
@@ -82,10 +119,10 @@ ipvsadm --clear
 /// The seed as written: two sysctls, two scripts. They save and restore a table, so somebody has to load it first: by
 /// hand, on each node, before keepalived starts. It begins with to_backup.sh, which saves and clears the table; the same
 /// script on a node that is a backup already would save an empty one in its place.
-fn seed(node: &Node, all: &[Node]) -> Result<String> {
+fn seed(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     node.sysctl("conf/all/arp_ignore", 3)?;
     node.sysctl("conf/all/arp_announce", 2)?;
-    let mut table = format!("-A -t {VIP}:80 -s wrr\n");
+    let mut table = format!("-A -t {VIP}:80 {}\n", way.scheduler.ipvsadm());
     for real in all {
         table += &format!("-a -t {VIP}:80 -r {}:80 -g -w 1\n", real.address);
     }
@@ -96,7 +133,7 @@ fn seed(node: &Node, all: &[Node]) -> Result<String> {
 }
 
 /// `lvs-node` with a configuration file, which says everything: nothing is done by hand.
-fn ours(node: &Node, all: &[Node], fence: &str, scheduler: &str) -> Result<String> {
+fn ours(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     let program = install_lvs_node()?;
     let destinations: Vec<String> =
         all.iter().map(|real| format!("    {{ address = \"{}:80\", weight = 1 }},\n", real.address)).collect();
@@ -121,16 +158,30 @@ listen = \"tcp {VIP}:80\"
 destinations = [
 {destinations}]
 ",
+        fence = way.fence,
+        scheduler = way.scheduler.toml(),
         maintenance = node.maintenance().display(),
         state = node.etc.join("state").display(),
         destinations = destinations.concat(),
     );
     let path = node.etc.join("node.toml");
     fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+    check(node, &program, &path)?;
 
     let notify = ["master", "backup", "fault", "stop"]
         .map(|role| format!("    notify_{role} \"{program} --config /etc/keepalived/node.toml role {role}\""));
     Ok(notify.join("\n"))
+}
+
+/// Refuses a configuration that this version of `lvs-node` does not read: else the first sign of it would be a
+/// director that never comes.
+fn check(node: &Node, program: &str, config: &Path) -> Result<()> {
+    const USAGE: i32 = 2;
+    let mut plan = Command::new(program);
+    plan.arg("--config").arg(config).args(["plan", "backup"]).stdin(Stdio::null());
+    let output = node.netns.run(|| plan.output())?.with_context(|| format!("cannot run {program}"))?;
+    ensure!(output.status.code() != Some(USAGE), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
 }
 
 /// Puts a copy of this program where keepalived takes it from: it refuses one that others than root could change.

@@ -39,7 +39,7 @@ struct Options {
     nodes: u8,
 
     /// Which ways of switching roles
-    #[arg(long, value_delimiter = ',', value_parser = WAYS.iter().map(|way| way.name).collect::<Vec<_>>(), default_value = "seed,quiesce")]
+    #[arg(long, value_delimiter = ',', value_parser = WAYS.iter().map(|way| way.name).collect::<Vec<_>>(), default_value = "seed,marks")]
     way: Vec<String>,
 
     /// What happens to the director; all together take about 45 seconds on each way

@@ -93,15 +93,11 @@ pub(crate) const WAYS: &[Way] = &[
         prepare: seed,
     },
     Way::lvs_node("clear", "lvs-node, fence = clear", "clear", Balance::Wrr),
-    Way::lvs_node("quiesce", "lvs-node, fence = quiesce", "quiesce", Balance::Wrr),
-    Way::lvs_node("stateless", "lvs-node, fence = stateless", "stateless", Balance::Mh),
     Way::lvs_node("marks", "lvs-node, fence = marks", "marks", Balance::Wrr),
 ];
 
 /// [`WAYS`] has what notifications do; this one is for stories of nodes that come and go.
-pub(crate) const WATCH: Way = Way::watched("watch", "lvs-node watch, fence = quiesce", "quiesce");
-/// The same with peer marks.
-pub(crate) const MARKS_WATCH: Way = Way::watched("marks-watch", "lvs-node watch, fence = marks", "marks");
+pub(crate) const WATCH: Way = Way::watched("watch", "lvs-node watch, fence = marks", "marks");
 
 /// The seed's scripts. Its page lost the `#` of the first line.
 const TO_MASTER: &str = "#!/bin/bash

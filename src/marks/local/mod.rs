@@ -5,6 +5,10 @@
 //! and the server's answer cannot reach the client (2 of 3 connections with three servers). A mark for
 //! which IPVS has a service with the node itself as its only destination mends that, on the director too.
 //!
+//! Only packets that leave by `lo` are marked: those to an address of the node itself. What IPVS forwards passes the same hook
+//! with the VIP as its destination, but leaves by another interface. A mark would have it routed again (`ip_route_me_harder()` in
+//! net/ipv4/netfilter.c), to the node itself, and the director would serve everything alone.
+//!
 //! tc(8) cannot set the mark early enough, only nftables or xtables (iptables) can. [`LocalMarks`] uses
 //! whichever works, by running nft(8) or iptables(8):
 //!

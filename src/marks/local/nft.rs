@@ -42,10 +42,10 @@ impl Table {
     }
 }
 
-/// Reads `ip daddr 192.0.2.254 meta mark set 0x00000001`.
+/// Reads `oifname "lo" ip daddr 192.0.2.254 meta mark set 0x00000001`.
 fn rule(line: &str) -> Option<(IpAddr, NonZeroU32)> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [family, "daddr", vip, "meta", "mark", "set", mark] = words[..] else { return None };
+    let ["oifname", "\"lo\"", family, "daddr", vip, "meta", "mark", "set", mark] = words[..] else { return None };
     let vip: IpAddr = vip.parse().ok()?;
     (family == self::family(vip)).then_some((vip, number(mark)?))
 }
@@ -63,7 +63,7 @@ pub(super) fn script(wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> String {
     }
     script += &format!("table inet {OURS} {{\n\tchain output {{\n\t\t{CHAIN}\n");
     for &(vip, mark) in wanted {
-        let _ = writeln!(script, "\t\t{} daddr {vip} meta mark set {mark}", family(vip));
+        let _ = writeln!(script, "\t\toifname \"lo\" {} daddr {vip} meta mark set {mark}", family(vip));
     }
     script + "\t}\n}\n"
 }
@@ -78,8 +78,8 @@ mod tests {
 table inet lvs-dr {
 \tchain output {
 \t\ttype route hook output priority mangle; policy accept;
-\t\tip daddr 192.0.2.254 meta mark set 0x00000001
-\t\tip6 daddr 2001:db8::fe meta mark set 0x80000001
+\t\toifname \"lo\" ip daddr 192.0.2.254 meta mark set 0x00000001
+\t\toifname \"lo\" ip6 daddr 2001:db8::fe meta mark set 0x80000001
 \t}
 }
 ";
@@ -112,7 +112,7 @@ table inet lvs-dr {
             ("a condition", LISTED.replace("ip daddr", "tcp dport 80 ip daddr")),
             ("another mark", LISTED.replace("0x00000001", "0x00000002")),
             ("no mark", LISTED.replace("0x00000001", "0x00000000")),
-            ("twice", LISTED.replace("\t}\n", "\t\tip daddr 192.0.2.254 meta mark set 1\n\t}\n")),
+            ("twice", LISTED.replace("\t}\n", "\t\toifname \"lo\" ip daddr 192.0.2.254 meta mark set 1\n\t}\n")),
             ("another hook", LISTED.replace("hook output", "hook input")),
             ("another chain", LISTED.replace("\t}\n", "\t}\n\tchain x {\n\t}\n")),
         ] {

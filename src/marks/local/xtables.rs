@@ -17,7 +17,7 @@ pub(super) struct Rule {
 
 impl Rule {
     fn new(vip: IpAddr, mark: NonZeroU32) -> Self {
-        let words = format!("-d {vip} -m comment --comment {OURS} -j MARK --set-mark {mark}");
+        let words = format!("-d {vip} -o lo -m comment --comment {OURS} -j MARK --set-mark {mark}");
         Rule { mark: Some((vip, mark)), specification: words.split(' ').map(str::to_owned).collect() }
     }
 
@@ -28,7 +28,7 @@ impl Rule {
         specification.windows(2).find(|pair| pair[0] == "--comment" && pair[1] == OURS)?;
         let words: Vec<&str> = specification.iter().map(String::as_str).collect();
         let mark = match words[..] {
-            ["-d", vip, "-m", "comment", "--comment", _, "-j", "MARK", "--set-xmark", mark] => {
+            ["-d", vip, "-o", "lo", "-m", "comment", "--comment", _, "-j", "MARK", "--set-xmark", mark] => {
                 host(vip).zip(mark.strip_suffix("/0xffffffff").and_then(number))
             }
             _ => None,
@@ -92,10 +92,10 @@ mod tests {
         let listed = "\
 -P OUTPUT ACCEPT
 -A OUTPUT -d 192.0.2.254/32 -j MARK --set-xmark 0x7/0xffffffff
--A OUTPUT -d 192.0.2.254/32 -m comment --comment lvs-dr -j MARK --set-xmark 0x1/0xffffffff
--A OUTPUT -d 192.0.2.254/32 -m comment --comment \"x --comment lvs-dr\" -j MARK --set-xmark 0x1/0xffffffff
--A OUTPUT -d 2001:db8::fe/128 -m comment --comment lvs-dr -j MARK --set-xmark 0x80000001/0xffffffff
--A OTHER -d 192.0.2.253/32 -m comment --comment lvs-dr -j MARK --set-xmark 0x1/0xffffffff
+-A OUTPUT -d 192.0.2.254/32 -o lo -m comment --comment lvs-dr -j MARK --set-xmark 0x1/0xffffffff
+-A OUTPUT -d 192.0.2.254/32 -o lo -m comment --comment \"x --comment lvs-dr\" -j MARK --set-xmark 0x1/0xffffffff
+-A OUTPUT -d 2001:db8::fe/128 -o lo -m comment --comment lvs-dr -j MARK --set-xmark 0x80000001/0xffffffff
+-A OTHER -d 192.0.2.253/32 -o lo -m comment --comment lvs-dr -j MARK --set-xmark 0x1/0xffffffff
 ";
         let found = rules(listed);
         assert_eq!(found.len(), 2);
@@ -103,6 +103,7 @@ mod tests {
         for (old, new) in [
             ("-d 192.0.2.254/32", "-d 192.0.2.0/24"),
             ("0xffffffff", "0xff"),
+            ("-o lo ", ""),
             (" -d ", " -p tcp -d "),
             ("0x1/", "0x0/"),
         ] {
@@ -117,14 +118,14 @@ mod tests {
     #[test]
     fn rules_are_added_before_others_are_deleted() {
         let line = |vip: &str, mark: u32| {
-            format!("-A OUTPUT -d {vip}/32 -m comment --comment lvs-dr -j MARK --set-xmark {mark:#x}/0xffffffff\n")
+            format!("-A OUTPUT -d {vip}/32 -o lo -m comment --comment lvs-dr -j MARK --set-xmark {mark:#x}/0xffffffff\n")
         };
         let found = rules(&(line("192.0.2.1", 1) + &line("192.0.2.2", 1) + &line("192.0.2.1", 1)));
         let (add, delete) = changes(&found, &marks(&[("192.0.2.1", 1), ("192.0.2.2", 2)]));
         let lines = |rules: Vec<Rule>, operation| -> Vec<String> {
             rules.iter().map(|rule| rule.command(operation).join(" ")).collect()
         };
-        assert_eq!(lines(add, "-A"), ["-A OUTPUT -d 192.0.2.2 -m comment --comment lvs-dr -j MARK --set-mark 2"]);
+        assert_eq!(lines(add, "-A"), ["-A OUTPUT -d 192.0.2.2 -o lo -m comment --comment lvs-dr -j MARK --set-mark 2"]);
         let delete = lines(delete, "-D");
         assert_eq!(delete.len(), 2);
         // One of the two that are the same.

@@ -1,5 +1,6 @@
 //! The client: observes and changes rules.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -13,7 +14,7 @@ use super::rule::Rule;
 use super::wire::{self, EGRESS, Filter, INGRESS, PRIORITY, Slot};
 use crate::error::{Cause, Error, Result};
 use crate::interface;
-use crate::netlink::{BATCH, Failure, RouteClient, RouteMessage, is};
+use crate::netlink::{Failure, RouteClient, RouteMessage, is};
 use crate::netns::Netns;
 
 /// Reads and changes the rules of one owner in one network namespace; also reads neighbours, routes and interfaces.
@@ -31,7 +32,7 @@ pub struct Marks {
     owner: u64,
 }
 
-/// What holds the filters of arriving packets, see tc(8). An interface has at most one of them.
+/// The qdisc that holds the filters of arriving packets, see tc(8). An interface has at most one of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Qdisc {
     /// `clsact`: filters of arriving and of departing packets.
@@ -51,8 +52,8 @@ pub struct Observed {
     pub empty: BTreeSet<String>,
     /// The interfaces whose qdisc holds a filter that is not ours, of arriving or departing packets.
     pub others: BTreeSet<String>,
-    /// Filters of arriving packets that are not ours. A rule's mark is changed by those that set a mark at a higher priority
-    /// number, and not set at all behind those that end the search at a lower one.
+    /// Filters of arriving packets that are not ours. One that sets a mark at a higher priority number overrides our marks. One
+    /// at a lower number that ends the search (any verdict but `continue`) keeps our rules from being tried.
     pub foreign: Vec<Foreign>,
     /// Rules with our cookie and another owner's number.
     pub strangers: Vec<Stranger>,
@@ -244,8 +245,9 @@ impl Marks {
             collect(at, outcome)?;
         }
         for (name, rules) in removals {
-            for (at, outcome) in self.remove(name, &rules)? {
-                collect(at, outcome)?;
+            match self.remove(name, &rules) {
+                Ok(outcomes) => outcomes.into_iter().try_for_each(|(at, outcome)| collect(at, outcome))?,
+                Err(error) => collect(rules[0].0, Err(error))?,
             }
         }
         Ok(())
@@ -267,7 +269,7 @@ impl Marks {
             None | Some(None) => return Ok(()),
             Some(Some(Qdisc::Clsact)) if seen.empty.contains(name) => {}
             Some(Some(_)) => {
-                let reason = "it holds filters, or is no clsact: remove those first";
+                let reason = "it holds filters, or it is an ingress qdisc: remove them with `tc` if nothing needs them";
                 return Err(Error::Foreign { object: format!("the qdisc of {name}"), reason: reason.into() });
             }
         }
@@ -301,10 +303,15 @@ impl Marks {
             };
             requests.push(((at, rule, index), wire::add_filter(rule, self.owner, index, 0)));
         }
+        let mut found: BTreeMap<u32, Vec<Filter>> = BTreeMap::new();
         for ((at, rule, index), result) in self.batch(requests, NLM_F_CREATE | NLM_F_EXCL, "add", "rules")? {
             let outcome = match result {
                 Err(failure) if is(&failure, Errno::EXIST) || is(&failure, Errno::INVAL) => {
-                    self.settle(rule, index, failure)
+                    let filters = match found.entry(index) {
+                        Entry::Occupied(entry) => entry.into_mut(),
+                        Entry::Vacant(entry) => entry.insert(self.filters(&rule.interface, index, INGRESS)?),
+                    };
+                    self.settle(rule, index, filters, failure)
                 }
                 result => result.map_err(|failure| explain_missing(failure, "add", rule)),
             };
@@ -314,9 +321,8 @@ impl Marks {
         Ok(outcomes)
     }
 
-    /// Looks what is in the way of a rule. One of ours with another mark is replaced.
-    fn settle(&mut self, rule: &Rule, index: u32, failure: Failure) -> Result<()> {
-        let filters = self.filters(&rule.interface, index, INGRESS)?;
+    /// Finds the filter that is in the way of a rule. One of ours with another mark is replaced.
+    fn settle(&mut self, rule: &Rule, index: u32, filters: &[Filter], failure: Failure) -> Result<()> {
         if let Some(filter) = filters.iter().find(|filter| filter.kind == "flower" && filter.matches_as(rule)) {
             if filter.owner() != Some(self.owner) {
                 let (object, reason) = match filter.owner() {
@@ -388,7 +394,7 @@ impl Marks {
     ) -> Result<Vec<(T, Result<(), Failure>)>> {
         let mut outcomes = Vec::with_capacity(requests.len());
         let (names, messages): (Vec<T>, Vec<RouteMessage>) = requests.into_iter().unzip();
-        for some in messages.chunks(BATCH) {
+        for some in messages.chunks(FILTERS) {
             let found = self.client.exchange(|socket| socket.batch(some.to_vec(), flags));
             outcomes.extend(found.map_err(|failure| explain(failure, operation, object))?);
         }
@@ -420,6 +426,10 @@ impl Marks {
     }
 }
 
+/// Filters in one send. Since Linux 6.12 a refusal carries the kernel's words here, and 256 of them do not fit the default
+/// receive buffer (`ENOBUFS`).
+const FILTERS: usize = 64;
+
 fn failed(changes: &[Change], at: usize, source: Error, outcome: &str) -> Error {
     Error::Change {
         number: at + 1,
@@ -430,7 +440,7 @@ fn failed(changes: &[Change], at: usize, source: Error, outcome: &str) -> Error 
     }
 }
 
-/// Where something is added, ENOENT means a module that is not there: the parent qdisc would be EINVAL.
+/// Explains the failure of an addition, where ENOENT means a missing module. A missing qdisc is EINVAL.
 pub(super) fn explain_missing(failure: Failure, operation: &'static str, object: impl fmt::Display) -> Error {
     match failure.is_not_found() {
         true => failure.explain(operation, object, |_| Cause::NoTcModule),

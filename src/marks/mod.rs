@@ -16,8 +16,8 @@
 //!   those of other programs included: where several rules match, the last one's mark stays. Filters of a lower priority
 //!   number than 300 see packets before, filters of a higher one after they are marked.
 //! - Put a rule on the interface that carries the VIP's subnet: on `eth0.100` for a VLAN, on `bond0` and not on its slaves.
-//!   For a macvlan, the filter belongs on the lower interface.
-//! - Match no ports where it matters ([`Packets::Later`]): a fragment other than the first has none.
+//!   For a macvlan, put it on the lower interface; the mark stays with the packet.
+//! - A fragment other than the first has no ports: prefer [`Packets::Later`] without a port.
 //! - The filters are marked `skip_hw`: a network card does not carry them out.
 //!
 //! # What is ours
@@ -28,7 +28,7 @@
 //!
 //! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the network namespace. The
 //! kernel answers at once, or within the time that loading a module takes; after 5 s without an answer a call ends with
-//! [`Error::NoAnswer`](crate::Error::NoAnswer).
+//! [`Error::NoAnswer`].
 //!
 //! ```no_run
 //! use std::collections::BTreeSet;
@@ -76,7 +76,7 @@ use rustix::io::Errno;
 use crate::error::{Cause, Error};
 use crate::netlink::Failure;
 
-/// What an errno of rtnetlink means where nothing more special is known.
+/// Explains a failure by the meanings that an errno has in every request of this module.
 fn explain(failure: Failure, operation: &'static str, object: impl std::fmt::Display) -> Error {
     failure.explain(operation, object, |errno| match Errno::from_raw_os_error(errno) {
         Errno::PERM => Cause::Permission,

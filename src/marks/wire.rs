@@ -120,7 +120,7 @@ pub(super) fn add_filter(rule: &Rule, owner: u64, index: u32, handle: u32) -> Ro
         .with(TCA_OPTIONS, &options)
 }
 
-/// `RTM_NEWTFILTER` for a filter that has no action and never matches: for trying whether the kernel knows `flower`.
+/// `RTM_NEWTFILTER` for a filter without an action, which tells whether the kernel has `cls_flower`.
 pub(super) fn add_bare_filter(index: u32) -> RouteMessage {
     let slot = Slot { priority: PRIORITY, protocol: ETH_P_IP };
     let mut options = Vec::new();
@@ -323,8 +323,8 @@ impl Filter {
         })
     }
 
-    /// Whether it holds filters and is none itself: the kernel lists a priority before its filters, with handle 0, and so the
-    /// hash tables of u32.
+    /// Whether it is a container of filters: the kernel lists each priority with handle 0 before its filters, and the hash tables
+    /// of u32 among them.
     pub(super) fn is_container(&self) -> bool {
         self.handle == 0 || self.kind == "u32" && self.handle & 0xf_ffff == 0
     }

@@ -14,7 +14,7 @@ pub(crate) use packet::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_requ
 pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, push_attribute, string};
 #[cfg(any(fuzzing, test))]
 pub(crate) use socket::read_datagram;
-pub(crate) use socket::{BATCH, Failure, Listener};
+pub(crate) use socket::{Failure, Listener};
 
 use std::time::Duration;
 

@@ -59,8 +59,7 @@ impl RouteClient {
         self.exchange(|socket| socket.request(question, flags))
     }
 
-    /// Reads a list and returns what `entry` makes of its entries. Reads it again if the kernel reports that it changed
-    /// meanwhile.
+    /// Reads a list and collects the results of `entry`. Reads it again if the kernel reports that it changed meanwhile.
     pub(crate) fn list<T, R>(&mut self, question: &T, mut entry: impl FnMut(T) -> Option<R>) -> Result<Vec<R>, Failure>
     where
         T: NetlinkSerializable + NetlinkDeserializable + Clone,
@@ -296,7 +295,7 @@ impl Link {
             match kind {
                 IFLA_INFO_KIND => self.kind = string(value),
                 IFLA_INFO_SLAVE_KIND if value.starts_with(b"bond") => slave = "bond",
-                // Before the address that the bond gave it, see bond_fill_slave_info() in drivers/net/bonding.
+                // The address from before it joined, see bond_fill_slave_info() in drivers/net/bonding.
                 IFLA_INFO_SLAVE_DATA if slave == "bond" => self.permanent.extend(
                     attributes(value).filter(|(kind, _)| *kind == IFLA_BOND_SLAVE_PERM_HWADDR).map(|(_, v)| v.to_vec()),
                 ),
@@ -326,8 +325,8 @@ impl Link {
         self.ethernet(&self.address)
     }
 
-    /// The addresses that the hardware came with, as far as the kernel knows them (`IFLA_PERM_ADDRESS`, and for a slave of
-    /// a bond the one it had before).
+    /// The permanent address of the hardware (`IFLA_PERM_ADDRESS`), and for a slave of a bond the address that it had before
+    /// it joined.
     pub(crate) fn permanent_ethernet_addresses(&self) -> impl Iterator<Item = [u8; 6]> {
         self.permanent.iter().filter_map(|address| self.ethernet(address))
     }

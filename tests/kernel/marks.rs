@@ -191,9 +191,7 @@ fn hundreds_of_rules_at_once() {
 
 /// Lets the namespace accept connections on port 80; the mark of the first packet is the mark of the socket.
 fn accept() -> TcpListener {
-    for setting in ["net/ipv4/tcp_fwmark_accept"] {
-        std::fs::write(format!("/proc/sys/{setting}"), "1").unwrap();
-    }
+    std::fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "1").unwrap();
     TcpListener::bind("[::]:80").unwrap()
 }
 

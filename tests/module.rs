@@ -70,3 +70,22 @@ fn a_client_outlives_the_module() {
     node.release(|_| ()).unwrap();
     assert_eq!(ipvs.services().unwrap(), []);
 }
+
+#[test]
+fn a_missing_module_for_marks_is_named() {
+    assert_eq!(
+        std::env::var("LAB").as_deref(),
+        Ok("guest"),
+        "this test hides modules: it runs in the lab's guest only"
+    );
+    for module in ["sch_ingress", "cls_flower", "act_skbedit"] {
+        assert!(run("mount -t tmpfs none /lib/modules"));
+        let error = lvs_dr::marks::supported().unwrap_err();
+        assert_eq!(error.cause(), Some(Cause::NoTcModule), "{error}");
+        assert!(error.to_string().starts_with(&format!("cannot use module {module} (")), "{error}");
+        assert!(error.to_string().contains("kernel-modules-core"), "{error}");
+        assert!(run("umount /lib/modules"));
+        assert!(run(&format!("modprobe {module}")));
+    }
+    lvs_dr::marks::supported().unwrap();
+}

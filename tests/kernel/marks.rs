@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use lvs_dr::marks::{
     Change, Event, Mac, Marks, Monitor, Neighbour, NeighbourState, PRIORITY, Packets, Plan, Qdisc, Rule, supported,
 };
+use lvs_dr::vip::Vips;
 use lvs_dr::{Cause, Error, Netns};
 use rustix::net::RecvFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns, run, try_run};
+use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns, run};
 
 const OWNER: u64 = 0x1122_3344_5566_7788;
 const PEER: &str = "02:00:00:00:00:02";
@@ -569,15 +570,17 @@ fn neighbours_are_resolved_and_changes_seen() {
 
     // The peer gets another MAC address and says so.
     while monitor.next().unwrap().is_some() {}
-    let change = || {
-        ip("link set eth0 address 02:00:00:00:00:22");
-        run("arping -c 1 -U -I eth0 192.0.2.2");
-    };
-    if try_run("which arping").status.success() {
-        other.run(change).unwrap();
-        until("the new address is seen", || {
-            neighbour(&mut marks, "192.0.2.2").unwrap().mac == "02:00:00:00:00:22".parse().ok()
+    let moved: Mac = "02:00:00:00:00:22".parse().unwrap();
+    other.run(|| ip(&format!("link set eth0 address {moved}"))).unwrap();
+    let mut announcer = Vips::open_in(other.clone()).unwrap();
+    for address in ["192.0.2.2", "2001:db8::2"] {
+        let target: IpAddr = address.parse().unwrap();
+        assert!(announcer.announce(target, "eth0", 1).unwrap());
+        until("the new MAC address is reported", || {
+            std::iter::from_fn(|| monitor.next().unwrap())
+                .any(|event| matches!(event, Event::Neighbour(n) if n.address == target && n.mac == Some(moved)))
         });
+        assert_eq!(neighbour(&mut marks, address).unwrap().mac, Some(moved));
     }
     ip("neigh replace 192.0.2.99 lladdr 02:00:00:00:00:98 dev eth0 nud permanent");
     ip("neigh del 192.0.2.99 dev eth0");
@@ -708,4 +711,20 @@ fn this_kernel_is_supported() {
     supported().unwrap();
     // Nothing of it is left here.
     assert!(!tc("qdisc show dev lo").contains("clsact"));
+}
+
+#[test]
+fn another_namespace() {
+    let (_, other) = with_peer();
+    let mut marks = Marks::open_in(other.clone(), OWNER).unwrap();
+    let mut monitor = Monitor::open_in(other.clone()).unwrap();
+    put(&mut marks, "eth0", &all_kinds("eth0"));
+    assert_eq!(shown("eth0"), "");
+    assert_eq!(other.run(|| shown("eth0")).unwrap().matches("cookie").count(), 8);
+    marks.resolve("192.0.2.1".parse().unwrap(), "eth0").unwrap();
+    until("the monitor reports it", || {
+        std::iter::from_fn(|| monitor.next().unwrap()).any(|event| {
+            matches!(event, Event::Neighbour(n) if n.mac == "02:00:00:00:00:01".parse().ok() && n.interface == "eth0")
+        })
+    });
 }

@@ -307,7 +307,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         true => vec![file.config(group).map_err(Failure::Usage)?],
         false => file.configs.iter().collect(),
     };
-    let mut nodes = configs.into_iter().map(|config| open(cli, config, &netns)).collect::<Result<Vec<Node>, Failure>>()?;
+    let mut nodes =
+        configs.into_iter().map(|config| open(cli, config, &netns)).collect::<Result<Vec<Node>, Failure>>()?;
     match &cli.command {
         Command::Role { role } => become_role(cli, &file, &mut nodes[0], *role, tell),
         Command::Notify { state, name, .. } => match fifo::named(state) {
@@ -465,8 +466,7 @@ fn become_role(
     tell: impl Fn(&dyn Display),
 ) -> Result<(), Failure> {
     let config = node.config().clone();
-    let plan =
-        node.become_role_reading(role, || file.services(&config), |step| tell(step))?.map_err(Failure::Usage)?;
+    let plan = node.become_role_reading(role, || file.services(&config), |step| tell(step))?.map_err(Failure::Usage)?;
     if plan.steps().iter().any(|step| matches!(step, Step::Announce(..))) {
         announce_again(cli);
     }

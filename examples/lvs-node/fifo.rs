@@ -138,7 +138,8 @@ mod tests {
         assert_eq!(role("INSTANCE \"my web\" BACKUP 100"), Some(("my web", Role::Backup)));
         assert_eq!(role("GROUP \"a \"b\" c\" FAULT 0"), Some(("a \"b\" c", Role::Fault)));
         assert_eq!(role("INSTANCE web DELETED 100"), Some(("web", Role::Stop)));
-        for line in ["", "INSTANCE", "INSTANCE \"web\"", "INSTANCE \"web MASTER", "INSTANCE \"web\" MASTER_PRIORITY 9"] {
+        for line in ["", "INSTANCE", "INSTANCE \"web\"", "INSTANCE \"web MASTER", "INSTANCE \"web\" MASTER_PRIORITY 9"]
+        {
             assert_eq!(role(line), None, "{line}");
         }
     }

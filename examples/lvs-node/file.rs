@@ -299,7 +299,8 @@ fn some_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Spanned<V
 fn macs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<IpAddr, BTreeSet<Mac>>, D::Error> {
     let found = BTreeMap::<String, Vec<String>>::deserialize(from)?;
     let read = |(peer, macs): (String, Vec<String>)| {
-        let wrong = |text: &str| serde::de::Error::custom(format!("{text:?}: `ADDRESS = [\"MAC ADDRESS\"]` was expected"));
+        let wrong =
+            |text: &str| serde::de::Error::custom(format!("{text:?}: `ADDRESS = [\"MAC ADDRESS\"]` was expected"));
         let macs = macs.iter().map(|mac| mac.parse().map_err(|_| wrong(mac))).collect::<Result<_, _>>()?;
         Ok((peer.parse().map_err(|_| wrong(&peer))?, macs))
     };
@@ -310,8 +311,13 @@ impl File {
     /// What is written in the words of an earlier version, and does nothing any more.
     fn superseded(&self) -> Vec<Wrong> {
         let mut found = Vec::new();
-        if let Some(fence) = self.fence.as_ref().filter(|fence| !matches!(fence.get_ref(), FenceName::Marks | FenceName::Clear)) {
-            found.push(Wrong::at(fence, "fence \"marks\" supersedes this one and is used: write fence = \"marks\", or leave it out"));
+        if let Some(fence) =
+            self.fence.as_ref().filter(|fence| !matches!(fence.get_ref(), FenceName::Marks | FenceName::Clear))
+        {
+            found.push(Wrong::at(
+                fence,
+                "fence \"marks\" supersedes this one and is used: write fence = \"marks\", or leave it out",
+            ));
         }
         let gone = "it does nothing any more, as a change of director waits for nothing: leave it out";
         for (name, place) in [("settle", &self.settle), ("drain", &self.drain)] {
@@ -326,7 +332,8 @@ impl File {
     fn groups(&self) -> Result<Vec<(String, String, Spanned<Vec<IpAddr>>)>, Wrong> {
         let nowhere = || Wrong { at: 0, reason: "an interface and vips were expected, or a [[group]] of VIPs".into() };
         let Some(groups) = &self.group else {
-            let (interface, vips) = (self.interface.as_ref().ok_or_else(nowhere)?, self.vips.as_ref().ok_or_else(nowhere)?);
+            let (interface, vips) =
+                (self.interface.as_ref().ok_or_else(nowhere)?, self.vips.as_ref().ok_or_else(nowhere)?);
             return Ok(vec![(String::new(), interface.get_ref().clone(), vips.clone())]);
         };
         if let Some(vips) = &self.vips {
@@ -335,8 +342,10 @@ impl File {
         let mut found: Vec<(String, String, Spanned<Vec<IpAddr>>)> = Vec::new();
         for entry in groups {
             let group = entry.get_ref();
-            let interface = group.interface.clone().or_else(|| self.interface.as_ref().map(|name| name.get_ref().clone()));
-            let interface = interface.ok_or_else(|| Wrong::at(entry, "an interface was expected, here or for all groups"))?;
+            let interface =
+                group.interface.clone().or_else(|| self.interface.as_ref().map(|name| name.get_ref().clone()));
+            let interface =
+                interface.ok_or_else(|| Wrong::at(entry, "an interface was expected, here or for all groups"))?;
             if group.name.trim().is_empty() || found.iter().any(|(name, ..)| *name == group.name) {
                 return Err(Wrong::at(entry, "a name of its own was expected: that of the VRRP instance"));
             }

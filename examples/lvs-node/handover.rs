@@ -86,10 +86,10 @@ fn write(file: &Path, value: u8) -> Result<(), Refused> {
 pub fn check(node: &Node) -> Result<(), String> {
     match node.config().vip_owner {
         VipOwner::Keepalived => Ok(()),
-        VipOwner::Node => {
-            Err("handover: with vip_owner = \"node\" no other program is asked to take over: give the other node its role \
+        VipOwner::Node => Err(
+            "handover: with vip_owner = \"node\" no other program is asked to take over: give the other node its role \
                  first (`lvs-node role master` there), then this one"
-                .into())
-        }
+                .into(),
+        ),
     }
 }

@@ -65,7 +65,9 @@ pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Strin
     };
     let reached = |status: &Status| usize::from(status.role.is_some_and(|(_, reached)| reached));
     each("lvs_node_role_reached", "1: the role was reached.", &reached);
-    each("lvs_node_missing_steps", "Steps that are missing for the role to be in place.", &|status| status.missing.len());
+    each("lvs_node_missing_steps", "Steps that are missing for the role to be in place.", &|status| {
+        status.missing.len()
+    });
     each("lvs_node_warnings", "What an operator should look at.", &|status| status.warnings.len());
     let marked = |status: &Status| usize::from(!status.missing.iter().any(|step| step.starts_with("marks")));
     each("lvs_node_marks_equal", "1: the rules that mark packets are those of this role.", &marked);
@@ -97,7 +99,12 @@ pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Strin
         "Seconds by the clock that the watch was not waiting.",
         counts.busy.as_secs_f64(),
     );
-    text.one("lvs_node_resyncs_total", "counter", "Times that all connections were sent to the other nodes.", counts.resyncs);
+    text.one(
+        "lvs_node_resyncs_total",
+        "counter",
+        "Times that all connections were sent to the other nodes.",
+        counts.resyncs,
+    );
 
     // The table is that of the whole node.
     let entries = groups.first().map(|(_, status)| &status.entries[..]).unwrap_or_default();

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use lvs_dr::ipvs::{Change, SyncRole};
-use lvs_dr::node::{Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, View, VipOwner};
+use lvs_dr::node::{
+    Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, View, VipOwner,
+};
 use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
 use sd_notify::NotifyState;

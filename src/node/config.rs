@@ -182,7 +182,8 @@ impl Config {
         services.check()?;
         for content in services.services() {
             if self.marks.values.owns(&content.service.id) {
-                let reason = "fence `marks` uses this mark itself: name other marks in the configuration of one of them";
+                let reason =
+                    "fence `marks` uses this mark itself: name other marks in the configuration of one of them";
                 return refuse(&content.service.id.to_string(), reason.into());
             }
             let Some(listen) = content.service.id.address() else { continue };

@@ -284,7 +284,8 @@ impl Node {
 
     fn present_role(&self, what: &str) -> Result<Role> {
         let role = self.dir.load()?.group(&self.config.group).role;
-        role.map(|(role, _)| role).ok_or_else(|| Error::invalid(what, "this node has taken on no role yet: let it take on one first"))
+        role.map(|(role, _)| role)
+            .ok_or_else(|| Error::invalid(what, "this node has taken on no role yet: let it take on one first"))
     }
 
     /// How many connections of its services this node knows, without those that expire soon.
@@ -341,13 +342,7 @@ impl Node {
     }
 
     /// Plans and acts until the role is in place. The lock is held.
-    fn reach(
-        &mut self,
-        role: Role,
-        apply: Apply,
-        request: &Request,
-        before: &mut impl FnMut(&Step),
-    ) -> Result<Plan> {
+    fn reach(&mut self, role: Role, apply: Apply, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Plan> {
         let mut done = self.plan_after(role, apply, &self.remember()?, Look::AllAndResolve)?;
         self.run(&done, request, before)?;
         let mut rounds = 1;
@@ -371,7 +366,12 @@ impl Node {
     }
 
     /// The promotion of a backup that has all it needs. `None`: it has to be looked at in full.
-    fn promote_at_once(&mut self, role: Role, request: &Request, before: &mut impl FnMut(&Step)) -> Result<Option<Plan>> {
+    fn promote_at_once(
+        &mut self,
+        role: Role,
+        request: &Request,
+        before: &mut impl FnMut(&Step),
+    ) -> Result<Option<Plan>> {
         if role != Role::Master {
             return Ok(None);
         }
@@ -400,12 +400,15 @@ impl Node {
             (Role::Master, Some(director)) => {
                 let Some((interface, None)) = self.marks.route_to(director)? else { return Ok(()) };
                 // A link that cannot be asked says nothing.
-                let Ok(answers) = marks::who_has(&netns, &interface, director, PROBE_LIMIT, Duration::ZERO) else { return Ok(()) };
+                let Ok(answers) = marks::who_has(&netns, &interface, director, PROBE_LIMIT, Duration::ZERO) else {
+                    return Ok(());
+                };
                 before.filter(|_| !answers.is_empty())
             }
             _ => {
                 let answers = self.config.vips.iter().find_map(|vip| {
-                    let found = marks::who_has(&netns, &self.config.interface, *vip, PROBE_LIMIT, Duration::ZERO).ok()?;
+                    let found =
+                        marks::who_has(&netns, &self.config.interface, *vip, PROBE_LIMIT, Duration::ZERO).ok()?;
                     (!found.is_empty()).then_some(found)
                 });
                 let Some(answers) = answers else { return Ok(()) };

@@ -150,14 +150,16 @@ impl Node {
         let marks: Vec<NonZeroU32> = slots.map(|slot| values.director(slot)).chain([values.local()]).collect();
         let rules = self.marks.uses(&marks)?.into_iter().map(|used| used.to_string());
         let is_ours = |mark: u32| NonZeroU32::new(mark).is_some_and(|mark| values.contains(mark));
-        let filters = seen.marks.foreign.iter().filter(|found| found.mark.is_some_and(is_ours)).map(ToString::to_string);
+        let filters =
+            seen.marks.foreign.iter().filter(|found| found.mark.is_some_and(is_ours)).map(ToString::to_string);
         seen.mark_uses = rules.chain(filters).collect();
         if seen.marks.rules.is_empty() {
             seen.unsupported = marks::supported().err().map(|error| error.to_string());
         }
         if look != Look::Services && self.config.marks.own_requests == OwnRequests::ServedHere {
             let found = LocalMarks::open_in(self.ipvs.netns().clone()).observe()?;
-            seen.own_requests = Some(OwnMarked { missing: found.reason.filter(|_| found.backend.is_none()), marked: found.marked });
+            seen.own_requests =
+                Some(OwnMarked { missing: found.reason.filter(|_| found.backend.is_none()), marked: found.marked });
         }
         Ok(())
     }

@@ -291,9 +291,16 @@ impl View {
     /// nodes that are heard do not say.
     ///
     /// A director that was heard lately and is heard no more is dead: `Ok(None)`, unless another one directs.
-    pub fn director_of(&self, now: Instant, group: &str, peers: &BTreeSet<IpAddr>, before: Option<IpAddr>) -> Result<Option<IpAddr>, Unheard> {
+    pub fn director_of(
+        &self,
+        now: Instant,
+        group: &str,
+        peers: &BTreeSet<IpAddr>,
+        before: Option<IpAddr>,
+    ) -> Result<Option<IpAddr>, Unheard> {
         let directing = self.presences(now).filter(|presence| presence.directs.contains(group));
-        let found: Vec<IpAddr> = directing.flat_map(|presence| presence.addresses.intersection(peers)).copied().collect();
+        let found: Vec<IpAddr> =
+            directing.flat_map(|presence| presence.addresses.intersection(peers)).copied().collect();
         if let Some(before) = before.filter(|before| found.contains(before)) {
             return Ok(Some(before));
         }

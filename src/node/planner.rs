@@ -83,7 +83,9 @@ impl<'a> Case<'a> {
         let loaded = memory.loaded();
         let live = seen.table.filtered(|id| is_ours(config, loaded, id));
         let mut table = match state.legacy {
-            Some(legacy) if !group.held => thawed(legacy, &memory.legacy.filtered(|id| is_ours(config, loaded, id)), &live),
+            Some(legacy) if !group.held => {
+                thawed(legacy, &memory.legacy.filtered(|id| is_ours(config, loaded, id)), &live)
+            }
             _ => live.clone(),
         };
         // Fence `clear`: an empty table never replaces one that is not.
@@ -173,6 +175,9 @@ impl<'a> Case<'a> {
         let (during, after) = self.remember(&steps);
         if !steps.is_empty() || after != *state {
             steps.insert(0, Step::Record { role: self.role, reached: false });
+            if state.legacy.is_some() {
+                steps.push(Step::Keep { kept: Kept::Legacy, table: Table::new() });
+            }
             steps.push(Step::Record { role: self.role, reached: true });
         }
         // Before it is recorded that the kernel's table is not the whole.
@@ -182,7 +187,6 @@ impl<'a> Case<'a> {
         }
         if state.legacy.is_some() {
             steps.insert(0, Step::Keep { kept: Kept::Legacy, table: self.memory.legacy.clone() });
-            steps.push(Step::Keep { kept: Kept::Legacy, table: Table::new() });
         }
         Ok(Plan { steps, warnings: Vec::new(), during, after })
     }
@@ -237,9 +241,11 @@ impl<'a> Case<'a> {
                 first.insert(content.service.clone());
             }
             for destination in content.destinations() {
-                let weight = wanted.service(&id).and_then(|wanted| wanted.destination(destination.address)).map(|d| d.weight);
+                let weight =
+                    wanted.service(&id).and_then(|wanted| wanted.destination(destination.address)).map(|d| d.weight);
                 // Until the new destination counts, the old one does.
-                let _ = first.insert_destination(&id, destination.clone().weight(destination.weight.max(weight.unwrap_or(0))));
+                let _ = first
+                    .insert_destination(&id, destination.clone().weight(destination.weight.max(weight.unwrap_or(0))));
                 if weight.is_none() {
                     let _ = last.insert_destination(&id, destination.clone().weight(0));
                 }
@@ -285,7 +291,8 @@ impl<'a> Case<'a> {
     /// Marks the node's own requests to the VIPs of this group; those of others stay.
     fn own_requests(&self, vips: impl Iterator<Item = IpAddr>) -> Option<Step> {
         let found = self.seen.own_requests.as_ref().filter(|found| found.missing.is_none())?;
-        let served_here = self.config.fence == Fence::Marks && self.config.marks.own_requests == OwnRequests::ServedHere;
+        let served_here =
+            self.config.fence == Fence::Marks && self.config.marks.own_requests == OwnRequests::ServedHere;
         let others = self.others_vips();
         let of_others = found.marked.iter().filter(|(vip, _)| others.contains(vip)).copied();
         let local = self.config.marks.values.local();
@@ -319,14 +326,20 @@ impl<'a> Case<'a> {
         };
         during.groups.insert(config.group.clone(), group.clone());
         let mut after = State {
-            groups: during.groups.iter().filter(|(name, _)| config.groups.contains(*name)).map(|(name, group)| (name.clone(), group.clone())).collect(),
+            groups: during
+                .groups
+                .iter()
+                .filter(|(name, _)| config.groups.contains(*name))
+                .map(|(name, group)| (name.clone(), group.clone()))
+                .collect(),
             arp: during.arp.iter().filter(|change| !is_obsolete(config, state, change)).cloned().collect(),
             sysctls: still_needed(config, state, &during.sysctls),
             marks: (config.fence == Fence::Marks).then_some(config.marks.values),
             legacy: None,
             ..during.clone()
         };
-        let removed = steps.iter().filter_map(|step| if let Step::Marks(plan) = step { Some(plan.changes()) } else { None });
+        let removed =
+            steps.iter().filter_map(|step| if let Step::Marks(plan) = step { Some(plan.changes()) } else { None });
         for change in removed.flatten() {
             if let marks::Change::RemoveQdisc(interface) = change {
                 after.qdiscs.remove(interface);
@@ -566,7 +579,10 @@ pub(super) fn pointing(config: &Config, state: &State, seen: &Table) -> Vec<ipvs
     });
     let mut last = first.clone();
     last.edit_destinations(|id, destination| destination.weight = u32::from(is_target(id, destination.address.ip())));
-    [ipvs::Plan::between(&seen, &first), ipvs::Plan::between(&first, &last)].into_iter().filter(|plan| !plan.is_empty()).collect()
+    [ipvs::Plan::between(&seen, &first), ipvs::Plan::between(&first, &last)]
+        .into_iter()
+        .filter(|plan| !plan.is_empty())
+        .collect()
 }
 
 /// The group's services, wherever they are kept.
@@ -644,9 +660,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     }
     let wanted = match &config.services {
         // They go, as far as the node has loaded them.
-        Some(_) => {
-            case.live.filtered(|id| memory.loaded().service(id).is_none())
-        }
+        Some(_) => case.live.filtered(|id| memory.loaded().service(id).is_none()),
         // They were found running, and are left running.
         None => case.table.clone(),
     };
@@ -654,9 +668,8 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     let rules = case.rules(&BTreeSet::new());
     steps.extend(rules.removed);
     let found = seen.table.filtered(|id| case.is_own_mark(id));
-    let shared = |id: &ServiceId| {
-        matches!(id, ServiceId::Fwmark { mark, .. } if !last && *mark == config.marks.values.local())
-    };
+    let shared =
+        |id: &ServiceId| matches!(id, ServiceId::Fwmark { mark, .. } if !last && *mark == config.marks.values.local());
     steps.extend(change(&found, &found.filtered(shared)));
     steps.extend(case.own_requests(std::iter::empty()));
     if state.syncs && last {
@@ -771,4 +784,373 @@ fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step
         }
     }
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arp::{ArpTarget, Settings};
+    use crate::marks::Qdisc;
+    use crate::node::observation::Link;
+    use crate::vip::{Located, Scope};
+
+    const VIP: &str = "192.0.2.254";
+    const SERVICES: &str = "\
+-A -t 192.0.2.254:80 -s wrr
+-a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 1
+-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1
+";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn located(address: &str, interface: &str, scope: Scope) -> Located {
+        Located {
+            address: ip(address),
+            prefix: if scope == Scope::Global && address != VIP { 24 } else { 32 },
+            peer: None,
+            interface: interface.into(),
+            index: 2,
+            scope,
+            permanent: true,
+            deprecated: false,
+            tentative: false,
+            dad_failed: false,
+            mark: None,
+        }
+    }
+
+    fn config(fence: Fence) -> Config {
+        Config { services: Some(SERVICES.parse().unwrap()), fence, ..Config::new("eth0", [ip(VIP)]) }
+    }
+
+    /// A world that a plan changes, as the kernel and the state directory would.
+    struct World {
+        config: Config,
+        memory: Memory,
+        seen: Observation,
+    }
+
+    impl World {
+        fn new(config: Config) -> Self {
+            let own = located("192.0.2.11", "eth0", Scope::Global);
+            let never = Settings { ignore: 0.into(), announce: 0.into() };
+            let seen = Observation {
+                addresses: vec![own.clone()],
+                vips: config.vips.iter().map(|vip| (*vip, Vec::new())).collect(),
+                arp: vec![(ArpTarget::All, never), (ArpTarget::Interface("eth0".into()), never)],
+                arp_all: never,
+                route_localnet: false,
+                table: Table::new(),
+                daemons: no_daemons(),
+                own: [own.address].into(),
+                sysctls: [("sloppy_tcp", "0"), ("expire_nodest_conn", "0"), ("sync_threshold", "3 50")]
+                    .map(|(name, value)| (name.to_owned(), Some(value.to_owned())))
+                    .into(),
+                marks: marks::Observed { qdiscs: [("eth0".into(), None)].into(), ..Default::default() },
+                link: Link { macs: [(ip("192.0.2.12"), Mac([2, 0, 0, 0, 0, 2]))].into(), ..Link::default() },
+                own_requests: None,
+                unsupported: None,
+                mark_uses: Vec::new(),
+            };
+            World { config, memory: Memory::default(), seen }
+        }
+
+        fn plan(&self, role: Role) -> Result<Plan> {
+            for_role(&self.config, role, Apply::Changes, &self.memory, &self.seen)
+        }
+
+        /// Plans a role, in brief where that is enough, and carries it out. Then nothing is left to do.
+        fn take_on(&mut self, role: Role) -> String {
+            let brief =
+                (role == Role::Master).then(|| promotion(&self.config, &self.memory.state, &self.seen)).flatten();
+            let plan = brief.unwrap_or_else(|| self.plan(role).unwrap());
+            plan.steps().iter().for_each(|step| self.act(step, &plan));
+            let again = self.plan(role).unwrap();
+            assert!(again.is_empty(), "left of {role}:\n{again}\nof\n{plan}");
+            plan.to_string()
+        }
+
+        fn act(&mut self, step: &Step, plan: &Plan) {
+            let on = |placement: &Placement| match placement {
+                Placement::Loopback => located(VIP, "lo", Scope::Host),
+                Placement::Interface(name) => located(VIP, name, Scope::Global),
+            };
+            match step {
+                Step::Record { reached: false, .. } => self.memory.state = plan.during.clone(),
+                Step::Record { reached: true, .. } | Step::Forget => self.memory.state = plan.after.clone(),
+                Step::Keep { kept: Kept::Loaded, table } => self.memory.loaded = table.clone(),
+                Step::Keep { kept: Kept::Held, table } => self.memory.held = table.clone(),
+                Step::Keep { kept: Kept::Legacy, table } => self.memory.legacy = table.clone(),
+                Step::Arp(change) => self
+                    .seen
+                    .arp
+                    .iter_mut()
+                    .filter(|(t, _)| *t == change.target)
+                    .for_each(|(_, now)| *now = change.after),
+                Step::GiveBackArp(change) => self
+                    .seen
+                    .arp
+                    .iter_mut()
+                    .filter(|(t, _)| *t == change.target)
+                    .for_each(|(_, now)| *now = change.before),
+                Step::Sysctl { name, value, .. } => drop(self.seen.sysctls.insert(name.clone(), Some(value.clone()))),
+                Step::AddVip(vip, placement) => {
+                    let mut found = on(placement);
+                    found.address = *vip;
+                    self.seen.vips.entry(*vip).or_default().push(found);
+                }
+                Step::RemoveVip(vip, placement) => {
+                    self.seen.vips.entry(*vip).or_default().retain(|found| found.interface != placement.interface())
+                }
+                Step::Table(plan) => plan.changes().iter().for_each(|change| self.change(change)),
+                Step::Marks(plan) => plan.changes().iter().for_each(|change| match change {
+                    marks::Change::AddQdisc(name) => {
+                        drop(self.seen.marks.qdiscs.insert(name.clone(), Some(Qdisc::Clsact)))
+                    }
+                    marks::Change::RemoveQdisc(name) => drop(self.seen.marks.qdiscs.insert(name.clone(), None)),
+                    marks::Change::Add(rule) => drop(self.seen.marks.rules.insert(rule.clone())),
+                    marks::Change::Remove(rule) => drop(self.seen.marks.rules.remove(rule)),
+                }),
+                Step::Announce(..) | Step::Resync(_) | Step::OwnRequests(_) => {}
+            }
+        }
+
+        fn change(&mut self, change: &ipvs::Change) {
+            let table = &mut self.seen.table;
+            match change {
+                ipvs::Change::AddService(service) | ipvs::Change::ReplaceService(service) => {
+                    table.insert(service.clone());
+                }
+                ipvs::Change::RemoveService(id) => {
+                    table.remove(id);
+                }
+                ipvs::Change::AddDestination(id, d) | ipvs::Change::ReplaceDestination(id, d) => {
+                    drop(table.insert_destination(id, d.clone()))
+                }
+                ipvs::Change::RemoveDestination(id, d) => drop(table.remove_destination(id, d.address)),
+                ipvs::Change::StopDaemon(role) => drop(self.seen.daemons.insert(*role, None)),
+                ipvs::Change::StartDaemon(daemon) => drop(self.seen.daemons.insert(daemon.role, Some(daemon.clone()))),
+                ipvs::Change::SetTimeouts(_) => {}
+            }
+        }
+
+        fn edit(&mut self, from: &str, to: &str) {
+            self.seen.table = self.seen.table.to_string().replace(from, to).parse().unwrap();
+        }
+
+        /// The services that are not the fence's.
+        fn services(&self) -> String {
+            self.seen.table.filtered(|id| !self.config.marks.values.owns(id)).to_string()
+        }
+    }
+
+    #[test]
+    fn a_promotion_changes_no_destination() {
+        let mut world = World::new(config(Fence::Marks));
+        let first = world.take_on(Role::Backup);
+        assert!(first.contains("-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1"), "{first}");
+        assert_eq!(
+            world.take_on(Role::Master),
+            "\
+1. record: master is under way
+2. VIP: add 192.0.2.254 to eth0
+3. VIP: announce 192.0.2.254 on eth0
+4. marks: 1 change
+     remove mark 1280725760 on eth0 for 192.0.2.254: TCP with SYN
+5. IPVS: 1 change
+     --start-daemon master --mcast-interface eth0 --syncid 254 --sync-maxlen 1
+6. record: master is reached
+"
+        );
+        assert_eq!(
+            world.take_on(Role::Backup),
+            "\
+1. record: backup is under way
+2. VIP: remove 192.0.2.254 from eth0
+3. marks: 1 change
+     add mark 1280725760 on eth0 for 192.0.2.254: TCP with SYN
+4. sync: send all connections on eth0 (id 254)
+5. IPVS: 1 change
+     --stop-daemon master
+6. record: backup is reached
+"
+        );
+    }
+
+    #[test]
+    fn what_editors_change_stays_through_all_roles() {
+        let mut world = World::new(config(Fence::Marks));
+        world.take_on(Role::Backup);
+        world.edit("192.0.2.12:80 -g -w 1", "192.0.2.12:80 -g -w 0");
+        let edited = world.services();
+        for role in [Role::Master, Role::Backup, Role::Fault, Role::Master, Role::Stop, Role::Backup] {
+            world.take_on(role);
+            assert_eq!(world.services(), edited, "{role}");
+        }
+        // A flush, and a configuration that was changed.
+        world.seen.table = Table::new();
+        world.take_on(Role::Master);
+        assert_eq!(world.services(), SERVICES);
+        world.config.services =
+            Some(SERVICES.replace("192.0.2.12:80 -g -w 1", "192.0.2.12:80 -g -w 7").parse().unwrap());
+        world.take_on(Role::Backup);
+        assert!(world.services().contains("192.0.2.12:80 -g -w 7"));
+    }
+
+    #[test]
+    fn clear_keeps_the_table_of_a_backup() {
+        let mut world = World::new(config(Fence::Clear));
+        world.take_on(Role::Backup);
+        assert_eq!((world.services(), world.memory.held.to_string()), (String::new(), SERVICES.to_owned()));
+        world.take_on(Role::Master);
+        assert_eq!(world.services(), SERVICES);
+        world.edit("192.0.2.12:80 -g -w 1", "192.0.2.12:80 -g -w 0");
+        let edited = world.services();
+        for role in [Role::Backup, Role::Fault, Role::Master, Role::Backup, Role::Master] {
+            world.take_on(role);
+            assert_eq!(world.services(), if role == Role::Master { edited.as_str() } else { "" }, "{role}");
+        }
+        assert!(world.seen.marks.rules.is_empty());
+        // To the other fence, and back.
+        world.config.fence = Fence::Marks;
+        world.take_on(Role::Backup);
+        assert_eq!(world.services(), edited);
+        world.config.fence = Fence::Clear;
+        world.take_on(Role::Backup);
+        assert!(world.seen.table.is_empty() && world.seen.marks.rules.is_empty());
+    }
+
+    #[test]
+    fn release_gives_everything_back() {
+        for fence in Fence::ALL {
+            for roles in [&[Role::Backup][..], &[Role::Master], &[Role::Backup, Role::Master, Role::Fault]] {
+                let mut world = World::new(config(fence));
+                let before = world.seen.clone();
+                roles.iter().for_each(|role| drop(world.take_on(*role)));
+                let plan = for_release(&world.config, &world.memory, &world.seen).unwrap();
+                plan.steps().iter().for_each(|step| world.act(step, &plan));
+                let (now, told) = (&world.seen, plan.to_string());
+                assert_eq!((&now.vips, &now.arp, &now.sysctls), (&before.vips, &before.arp, &before.sysctls), "{told}");
+                assert_eq!(
+                    (&now.table, &now.daemons, &now.marks),
+                    (&before.table, &before.daemons, &before.marks),
+                    "{told}"
+                );
+                assert_eq!(world.memory.state, State::default());
+            }
+        }
+    }
+
+    #[test]
+    fn groups_share_what_the_last_one_gives_back() {
+        let of = |name: &str, vip: &str| Config {
+            group: name.into(),
+            groups: ["web".to_owned(), "mail".to_owned()].into(),
+            ..Config { services: Some(SERVICES.replace(VIP, vip).parse().unwrap()), ..Config::new("eth0", [ip(vip)]) }
+        };
+        let (web, mail) = (of("web", VIP), Config { sync: of("web", VIP).sync, ..of("mail", "192.0.2.253") });
+        let mut world = World::new(web.clone());
+        let before = world.seen.clone();
+        let mut loaded = BTreeMap::new();
+        let mut enter = |world: &mut World, config: &Config| {
+            loaded.insert(world.config.group.clone(), world.memory.loaded.clone());
+            world.memory.loaded = loaded.get(&config.group).cloned().unwrap_or_default();
+            world.config = config.clone();
+            world.seen.vips.entry(config.vips[0]).or_default();
+        };
+        world.take_on(Role::Master);
+        enter(&mut world, &mail);
+        world.take_on(Role::Backup);
+        let marks: BTreeSet<u32> = world.seen.marks.rules.iter().map(|rule| rule.mark.get()).collect();
+        assert_eq!(marks.len(), 3, "{marks:?}");
+        assert!(world.seen.daemons[&SyncRole::Master].is_some());
+        enter(&mut world, &web);
+        assert!(world.plan(Role::Master).unwrap().is_empty());
+        // The other group is the one that directs.
+        enter(&mut world, &mail);
+        let promoted = world.take_on(Role::Master);
+        assert!(!promoted.contains("daemon"), "{promoted}");
+        enter(&mut world, &web);
+        world.take_on(Role::Backup);
+        assert!(world.seen.daemons[&SyncRole::Master].is_some());
+        for (config, last) in [(&mail, false), (&web, true)] {
+            enter(&mut world, config);
+            let plan = for_release(&world.config, &world.memory, &world.seen).unwrap();
+            plan.steps().iter().for_each(|step| world.act(step, &plan));
+            assert_eq!(world.seen.table.is_empty(), last, "{plan}");
+            assert_eq!(world.seen.sysctls == before.sysctls, last, "{plan}");
+            let vip = config.vips[0];
+            assert!(
+                world.seen.vips[&vip].is_empty() && world.seen.marks.rules.iter().all(|rule| rule.vip != vip),
+                "{plan}"
+            );
+            assert!(last || !world.seen.marks.rules.is_empty());
+        }
+        assert_eq!((world.seen.marks, world.seen.arp), (before.marks, before.arp));
+    }
+
+    #[test]
+    fn the_state_of_version_1_is_taken_over() {
+        let mut world = World::new(config(Fence::Marks));
+        let text = format!(
+            "lvs-dr state 1\nrole backup reached\nfence quiesce\nsync on\nvip {VIP} eth0\ntable held\n{SERVICES}end\n"
+        );
+        world.memory.state = State::parse(&text).unwrap();
+        world.memory.legacy = SERVICES.parse().unwrap();
+        world.seen.table = SERVICES.replace("192.0.2.12:80 -g -w 1", "192.0.2.12:80 -g -w 0").parse().unwrap();
+        let plan = world.plan(Role::Backup).unwrap();
+        // Killed behind any step, it comes to the same.
+        for done in 0..=plan.steps().len() {
+            let mut world =
+                World { config: world.config.clone(), memory: world.memory.clone(), seen: world.seen.clone() };
+            plan.steps()[..done].iter().for_each(|step| world.act(step, &plan));
+            world.take_on(Role::Backup);
+            assert_eq!(world.services(), SERVICES, "killed behind step {done}");
+            assert_eq!((world.memory.state.legacy, world.memory.legacy.is_empty()), (None, true));
+        }
+    }
+
+    #[test]
+    fn packets_of_unknown_connections_follow_the_director() {
+        let mut world = World::new(config(Fence::Marks));
+        world.take_on(Role::Backup);
+        let point = |world: &mut World, director: Option<&str>| {
+            world.memory.state.groups.get_mut("").unwrap().director = director.map(ip);
+            let plans = pointing(&world.config, &world.memory.state, &world.seen.table);
+            plans.iter().flat_map(ipvs::Plan::changes).for_each(|change| world.change(change));
+            assert!(world.plan(Role::Backup).unwrap().is_empty());
+            let service = world.seen.table.service(&"fwmark 1280725761".parse().unwrap()).unwrap();
+            let chosen: Vec<String> =
+                service.destinations().filter(|d| d.weight > 0).map(|d| d.address.to_string()).collect();
+            chosen.join(" ")
+        };
+        assert_eq!(point(&mut world, Some("192.0.2.12")), "192.0.2.12:1");
+        assert_eq!(point(&mut world, Some("192.0.2.99")), "192.0.2.11:1");
+        assert_eq!(point(&mut world, Some("192.0.2.12")), "192.0.2.12:1");
+        assert_eq!(point(&mut world, None), "192.0.2.11:1");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        let refused = |change: &dyn Fn(&mut World)| {
+            let mut world = World::new(config(Fence::Marks));
+            change(&mut world);
+            world.plan(Role::Backup).unwrap_err().to_string()
+        };
+        assert!(refused(&|world| world.seen.unsupported = Some("no cls_flower".into())).contains("no cls_flower"));
+        let used = refused(&|world| world.seen.mark_uses = vec!["ip rule 7".into()]);
+        assert!(used.contains("ip rule 7") && used.contains("[marks] base"), "{used}");
+        let foreign = |world: &mut World| {
+            let daemon = SyncDaemon::new(SyncRole::Backup, "eth0", 9);
+            world.seen.daemons.insert(SyncRole::Backup, Some(daemon));
+        };
+        assert!(refused(&foreign).contains("lvs_sync_daemon"));
+        // Fence clear leaves that daemon alone.
+        let mut world = World::new(config(Fence::Clear));
+        foreign(&mut world);
+        let plan = world.take_on(Role::Master);
+        assert!(!plan.contains("daemon"), "{plan}");
+    }
 }

@@ -41,7 +41,8 @@ pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply
         return wanted.clone();
     }
     let mut table = present.clone();
-    let ids: BTreeSet<ServiceId> = wanted.services().chain(loaded.services()).map(|content| content.service.id).collect();
+    let ids: BTreeSet<ServiceId> =
+        wanted.services().chain(loaded.services()).map(|content| content.service.id).collect();
     for id in ids {
         let (new, old, now) = (wanted.service(&id), loaded.service(&id), present.service(&id));
         let Some(new) = new else {
@@ -158,7 +159,10 @@ mod tests {
         let new = LOADED.replace("-w 3", "-w 7");
         assert_eq!(desire(&new, LOADED, &live), live.replace("-w 3", "-w 7"));
         let more = "-A -t 192.0.2.1:8080 -s mh\n-a -t 192.0.2.1:8080 -r 10.0.0.1:8080 -g -w 1\n";
-        assert_eq!(desire(&format!("{LOADED}{more}"), LOADED, &live), format!("{}{more}", read(&live)).parse::<Table>().unwrap().to_string());
+        assert_eq!(
+            desire(&format!("{LOADED}{more}"), LOADED, &live),
+            format!("{}{more}", read(&live)).parse::<Table>().unwrap().to_string()
+        );
         let less = LOADED[..LOADED.find("-A -t 192.0.2.1:443").unwrap()].to_owned();
         assert_eq!(desire(&less, LOADED, &live), live[..live.find("-A -t 192.0.2.1:443").unwrap()]);
         let without = LOADED.replace("-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3\n", "");

@@ -248,7 +248,10 @@ impl State {
 /// The table in the node's file as version 1 has written it; an empty one in that of this version.
 fn table_of_version_1(text: &str) -> Result<Table, String> {
     let Some(body) = text.strip_prefix(FIRST_LINE_1) else { return Ok(Table::default()) };
-    let table = ["\ntable held\n", "\ntable live\n"].iter().find_map(|line| body.split_once(line)).map_or("", |(_, table)| table);
+    let table = ["\ntable held\n", "\ntable live\n"]
+        .iter()
+        .find_map(|line| body.split_once(line))
+        .map_or("", |(_, table)| table);
     let table = table.strip_suffix(&format!("{LAST_LINE}\n")).unwrap_or(table);
     table.parse().map_err(|e: Error| format!("its table is not understood: {e}"))
 }
@@ -348,7 +351,9 @@ impl StateDir {
     /// A number that stands for this directory: the owner of the rules that mark packets (FNV-1a of its path).
     pub(super) fn owner(&self) -> u64 {
         let octets = self.path.as_os_str().as_encoded_bytes();
-        octets.iter().fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+        octets
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
     }
 
     pub(super) fn state_file(&self) -> PathBuf {
@@ -413,7 +418,9 @@ impl StateDir {
     /// A table; an empty one where none was saved.
     pub(super) fn load_table(&self, kept: Kept) -> Result<Table> {
         let parse = |text: &str| {
-            let body = text.strip_suffix(&format!("# {LAST_LINE}\n")).ok_or("it does not end as it should: it was cut short")?;
+            let body = text
+                .strip_suffix(&format!("# {LAST_LINE}\n"))
+                .ok_or("it does not end as it should: it was cut short")?;
             body.parse().map_err(|e: Error| format!("it is not understood: {e}"))
         };
         match self.read(self.table_file(kept), parse)? {

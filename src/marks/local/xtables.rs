@@ -118,7 +118,9 @@ mod tests {
     #[test]
     fn rules_are_added_before_others_are_deleted() {
         let line = |vip: &str, mark: u32| {
-            format!("-A OUTPUT -d {vip}/32 -o lo -m comment --comment lvs-dr -j MARK --set-xmark {mark:#x}/0xffffffff\n")
+            format!(
+                "-A OUTPUT -d {vip}/32 -o lo -m comment --comment lvs-dr -j MARK --set-xmark {mark:#x}/0xffffffff\n"
+            )
         };
         let found = rules(&(line("192.0.2.1", 1) + &line("192.0.2.2", 1) + &line("192.0.2.1", 1)));
         let (add, delete) = changes(&found, &marks(&[("192.0.2.1", 1), ("192.0.2.2", 2)]));

@@ -376,8 +376,12 @@ impl<'a> Case<'a> {
             self.add(severity, kind, reason, Remedy::text(remedy));
         }
         if let Some(missing) = self.seen.own_requests.as_ref().and_then(|found| found.missing.clone()) {
-            let reason = format!("requests of this node's own programs to a VIP may reach another server, whose answer is lost: {missing}");
-            let remedy = Remedy::text("install nftables, or let own programs use the node's own address ([marks] own_requests = \"left-alone\" ends this notice)");
+            let reason = format!(
+                "requests of this node's own programs to a VIP may reach another server, whose answer is lost: {missing}"
+            );
+            let remedy = Remedy::text(
+                "install nftables, or let own programs use the node's own address ([marks] own_requests = \"left-alone\" ends this notice)",
+            );
             self.add(Severity::Notice, Kind::OwnRequests, reason, remedy);
         }
         let last = crate::marks::PRIORITY.saturating_add(5);
@@ -390,8 +394,13 @@ impl<'a> Case<'a> {
             .map(ToString::to_string)
             .collect();
         for filter in later {
-            let reason = format!("{filter}: it may overwrite the mark of packets that another node has sent, which are then scheduled once more");
-            let remedy = Remedy::text(format!("give it a priority below {}, so that the node's rules come after it", crate::marks::PRIORITY));
+            let reason = format!(
+                "{filter}: it may overwrite the mark of packets that another node has sent, which are then scheduled once more"
+            );
+            let remedy = Remedy::text(format!(
+                "give it a priority below {}, so that the node's rules come after it",
+                crate::marks::PRIORITY
+            ));
             self.add(Severity::Warning, Kind::MarkOverwritten { by: filter }, reason, remedy);
         }
         let services = ids(&self.seen.table, |content| {

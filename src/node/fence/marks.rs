@@ -123,7 +123,8 @@ impl Facts<'_> {
     /// The interfaces that packets for the VIPs come by: from clients, and from other nodes.
     pub(in crate::node) fn interfaces(&self) -> BTreeSet<&str> {
         let families = self.families();
-        let own = self.own.iter().filter(|(family, _)| families.contains(family)).map(|(_, own)| own.interface.as_str());
+        let own =
+            self.own.iter().filter(|(family, _)| families.contains(family)).map(|(_, own)| own.interface.as_str());
         own.chain([self.interface]).collect()
     }
 
@@ -158,7 +159,9 @@ impl Facts<'_> {
                 let (name, vips) = (if family == Family::V4 { "IPv4" } else { "IPv6" }, self.interface);
                 return Err(Error::invalid(
                     format!("fence `marks` on {vips}"),
-                    format!("this node has no {name} address of its own there, to which it could send what it serves itself: add one"),
+                    format!(
+                        "this node has no {name} address of its own there, to which it could send what it serves itself: add one"
+                    ),
                 ));
             };
             insert(&mut table, self.values.local(), family, [(own.address, 1)])?;
@@ -270,8 +273,7 @@ mod tests {
 
     fn facts_of<T>(table: &str, directs: bool, director: Option<&str>, see: impl Fn(&Facts) -> T) -> T {
         let own = [(Family::V4, Own { address: address("10.0.0.1"), interface: "eth0".into() })].into();
-        let peers =
-            [(address("10.0.0.2"), [mac(2)].into()), (address("10.0.0.3"), [mac(3), mac(4)].into())].into();
+        let peers = [(address("10.0.0.2"), [mac(2)].into()), (address("10.0.0.3"), [mac(3), mac(4)].into())].into();
         see(&Facts {
             values: MarkValues::new(100).unwrap(),
             slot: 1,
@@ -314,7 +316,8 @@ mod tests {
 
     #[test]
     fn services_of_the_marks() {
-        let services = |table: &str, director| facts_of(table, false, director, |facts| facts.services().unwrap().to_string());
+        let services =
+            |table: &str, director| facts_of(table, false, director, |facts| facts.services().unwrap().to_string());
         let local = "-A -f 100 -s rr\n-a -f 100 -r 10.0.0.1:1 -g -w 1\n";
         let to = |one, two, three| {
             format!(

@@ -168,7 +168,8 @@ mod tests {
         assert_eq!((backup[&SyncRole::Master].is_some(), backup[&SyncRole::Backup].is_some()), (false, true));
         let master = daemons(&sync, true);
         // A backup must take what others send, however long.
-        let lengths = [SyncRole::Master, SyncRole::Backup].map(|role| master[&role].as_ref().map(|daemon| daemon.max_length));
+        let lengths =
+            [SyncRole::Master, SyncRole::Backup].map(|role| master[&role].as_ref().map(|daemon| daemon.max_length));
         assert_eq!(lengths, [Some(Some(1)), Some(None)]);
     }
 }

@@ -157,6 +157,13 @@ enum FenceName {
     BackupOnly,
 }
 
+/// A group, or what stands in a file without groups, and where its VIPs stand.
+struct GroupOfVips {
+    name: String,
+    interface: String,
+    vips: Spanned<Vec<IpAddr>>,
+}
+
 /// VIPs that one VRRP instance decides about.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -328,32 +335,32 @@ impl File {
         found
     }
 
-    /// The name, interface and VIPs of each group, and where they stand.
-    fn groups(&self) -> Result<Vec<(String, String, Spanned<Vec<IpAddr>>)>, Wrong> {
+    fn groups(&self) -> Result<Vec<GroupOfVips>, Wrong> {
         let nowhere = || Wrong { at: 0, reason: "an interface and vips were expected, or a [[group]] of VIPs".into() };
         let Some(groups) = &self.group else {
             let (interface, vips) =
                 (self.interface.as_ref().ok_or_else(nowhere)?, self.vips.as_ref().ok_or_else(nowhere)?);
-            return Ok(vec![(String::new(), interface.get_ref().clone(), vips.clone())]);
+            let (name, interface) = (String::new(), interface.get_ref().clone());
+            return Ok(vec![GroupOfVips { name, interface, vips: vips.clone() }]);
         };
         if let Some(vips) = &self.vips {
             return Err(Wrong::at(vips, "vips and [[group]] were both found: move the vips into a [[group]]"));
         }
-        let mut found: Vec<(String, String, Spanned<Vec<IpAddr>>)> = Vec::new();
+        let mut found: Vec<GroupOfVips> = Vec::new();
         for entry in groups {
             let group = entry.get_ref();
             let interface =
                 group.interface.clone().or_else(|| self.interface.as_ref().map(|name| name.get_ref().clone()));
             let interface =
                 interface.ok_or_else(|| Wrong::at(entry, "an interface was expected, here or for all groups"))?;
-            if group.name.trim().is_empty() || found.iter().any(|(name, ..)| *name == group.name) {
+            if group.name.trim().is_empty() || found.iter().any(|other| other.name == group.name) {
                 return Err(Wrong::at(entry, "a name of its own was expected: that of the VRRP instance"));
             }
-            let elsewhere = |vip: &&IpAddr| found.iter().any(|(.., vips)| vips.get_ref().contains(vip));
+            let elsewhere = |vip: &&IpAddr| found.iter().any(|other| other.vips.get_ref().contains(vip));
             if let Some(vip) = group.vips.get_ref().iter().find(elsewhere) {
                 return Err(Wrong::at(&group.vips, format_args!("{vip} is in another group too")));
             }
-            found.push((group.name.clone(), interface, group.vips.clone()));
+            found.push(GroupOfVips { name: group.name.clone(), interface, vips: group.vips.clone() });
         }
         match found.is_empty() {
             true => Err(nowhere()),
@@ -363,9 +370,9 @@ impl File {
 
     fn into_configs(self) -> Result<Vec<Config>, Wrong> {
         let groups = self.groups()?;
-        let names: BTreeSet<String> = groups.iter().map(|(name, ..)| name.clone()).collect();
+        let names: BTreeSet<String> = groups.iter().map(|group| group.name.clone()).collect();
         let mut configs = Vec::new();
-        for (name, interface, vips) in &groups {
+        for GroupOfVips { name, interface, vips } in &groups {
             let mut config = self.config(interface, vips)?;
             // One sync daemon serves all groups.
             if let Some(first) = configs.first().map(|first: &Config| first.sync.clone()) {

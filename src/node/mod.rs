@@ -214,8 +214,7 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn become_role_with(&mut self, role: Role, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        let nothing_to_read: Option<fn() -> Result<Option<Table>, Infallible>> = None;
-        match self.take_on(role, nothing_to_read, &mut before)? {
+        match self.take_on(role, None::<fn() -> Result<_, Infallible>>, &mut before)? {
             Ok(plan) => Ok(plan),
             Err(never) => match never {},
         }
@@ -243,7 +242,11 @@ impl Node {
     ) -> Result<Result<Plan, E>> {
         self.in_turn(&role.to_string(), |node, request| {
             let done = match node.promote_at_once(role, request, before)? {
-                Some(done) => done,
+                Some(done) => match node.dir.load()?.group(&node.config.group).loaded {
+                    Some(_) => done,
+                    // Whoever has loaded the services may have changed ports and servers since.
+                    None => node.reach(role, Apply::Changes, request, before)?.preceded_by(done.steps),
+                },
                 None => {
                     if let Some(read) = services.take() {
                         match read() {

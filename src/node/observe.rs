@@ -153,7 +153,7 @@ impl Node {
         let filters =
             seen.marks.foreign.iter().filter(|found| found.mark.is_some_and(is_ours)).map(ToString::to_string);
         seen.mark_uses = rules.chain(filters).collect();
-        if seen.marks.rules.is_empty() {
+        if look != Look::Services && seen.marks.rules.is_empty() {
             seen.unsupported = marks::supported().err().map(|error| error.to_string());
         }
         if look != Look::Services && self.config.marks.own_requests == OwnRequests::ServedHere {
@@ -206,6 +206,8 @@ impl Node {
                 (None, _) => {}
             }
         }
+        // One that is found on another interface.
+        link.silent.retain(|address| !link.macs.contains_key(address));
         link.own_macs = self.marks.macs(&self.config.interface).unwrap_or_default();
         for peer in peers {
             if let Some((_, Some(gateway))) = self.marks.route_to(*peer)? {

@@ -129,7 +129,14 @@ impl<'a> Case<'a> {
         };
         // A rule on an interface that is not there waits until it is.
         let there = |rule: &Rule| self.seen.marks.qdiscs.contains_key(&rule.interface);
-        Ok(Marks { rules: facts.rules().into_iter().filter(there).collect(), services: facts.services()? })
+        let services = match facts.services() {
+            // A node that has lost its interface, and its address with it, must still be able to let go of what it holds.
+            Err(_) if !self.directs() && self.group.role.is_some() => {
+                self.seen.table.filtered(|id| self.is_own_mark(id))
+            }
+            services => services?,
+        };
+        Ok(Marks { rules: facts.rules().into_iter().filter(there).collect(), services })
     }
 
     fn plan(&self) -> Result<Plan> {
@@ -488,6 +495,7 @@ pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> O
         && state.syncs
         && state.marks == Some(config.marks.values)
         && state.legacy.is_none()
+        && !state.peers.is_empty()
         && group.loaded.is_none_or(|sign| seen.table.service(&sign).is_some());
     let families: BTreeSet<_> = config.vips.iter().map(|vip| ipvs::Family::of(*vip)).collect();
     let mark = |family| ServiceId::Fwmark { mark: config.marks.values.local(), family };
@@ -593,7 +601,12 @@ pub(super) fn own_table(config: &Config, memory: &Memory, seen: &Observation) ->
 /// The other nodes with the MAC addresses that they send from: those seen now, remembered and configured.
 fn peers(config: &Config, state: &State, seen: &Observation, table: &Table) -> BTreeMap<IpAddr, BTreeSet<Mac>> {
     let mut addresses = fence::peers(table, &seen.own);
-    addresses.extend(state.peers.keys().chain(config.marks.macs.keys()));
+    addresses.extend(config.marks.macs.keys());
+    match &config.services {
+        Some(services) if config.groups.len() == 1 => addresses.extend(fence::peers(services, &seen.own)),
+        // A health check that has removed a server adds it again.
+        _ => addresses.extend(state.peers.keys()),
+    }
     addresses.retain(|peer| !seen.own.contains(peer) && !seen.link.behind.contains_key(peer) && !peer.is_loopback());
     let usable = |mac: &Mac| !seen.link.gateways.contains_key(mac) && !seen.link.own_macs.contains(mac);
     let macs = |peer: &IpAddr| {
@@ -907,9 +920,11 @@ mod tests {
                 Step::Table(plan) => plan.changes().iter().for_each(|change| self.change(change)),
                 Step::Marks(plan) => plan.changes().iter().for_each(|change| match change {
                     marks::Change::AddQdisc(name) => {
-                        drop(self.seen.marks.qdiscs.insert(name.clone(), Some(Qdisc::Clsact)))
+                        self.seen.marks.qdiscs.insert(name.clone(), Some(Qdisc::Clsact));
                     }
-                    marks::Change::RemoveQdisc(name) => drop(self.seen.marks.qdiscs.insert(name.clone(), None)),
+                    marks::Change::RemoveQdisc(name) => {
+                        self.seen.marks.qdiscs.insert(name.clone(), None);
+                    }
                     marks::Change::Add(rule) => drop(self.seen.marks.rules.insert(rule.clone())),
                     marks::Change::Remove(rule) => drop(self.seen.marks.rules.remove(rule)),
                 }),

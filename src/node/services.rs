@@ -66,7 +66,9 @@ pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply
             let _ = table.insert_destination(&id, destination.clone());
         }
         let gone = old.into_iter().flat_map(|old| old.destinations()).filter(|d| new.destination(d.address).is_none());
-        gone.for_each(|destination| drop(table.remove_destination(&id, destination.address)));
+        for destination in gone {
+            table.remove_destination(&id, destination.address);
+        }
     }
     table
 }

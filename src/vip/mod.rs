@@ -33,6 +33,7 @@
 mod announce;
 mod route;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -306,11 +307,12 @@ impl Vips {
         let mut links: BTreeMap<u32, Option<Link>> = BTreeMap::new();
         let mut found = Vec::new();
         for entry in self.route.addresses(None)? {
-            if !links.contains_key(&entry.index) {
+            let link = match links.entry(entry.index) {
+                Entry::Occupied(known) => known.into_mut(),
                 // Where the interface has just gone, the address has too.
-                links.insert(entry.index, self.route.link_of_index(entry.index)?);
-            }
-            if let Some(link) = links.get(&entry.index).and_then(Option::as_ref).filter(|link| which(link)) {
+                Entry::Vacant(unknown) => unknown.insert(self.route.link_of_index(entry.index)?),
+            };
+            if let Some(link) = link.as_ref().filter(|link| which(link)) {
                 found.push(entry.on(link.name.clone()));
             }
         }

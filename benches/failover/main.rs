@@ -27,6 +27,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+use crate::cluster::addresses::{Family, set_family};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::Kind;
 use crate::cluster::ways::{Balance, LVS_NODE, MARKS_WATCH, WATCH, WAYS, Way};
@@ -54,6 +55,10 @@ struct Options {
     /// What happens to the director; or, with three nodes, one of the other stories
     #[arg(long, value_delimiter = ',', value_parser = stories())]
     story: Vec<String>,
+
+    /// The family of all addresses: 4 or 6
+    #[arg(long, value_parser = family, default_value = "4")]
+    family: Family,
 
     /// How often each is measured
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
@@ -92,6 +97,14 @@ struct Options {
     bench: bool,
 }
 
+fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "4" => Ok(Family::V4),
+        "6" => Ok(Family::V6),
+        _ => Err("4 or 6 was expected".into()),
+    }
+}
+
 fn ways() -> Vec<&'static str> {
     WAYS.iter().chain([&WATCH, &MARKS_WATCH]).map(|way| way.name).collect()
 }
@@ -120,6 +133,7 @@ fn run(options: &Options) -> Result<bool> {
     if !matches!(env::var("LAB").as_deref(), Ok("guest" | "none")) {
         bail!("this makes network namespaces and loads IPVS tables, so it runs in the lab's guest: `cargo bench`");
     }
+    set_family(options.family);
     if options.promotion {
         return promotions(options);
     }
@@ -148,6 +162,11 @@ fn run(options: &Options) -> Result<bool> {
     }
     if options.nodes.contains(&3) {
         for story in Upkeep::ALL.into_iter().filter(|story| chosen(&options.story, story.name())) {
+            if !story.works_with(options.family) {
+                eprintln!("failover: {} cannot be told with {}", story.name(), options.family.name());
+                complete &= options.story.is_empty();
+                continue;
+            }
             complete &= upkeep(options, story, &chosen);
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::cluster::addresses::family;
 use crate::cluster::load::{Group, REQUEST_EVERY, REQUEST_LIMIT, Sessions};
 use crate::cluster::monitor::{Monitor, Seen};
 use crate::cluster::progress::Progress;
@@ -210,6 +211,7 @@ impl Measured {
         json!({
             "way": self.record.name,
             "scheduler": self.scheduler.name(),
+            "family": family().name(),
             "nodes": self.record.nodes.len(),
             "story": self.kind.name(),
             "active_kept": count(self.active),

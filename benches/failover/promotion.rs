@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +20,10 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::Options;
+use crate::cluster::addresses::{family, number, vip};
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::{Balance, Way, install_lvs_node};
-use crate::cluster::{Cluster, INTERFACE, Node, VIP};
+use crate::cluster::{Cluster, INTERFACE, Node};
 use crate::requests::{Counter, Requests};
 
 /// Served by n3 alone.
@@ -57,7 +58,7 @@ pub(crate) struct Promotion {
     /// Until both living nodes had answered in a new session.
     pub(crate) spread: Option<Duration>,
     pub(crate) scheduler: Balance,
-    /// Until all of these were there, if it was counted.
+    /// Until all was done, if it was counted.
     pub(crate) requests: Option<Requests>,
     /// When each step was begun.
     pub(crate) steps: Vec<(Duration, String)>,
@@ -73,6 +74,7 @@ impl Promotion {
             "fence": self.fence,
             "told": match self.told { Told::Program => "program", Told::Fifo => "fifo" },
             "scheduler": self.scheduler.name(),
+            "family": family().name(),
             "services": self.services,
             "learned_session": seconds(self.known),
             "new_session": seconds(self.new),
@@ -172,6 +174,10 @@ pub(crate) fn measure(
         }
         thread::sleep(Duration::from_millis(5));
     }
+    if let Some(counter) = &counter {
+        // One that follows a FIFO does not end, but has more to do.
+        counter.wait_for_silence(&cluster.nodes[1], PATIENCE)?;
+    }
     if let Some(fifo) = fifo {
         promotion.steps = steps(&fifo.lines.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -192,20 +198,31 @@ fn prepare(node: &Node, all: &[Node], services: usize, way: &Way, settle: f64) -
     let settle = if fence == "quiesce" { format!("settle = {settle:?}\n") } else { String::new() };
     let mut table = String::new();
     for port in (10_000..).take(services.saturating_sub(2)) {
-        let _ = writeln!(table, "-A -t {VIP}:{port} {scheduler}");
+        let _ = writeln!(table, "-A -t {} {scheduler}", SocketAddr::new(vip(), port));
         for real in all {
-            let _ = writeln!(table, "-a -t {VIP}:{port} -r {}:{port} -g -w 1", real.address);
+            let _ = writeln!(
+                table,
+                "-a -t {} -r {} -g -w 1",
+                SocketAddr::new(vip(), port),
+                SocketAddr::new(real.address, port)
+            );
         }
     }
     for (port, servers) in [(PORT, &all[2..]), (SPREAD_PORT, &all[1..])] {
-        let _ = writeln!(table, "-A -u {VIP}:{port} {scheduler}");
+        let _ = writeln!(table, "-A -u {} {scheduler}", SocketAddr::new(vip(), port));
         for real in servers {
-            let _ = writeln!(table, "-a -u {VIP}:{port} -r {}:{port} -g -w 1", real.address);
+            let _ = writeln!(
+                table,
+                "-a -u {} -r {} -g -w 1",
+                SocketAddr::new(vip(), port),
+                SocketAddr::new(real.address, port)
+            );
         }
     }
     let file = format!(
-        "interface = \"{INTERFACE}\"\nvips = [\"{VIP}\"]\nvip_owner = \"node\"\nfence = \"{fence}\"\n{settle}\
+        "interface = \"{INTERFACE}\"\nvips = [\"{}\"]\nvip_owner = \"node\"\nfence = \"{fence}\"\n{settle}\
          state_dir = \"{}\"\nservices = \"file.ipvs\"\n",
+        vip(),
         node.etc.join("state").display()
     );
     fs::write(node.etc.join("file.ipvs"), table)
@@ -264,12 +281,12 @@ struct Server {
 impl Server {
     fn start(node: &Node, port: u16) -> Result<Self> {
         let bind = || {
-            let socket = UdpSocket::bind((VIP, port))?;
+            let socket = UdpSocket::bind((vip(), port))?;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
             std::io::Result::Ok(socket)
         };
         let socket = node.netns.run(bind)?.with_context(|| format!("cannot serve on {}", node.name))?;
-        let [.., last] = node.address.octets();
+        let last = number(node.address);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::spawn(move || {
@@ -389,8 +406,8 @@ fn send(start: Instant, answers: &Mutex<Answers>, stop: &AtomicBool) -> Result<(
 }
 
 fn socket(port: u16, service: u16) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).context("cannot make a socket")?;
-    socket.connect((VIP, service)).context("cannot reach the VIP")?;
+    let socket = UdpSocket::bind((family().any(), port)).context("cannot make a socket")?;
+    socket.connect((vip(), service)).context("cannot reach the VIP")?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -414,7 +431,7 @@ pub(crate) fn draw(promotions: &[Promotion]) -> String {
         let _ = writeln!(
             text,
             "\n{:38}{:>12}{:>16}{:>16}{:>16}{:>16}{:>16}{:>16}",
-            "until all of that",
+            "until all is done",
             "services",
             "netlink sends",
             "requests",

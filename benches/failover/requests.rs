@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
@@ -84,6 +84,25 @@ impl Counter {
         };
         let (inotify, sysctls) = node.netns.run(watch)?.context("inotify")?;
         Ok(Counter { tcpdump, capture, inotify, sysctls })
+    }
+
+    /// Waits until nothing was sent for a while, in either direction, or for `limit`.
+    pub(crate) fn wait_for_silence(&self, node: &Node, limit: Duration) -> Result<()> {
+        const SILENT: Duration = Duration::from_millis(500);
+        let count = || -> Result<String> {
+            let text = node.netns.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?.context("/proc/net/dev")?;
+            Ok(text.lines().find(|line| line.contains(MONITOR)).context("the monitor is gone")?.to_owned())
+        };
+        let begin = Instant::now();
+        let (mut last, mut since) = (count()?, begin);
+        while since.elapsed() < SILENT && begin.elapsed() < limit {
+            thread::sleep(Duration::from_millis(20));
+            let now = count()?;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn stop(mut self) -> Result<Requests> {

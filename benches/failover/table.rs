@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cluster::addresses::family;
 use crate::cluster::record::Kind;
 use crate::measure::{Count, Measured, Pair};
 
@@ -37,7 +38,7 @@ pub(crate) fn draw(nodes: usize, kind: Kind, measured: &[Vec<Measured>]) -> Stri
         let name = format!("{} {}", run.record.name, run.scheduler.name());
         format!("{name:>FIGURE$}")
     });
-    let title = format!("{}, {nodes} nodes", kind.title());
+    let title = format!("{}, {nodes} nodes, {}", kind.title(), family().name());
     let mut text = format!("{title:QUESTION$}{}\n", names.collect::<String>());
     for (question, answer) in LINES {
         let figures: Vec<Option<String>> = measured.iter().map(|runs| answer(runs)).collect();

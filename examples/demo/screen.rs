@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::cluster::VIP;
+use crate::cluster::addresses::vip;
 use crate::cluster::record::{Record, State, Turn};
 use crate::story::SESSIONS;
 
@@ -40,9 +40,11 @@ impl Screen {
             length: records.iter().map(|record| record.length).max().unwrap_or_default(),
         };
         let nodes = records.first().map_or(0, |record| record.nodes.len());
-        let mut lines = vec![
-            self.paint(BOLD, &format!("{nodes} web servers balance their own load: VIP {VIP}, wrr, direct routing")),
-        ];
+        let mut lines =
+            vec![self.paint(
+                BOLD,
+                &format!("{nodes} web servers balance their own load: VIP {}, wrr, direct routing", vip()),
+            )];
         for record in records {
             lines.push(String::new());
             self.time_line(&mut lines, record, &axis);

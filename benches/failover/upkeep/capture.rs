@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::cluster::{INTERFACE, Node, VIP};
+use crate::cluster::addresses::vip;
+use crate::cluster::{INTERFACE, Node};
 
 /// A running tcpdump.
 pub(crate) struct Capture {
@@ -23,12 +25,12 @@ pub(crate) struct Capture {
 impl Capture {
     /// Captures what comes in for the VIP.
     pub(crate) fn start(node: &Node) -> Result<Self> {
-        Self::start_with(node, "in", &format!("tcp and dst host {VIP} and dst port 80"))
+        Self::start_with(node, "in", &format!("tcp and dst host {} and dst port 80", vip()))
     }
 
     /// Captures what the node sends to the VIP or as the VIP.
     pub(crate) fn start_sent(node: &Node) -> Result<Self> {
-        Self::start_with(node, "out", &format!("tcp and host {VIP} and port 80"))
+        Self::start_with(node, "out", &format!("tcp and host {} and port 80", vip()))
     }
 
     fn start_with(node: &Node, direction: &str, filter: &str) -> Result<Self> {
@@ -58,7 +60,10 @@ impl Capture {
     pub(crate) fn count(self) -> Result<(usize, usize)> {
         let octets = self.end()?;
         let frames = frames(&octets)?;
-        let answer = |frame: &&&[u8]| frame.get(ETHERNET + 12..ETHERNET + 16) == Some(&VIP.octets());
+        let answer = |frame: &&&[u8]| match vip() {
+            IpAddr::V4(vip) => frame.get(ETHERNET + 12..ETHERNET + 16) == Some(&vip.octets()),
+            IpAddr::V6(vip) => frame.get(ETHERNET + 8..ETHERNET + 24) == Some(&vip.octets()),
+        };
         Ok((frames.len(), frames.iter().filter(answer).count()))
     }
 
@@ -82,8 +87,8 @@ fn octets_of(mac: &str) -> Option<[u8; 6]> {
 /// What tells a packet from all others, wherever it is seen, and how far it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Packet {
-    /// Client, IP id, client port, sequence and acknowledgement number, flags.
-    id: (u32, u16, u16, u32, u32, u8),
+    /// Client, IP id (0 in IPv6), client port, sequence and acknowledgement number, flags.
+    id: (IpAddr, u16, u16, u32, u32, u8),
     ttl: u8,
 }
 
@@ -106,11 +111,18 @@ fn frames(octets: &[u8]) -> Result<Vec<&[u8]>> {
 }
 
 fn packet(ip: &[u8]) -> Option<Packet> {
-    let tcp = ip.get(usize::from(ip.first()? & 15) * 4..)?;
     let u16_at = |octets: &[u8], at: usize| Some(u16::from_be_bytes(octets.get(at..at + 2)?.try_into().ok()?));
     let u32_at = |octets: &[u8], at: usize| Some(u32::from_be_bytes(octets.get(at..at + 4)?.try_into().ok()?));
-    let id = (u32_at(ip, 12)?, u16_at(ip, 4)?, u16_at(tcp, 0)?, u32_at(tcp, 4)?, u32_at(tcp, 8)?, *tcp.get(13)?);
-    Some(Packet { id, ttl: *ip.get(8)? })
+    let (client, number, ttl, header) = if ip.first()? >> 4 == 6 {
+        let client: [u8; 16] = ip.get(8..24)?.try_into().ok()?;
+        (IpAddr::from(client), 0, *ip.get(7)?, 40)
+    } else {
+        let client: [u8; 4] = ip.get(12..16)?.try_into().ok()?;
+        (IpAddr::from(client), u16_at(ip, 4)?, *ip.get(8)?, usize::from(ip.first()? & 15) * 4)
+    };
+    let tcp = ip.get(header..)?;
+    let id = (client, number, u16_at(tcp, 0)?, u32_at(tcp, 4)?, u32_at(tcp, 8)?, *tcp.get(13)?);
+    Some(Packet { id, ttl })
 }
 
 /// Counts the connections that the packets open: each client port with a SYN.

@@ -15,7 +15,7 @@ use crate::cluster::ways::Way;
 use crate::measure::{AFTERMATH, IDLE};
 
 /// Of established connections, in seconds. What is 0 stays as it is.
-const TIMEOUTS: &str = "ipvsadm --set 3 0 0";
+const TIMEOUTS: &str = "ipvsadm --set 8 0 0";
 
 pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String)>, Value)> {
     Scene::build(way, progress)?.act(|scene| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -11,9 +11,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::scene::Scene;
+use crate::cluster::Node;
+use crate::cluster::addresses::{family, vip};
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::Way;
-use crate::cluster::{Node, VIP};
 
 const COUNT: u16 = 10_000;
 const PORT: u16 = 5000;
@@ -82,9 +83,10 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
 
 fn add_service(node: &Node, all: &[Node]) -> Result<()> {
     let path = node.etc.join("node.toml");
-    let to = |real: &Node| format!("    {{ address = \"{}:{PORT}\", weight = 1 }},\n", real.address);
+    let to = |real: &Node| format!("    {{ address = \"{}\", weight = 1 }},\n", SocketAddr::new(real.address, PORT));
     let text = format!(
-        "[[service]]\nlisten = \"udp {VIP}:{PORT}\"\nscheduler = \"wrr\"\ndestinations = [\n{}]\n",
+        "[[service]]\nlisten = \"udp {}\"\nscheduler = \"wrr\"\ndestinations = [\n{}]\n",
+        SocketAddr::new(vip(), PORT),
         all.iter().map(to).collect::<String>()
     );
     let mut file = OpenOptions::new().append(true).open(&path).with_context(|| path.display().to_string())?;
@@ -94,8 +96,8 @@ fn add_service(node: &Node, all: &[Node]) -> Result<()> {
 /// From as many source ports.
 fn fill() -> Result<()> {
     for port in FIRST..FIRST + COUNT {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).context("cannot make a socket")?;
-        socket.send_to(b"?", (VIP, PORT)).context("cannot send to the VIP")?;
+        let socket = UdpSocket::bind((family().any(), port)).context("cannot make a socket")?;
+        socket.send_to(b"?", (vip(), PORT)).context("cannot send to the VIP")?;
     }
     Ok(())
 }

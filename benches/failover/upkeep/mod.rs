@@ -20,6 +20,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::Value;
 
+use crate::cluster::addresses::{Family, family};
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::{Balance, MARKS_WATCH, WATCH, WAYS, Way};
 
@@ -124,6 +125,12 @@ impl Upkeep {
         names.iter().filter_map(named).chain([&WATCH, &MARKS_WATCH]).copied().collect()
     }
 
+    /// Whether it can be told with this family. In IPv6 no host can start anew, as its interface could not be removed;
+    /// and what hides a MAC address is ARP alone.
+    pub(crate) fn works_with(self, family: Family) -> bool {
+        family == Family::V4 || !matches!(self, Upkeep::Rolling | Upkeep::UnknownMac)
+    }
+
     /// The scheduler where none is asked for; `None`: the way's own.
     pub(crate) fn scheduler(self) -> Option<Balance> {
         (self == Upkeep::Even).then_some(Balance::Wlc)
@@ -167,9 +174,13 @@ impl Upkeep {
                 Upkeep::UnknownMac => unknown_mac::tell(way, progress)?,
             };
             if let Value::Object(json) = &mut json {
-                for (key, value) in
-                    [("story", self.name()), ("way", way.name), ("scheduler", scheduler), ("variant", variant)]
-                {
+                for (key, value) in [
+                    ("story", self.name()),
+                    ("way", way.name),
+                    ("scheduler", scheduler),
+                    ("variant", variant),
+                    ("family", family().name()),
+                ] {
                     json.insert(key.into(), value.into());
                 }
             }
@@ -181,7 +192,7 @@ impl Upkeep {
     pub(crate) fn draw(self, told: &[Told]) -> String {
         const QUESTION: usize = 50;
         const FIGURE: usize = 24;
-        let mut text = format!("{:QUESTION$}", format!("{}, 3 nodes", self.title()));
+        let mut text = format!("{:QUESTION$}", format!("{}, 3 nodes, {}", self.title(), family().name()));
         for Told { way, variant, .. } in told {
             let _ = write!(text, "{:>FIGURE$}", format!("{way}{}{variant}", separator(variant)));
         }

@@ -12,12 +12,13 @@ use lvs_dr::Netns;
 use serde_json::{Map, Value, json};
 
 use super::watcher::Watcher;
+use crate::cluster::Cluster;
+use crate::cluster::addresses::{real, web};
 use crate::cluster::load::{Group, Load, REQUEST_LIMIT, Sessions};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::{Request, Session, State};
 use crate::cluster::watch::observe;
 use crate::cluster::ways::{Way, install_lvs_node};
-use crate::cluster::{Cluster, VIP};
 use crate::measure::Count;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -158,8 +159,8 @@ impl Scene {
     pub(crate) fn edit(&mut self, verb: &str, options: &str) -> Result<usize> {
         let mut edited = 0;
         for node in &self.cluster.nodes {
-            if node.run("ipvsadm -Sn")?.contains(&format!("-A -t {VIP}:80 ")) {
-                node.run(&format!("ipvsadm {verb} -t {VIP}:80 {options}"))?;
+            if node.run("ipvsadm -Sn")?.contains(&format!("-A -t {} ", web())) {
+                node.run(&format!("ipvsadm {verb} -t {} {options}", web()))?;
                 edited += 1;
             }
         }
@@ -179,12 +180,12 @@ impl Scene {
     }
 
     /// What a health check does: see `Stage::set_weight`.
-    pub(crate) fn set_weight(&mut self, real: usize, weight: u32) -> Result<()> {
+    pub(crate) fn set_weight(&mut self, server: usize, weight: u32) -> Result<()> {
         let (directors, states) = (self.directors()?, self.states()?);
-        let address = self.cluster.nodes[real].address;
+        let address = self.cluster.nodes[server].address;
         for (i, (node, state)) in self.cluster.nodes.iter().zip(&states).enumerate() {
             if state.link && state.destinations > 0 && (directors.contains(&i) || state.live) {
-                node.run(&format!("ipvsadm -e -t {VIP}:80 -r {address}:80 -g -w {weight}"))?;
+                node.run(&format!("ipvsadm -e -t {} -r {} -g -w {weight}", web(), real(address)))?;
             }
         }
         Ok(())
@@ -273,9 +274,9 @@ pub(crate) fn ask(scene: &Scene, load: &Load, from: &Netns, count: usize) -> Res
 }
 
 fn request() -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&(VIP, 80).into(), REQUEST_LIMIT)?;
+    let mut stream = TcpStream::connect_timeout(&web(), REQUEST_LIMIT)?;
     stream.set_read_timeout(Some(REQUEST_LIMIT))?;
-    stream.write_all(format!("GET / HTTP/1.1\r\nHost: {VIP}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
@@ -283,11 +284,17 @@ fn request() -> io::Result<String> {
 
 /// Opens sessions, and waits until all are.
 pub(crate) fn open<const N: usize>(loads: &[&Load], groups: [Group; N]) -> Result<Vec<[Sessions; N]>> {
+    let sessions = open_some(loads, groups);
+    sessions.iter().flatten().try_for_each(crate::measure::all_open)?;
+    Ok(sessions)
+}
+
+/// The same, where it is no failure that some cannot be opened.
+pub(crate) fn open_some<const N: usize>(loads: &[&Load], groups: [Group; N]) -> Vec<[Sessions; N]> {
     let sessions: Vec<_> = loads.iter().map(|load| groups.map(|group| load.open_sessions(group))).collect();
     let over = groups.iter().map(|group| group.over).max().unwrap_or_default();
     thread::sleep(over + crate::measure::AGE);
-    sessions.iter().flatten().try_for_each(crate::measure::all_open)?;
-    Ok(sessions)
+    sessions
 }
 
 /// Of sessions whose server was up: those that work at `until`; silent ones if they were answered since they were asked.

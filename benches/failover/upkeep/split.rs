@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::capture::{Capture, loops};
 use super::scene::{ASKED, Scene, failed, kept, open};
-use crate::cluster::VIP;
+use crate::cluster::addresses::vip;
 use crate::cluster::load::{Group, Load, Sessions};
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::Way;
@@ -31,7 +31,7 @@ pub(super) fn tell(way: &Way, sync: bool, progress: Progress) -> Result<(Vec<(St
         let stays = Load::start_client(&scene.cluster, &other, scene.start)?;
         scene.step("sessions are opened");
         let mut before = open(&[&load, &stays], BEFORE)?;
-        let pin = format!("ip neigh replace {VIP} lladdr {} dev eth0 nud permanent", scene.cluster.nodes[0].mac()?);
+        let pin = format!("ip neigh replace {} lladdr {} dev eth0 nud permanent", vip(), scene.cluster.nodes[0].mac()?);
         other.run(|| crate::cluster::run(&pin, ""))??;
         let captures = scene.cluster.nodes.iter().map(Capture::start).collect::<Result<Vec<_>>>()?;
 

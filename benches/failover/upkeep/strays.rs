@@ -2,7 +2,7 @@
 //!
 //! On the way `seed` backups have no table: it is what plain IPVS sends, to compare with.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::capture::Capture;
 use super::scene::Scene;
+use crate::cluster::addresses::{client, vip};
 use crate::cluster::load::Load;
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::Way;
-use crate::cluster::{CLIENT_ADDRESS, VIP};
 
 const COUNT: u16 = 300;
 const EVERY: Duration = Duration::from_millis(4);
@@ -73,10 +73,11 @@ fn count(scene: &Scene, first_port: u16) -> Result<Frames> {
 
 /// Sends packets from as many ports, to the VIP's port 80, with ACK alone.
 fn send(first_port: u16) -> Result<()> {
-    let socket = socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::TCP)).context("a raw socket")?;
+    let family = if vip().is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket(family, SocketType::RAW, Some(ipproto::TCP)).context("a raw socket")?;
     for port in (first_port..).take(COUNT.into()) {
         let segment = segment(port);
-        let sent = sendto(&socket, &segment, SendFlags::empty(), &SocketAddrV4::new(VIP, 0)).context("cannot send")?;
+        let sent = sendto(&socket, &segment, SendFlags::empty(), &SocketAddr::new(vip(), 0)).context("cannot send")?;
         ensure!(sent == segment.len(), "a packet was cut short");
         thread::sleep(EVERY);
     }
@@ -93,15 +94,19 @@ fn segment(port: u16) -> [u8; 20] {
     segment[12] = 5 << 4; // the header's length in words
     segment[13] = 0x10; // ACK
     segment[14..16].copy_from_slice(&1000u16.to_be_bytes());
-    let sum = checksum(CLIENT_ADDRESS, VIP, &segment);
+    let sum = checksum(client(), vip(), &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     segment
 }
 
 /// Of a segment with an even length and its pseudo-header (RFC 9293, section 3.1).
-fn checksum(from: Ipv4Addr, to: Ipv4Addr, segment: &[u8]) -> u16 {
+fn checksum(from: IpAddr, to: IpAddr, segment: &[u8]) -> u16 {
     const TCP: u32 = 6;
-    let words = [&from.octets()[..], &to.octets()[..], segment].concat();
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let words = [&octets(from)[..], &octets(to)[..], segment].concat();
     let words = words.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
     let mut sum = words.sum::<u32>() + TCP + segment.len() as u32;
     while sum > 0xffff {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::capture::{Capture, opened};
 use super::scene::{Scene, ask};
+use crate::cluster::addresses::real;
 use crate::cluster::load::Load;
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::Way;
@@ -27,7 +28,7 @@ pub(super) fn tell(way: &Way, removed: bool, progress: Progress) -> Result<(Vec<
         ensure!(before.sent.is > 0 && before.failed.is == 0, "not all nodes serve at first: {before:?}");
 
         scene.step("n3 is taken out");
-        let server = format!("-r {}:80", scene.cluster.nodes[OUT].address);
+        let server = format!("-r {}", real(scene.cluster.nodes[OUT].address));
         let edited =
             if removed { scene.edit("-d", &server)? } else { scene.edit("-e", &format!("{server} -g -w 0"))? };
         let meanwhile = Asked::count(scene, &load, LATER)?;

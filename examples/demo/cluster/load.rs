@@ -4,7 +4,6 @@
 //! client and busy servers have CPUs of their own, and would not wait while a notification is carried out elsewhere.
 
 use std::io::{self, ErrorKind};
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -19,8 +18,9 @@ use tokio::runtime::{self, Handle};
 use tokio::task::{self, JoinSet};
 use tokio::time::{interval, sleep, timeout};
 
+use super::addresses::{family, vip};
 use super::record::{Request, Session};
-use super::{Cluster, Node, VIP};
+use super::{Cluster, Node};
 
 /// A request that is not answered by then has failed.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(2);
@@ -215,7 +215,7 @@ impl Sessions {
 
 fn listen(node: &Node) -> Result<std::net::TcpListener> {
     let listen = || {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+        let listener = std::net::TcpListener::bind((family().any(), PORT))?;
         listener.set_nonblocking(true)?;
         io::Result::Ok(listener)
     };
@@ -277,13 +277,13 @@ impl Client {
 
     /// Asks on a connection of its own; returns the node that answered.
     async fn request(&self) -> io::Result<usize> {
-        let mut stream = TcpStream::connect((VIP, PORT)).await?;
+        let mut stream = TcpStream::connect((vip(), PORT)).await?;
         let answer = get(&mut stream, "close").await?;
         self.node_of(&answer)
     }
 
     async fn open_session(&self, every: Option<Duration>, sessions: &Mutex<Vec<Session>>) -> io::Result<Held> {
-        let mut stream = TcpStream::connect((VIP, PORT)).await?;
+        let mut stream = TcpStream::connect((vip(), PORT)).await?;
         let node = self.node_of(&get(&mut stream, "keep-alive").await?)?;
         let mut sessions = lock(sessions);
         sessions.push(Session { node, every, answers: vec![self.start.elapsed()], broken: None });
@@ -330,7 +330,7 @@ impl Held {
 }
 
 async fn get(stream: &mut TcpStream, connection: &str) -> io::Result<String> {
-    let request = format!("GET / HTTP/1.1\r\nHost: {VIP}\r\nConnection: {connection}\r\n\r\n");
+    let request = format!("GET / HTTP/1.1\r\nHost: web\r\nConnection: {connection}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let answer = receive(stream, |text| text.ends_with('\n') && !text.ends_with("\r\n")).await?;
     let (_, body) = answer.split_once("\r\n\r\n").ok_or(ErrorKind::InvalidData)?;

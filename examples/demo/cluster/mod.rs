@@ -1,6 +1,7 @@
 //! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each node. The demo shows
 //! it, and benches/failover measures it.
 
+pub(crate) mod addresses;
 pub(crate) mod load;
 pub(crate) mod monitor;
 pub(crate) mod progress;
@@ -12,7 +13,7 @@ pub(crate) mod ways;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -22,9 +23,9 @@ use anyhow::{Context, Result, bail};
 use lvs_dr::Netns;
 use rustix::process::{Pid, Signal, kill_process};
 
+use addresses::{Family, family, vip};
 use ways::Way;
 
-pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 254);
 pub(crate) const INTERFACE: &str = "bond0";
 /// Everything that a cluster writes, a directory for each node.
 pub(crate) const DIR: &str = "/run/lvs-dr-demo";
@@ -33,9 +34,7 @@ const ADVERT_SECONDS: f64 = 0.3;
 /// The namespaces beside the nodes'.
 const LAN: &str = "lan";
 const CLIENT: &str = "client";
-pub(crate) const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 1);
 const OTHER_CLIENT: &str = "client2";
-const OTHER_CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
 /// Far apart: a backup waits for (256 - priority) / 256 of an advert longer than three adverts. Were those times close
 /// to each other, two nodes would take over at once, and one of them step back at once.
 const PRIORITIES: [u8; 3] = [250, 170, 90];
@@ -45,7 +44,7 @@ const MAINTENANCE: u8 = 250;
 /// One of the web servers.
 pub(crate) struct Node {
     pub(crate) name: String,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     pub(crate) netns: Netns,
     /// What this node's keepalived sees as /etc/keepalived.
     pub(crate) etc: PathBuf,
@@ -147,11 +146,13 @@ vrrp_instance web {{
         maintenance weight -{MAINTENANCE}
     }}
     virtual_ipaddress {{
-        {VIP}/32 dev {INTERFACE}
+        {vip}/{host} dev {INTERFACE}
     }}
 {notify}
 }}
-"
+",
+            vip = vip(),
+            host = family().host(),
         )
     }
 }
@@ -178,7 +179,13 @@ impl Cluster {
         for (i, name) in names.into_iter().enumerate() {
             let etc = Path::new(DIR).join(way.name).join(&name);
             fs::create_dir_all(etc.join("tmp")).with_context(|| format!("cannot make {}", etc.display()))?;
-            nodes.push(Node { netns: Netns::named(&name)?, name, address: address(i), etc, priority: PRIORITIES[i] });
+            nodes.push(Node {
+                netns: Netns::named(&name)?,
+                name,
+                address: addresses::node(i),
+                etc,
+                priority: PRIORITIES[i],
+            });
         }
         for node in &nodes {
             let notify = (way.prepare)(way, node, &nodes).with_context(|| format!("cannot prepare {}", node.name))?;
@@ -197,8 +204,8 @@ impl Cluster {
     fn lay_cables(names: &[String]) -> Result<()> {
         // The switch is a bridge in a namespace of its own; a node's cable has the node's name there.
         run(&format!("ip -n {LAN} -batch -"), "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
-        plug(CLIENT, "eth0", CLIENT_ADDRESS)?;
-        names.iter().enumerate().try_for_each(|(i, name)| plug(name, INTERFACE, address(i)))
+        plug(CLIENT, "eth0", addresses::client())?;
+        names.iter().enumerate().try_for_each(|(i, name)| plug(name, INTERFACE, addresses::node(i)))
     }
 
     /// Adds a web server that never directs: the VIP is on its loopback, and nothing runs there. No table has it yet.
@@ -206,13 +213,13 @@ impl Cluster {
         let name = format!("s{}", self.servers.len() + 1);
         run(&format!("ip netns add {name}"), "")?;
         self.namespaces.0.push(name.clone());
-        let address = address(self.nodes.len() + self.servers.len());
+        let address = addresses::node(self.nodes.len() + self.servers.len());
         plug(&name, INTERFACE, address)?;
         let etc = Path::new(DIR).join(&name);
         let server = Node { netns: Netns::named(&name)?, name, address, etc, priority: 0 };
         server.sysctl("conf/all/arp_ignore", 1)?;
         server.sysctl("conf/all/arp_announce", 2)?;
-        server.run(&format!("ip address add {VIP}/32 dev lo scope host"))?;
+        server.run(&format!("ip address add {}/{} dev lo scope host", vip(), family().host()))?;
         self.servers.push(server);
         Ok(())
     }
@@ -228,8 +235,8 @@ impl Cluster {
         let begin = Instant::now();
         loop {
             // To a port that nobody serves: the client asks for the MAC address if it has none.
-            self.client.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"", (VIP, 9)))??;
-            let neighbour = self.client.run(|| run(&format!("ip neighbour show {VIP} dev eth0"), ""))??;
+            self.client.run(|| UdpSocket::bind((family().any(), 0))?.send_to(b"", (vip(), 9)))??;
+            let neighbour = self.client.run(|| run(&format!("ip neighbour show {} dev eth0", vip()), ""))??;
             if neighbour.contains(&mac) {
                 return Ok(());
             }
@@ -244,7 +251,7 @@ impl Cluster {
     pub(crate) fn add_client(&mut self) -> Result<Netns> {
         run(&format!("ip netns add {OTHER_CLIENT}"), "")?;
         self.namespaces.0.push(OTHER_CLIENT.into());
-        plug(OTHER_CLIENT, "eth0", OTHER_CLIENT_ADDRESS)?;
+        plug(OTHER_CLIENT, "eth0", addresses::other_client())?;
         Ok(Netns::named(OTHER_CLIENT)?)
     }
 
@@ -253,7 +260,7 @@ impl Cluster {
         let name = self.nodes[node].name.clone();
         run(&format!("ip -n {LAN} link delete {name}"), "")?;
         run("ip -batch -", &format!("netns delete {name}\nnetns add {name}\n"))?;
-        plug(&name, INTERFACE, address(node))?;
+        plug(&name, INTERFACE, addresses::node(node))?;
         self.nodes[node].netns = Netns::named(&name)?;
         Ok(())
     }
@@ -261,15 +268,19 @@ impl Cluster {
     /// Drops what IP protocol 112 (VRRP) and UDP to these ports a node sends, and is sent.
     pub(crate) fn cut(&self, node: &Node, ports: &[u16]) -> Result<()> {
         let mut lines = format!("qdisc add dev {} clsact\n", node.name);
+        let vrrp = match family() {
+            Family::V4 => "protocol ip pref 101 u32 match ip protocol 112 0xff",
+            Family::V6 => "protocol ipv6 pref 101 u32 match ip6 protocol 112 0xff",
+        };
         for way in ["ingress", "egress"] {
             let mut drop = |number: usize, what: &str| {
                 lines +=
                     &format!("filter add dev {} {way} protocol ip pref {number} u32 {what} action drop\n", node.name);
             };
-            drop(1, "match ip protocol 112 0xff");
             for (i, port) in ports.iter().enumerate() {
-                drop(i + 2, &format!("match ip protocol 17 0xff match ip dport {port} 0xffff"));
+                drop(i + 1, &format!("match ip protocol 17 0xff match ip dport {port} 0xffff"));
             }
+            lines += &format!("filter add dev {} {way} {vrrp} action drop\n", node.name);
         }
         run(&format!("tc -n {LAN} -batch -"), &lines).map(drop)
     }
@@ -369,6 +380,11 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
+        if family() == Family::V6 {
+            // Once IPVS has sent IPv6 to a server on the node itself, 6.1 cannot remove the interface any more, and the
+            // next namespace waits for it, for ever. So these stay, without a name.
+            self.0.iter().filter_map(|name| Netns::named(name).ok()).for_each(std::mem::forget);
+        }
         if let Err(e) = self.batch("delete") {
             eprintln!("some network namespaces are left: {e:#}");
         }
@@ -376,20 +392,24 @@ impl Drop for Namespaces {
 }
 
 /// Puts a cable between the switch and a host.
-fn plug(name: &str, interface: &str, address: Ipv4Addr) -> Result<()> {
+fn plug(name: &str, interface: &str, address: IpAddr) -> Result<()> {
     let lines =
         format!("link add {name} type veth peer name {interface} netns {name}\nlink set {name} master br0 up\n");
     run(&format!("ip -n {LAN} -batch -"), &lines)?;
     // A host has the same one after it was started anew: others remember it.
-    let [.., last] = address.octets();
-    let lines = format!(
-        "link set {interface} address 02:00:00:00:00:{last:02x}\nlink set lo up\naddress add {address}/24 dev {interface}\nlink set {interface} up\n"
+    let last = addresses::number(address);
+    let mut lines = format!(
+        "link set {interface} address 02:00:00:00:00:{last:02x}\nlink set lo up\naddress add {}/24 dev {interface}\n",
+        addresses::v4(last)
     );
+    if family() == Family::V6 {
+        // VRRP sends from the link-local address, which duplicate address detection would hold back for a second.
+        let accept_dad = format!("/proc/sys/net/ipv6/conf/{interface}/accept_dad");
+        Netns::named(name)?.run(|| fs::write(&accept_dad, "0"))?.with_context(|| accept_dad.clone())?;
+        lines += &format!("address add {address}/64 dev {interface} nodad\n");
+    }
+    lines += &format!("link set {interface} up\n");
     run(&format!("ip -n {name} -batch -"), &lines).map(drop)
-}
-
-fn address(index: usize) -> Ipv4Addr {
-    Ipv4Addr::from_bits(Ipv4Addr::new(192, 168, 0, 11).to_bits() + index as u32)
 }
 
 /// Runs a program, its arguments separated by blanks, with `input` as its standard input; returns what it printed.

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Cluster;
+use super::addresses::{real, web};
 use super::load::{Group, Load, Sessions};
 use super::progress::Progress;
 use super::record::{Kind, Mark, Record, State, Turn};
 use super::watch::Watch;
 use super::ways::Way;
-use super::{Cluster, VIP};
 
 /// From a crash until a health check takes the node out of the table.
 const HEALTH_CHECK: Duration = Duration::from_secs(2);
@@ -211,13 +212,13 @@ impl<'a> Stage<'a> {
     /// neither the scripts nor `lvs-node` use. They run on the director, and wherever else a table sends connections
     /// away: were tables of `stateless` to differ, nodes would send them to each other. Where the director has lost its
     /// table, they can do nothing.
-    fn set_weight(&mut self, real: usize, weight: u32) -> Result<()> {
+    fn set_weight(&mut self, server: usize, weight: u32) -> Result<()> {
         let nodes = self.watch.now()?;
         let director = director(&nodes).context("there is no single director")?;
-        let address = self.cluster.nodes[real].address;
+        let address = self.cluster.nodes[server].address;
         for (i, (node, state)) in self.cluster.nodes.iter().zip(&nodes).enumerate() {
             if state.link && state.destinations > 0 && (i == director || state.live) {
-                node.run(&format!("ipvsadm -e -t {VIP}:80 -r {address}:80 -g -w {weight}"))?;
+                node.run(&format!("ipvsadm -e -t {} -r {} -g -w {weight}", web(), real(address)))?;
             }
         }
         Ok(())

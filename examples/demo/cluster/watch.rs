@@ -3,7 +3,7 @@
 //! It judges this crate, so it does not use it: getifaddrs(3) and /proc.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -13,8 +13,9 @@ use anyhow::{Context, Result, anyhow};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use super::addresses::vip;
 use super::record::{Sighting, State};
-use super::{INTERFACE, Node, VIP};
+use super::{INTERFACE, Node};
 
 /// What is shorter than this may go unseen.
 const EVERY: Duration = Duration::from_millis(20);
@@ -77,7 +78,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn look(node: usize, address: Ipv4Addr, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicBool) -> Result<()> {
+fn look(node: usize, address: IpAddr, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicBool) -> Result<()> {
     let mut last = None;
     while !stop.load(Ordering::Relaxed) {
         let state = observe(address)?;
@@ -91,11 +92,15 @@ fn look(node: usize, address: Ipv4Addr, start: Instant, seen: &Mutex<Vec<Sightin
 }
 
 /// The state of the namespace that this thread is in; the node has this address.
-pub(crate) fn observe(address: Ipv4Addr) -> Result<State> {
+pub(crate) fn observe(address: IpAddr) -> Result<State> {
     let (destinations, live) = table(address)?;
     let mut state = State { destinations, live, ..State::default() };
     for entry in getifaddrs().context("getifaddrs")? {
-        let is_vip = entry.address.and_then(|a| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()))) == Some(VIP.into());
+        let address = entry.address.and_then(|a| {
+            let v4 = a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        });
+        let is_vip = address == Some(vip());
         match entry.interface_name.as_str() {
             INTERFACE => {
                 state.link |= entry.flags.contains(InterfaceFlags::IFF_RUNNING);
@@ -109,7 +114,7 @@ pub(crate) fn observe(address: Ipv4Addr) -> Result<State> {
 }
 
 /// The real servers in the table, and whether it sends anything to another node than this one.
-fn table(own: Ipv4Addr) -> Result<(usize, bool)> {
+fn table(own: IpAddr) -> Result<(usize, bool)> {
     // /proc/net is the namespace of the process, not of the thread.
     match fs::read_to_string("/proc/thread-self/net/ip_vs") {
         Ok(table) => Ok(read_table(&table, own)),
@@ -118,11 +123,17 @@ fn table(own: Ipv4Addr) -> Result<(usize, bool)> {
     }
 }
 
-fn read_table(table: &str, own: Ipv4Addr) -> (usize, bool) {
+fn read_table(table: &str, own: IpAddr) -> (usize, bool) {
     // `  -> C0A8000C:0050      Route   1      0          0`: address, forwarding method, weight, connections.
     let destinations =
         table.lines().filter_map(|line| line.strip_prefix("  -> ")).filter(|l| !l.contains("RemoteAddress"));
-    let own = format!("{:08X}:", own.to_bits());
+    let own = match own {
+        IpAddr::V4(own) => format!("{:08X}:", own.to_bits()),
+        IpAddr::V6(own) => {
+            let words: Vec<String> = own.segments().iter().map(|word| format!("{word:04x}")).collect();
+            format!("[{}]:", words.join(":"))
+        }
+    };
     let away = |line: &str| !line.starts_with(&own) && line.split_whitespace().nth(2).is_some_and(|w| w != "0");
     (destinations.clone().count(), destinations.clone().any(away))
 }
@@ -144,9 +155,18 @@ TCP  C0A800FE:0050 wrr
 "
             )
         };
-        let own = Ipv4Addr::new(192, 168, 0, 11);
+        let own = IpAddr::from([192, 168, 0, 11]);
         assert_eq!(read_table(&table(1), own), (2, true));
         assert_eq!(read_table(&table(0), own), (2, false));
         assert_eq!(read_table("", own), (0, false));
+    }
+
+    #[test]
+    fn ipv6_is_read_too() {
+        let table = "TCP  [fd00:0000:0000:0000:0000:0000:0000:00fe]:0050 wrr
+  -> [fd00:0000:0000:0000:0000:0000:0000:000b]:0050      Route   1      0          0
+";
+        assert_eq!(read_table(table, "fd00::b".parse().unwrap()), (1, false));
+        assert_eq!(read_table(table, "fd00::c".parse().unwrap()), (1, true));
     }
 }

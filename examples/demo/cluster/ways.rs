@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{DIR, INTERFACE, Node, VIP, run};
+use super::addresses::{family, real, vip, web};
+use super::{DIR, INTERFACE, Node, run};
 
 /// The operator's program, which keepalived calls.
 pub(crate) const LVS_NODE: &str = "lvs-node";
@@ -102,12 +103,12 @@ pub(crate) const WATCH: Way = Way::watched("watch", "lvs-node watch, fence = mar
 /// The seed's scripts. Its page lost the `#` of the first line.
 const TO_MASTER: &str = "#!/bin/bash
 
-ip addr del 192.168.0.254/32 dev lo
+ip addr del VIP dev lo
 ipvsadm --restore < /tmp/keepalived.ipvs
 ";
 const TO_BACKUP: &str = "#!/bin/bash
 
-ip addr add 192.168.0.254/32 scope host dev lo
+ip addr add VIP scope host dev lo
 ipvsadm --save > /tmp/keepalived.ipvs
 ipvsadm --clear
 ";
@@ -118,13 +119,14 @@ ipvsadm --clear
 fn seed(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     node.sysctl("conf/all/arp_ignore", 3)?;
     node.sysctl("conf/all/arp_announce", 2)?;
-    let mut table = format!("-A -t {VIP}:80 {}\n", way.scheduler.ipvsadm());
-    for real in all {
-        table += &format!("-a -t {VIP}:80 -r {}:80 -g -w 1\n", real.address);
+    let mut table = format!("-A -t {} {}\n", web(), way.scheduler.ipvsadm());
+    for server in all {
+        table += &format!("-a -t {} -r {} -g -w 1\n", web(), real(server.address));
     }
     node.netns.run(|| run("ipvsadm --restore", &table))??;
-    script(&node.etc.join("to_master.sh"), TO_MASTER)?;
-    script(&node.etc.join("to_backup.sh"), TO_BACKUP)?;
+    let vip = format!("{}/{}", vip(), family().host());
+    script(&node.etc.join("to_master.sh"), &TO_MASTER.replace("VIP", &vip))?;
+    script(&node.etc.join("to_backup.sh"), &TO_BACKUP.replace("VIP", &vip))?;
     Ok("    notify_master /etc/keepalived/to_master.sh\n    notify_backup /etc/keepalived/to_backup.sh".into())
 }
 
@@ -132,10 +134,10 @@ fn seed(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
 fn ours(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     let program = install_lvs_node()?;
     let destinations: Vec<String> =
-        all.iter().map(|real| format!("    {{ address = \"{}:80\", weight = 1 }},\n", real.address)).collect();
+        all.iter().map(|node| format!("    {{ address = \"{}\", weight = 1 }},\n", real(node.address))).collect();
     let config = format!(
         "interface = \"{INTERFACE}\"
-vips = [\"{VIP}\"]
+vips = [\"{vip}\"]
 vip_owner = \"keepalived\"
 fence = \"{fence}\"
 loopback = \"always\"
@@ -149,11 +151,13 @@ announce = 2
 file = \"{maintenance}\"
 
 [[service]]
-listen = \"tcp {VIP}:80\"
+listen = \"tcp {web}\"
 {scheduler}
 destinations = [
 {destinations}]
 ",
+        vip = vip(),
+        web = web(),
         fence = way.fence,
         scheduler = way.scheduler.toml(),
         maintenance = node.maintenance().display(),

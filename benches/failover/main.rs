@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use serde_json::Value;
 
 use crate::cluster::addresses::{Family, set_family};
 use crate::cluster::progress::Progress;
@@ -49,7 +50,7 @@ struct Options {
     scheduler: Vec<Balance>,
 
     /// How many web servers
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=3), default_value = "3,2")]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=5), default_value = "3,2")]
     nodes: Vec<u8>,
 
     /// What happens to the director; or, with three nodes, one of the other stories
@@ -189,6 +190,7 @@ fn repeat(options: &Options, way: &Way, nodes: usize, kind: Kind) -> (Vec<Measur
         let title = format!("{nodes} nodes, {}, {}, {} {number}", kind.name(), way.name, way.scheduler.name());
         match measure::measure(way, nodes, kind, &mut Progress::new(false, title)) {
             Ok(measured) => {
+                tell(options, &measured.json());
                 connections += measured.new.of;
                 runs.push(measured);
             }
@@ -208,7 +210,10 @@ fn upkeep(options: &Options, story: Upkeep, chosen: &impl Fn(&[String], &str) ->
     for way in ways.flat_map(|way| scheduled(options, &way, story.scheduler())) {
         for told in (0..options.runs).flat_map(|_| story.tell(&way)) {
             match told {
-                Ok(told) => all.push(told),
+                Ok(told) => {
+                    tell(options, &told.json);
+                    all.push(told);
+                }
                 Err(e) => {
                     eprintln!("failover: {e:#}");
                     complete = false;
@@ -216,12 +221,17 @@ fn upkeep(options: &Options, story: Upkeep, chosen: &impl Fn(&[String], &str) ->
             }
         }
     }
-    if options.json {
-        all.iter().for_each(|told| println!("{}", told.json));
-    } else if !all.is_empty() {
+    if !options.json && !all.is_empty() {
         println!("{}", story.draw(&all));
     }
     complete
+}
+
+/// Prints a measurement at once, where JSON is asked for.
+fn tell(options: &Options, json: &Value) {
+    if options.json {
+        println!("{json}");
+    }
 }
 
 /// Removes what an earlier run has left.
@@ -243,7 +253,10 @@ fn promotions(options: &Options) -> Result<bool> {
                     clean()?;
                     let title = format!("promotion, {fence}, {told:?}, {services} services");
                     match promotion::measure(services, fence, told, options, &mut Progress::new(false, title)) {
-                        Ok(promotion) => measured.push(promotion),
+                        Ok(promotion) => {
+                            tell(options, &promotion.json());
+                            measured.push(promotion);
+                        }
                         Err(e) => {
                             eprintln!("failover: {e:#}");
                             complete = false;
@@ -253,9 +266,7 @@ fn promotions(options: &Options) -> Result<bool> {
             }
         }
     }
-    if options.json {
-        measured.iter().for_each(|one| println!("{}", one.json()));
-    } else {
+    if !options.json {
         print!("{}", promotion::draw(&measured));
     }
     Ok(complete)
@@ -271,9 +282,7 @@ fn report(options: &Options, nodes: usize, kind: Kind, measured: &[Vec<Measured>
     fs::create_dir_all(directory())
         .and_then(|()| fs::write(&picture, svg::draw(kind, &first)))
         .with_context(|| format!("cannot write {}", picture.display()))?;
-    if options.json {
-        measured.iter().flatten().for_each(|one| println!("{}", one.json()));
-    } else {
+    if !options.json {
         println!("{}time line: {}\n", table::draw(nodes, kind, measured), picture.display());
     }
     Ok(())

@@ -38,6 +38,8 @@ impl Capture {
         let file = node.etc.join("capture");
         let tcpdump = || {
             let mut command = Command::new("tcpdump");
+            // Else the packets of the last second are in a buffer that tcpdump does not read when it ends.
+            command.arg("--immediate-mode");
             command.args(["-Z", "root", "-p", "-n", "-s", "96", "-B", "16384", "-Q", direction, "-i", INTERFACE, "-w"]);
             command.arg(&file).arg(filter);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()

@@ -46,6 +46,8 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
 
         let end = begin(scene, "n2 has never known n1's");
         scene.pause_until(end);
+        let [n1, n2] = [&scene.cluster.nodes[0], &scene.cluster.nodes[1]];
+        let hidden = !n2.run(&format!("ip neighbour show {} dev {INTERFACE}", n1.address))?.contains(&n1.mac()?);
         let end = begin(scene, "the same, and n3 becomes director");
         scene.move_to(2)?;
         scene.pause_until(end);
@@ -85,10 +87,12 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
         let counted = phases.iter().map(|(title, from, until)| (*title, failed(&requests, *from, *until)));
         let mut lines: Vec<(String, String)> =
             counted.clone().map(|(title, failed)| (format!("new failed: {title}"), failed.to_string())).collect();
+        let hidden_text = if hidden { "no" } else { "yes, though no ARP passes" };
+        lines.push(("n2's neighbour table had n1's at first".to_owned(), hidden_text.to_owned()));
         lines.push(("active sessions kept, through all of it".to_owned(), kept.to_string()));
         let json = json!({
             "phases": counted.map(|(title, failed)| json!({ "phase": title, "new_failed": failed.json() })).collect::<Vec<_>>(),
-            "active_kept": kept.json(),
+            "hidden": hidden, "active_kept": kept.json(),
         });
         Ok((lines, json))
     })

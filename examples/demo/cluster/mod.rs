@@ -38,6 +38,8 @@ const OTHER_CLIENT: &str = "client2";
 /// Far apart: a backup waits for (256 - priority) / 256 of an advert longer than three adverts. Were those times close
 /// to each other, two nodes would take over at once, and one of them step back at once.
 const PRIORITIES: [u8; 3] = [250, 170, 90];
+/// Of more than three nodes.
+const MORE_PRIORITIES: [u8; 5] = [250, 200, 150, 100, 50];
 /// A node in maintenance has this much less priority, and so the least that there is.
 const MAINTENANCE: u8 = 250;
 
@@ -175,6 +177,7 @@ impl Cluster {
         let namespaces = Namespaces::add(&names)?;
         Self::lay_cables(&names).context("cannot build the cluster")?;
 
+        let priorities = if count > PRIORITIES.len() { &MORE_PRIORITIES[..] } else { &PRIORITIES };
         let mut nodes = Vec::new();
         for (i, name) in names.into_iter().enumerate() {
             let etc = Path::new(DIR).join(way.name).join(&name);
@@ -184,7 +187,7 @@ impl Cluster {
                 name,
                 address: addresses::node(i),
                 etc,
-                priority: PRIORITIES[i],
+                priority: priorities[i],
             });
         }
         for node in &nodes {

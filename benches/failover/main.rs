@@ -53,6 +53,10 @@ struct Options {
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=5), default_value = "3,2")]
     nodes: Vec<u8>,
 
+    /// The service is not in node.toml, but loaded by ipvsadm on each node before anything starts
+    #[arg(long)]
+    live_table: bool,
+
     /// What happens to the director; or, with three nodes, one of the other stories
     #[arg(long, value_delimiter = ',', value_parser = stories())]
     story: Vec<String>,
@@ -176,8 +180,9 @@ fn run(options: &Options) -> Result<bool> {
 
 /// Returns the way with each scheduler that was asked for and that it works with; without `--scheduler`, with `default` or its own.
 fn scheduled(options: &Options, way: &Way, default: Option<Balance>) -> Vec<Way> {
+    let way = Way { live_table: way.live_table || options.live_table, ..*way };
     if options.scheduler.is_empty() {
-        return default.map_or(Some(*way), |scheduler| way.with_scheduler(scheduler)).into_iter().collect();
+        return default.map_or(Some(way), |scheduler| way.with_scheduler(scheduler)).into_iter().collect();
     }
     options.scheduler.iter().filter_map(|scheduler| way.with_scheduler(*scheduler)).collect()
 }

@@ -69,6 +69,7 @@ pub(crate) struct Measured {
     pub(crate) record: Record,
     pub(crate) kind: Kind,
     pub(crate) scheduler: Balance,
+    pub(crate) live_table: bool,
     /// Kept, of those that could be: a dead node's own could not.
     pub(crate) active: Count,
     pub(crate) idle: Count,
@@ -173,12 +174,13 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
     let asked = record.requests.iter().filter(|r| (turn.at..turn.until).contains(&r.sent));
     let slowest = asked.filter(|r| r.served.is_ok()).map(|r| r.done - r.sent).max().unwrap_or_default();
     let (election, spread) = (record.election(turn), record.spread(turn));
-    let scheduler = way.scheduler;
+    let (scheduler, live_table) = (way.scheduler, way.live_table);
     let resent = Pair { quiet: resent.quiet as u64, change: resent.change as u64 };
     let new = Count { is, of };
     Ok(Measured {
         kind,
         scheduler,
+        live_table,
         active,
         idle,
         young,
@@ -212,6 +214,7 @@ impl Measured {
             "way": self.record.name,
             "scheduler": self.scheduler.name(),
             "family": family().name(),
+            "live_table": self.live_table,
             "nodes": self.record.nodes.len(),
             "story": self.kind.name(),
             "active_kept": count(self.active),

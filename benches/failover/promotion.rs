@@ -100,8 +100,8 @@ pub(crate) fn measure(
         None => Balance::Wrr,
     };
     let prepare_nothing = |_: &Way, _: &Node, _: &[Node]| Ok(String::new());
-    let (name, hands_over, watched) = ("promotion", false, false);
-    let way = Way { name, title: "", hands_over, watched, fence, scheduler, prepare: prepare_nothing };
+    let (name, hands_over, watched, live_table) = ("promotion", false, false, false);
+    let way = Way { name, title: "", hands_over, watched, fence, scheduler, live_table, prepare: prepare_nothing };
     progress.step("building the cluster");
     let cluster = Cluster::build(3, &way)?;
     let program = install_lvs_node()?;

@@ -183,6 +183,7 @@ impl Upkeep {
                 ] {
                     json.insert(key.into(), value.into());
                 }
+                json.insert("live_table".into(), way.live_table.into());
             }
             Ok(Told { way: format!("{} {scheduler}", way.name), variant, lines, json })
         })

@@ -62,13 +62,15 @@ pub(crate) struct Way {
     /// `fence` in node.toml; unused by the seed's scripts.
     pub(crate) fence: &'static str,
     pub(crate) scheduler: Balance,
+    /// The service is loaded by ipvsadm on each node, and is not in node.toml.
+    pub(crate) live_table: bool,
     /// Sets up a node of the cluster, and returns the lines of keepalived.conf that tell it of its role.
     pub(crate) prepare: fn(&Way, &Node, &[Node]) -> Result<String>,
 }
 
 impl Way {
     const fn lvs_node(name: &'static str, title: &'static str, fence: &'static str, scheduler: Balance) -> Way {
-        Way { name, title, hands_over: true, watched: false, fence, scheduler, prepare: ours }
+        Way { name, title, hands_over: true, watched: false, fence, scheduler, live_table: false, prepare: ours }
     }
 
     const fn watched(name: &'static str, title: &'static str, fence: &'static str) -> Way {
@@ -91,6 +93,7 @@ pub(crate) const WAYS: &[Way] = &[
         watched: false,
         fence: "",
         scheduler: Balance::Wrr,
+        live_table: true,
         prepare: seed,
     },
     Way::lvs_node("clear", "lvs-node, fence = clear", "clear", Balance::Wrr),
@@ -119,15 +122,20 @@ ipvsadm --clear
 fn seed(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     node.sysctl("conf/all/arp_ignore", 3)?;
     node.sysctl("conf/all/arp_announce", 2)?;
-    let mut table = format!("-A -t {} {}\n", web(), way.scheduler.ipvsadm());
-    for server in all {
-        table += &format!("-a -t {} -r {} -g -w 1\n", web(), real(server.address));
-    }
-    node.netns.run(|| run("ipvsadm --restore", &table))??;
+    load(way, node, all)?;
     let vip = format!("{}/{}", vip(), family().host());
     script(&node.etc.join("to_master.sh"), &TO_MASTER.replace("VIP", &vip))?;
     script(&node.etc.join("to_backup.sh"), &TO_BACKUP.replace("VIP", &vip))?;
     Ok("    notify_master /etc/keepalived/to_master.sh\n    notify_backup /etc/keepalived/to_backup.sh".into())
+}
+
+/// Loads the table by ipvsadm.
+fn load(way: &Way, node: &Node, all: &[Node]) -> Result<()> {
+    let mut table = format!("-A -t {} {}\n", web(), way.scheduler.ipvsadm());
+    for server in all {
+        table += &format!("-a -t {} -r {} -g -w 1\n", web(), real(server.address));
+    }
+    node.netns.run(|| run("ipvsadm --restore", &table))?.map(drop)
 }
 
 /// `lvs-node` with a configuration file, which says everything: nothing is done by hand.
@@ -135,6 +143,13 @@ fn ours(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     let program = install_lvs_node()?;
     let destinations: Vec<String> =
         all.iter().map(|node| format!("    {{ address = \"{}\", weight = 1 }},\n", real(node.address))).collect();
+    let service = if way.live_table {
+        load(way, node, all)?;
+        String::new()
+    } else {
+        let (web, scheduler, destinations) = (web(), way.scheduler.toml(), destinations.concat());
+        format!("[[service]]\nlisten = \"tcp {web}\"\n{scheduler}\ndestinations = [\n{destinations}]\n")
+    };
     let config = format!(
         "interface = \"{INTERFACE}\"
 vips = [\"{vip}\"]
@@ -150,19 +165,11 @@ announce = 2
 [handover]
 file = \"{maintenance}\"
 
-[[service]]
-listen = \"tcp {web}\"
-{scheduler}
-destinations = [
-{destinations}]
-",
+{service}",
         vip = vip(),
-        web = web(),
         fence = way.fence,
-        scheduler = way.scheduler.toml(),
         maintenance = node.maintenance().display(),
         state = node.etc.join("state").display(),
-        destinations = destinations.concat(),
     );
     let path = node.etc.join("node.toml");
     fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;

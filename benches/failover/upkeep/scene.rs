@@ -155,13 +155,17 @@ impl Scene {
     }
 
     /// Edits the service on each node that has it, as health checks on all nodes do: `ipvsadm VERB -t VIP:80 OPTIONS`.
-    /// Returns how many nodes have it.
+    /// Returns how many nodes it worked on: the table of some fences lacks the service or, after a role change or repair,
+    /// the destination.
     pub(crate) fn edit(&mut self, verb: &str, options: &str) -> Result<usize> {
         let mut edited = 0;
         for node in &self.cluster.nodes {
             if node.run("ipvsadm -Sn")?.contains(&format!("-A -t {} ", web())) {
-                node.run(&format!("ipvsadm {verb} -t {} {options}", web()))?;
-                edited += 1;
+                match node.run(&format!("ipvsadm {verb} -t {} {options}", web())) {
+                    Ok(_) => edited += 1,
+                    Err(e) if format!("{e:#}").contains("No such destination") => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(edited)

@@ -154,6 +154,10 @@ fn run(options: &Options) -> Result<bool> {
         for kind in &kinds {
             let mut measured = Vec::new();
             let ways = WAYS.iter().filter(|way| chosen(&options.way, way.name));
+            // These have more to do with nodes that come and go.
+            let watched =
+                [&WATCH, &MARKS_WATCH].into_iter().filter(|way| options.way.iter().any(|name| name == way.name));
+            let ways = ways.chain(watched);
             let ways = ways.filter(|way| way.hands_over || !kind.hands_over());
             for way in ways.flat_map(|way| scheduled(options, way, None)) {
                 let (runs, all) = repeat(options, &way, nodes, *kind);

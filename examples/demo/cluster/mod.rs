@@ -167,6 +167,8 @@ pub(crate) struct Cluster {
     pub(crate) client: Netns,
     /// Of each node, once it is started.
     keepalived: BTreeMap<usize, Child>,
+    /// Each `lvs-node watch` that the cluster itself has started.
+    watches: Vec<Child>,
     namespaces: Namespaces,
 }
 
@@ -201,7 +203,7 @@ impl Cluster {
         // One client stands for many: were its ports used again within minutes, directors would know them still.
         let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
         client.run(ports)?.context("cannot give the client more ports")?;
-        Ok(Cluster { nodes, servers: Vec::new(), client, keepalived: BTreeMap::new(), namespaces })
+        Ok(Cluster { nodes, servers: Vec::new(), client, keepalived: BTreeMap::new(), watches: Vec::new(), namespaces })
     }
 
     fn lay_cables(names: &[String]) -> Result<()> {
@@ -304,6 +306,18 @@ impl Cluster {
         run(&format!("tc -n {LAN} qdisc delete dev {} clsact", node.name), "").map(drop)
     }
 
+    /// Starts `lvs-node watch` in one of the nodes, before its keepalived. What it prints is in a file beside the configuration.
+    pub(crate) fn start_watch(&mut self, node: usize) -> Result<()> {
+        let node = &self.nodes[node];
+        let log = node.etc.join("watch.log");
+        let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = Command::new(ways::install_lvs_node()?);
+        command.arg("--config").arg(node.etc.join("node.toml")).args(["watch", "--fifo"]).arg(node.fifo());
+        command.stdin(Stdio::null()).stderr(log.try_clone().context("cannot share the log")?).stdout(log);
+        self.watches.push(node.netns.run(|| command.spawn())?.context("cannot run lvs-node watch")?);
+        Ok(())
+    }
+
     /// Starts keepalived in one of the nodes.
     pub(crate) fn start_keepalived(&mut self, node: usize) -> Result<()> {
         self.keepalived.insert(node, self.nodes[node].start_keepalived()?);
@@ -346,6 +360,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        for watch in &mut self.watches {
+            let _ = watch.kill();
+            let _ = watch.wait();
+        }
         for keepalived in self.keepalived.values() {
             let _ = kill_process(Pid::from_child(keepalived), Signal::TERM);
         }

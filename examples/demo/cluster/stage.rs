@@ -47,7 +47,7 @@ pub(crate) fn with_cluster<T>(
 ) -> Result<T> {
     progress.step("building the cluster");
     let mut cluster = Cluster::build(nodes, way)?;
-    let acted = elect(&mut cluster, progress).and_then(|()| act(Stage::begin(&mut cluster, progress)?));
+    let acted = elect(&mut cluster, way, progress).and_then(|()| act(Stage::begin(&mut cluster, progress)?));
     acted.with_context(|| {
         format!("`{}`, the end of the keepalived logs:\n{}the story could not be told", way.name, cluster.log_tails())
     })
@@ -55,8 +55,11 @@ pub(crate) fn with_cluster<T>(
 
 /// Starts keepalived, in the first node first: were they all to start at once, roles would change hands faster than
 /// notifications are carried out, in an order that nobody promises.
-fn elect(cluster: &mut Cluster, progress: &mut Progress) -> Result<()> {
+fn elect(cluster: &mut Cluster, way: &Way, progress: &mut Progress) -> Result<()> {
     progress.step("keepalived elects a director");
+    if way.watched {
+        (0..cluster.nodes.len()).try_for_each(|node| cluster.start_watch(node))?;
+    }
     let mut watch = Watch::start(&cluster.nodes, Instant::now());
     cluster.start_keepalived(0)?;
     wait(&mut watch, progress, "the first node to direct", director)?;

@@ -9,6 +9,8 @@
 #[allow(dead_code, unused_imports)]
 #[path = "../../examples/demo/cluster/mod.rs"]
 mod cluster;
+// Its tests run with the demo's.
+#[allow(unused_imports)]
 #[path = "../../examples/lvs-node/cli.rs"]
 mod lvs_node;
 mod measure;
@@ -31,7 +33,7 @@ use serde_json::Value;
 use crate::cluster::addresses::{Family, set_family};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::Kind;
-use crate::cluster::ways::{Balance, LVS_NODE, MARKS_WATCH, WATCH, WAYS, Way};
+use crate::cluster::ways::{Balance, LVS_NODE, WATCH, WAYS, Way};
 use crate::measure::Measured;
 use crate::promotion::{FENCES, Told};
 use crate::upkeep::Upkeep;
@@ -44,8 +46,7 @@ struct Options {
     #[arg(long, value_delimiter = ',', value_parser = ways())]
     way: Vec<String>,
 
-    /// Schedulers, each measured by itself; left out: mh for stateless, wlc in the story `even`, else wrr. A way that
-    /// does not work with a scheduler is left out
+    /// Schedulers, each measured by itself; left out: wlc in the story `even`, else wrr
     #[arg(long, value_delimiter = ',', value_enum)]
     scheduler: Vec<Balance>,
 
@@ -89,10 +90,6 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "10,5000")]
     services: Vec<usize>,
 
-    /// With --promotion: `settle` of fence quiesce, in seconds
-    #[arg(long, default_value_t = 0.5)]
-    settle: f64,
-
     /// Print JSON, one line for each measurement, instead of tables
     #[arg(long)]
     json: bool,
@@ -111,7 +108,7 @@ fn family(text: &str) -> Result<Family, String> {
 }
 
 fn ways() -> Vec<&'static str> {
-    WAYS.iter().chain([&WATCH, &MARKS_WATCH]).map(|way| way.name).collect()
+    WAYS.iter().chain([&WATCH]).map(|way| way.name).collect()
 }
 
 fn stories() -> Vec<&'static str> {
@@ -155,8 +152,7 @@ fn run(options: &Options) -> Result<bool> {
             let mut measured = Vec::new();
             let ways = WAYS.iter().filter(|way| chosen(&options.way, way.name));
             // These have more to do with nodes that come and go.
-            let watched =
-                [&WATCH, &MARKS_WATCH].into_iter().filter(|way| options.way.iter().any(|name| name == way.name));
+            let watched = [&WATCH].into_iter().filter(|way| options.way.iter().any(|name| name == way.name));
             let ways = ways.chain(watched);
             let ways = ways.filter(|way| way.hands_over || !kind.hands_over());
             for way in ways.flat_map(|way| scheduled(options, way, None)) {
@@ -182,13 +178,13 @@ fn run(options: &Options) -> Result<bool> {
     Ok(complete)
 }
 
-/// Returns the way with each scheduler that was asked for and that it works with; without `--scheduler`, with `default` or its own.
+/// Returns the way with each scheduler that was asked for; without `--scheduler`, with `default` or its own.
 fn scheduled(options: &Options, way: &Way, default: Option<Balance>) -> Vec<Way> {
     let way = Way { live_table: way.live_table || options.live_table, ..*way };
     if options.scheduler.is_empty() {
-        return default.map_or(Some(way), |scheduler| way.with_scheduler(scheduler)).into_iter().collect();
+        return vec![Way { scheduler: default.unwrap_or(way.scheduler), ..way }];
     }
-    options.scheduler.iter().filter_map(|scheduler| way.with_scheduler(*scheduler)).collect()
+    options.scheduler.iter().map(|scheduler| Way { scheduler: *scheduler, ..way }).collect()
 }
 
 /// Measures one change of director as often as asked for. Also returns whether all could be measured.

@@ -36,7 +36,7 @@ const EVERY: Duration = Duration::from_millis(4);
 const SYNCHRONISED: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(crate) const FENCES: [&str; 4] = ["quiesce", "stateless", "backup-only", "marks"];
+pub(crate) const FENCES: [&str; 1] = ["marks"];
 
 /// How the node is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,11 +94,7 @@ pub(crate) fn measure(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<Promotion> {
-    let scheduler = match options.scheduler.first() {
-        _ if fence == "stateless" => Balance::Mh,
-        Some(scheduler) => *scheduler,
-        None => Balance::Wrr,
-    };
+    let scheduler = options.scheduler.first().copied().unwrap_or(Balance::Wrr);
     let prepare_nothing = |_: &Way, _: &Node, _: &[Node]| Ok(String::new());
     let (name, hands_over, watched, live_table) = ("promotion", false, false, false);
     let way = Way { name, title: "", hands_over, watched, fence, scheduler, live_table, prepare: prepare_nothing };
@@ -106,7 +102,7 @@ pub(crate) fn measure(
     let cluster = Cluster::build(3, &way)?;
     let program = install_lvs_node()?;
     for node in &cluster.nodes {
-        prepare(node, &cluster.nodes, services, &way, options.settle)?;
+        prepare(node, &cluster.nodes, services, &way)?;
     }
     let role = |node: &Node, role: &str| node.run(&format!("{program} --config {} role {role}", config(node)));
     progress.step("n1 directs");
@@ -192,10 +188,8 @@ fn config(node: &Node) -> String {
 }
 
 /// A table in which the measured services come last: UDP, to n3 alone, and to n2 and n3.
-fn prepare(node: &Node, all: &[Node], services: usize, way: &Way, settle: f64) -> Result<()> {
+fn prepare(node: &Node, all: &[Node], services: usize, way: &Way) -> Result<()> {
     let (fence, scheduler) = (way.fence, way.scheduler.ipvsadm());
-    // Only fence quiesce settles.
-    let settle = if fence == "quiesce" { format!("settle = {settle:?}\n") } else { String::new() };
     let mut table = String::new();
     for port in (10_000..).take(services.saturating_sub(2)) {
         let _ = writeln!(table, "-A -t {} {scheduler}", SocketAddr::new(vip(), port));
@@ -220,7 +214,7 @@ fn prepare(node: &Node, all: &[Node], services: usize, way: &Way, settle: f64) -
         }
     }
     let file = format!(
-        "interface = \"{INTERFACE}\"\nvips = [\"{}\"]\nvip_owner = \"node\"\nfence = \"{fence}\"\n{settle}\
+        "interface = \"{INTERFACE}\"\nvips = [\"{}\"]\nvip_owner = \"node\"\nfence = \"{fence}\"\n\
          state_dir = \"{}\"\nservices = \"file.ipvs\"\n",
         vip(),
         node.etc.join("state").display()

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::cluster::addresses::{Family, family};
 use crate::cluster::progress::Progress;
-use crate::cluster::ways::{Balance, MARKS_WATCH, WATCH, WAYS, Way};
+use crate::cluster::ways::{Balance, WATCH, WAYS, Way};
 
 /// A story. Each may have several variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,18 +111,16 @@ impl Upkeep {
     /// The ways that have something to show in it.
     pub(crate) fn ways(self) -> Vec<Way> {
         let names: &[&str] = match self {
-            Upkeep::Late | Upkeep::Rolling => &["seed", "quiesce", "stateless", "marks"],
+            Upkeep::Late | Upkeep::Rolling => &["seed", "marks"],
             Upkeep::Known => &[],
-            Upkeep::Strays | Upkeep::TakenOut | Upkeep::Own | Upkeep::UnknownMac => {
-                &["seed", "clear", "quiesce", "stateless", "marks"]
-            }
+            Upkeep::Strays | Upkeep::TakenOut | Upkeep::Own | Upkeep::UnknownMac => &["seed", "clear", "marks"],
             // The seed's second move in a row loses its table, and has no director that directs.
-            Upkeep::Servers | Upkeep::Idle => &["clear", "quiesce", "stateless", "marks"],
-            Upkeep::Even => &["clear", "quiesce", "marks"],
-            Upkeep::Split => &["quiesce", "stateless", "marks"],
+            Upkeep::Servers | Upkeep::Idle => &["clear", "marks"],
+            Upkeep::Even => &["clear", "marks"],
+            Upkeep::Split => &["marks"],
         };
         let named = |name: &&str| WAYS.iter().find(|way| way.name == *name);
-        names.iter().filter_map(named).chain([&WATCH, &MARKS_WATCH]).copied().collect()
+        names.iter().filter_map(named).chain([&WATCH]).copied().collect()
     }
 
     /// Whether it can be told with this family. In IPv6 no host can start anew, as its interface could not be removed;
@@ -139,8 +137,7 @@ impl Upkeep {
     fn variants(self, way: &Way) -> &'static [&'static str] {
         match self {
             Upkeep::Late => &["move", "crash"],
-            Upkeep::Split if way.name != "stateless" => &["VRRP cut", "all cut"],
-            Upkeep::Split => &["VRRP cut"],
+            Upkeep::Split => &["VRRP cut", "all cut"],
             Upkeep::Servers => &["added", "removed", "drained"],
             Upkeep::TakenOut => &["weight 0", "removed"],
             Upkeep::Strays if way.fence.is_empty() => &["", SLOPPY],

@@ -212,9 +212,8 @@ impl<'a> Stage<'a> {
     }
 
     /// What health checks do, by the same hand on every way: keepalived's own go with its virtual servers, which
-    /// neither the scripts nor `lvs-node` use. They run on the director, and wherever else a table sends connections
-    /// away: were tables of `stateless` to differ, nodes would send them to each other. Where the director has lost its
-    /// table, they can do nothing.
+    /// neither the scripts nor `lvs-node` use. They run on the director, and wherever else there is a live table. Where the
+    /// director has lost its table, they can do nothing.
     fn set_weight(&mut self, server: usize, weight: u32) -> Result<()> {
         let nodes = self.watch.now()?;
         let director = director(&nodes).context("there is no single director")?;

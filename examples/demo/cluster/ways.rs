@@ -77,12 +77,6 @@ impl Way {
         let way = Way::lvs_node(name, title, fence, Balance::Wrr);
         Way { watched: true, prepare: |way, node, all| ours(way, node, all).map(|_notify| String::new()), ..way }
     }
-
-    /// Returns the same way with another scheduler. `None`: the way does not work with that one.
-    pub(crate) fn with_scheduler(self, scheduler: Balance) -> Option<Way> {
-        let works = self.fence != "stateless" || scheduler == Balance::Mh;
-        works.then_some(Way { scheduler, ..self })
-    }
 }
 
 pub(crate) const WAYS: &[Way] = &[

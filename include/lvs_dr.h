@@ -337,62 +337,57 @@
 #define LVS_ROLE_NONE 0
 
 /**
- * Directs, and serves.
+ * The director: schedules connections, and serves its share of them.
  */
 #define LVS_ROLE_MASTER 1
 
 /**
- * Serves what the director sends it.
+ * Serves the connections that the director sends to it.
  */
 #define LVS_ROLE_BACKUP 2
 
 /**
- * As a backup: VRRP found a fault.
+ * Like LVS_ROLE_BACKUP: VRRP found a fault.
  */
 #define LVS_ROLE_FAULT 3
 
 /**
- * As a backup: VRRP was stopped. The node goes on serving; see lvs_node_release().
+ * Like LVS_ROLE_BACKUP: VRRP was stopped. The node continues to serve; see lvs_node_release().
  */
 #define LVS_ROLE_STOP 4
 
 /**
- * The node puts the VIP on the interface, announces it, and takes it off.
+ * The node adds the VIP to the interface, announces it, and removes it.
  */
 #define LVS_VIP_OWNER_NODE 0
 
 /**
- * keepalived does, or whoever elects the director; the node cares for the loopback VIP only.
+ * keepalived or another program moves the VIP on the interface. The node handles only the VIP on `lo`.
  */
 #define LVS_VIP_OWNER_KEEPALIVED 1
 
 /**
- * What this version thinks best: LVS_FENCE_QUIESCE.
+ * The default of this version: LVS_FENCE_MARKS.
  */
 #define LVS_FENCE_DEFAULT 0
 
 /**
- * A backup has no table: it is kept in the state directory, and restored on promotion.
+ * A backup has no services: its table is kept in the state directory, and restored at promotion. For
+ * kernels without the modules that LVS_FENCE_MARKS needs.
  */
 #define LVS_FENCE_CLEAR 1
 
 /**
- * A backup has the same table, in which every server but itself has weight 0, and learns the director's connections.
+ * Every node has the same table. tc rules mark the packets that come from the MAC address of another
+ * node, and this node serves them itself. Needs cls_flower and act_skbedit in the kernel.
+ *
+ * 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier versions.
+ * They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.
  */
-#define LVS_FENCE_QUIESCE 2
+#define LVS_FENCE_MARKS 5
 
 /**
- * Every node has the same table, with scheduler mh, mh-port and mh-fallback; nothing is fenced.
- */
-#define LVS_FENCE_STATELESS 3
-
-/**
- * Every node has the same table, and the kernel's switch `backup_only`; only with LVS_VIP_OWNER_NODE.
- */
-#define LVS_FENCE_BACKUP_ONLY 4
-
-/**
- * The VIP is always on `lo`; on the director it is on the interface as well.
+ * The VIP is always on `lo`. On the director it is on the interface as well.
  */
 #define LVS_LOOPBACK_ALWAYS 0
 
@@ -402,24 +397,68 @@
 #define LVS_LOOPBACK_BACKUP 1
 
 /**
- * arp_ignore 1 and arp_announce 2 on the interface.
+ * The node sets arp_ignore 1 and arp_announce 2 on the interface.
  */
 #define LVS_ARP_DEFAULT 0
 
 /**
- * ARP settings are left alone.
+ * The node leaves ARP settings alone.
  */
 #define LVS_ARP_LEAVE 1
 
 /**
- * `arp_ignore` and `arp_announce` on the interface.
+ * The node sets `arp_ignore` and `arp_announce` on the interface.
  */
 #define LVS_ARP_INTERFACE 2
 
 /**
- * `arp_ignore` and `arp_announce` for all interfaces.
+ * The node sets `arp_ignore` and `arp_announce` for all interfaces.
  */
 #define LVS_ARP_ALL 3
+
+/**
+ * With LVS_FENCE_MARKS, requests of the node's own programs to a VIP are served by this node. Needs
+ * nftables or xtables; lvs_node_audit() reports when the node has neither.
+ */
+#define LVS_OWN_REQUESTS_SERVED_HERE 0
+
+/**
+ * Requests of the node's own programs are left alone. The kernel schedules them like a client's, and the
+ * answer of another server does not reach the program.
+ */
+#define LVS_OWN_REQUESTS_LEFT_ALONE 1
+
+/**
+ * For lvs_node_apply(): changes what differs between the configuration and the one that was loaded last.
+ * Changes that other programs made to the kernel's table stay.
+ */
+#define LVS_NODE_APPLY_CHANGES 0
+
+/**
+ * For lvs_node_apply(): sets all configured services to the configuration. Changes that other programs
+ * made to them are undone.
+ */
+#define LVS_NODE_APPLY_ALL 1
+
+/**
+ * The size of an address in a structure, in octets, with the NUL at its end.
+ */
+#define LVS_ADDRESS_SIZE 48
+
+/**
+ * In lvs_rule: TCP packets without SYN, to `port` or to any port.
+ */
+#define LVS_PACKETS_LATER 0
+
+/**
+ * In lvs_rule: packets of any protocol that come from the MAC address `mac`.
+ */
+#define LVS_PACKETS_FROM 1
+
+/**
+ * In lvs_rule: TCP packets with SYN and without ACK.
+ */
+#define LVS_PACKETS_OPENING 2
 
 /**
  * Reads and changes the ARP settings of one network namespace.
@@ -437,14 +476,24 @@ typedef struct lvs_destinations lvs_destinations;
 typedef struct lvs_ipvs lvs_ipvs;
 
 /**
- * A node of the cluster.
+ * A node of the cluster, for one group of VIPs.
  */
 typedef struct lvs_node lvs_node;
+
+/**
+ * Other nodes, as they were when the list was made. Several threads may read one list.
+ */
+typedef struct lvs_peers lvs_peers;
 
 /**
  * The places of an address, as they were when the list was made. Several threads may read one list.
  */
 typedef struct lvs_places lvs_places;
+
+/**
+ * Rules of LVS_FENCE_MARKS, as they were when the list was made. Several threads may read one list.
+ */
+typedef struct lvs_rules lvs_rules;
 
 /**
  * Services, as they were when the list was made. Several threads may read one list.
@@ -602,7 +651,10 @@ typedef struct lvs_arp_settings {
 } lvs_arp_settings;
 
 /**
- * What a node is to be. All that is 0 or NULL is left to this library, but for the first four fields.
+ * The configuration of a node. A field that is 0 or NULL has its default; the first four have none.
+ *
+ * A node whose VIPs do not all move together has several groups of VIPs. Each has its own lvs_node; they
+ * differ only in `group`, `interface`, `vips` and `services`, and list the same `groups`.
  */
 typedef struct lvs_node_config {
     /**
@@ -618,26 +670,51 @@ typedef struct lvs_node_config {
      */
     const char *const *vips;
     /**
-     * How many VIPs there are, 1 to 4096.
+     * The number of VIPs, 1 to 4096.
      */
     size_t vip_count;
     /**
-     * The director's table, as `ipvsadm -Sn` prints it: these services and no others are the node's. NULL: the
-     * table that is found running is the one that is kept.
+     * The services of the VIPs, in the format of `ipvsadm -Sn`. They are loaded when the kernel has none of
+     * them; afterwards they belong to the programs that edit the kernel's table, and lvs_node_apply()
+     * changes them. NULL: the node loads no services.
      */
     const char *services;
     /**
-     * Where the node keeps its state: a directory for root alone, one for each node. NULL: "/run/lvs-dr".
+     * The directory for the node's state: writable for root alone, one for each node. NULL:
+     * "/run/lvs-dr".
      */
     const char *state_dir;
     /**
-     * The interface that sync messages pass, with LVS_FENCE_QUIESCE and LVS_FENCE_BACKUP_ONLY. NULL: `interface`.
+     * The interface of the sync messages. NULL: `interface`.
      */
     const char *sync_interface;
     /**
-     * Their multicast group. NULL: "224.0.0.81".
+     * The multicast group of the sync messages. NULL: "224.0.0.81".
      */
     const char *sync_group;
+    /**
+     * The name of this group of VIPs. NULL: "", for a node that has only one group.
+     */
+    const char *group;
+    /**
+     * The names of all groups of the node, `group` among them. The VIPs of other groups that the node had
+     * before are released. NULL: only `group`.
+     */
+    const char *const *groups;
+    /**
+     * The number of names in `groups`, up to 255.
+     */
+    size_t group_count;
+    /**
+     * With LVS_FENCE_MARKS, MAC addresses of other nodes, in addition to those that the node finds by
+     * itself: the address of the node as a destination, "=", the MAC address. Several entries may have the
+     * same node. "192.168.0.12=02:00:00:00:00:01".
+     */
+    const char *const *peer_macs;
+    /**
+     * The number of entries in `peer_macs`, up to 4096.
+     */
+    size_t peer_mac_count;
     /**
      * LVS_VIP_OWNER_...
      */
@@ -663,41 +740,45 @@ typedef struct lvs_node_config {
      */
     int32_t arp_announce;
     /**
-     * How many announcements follow the VIP to the interface. 0: 5. -1: none.
+     * The number of announcements that are sent when the VIP is added to the interface. 0: 5. -1: none.
      */
     int32_t announcements;
     /**
-     * Which nodes belong together, 1 to 255. 0: the last number of the first VIP.
+     * The sync id of the cluster, 1 to 255: other clusters on the link need another. 0: the last octet of
+     * the first VIP, or 1 when that is 0.
      */
     uint32_t sync_id;
     /**
-     * The UDP port of sync messages, in host byte order. 0: 8848.
+     * The UDP port of the sync messages, in host byte order. 0: 8848.
      */
     uint32_t sync_port;
     /**
-     * How many routers they may pass, 1 to 255. 0: 1.
+     * The number of routers that a sync message may pass, 1 to 255. 0: 1.
      */
     uint32_t sync_ttl;
     /**
-     * What makes them full, in octets: 1 tells of each connection at once. 0: 1. -1: the kernel's choice, 1472.
+     * The length at which a sync message is sent, in octets. 1 sends each connection at once. 0: 1.
+     * -1: the kernel's default, 1472.
      */
     int32_t sync_max_length;
     /**
-     * With LVS_FENCE_QUIESCE: for how many milliseconds a new director takes new connections itself. 0: 500. -1: none.
-     */
-    int32_t settle_ms;
-    /**
-     * With LVS_FENCE_BACKUP_ONLY: for how many milliseconds a former director goes on forwarding. 0: 1000. -1: none.
-     */
-    int32_t drain_ms;
-    /**
-     * After how many milliseconds lvs_node_announce_again() announces. 0: 5000. -1: never.
+     * The time between a promotion and lvs_node_announce_again()'s announcement, in milliseconds.
+     * 0: 5000. -1: no announcement.
      */
     int32_t announce_again_ms;
+    /**
+     * With LVS_FENCE_MARKS, the first of the 256 packet marks that the node uses. The marks do not leave
+     * the node; no other program may use them. 0: 1280725760 (0x4c565300).
+     */
+    uint32_t marks_base;
+    /**
+     * LVS_OWN_REQUESTS_...
+     */
+    uint32_t own_requests;
 } lvs_node_config;
 
 /**
- * What a node is.
+ * The status of a node.
  */
 typedef struct lvs_node_status {
     /**
@@ -705,38 +786,104 @@ typedef struct lvs_node_status {
      */
     size_t size;
     /**
-     * How many steps are missing for the role to be in place.
+     * The number of steps that are missing for the role to be in place.
      */
     size_t missing;
     /**
-     * How many warnings there are.
+     * The number of steps that lvs_node_repair() would run.
+     */
+    size_t drift;
+    /**
+     * The number of warnings.
      */
     size_t warnings;
     /**
-     * How many services the kernel's table has.
+     * The number of services in the kernel's table, without those of the node's own marks.
      */
     size_t services;
     /**
-     * The number of the last request.
+     * The number of the last request for a role.
      */
     uint64_t generation;
     /**
-     * The role that was asked for last: LVS_ROLE_...
+     * The role of the last request: LVS_ROLE_...
      */
     uint32_t role;
     /**
-     * 1: it was reached.
+     * 1 if that role was reached, otherwise 0.
      */
     uint32_t reached;
     /**
-     * 1: ARP requests for a VIP on `lo` stay unanswered.
+     * 1 if the kernel does not answer ARP requests for a VIP on `lo`, otherwise 0.
      */
     uint32_t hidden;
     /**
      * 0.
      */
     uint32_t reserved;
+    /**
+     * The address of the other node that directs, or directed last, as a text. "": none is known.
+     */
+    char director[LVS_ADDRESS_SIZE];
 } lvs_node_status;
+
+/**
+ * A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP. When several
+ * rules match a packet, the mark of the kind with the highest number in this order stays:
+ * LVS_PACKETS_LATER, LVS_PACKETS_FROM, LVS_PACKETS_OPENING.
+ */
+typedef struct lvs_rule {
+    /**
+     * sizeof(struct lvs_rule).
+     */
+    size_t size;
+    /**
+     * The interface on which the packets arrive.
+     */
+    const char *interface;
+    /**
+     * The destination address of the packets.
+     */
+    const char *vip;
+    /**
+     * With LVS_PACKETS_FROM: the MAC address, "02:00:00:00:00:01". Otherwise NULL.
+     */
+    const char *mac;
+    /**
+     * The kind of packets: LVS_PACKETS_...
+     */
+    uint32_t packets;
+    /**
+     * With LVS_PACKETS_LATER: the TCP port, in host byte order; 0: any. Otherwise 0.
+     */
+    uint32_t port;
+    /**
+     * The mark that the packets get.
+     */
+    uint32_t mark;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_rule;
+
+/**
+ * A MAC address of another node. A node that sends from several has an entry for each.
+ */
+typedef struct lvs_peer {
+    /**
+     * sizeof(struct lvs_peer).
+     */
+    size_t size;
+    /**
+     * The address of the node as a destination.
+     */
+    const char *address;
+    /**
+     * The MAC address, "02:00:00:00:00:01". NULL: none of this node is known.
+     */
+    const char *mac;
+} lvs_peer;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1074,91 +1221,148 @@ int lvs_arp_give_back(const struct lvs_arp *arp,
                       int *kept);
 
 /**
- * What a role is called, in any case: "master", "BACKUP", "fault", "stop". `role`: is set to LVS_ROLE_...
- * Fails with LVS_ERR_INVALID.
+ * Reads a role by its name, in any case: "master", "BACKUP", "fault", "stop". `role`: is set to
+ * LVS_ROLE_... Fails with LVS_ERR_INVALID.
  */
-int lvs_role_from_text(const char *text,
-                       uint32_t *role);
+int lvs_role_from_text(const char *text, uint32_t *role);
 
 /**
- * Opens a node. Nothing is changed yet.
+ * Opens a node. Changes nothing yet, and does not block.
  *
- * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
- * `config`: what the node is to be; it is copied. `node`: is set to the node; free it with lvs_node_free().
- * Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_IPVS, and, where the node has no role yet,
- * LVS_ERR_NO_INTERFACE: one that loses its interface can still take on fault or stop, and be released.
+ * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling
+ * thread's. `config`: the configuration; it is copied. `node`: is set to the node; free it with
+ * lvs_node_free(). Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_IPVS, and
+ * LVS_ERR_NO_INTERFACE. A node that has a role opens without its interface as well: it can take on
+ * LVS_ROLE_FAULT or LVS_ROLE_STOP, and be released.
  */
 int lvs_node_open(const char *netns,
                   const struct lvs_node_config *config,
                   struct lvs_node **node);
 
 /**
- * Ends the use of a node. What it has changed stays: see lvs_node_release(). NULL does nothing.
+ * Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is ignored.
  */
 void lvs_node_free(struct lvs_node *node);
 
 /**
- * Says what lvs_node_become_role() would do, and changes nothing. `plan`: is set to a text, a line for each
- * warning and step, empty where nothing is to be done; free it with lvs_text_free(). Fails with
- * LVS_ERR_FOREIGN, LVS_ERR_STATE.
+ * Plans what lvs_node_become_role() would do. Changes nothing, and takes no lock.
+ *
+ * `plan`: is set to a text, a line for each warning and step, empty if nothing is to be done; free it with
+ * lvs_text_free(). Fails with LVS_ERR_FOREIGN when a VIP, a mark or a sync daemon belongs to another
+ * program, LVS_ERR_INVALID when the kernel lacks what the fence needs, LVS_ERR_STATE when the state
+ * directory is damaged, LVS_ERR_NO_INTERFACE.
  */
 int lvs_node_plan(struct lvs_node *node,
                   uint32_t role,
                   char **plan);
 
 /**
- * Takes on a role. Where all is in place already, nothing is written.
+ * Takes on a role. Writes nothing when the role is in place already.
  *
- * `done`: is set to the plan that was carried out, as lvs_node_plan() gives it; NULL if it is of no interest.
- * Fails as lvs_node_plan(), with LVS_ERR_OVERTAKEN when a later request came while this one waited,
- * LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or with the status of the step that failed. Whatever the error, the
- * same request or another can be made again, and goes on from what is there.
+ * `done`: is set to the plan that was carried out, as lvs_node_plan() prints it; NULL if it is not needed.
+ *
+ * Requests are numbered, and the last one wins. The call waits up to 30 s for those before it, then fails
+ * with LVS_ERR_LOCKED. The work itself: a director that is demoted reads and sends its connections, for 2 s
+ * at most; with LVS_FENCE_MARKS the node waits up to 300 ms for the MAC addresses of nodes that it does not
+ * know, and up to 50 ms a VIP for the answer of another director.
+ *
+ * Fails as lvs_node_plan(), with LVS_ERR_OVERTAKEN when a later request superseded this one,
+ * LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or the status of the step that failed. After any error the same
+ * request or another can be made again, and continues from the state that it finds.
  */
 int lvs_node_become_role(struct lvs_node *node,
                          uint32_t role,
                          char **done);
 
 /**
- * Prepares a director to give up the VIP, so that no session notices when it does: new connections go to the
- * successor from now on, and the other nodes are told of all that there are. It stays the director until
- * another role is asked for: LVS_ROLE_BACKUP once the VIP has moved, LVS_ROLE_MASTER if it did not.
+ * Plans what lvs_node_apply() would do. Changes nothing, and takes no lock. `extent`:
+ * LVS_NODE_APPLY_... `plan`: as with lvs_node_plan(). Fails as lvs_node_plan(), and with LVS_ERR_INVALID
+ * when the node has no role yet.
+ */
+int lvs_node_plan_apply(struct lvs_node *node,
+                        uint32_t extent,
+                        char **plan);
+
+/**
+ * Brings the configured `services` into the kernel's table. Destinations are changed in place, and keep
+ * their connections. To load changed services, open a node with the new configuration and call this.
  *
- * `successors`: who directs next, most likely first, as addresses of destinations; NULL if `count` is 0: any.
- * `done` and the errors are as with lvs_node_become_role(); also LVS_ERR_INVALID where this node does not direct.
+ * `extent`: LVS_NODE_APPLY_... `done`: as with lvs_node_become_role(). Waits up to 30 s for another
+ * process that works on the node. Fails as lvs_node_become_role(), and with LVS_ERR_INVALID when the node
+ * has no role yet.
  */
-int lvs_node_prepare_handover(struct lvs_node *node,
-                              const char *const *successors,
-                              size_t count,
-                              char **done);
+int lvs_node_apply(struct lvs_node *node,
+                   uint32_t extent,
+                   char **done);
 
 /**
- * Takes on LVS_ROLE_MASTER beside another director: with LVS_FENCE_QUIESCE this node's own server takes all that is
- * new, and what it knows it forwards, so that two directors do no harm. lvs_node_become_role() with
- * LVS_ROLE_MASTER ends that. `done` and the errors are as there.
+ * Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the errors: as with
+ * lvs_node_plan().
  */
-int lvs_node_direct_beside_another(struct lvs_node *node,
-                                   char **done);
+int lvs_node_plan_repair(struct lvs_node *node,
+                         char **plan);
 
 /**
- * Tells the other nodes of all connections of this node's services, also of those made before they were there.
- * `count`: is set to how many these were; NULL if it is of no interest. Fails with LVS_ERR_INVALID where the
- * fence does not synchronise, LVS_ERR_SYSTEM where the sync interface is down, say.
+ * Restores what other programs changed: VIPs, ARP settings, sysctls, sync daemons, the rules and services
+ * of the marks. Follows changed MAC addresses of other nodes. Loads the configured services if the kernel
+ * has none of them; services, destinations and weights that differ stay. Does nothing when the node has no
+ * role yet, and supersedes no request for a role.
+ *
+ * `done`: as with lvs_node_become_role(). Waits up to 30 s for another process that works on the node.
+ * Fails as lvs_node_become_role().
+ */
+int lvs_node_repair(struct lvs_node *node,
+                    char **done);
+
+/**
+ * Stops the node's sync daemons and starts them again. Needed after the sync interface was removed and
+ * another one of the same name was made: the kernel's daemons stay with the old one, and then neither send
+ * nor receive, without an error. Does nothing when the node runs no sync daemons.
+ *
+ * Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
+ * with LVS_ERR_STATE, LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION.
+ */
+int lvs_node_restart_sync_daemons(struct lvs_node *node);
+
+/**
+ * Sets which other node directs this group's VIPs. With LVS_FENCE_MARKS, packets of connections that this
+ * node does not know are sent to that node. For a program that monitors the nodes: lvs_node_become_role()
+ * finds the director by itself, but does not notice when it dies later.
+ *
+ * `director`: the address of the node as a destination. NULL: the director is dead or not known, and this
+ * node serves such packets itself. Does nothing with LVS_FENCE_CLEAR, and when the node has no role yet.
+ * Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
+ * with LVS_ERR_INVALID for a text that is not an address, LVS_ERR_STATE, LVS_ERR_PERMISSION.
+ */
+int lvs_node_set_director(struct lvs_node *node,
+                          const char *director);
+
+/**
+ * Sends all connections of the node's services to the sync daemons of the other nodes, also those that
+ * were opened before these nodes joined.
+ *
+ * `count`: is set to the number of connections; NULL if it is not needed. Blocks until the kernel's
+ * connections are read, which takes a minute for 100000 of them on older kernels, and for 5 ms per 600
+ * connections. Fails with LVS_ERR_SYSTEM when the sync interface is missing (ENODEV), is down (ENETDOWN) or
+ * has no address (ENETUNREACH, EADDRNOTAVAIL).
  */
 int lvs_node_resync(struct lvs_node *node,
                     size_t *count);
 
 /**
- * Counts the connections of its services that this node knows, and that last a few seconds yet. `count`: is set.
+ * Counts the connections of the node's services. Connections that expire within 5 s are ignored. `count`:
+ * is set to the number. Blocks until the kernel's connections are read, see lvs_node_resync().
  */
 int lvs_node_known_connections(struct lvs_node *node,
                                size_t *count);
 
 /**
- * Looks for what is set up so that it harms, or will at the next failover, and changes nothing.
+ * Looks for settings that do harm now, or will at the next failover. Changes nothing.
  *
- * `keepalived`: the path of keepalived's file, or NULL. `count`: is set to how many findings there are. `findings`:
- * is set to a text, for each finding its severity, kind, reason and remedy; free it with lvs_text_free(); NULL if
- * it is of no interest.
+ * `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of findings.
+ * `findings`: is set to a text, for each finding its severity, kind, reason and remedy; free it with
+ * lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and with LVS_ERR_SYSTEM when
+ * keepalived's file cannot be read.
  */
 int lvs_node_audit(struct lvs_node *node,
                    const char *keepalived,
@@ -1166,35 +1370,93 @@ int lvs_node_audit(struct lvs_node *node,
                    char **findings);
 
 /**
- * Announces the VIPs of a director once more, `announce_again_ms` after its role was reached: a neighbour may
- * have missed the first announcement. It returns when that is done, or at once when another role is asked for
- * or there is nothing to announce. Fails as lvs_vips_announce().
+ * Announces the VIPs of a director once more, for neighbours that missed the first announcement.
+ *
+ * Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested, when the
+ * node is not a director that owns its VIPs, or when `announce_again_ms` is -1. Fails as
+ * lvs_vips_announce(); that the interface is down is not an error here.
  */
 int lvs_node_announce_again(struct lvs_node *node);
 
 /**
- * Says what lvs_node_release() would do, and changes nothing. Otherwise as lvs_node_plan().
+ * Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the errors: as
+ * with lvs_node_plan().
  */
-int lvs_node_plan_release(struct lvs_node *node, char **plan);
+int lvs_node_plan_release(struct lvs_node *node,
+                          char **plan);
 
 /**
- * Takes the node out: VIPs that it placed go, ARP settings get back the values that they had, a table that was
- * found running is put back, and what is remembered is forgotten. What others have changed since stays. `done`
- * and the errors are as with lvs_node_become_role().
+ * Releases the node: removes the VIPs that it added, and the rules and services of its marks; restores ARP
+ * settings and sysctls; keeps or restores the services that it found running; deletes its state. Changes
+ * that other programs made since stay. What several groups share is released with the last of them.
+ *
+ * `done`, the blocking time and the errors: as with lvs_node_become_role().
  */
 int lvs_node_release(struct lvs_node *node,
                      char **done);
 
 /**
- * Says what the node is, and changes nothing. Where each VIP sits, lvs_vips_locate() tells.
+ * Reads the status of the node. Changes nothing, and takes no lock. For the places of a VIP, see
+ * lvs_vips_locate(); for rules and other nodes, lvs_node_rules() and lvs_node_peers().
  *
  * `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing step
- * ("missing: ...") and each warning ("warning: ..."); free it with lvs_text_free(); NULL if it is of no
- * interest. Fails with LVS_ERR_STATE.
+ * ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ..."); free it with
+ * lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE, LVS_ERR_PERMISSION.
  */
 int lvs_node_get_status(struct lvs_node *node,
                         struct lvs_node_status *status,
                         char **details);
+
+/**
+ * Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other groups
+ * of the node among them. `rules`: is set to the list, which is empty with LVS_FENCE_CLEAR; free it with
+ * lvs_rules_free(). Fails as lvs_node_get_status().
+ */
+int lvs_node_rules(struct lvs_node *node,
+                   struct lvs_rules **rules);
+
+/**
+ * Returns the number of rules in a list; 0 for NULL.
+ */
+size_t lvs_rules_count(const struct lvs_rules *rules);
+
+/**
+ * Fills `rule` with the entry of this index, counted from 0; set its `size` before. The texts in it belong
+ * to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ */
+int lvs_rules_get(const struct lvs_rules *rules,
+                  size_t index,
+                  struct lvs_rule *rule);
+
+/**
+ * Frees a list. NULL is ignored.
+ */
+void lvs_rules_free(struct lvs_rules *rules);
+
+/**
+ * Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from. `peers`: is
+ * set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
+ */
+int lvs_node_peers(struct lvs_node *node,
+                   struct lvs_peers **peers);
+
+/**
+ * Returns the number of entries in a list; 0 for NULL.
+ */
+size_t lvs_peers_count(const struct lvs_peers *peers);
+
+/**
+ * Fills `peer` with the entry of this index, counted from 0; set its `size` before. The texts in it belong
+ * to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ */
+int lvs_peers_get(const struct lvs_peers *peers,
+                  size_t index,
+                  struct lvs_peer *peer);
+
+/**
+ * Frees a list. NULL is ignored.
+ */
+void lvs_peers_free(struct lvs_peers *peers);
 
 #ifdef __cplusplus
 }  // extern "C"

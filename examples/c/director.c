@@ -1,5 +1,5 @@
 /*
- * A node of the cluster in C: a service with its real servers, the VIP on lo, quiet ARP, and the role.
+ * A node of the cluster in C: adds a service with its real servers, hides the VIP on lo from ARP, and takes on a role.
  *
  *     director INTERFACE VIP ROLE SERVER...        director eth0 192.168.0.254 master 192.168.0.11 192.168.0.12
  */
@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* One way out for everything that fails: what was tried, and what the library says about it. */
+/* Prints what failed, with the library's message and status. */
 static int failed(const char *what)
 {
     char text[512];
@@ -23,7 +23,7 @@ static int add_servers(lvs_ipvs *ipvs, const char *id, char **servers)
     char address[80];
     int status = lvs_ipvs_add_service(ipvs, &web);
 
-    /* A status is for a program to act on: here, what an earlier run has left is welcome. */
+    /* An earlier run may have added the service and the servers. */
     if (status != LVS_OK && status != LVS_ERR_SERVICE_EXISTS)
         return failed("add the service");
     for (; *servers; servers++) {
@@ -49,7 +49,7 @@ static int list_servers(lvs_ipvs *ipvs, const char *id)
         if (lvs_destinations_get(list, i, &server) == LVS_OK)
             printf("%s -> %s weight %u\n", id, server.address, (unsigned)server.weight);
     }
-    lvs_destinations_free(list); /* and with it the texts in `server` */
+    lvs_destinations_free(list); /* also frees the texts in `server` */
     return EXIT_SUCCESS;
 }
 
@@ -79,9 +79,9 @@ int main(int argc, char **argv)
     else if (lvs_ipvs_open(NULL, &ipvs) != LVS_OK)
         failed("open IPVS");
     else if (add_servers(ipvs, id, argv + 4) != EXIT_SUCCESS || list_servers(ipvs, id) != EXIT_SUCCESS)
-        code = EXIT_FAILURE; /* told already */
+        code = EXIT_FAILURE; /* the message is printed already */
     else if (lvs_arp_open(NULL, &arp) != LVS_OK || lvs_arp_set(arp, interface, &hide, &before) != LVS_OK)
-        failed("quieten ARP");
+        failed("set ARP");
     else if (lvs_vips_open(NULL, &vips) != LVS_OK || lvs_vips_add(vips, vip, "lo", NULL) != LVS_OK)
         failed("place the VIP");
     else if (lvs_node_open(NULL, &config, &node) != LVS_OK || lvs_node_become_role(node, role, &done) != LVS_OK)
@@ -90,7 +90,7 @@ int main(int argc, char **argv)
         printf("arp_ignore was %d, arp_announce %d\n%s", (int)before.ignore, (int)before.announce, done);
         code = EXIT_SUCCESS;
     }
-    lvs_text_free(done); /* NULL does no harm, here and below */
+    lvs_text_free(done); /* NULL is ignored, here and below */
     lvs_node_free(node);
     lvs_vips_free(vips);
     lvs_arp_free(arp);

@@ -14,6 +14,7 @@
 mod arp;
 mod ffi;
 mod ipvs;
+mod marks;
 mod node;
 mod status;
 #[cfg(test)]
@@ -31,4 +32,6 @@ const _: () = {
     is_shared::<ipvs::lvs_services>();
     is_shared::<ipvs::lvs_destinations>();
     is_shared::<vip::lvs_places>();
+    is_shared::<marks::lvs_rules>();
+    is_shared::<marks::lvs_peers>();
 };

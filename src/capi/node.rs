@@ -1,5 +1,6 @@
-//! A node of the cluster: its configuration, roles, status.
+//! A node of the cluster: configuration, roles, services, status.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_char, c_int};
 use std::fmt::Write;
 use std::mem::{MaybeUninit, size_of};
@@ -7,56 +8,80 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::ffi::{Grows, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read};
+use super::ffi::{Grows, NAME, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read};
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::{ArpTarget, Settings};
-use crate::node::{ArpConfig, Config, Fence, Loopback, Node, Role, Status, VipOwner};
+use crate::marks::Mac;
+use crate::node::{
+    Apply, ArpConfig, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Role, Status, VipOwner,
+};
 
 /// No role yet.
 pub const LVS_ROLE_NONE: u32 = 0;
-/// Directs, and serves.
+/// The director: schedules connections, and serves its share of them.
 pub const LVS_ROLE_MASTER: u32 = 1;
-/// Serves what the director sends it.
+/// Serves the connections that the director sends to it.
 pub const LVS_ROLE_BACKUP: u32 = 2;
-/// As a backup: VRRP found a fault.
+/// Like LVS_ROLE_BACKUP: VRRP found a fault.
 pub const LVS_ROLE_FAULT: u32 = 3;
-/// As a backup: VRRP was stopped. The node goes on serving; see lvs_node_release().
+/// Like LVS_ROLE_BACKUP: VRRP was stopped. The node continues to serve; see lvs_node_release().
 pub const LVS_ROLE_STOP: u32 = 4;
 
-/// The node puts the VIP on the interface, announces it, and takes it off.
+/// The node adds the VIP to the interface, announces it, and removes it.
 pub const LVS_VIP_OWNER_NODE: u32 = 0;
-/// keepalived does, or whoever elects the director; the node cares for the loopback VIP only.
+/// keepalived or another program moves the VIP on the interface. The node handles only the VIP on `lo`.
 pub const LVS_VIP_OWNER_KEEPALIVED: u32 = 1;
 
-/// What this version thinks best: LVS_FENCE_QUIESCE.
+/// The default of this version: LVS_FENCE_MARKS.
 pub const LVS_FENCE_DEFAULT: u32 = 0;
-/// A backup has no table: it is kept in the state directory, and restored on promotion.
+/// A backup has no services: its table is kept in the state directory, and restored at promotion. For
+/// kernels without the modules that LVS_FENCE_MARKS needs.
 pub const LVS_FENCE_CLEAR: u32 = 1;
-/// A backup has the same table, in which every server but itself has weight 0, and learns the director's connections.
-pub const LVS_FENCE_QUIESCE: u32 = 2;
-/// Every node has the same table, with scheduler mh, mh-port and mh-fallback; nothing is fenced.
-pub const LVS_FENCE_STATELESS: u32 = 3;
-/// Every node has the same table, and the kernel's switch `backup_only`; only with LVS_VIP_OWNER_NODE.
-pub const LVS_FENCE_BACKUP_ONLY: u32 = 4;
+/// Every node has the same table. tc rules mark the packets that come from the MAC address of another
+/// node, and this node serves them itself. Needs cls_flower and act_skbedit in the kernel.
+///
+/// 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier versions.
+/// They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.
+pub const LVS_FENCE_MARKS: u32 = 5;
 
-/// The VIP is always on `lo`; on the director it is on the interface as well.
+/// The VIP is always on `lo`. On the director it is on the interface as well.
 pub const LVS_LOOPBACK_ALWAYS: u32 = 0;
 /// The VIP is on `lo` of backups only.
 pub const LVS_LOOPBACK_BACKUP: u32 = 1;
 
-/// arp_ignore 1 and arp_announce 2 on the interface.
+/// The node sets arp_ignore 1 and arp_announce 2 on the interface.
 pub const LVS_ARP_DEFAULT: u32 = 0;
-/// ARP settings are left alone.
+/// The node leaves ARP settings alone.
 pub const LVS_ARP_LEAVE: u32 = 1;
-/// `arp_ignore` and `arp_announce` on the interface.
+/// The node sets `arp_ignore` and `arp_announce` on the interface.
 pub const LVS_ARP_INTERFACE: u32 = 2;
-/// `arp_ignore` and `arp_announce` for all interfaces.
+/// The node sets `arp_ignore` and `arp_announce` for all interfaces.
 pub const LVS_ARP_ALL: u32 = 3;
 
-/// A node of the cluster.
-pub struct lvs_node(Node);
+/// With LVS_FENCE_MARKS, requests of the node's own programs to a VIP are served by this node. Needs
+/// nftables or xtables; lvs_node_audit() reports when the node has neither.
+pub const LVS_OWN_REQUESTS_SERVED_HERE: u32 = 0;
+/// Requests of the node's own programs are left alone. The kernel schedules them like a client's, and the
+/// answer of another server does not reach the program.
+pub const LVS_OWN_REQUESTS_LEFT_ALONE: u32 = 1;
 
-/// What a node is to be. All that is 0 or NULL is left to this library, but for the first four fields.
+/// For lvs_node_apply(): changes what differs between the configuration and the one that was loaded last.
+/// Changes that other programs made to the kernel's table stay.
+pub const LVS_NODE_APPLY_CHANGES: u32 = 0;
+/// For lvs_node_apply(): sets all configured services to the configuration. Changes that other programs
+/// made to them are undone.
+pub const LVS_NODE_APPLY_ALL: u32 = 1;
+
+/// The size of an address in a structure, in octets, with the NUL at its end.
+pub const LVS_ADDRESS_SIZE: usize = 48;
+
+/// A node of the cluster, for one group of VIPs.
+pub struct lvs_node(pub(super) Node);
+
+/// The configuration of a node. A field that is 0 or NULL has its default; the first four have none.
+///
+/// A node whose VIPs do not all move together has several groups of VIPs. Each has its own lvs_node; they
+/// differ only in `group`, `interface`, `vips` and `services`, and list the same `groups`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lvs_node_config {
@@ -66,17 +91,32 @@ pub struct lvs_node_config {
     pub interface: Text,
     /// The VIPs: "192.168.0.254", without a prefix length.
     pub vips: *const *const c_char,
-    /// How many VIPs there are, 1 to 4096.
+    /// The number of VIPs, 1 to 4096.
     pub vip_count: usize,
-    /// The director's table, as `ipvsadm -Sn` prints it: these services and no others are the node's. NULL: the
-    /// table that is found running is the one that is kept.
+    /// The services of the VIPs, in the format of `ipvsadm -Sn`. They are loaded when the kernel has none of
+    /// them; afterwards they belong to the programs that edit the kernel's table, and lvs_node_apply()
+    /// changes them. NULL: the node loads no services.
     pub services: Text,
-    /// Where the node keeps its state: a directory for root alone, one for each node. NULL: "/run/lvs-dr".
+    /// The directory for the node's state: writable for root alone, one for each node. NULL:
+    /// "/run/lvs-dr".
     pub state_dir: Text,
-    /// The interface that sync messages pass, with LVS_FENCE_QUIESCE and LVS_FENCE_BACKUP_ONLY. NULL: `interface`.
+    /// The interface of the sync messages. NULL: `interface`.
     pub sync_interface: Text,
-    /// Their multicast group. NULL: "224.0.0.81".
+    /// The multicast group of the sync messages. NULL: "224.0.0.81".
     pub sync_group: Text,
+    /// The name of this group of VIPs. NULL: "", for a node that has only one group.
+    pub group: Text,
+    /// The names of all groups of the node, `group` among them. The VIPs of other groups that the node had
+    /// before are released. NULL: only `group`.
+    pub groups: *const *const c_char,
+    /// The number of names in `groups`, up to 255.
+    pub group_count: usize,
+    /// With LVS_FENCE_MARKS, MAC addresses of other nodes, in addition to those that the node finds by
+    /// itself: the address of the node as a destination, "=", the MAC address. Several entries may have the
+    /// same node. "192.168.0.12=02:00:00:00:00:01".
+    pub peer_macs: *const *const c_char,
+    /// The number of entries in `peer_macs`, up to 4096.
+    pub peer_mac_count: usize,
     /// LVS_VIP_OWNER_...
     pub vip_owner: u32,
     /// LVS_FENCE_...
@@ -89,59 +129,67 @@ pub struct lvs_node_config {
     pub arp_ignore: i32,
     /// With LVS_ARP_INTERFACE and LVS_ARP_ALL; otherwise 0.
     pub arp_announce: i32,
-    /// How many announcements follow the VIP to the interface. 0: 5. -1: none.
+    /// The number of announcements that are sent when the VIP is added to the interface. 0: 5. -1: none.
     pub announcements: i32,
-    /// Which nodes belong together, 1 to 255. 0: the last number of the first VIP.
+    /// The sync id of the cluster, 1 to 255: other clusters on the link need another. 0: the last octet of
+    /// the first VIP, or 1 when that is 0.
     pub sync_id: u32,
-    /// The UDP port of sync messages, in host byte order. 0: 8848.
+    /// The UDP port of the sync messages, in host byte order. 0: 8848.
     pub sync_port: u32,
-    /// How many routers they may pass, 1 to 255. 0: 1.
+    /// The number of routers that a sync message may pass, 1 to 255. 0: 1.
     pub sync_ttl: u32,
-    /// What makes them full, in octets: 1 tells of each connection at once. 0: 1. -1: the kernel's choice, 1472.
+    /// The length at which a sync message is sent, in octets. 1 sends each connection at once. 0: 1.
+    /// -1: the kernel's default, 1472.
     pub sync_max_length: i32,
-    /// With LVS_FENCE_QUIESCE: for how many milliseconds a new director takes new connections itself. 0: 500. -1: none.
-    pub settle_ms: i32,
-    /// With LVS_FENCE_BACKUP_ONLY: for how many milliseconds a former director goes on forwarding. 0: 1000. -1: none.
-    pub drain_ms: i32,
-    /// After how many milliseconds lvs_node_announce_again() announces. 0: 5000. -1: never.
+    /// The time between a promotion and lvs_node_announce_again()'s announcement, in milliseconds.
+    /// 0: 5000. -1: no announcement.
     pub announce_again_ms: i32,
+    /// With LVS_FENCE_MARKS, the first of the 256 packet marks that the node uses. The marks do not leave
+    /// the node; no other program may use them. 0: 1280725760 (0x4c565300).
+    pub marks_base: u32,
+    /// LVS_OWN_REQUESTS_...
+    pub own_requests: u32,
 }
 
 // SAFETY: `repr(C)`, numbers, pointers and texts; that there is no padding follows from its size, which is checked here.
 unsafe impl Grows for lvs_node_config {
     const NAME: &'static str = "lvs_node_config";
-    const FIRST: usize = size_of::<[usize; 8]>() + size_of::<[u32; 14]>();
+    const FIRST: usize = size_of::<[usize; 13]>() + size_of::<[u32; 14]>();
 }
 const _: () = assert!(size_of::<lvs_node_config>() == lvs_node_config::FIRST);
 
-/// What a node is.
+/// The status of a node.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lvs_node_status {
     /// sizeof(struct lvs_node_status).
     pub size: usize,
-    /// How many steps are missing for the role to be in place.
+    /// The number of steps that are missing for the role to be in place.
     pub missing: usize,
-    /// How many warnings there are.
+    /// The number of steps that lvs_node_repair() would run.
+    pub drift: usize,
+    /// The number of warnings.
     pub warnings: usize,
-    /// How many services the kernel's table has.
+    /// The number of services in the kernel's table, without those of the node's own marks.
     pub services: usize,
-    /// The number of the last request.
+    /// The number of the last request for a role.
     pub generation: u64,
-    /// The role that was asked for last: LVS_ROLE_...
+    /// The role of the last request: LVS_ROLE_...
     pub role: u32,
-    /// 1: it was reached.
+    /// 1 if that role was reached, otherwise 0.
     pub reached: u32,
-    /// 1: ARP requests for a VIP on `lo` stay unanswered.
+    /// 1 if the kernel does not answer ARP requests for a VIP on `lo`, otherwise 0.
     pub hidden: u32,
     /// 0.
     pub reserved: u32,
+    /// The address of the other node that directs, or directed last, as a text. "": none is known.
+    pub director: [c_char; LVS_ADDRESS_SIZE],
 }
 
 // SAFETY: as for `lvs_node_config`.
 unsafe impl Grows for lvs_node_status {
     const NAME: &'static str = "lvs_node_status";
-    const FIRST: usize = 4 * size_of::<usize>() + 8 + 4 * 4;
+    const FIRST: usize = size_of::<[usize; 5]>() + 8 + size_of::<[u32; 4]>() + LVS_ADDRESS_SIZE;
 }
 const _: () = assert!(size_of::<lvs_node_status>() == lvs_node_status::FIRST);
 
@@ -152,48 +200,81 @@ const ROLES: [(u32, Role); 4] = [
     (LVS_ROLE_STOP, Role::Stop),
 ];
 
-const MOST_VIPS: usize = 4096;
+const APPLY: [(u32, Apply); 2] = [(LVS_NODE_APPLY_CHANGES, Apply::Changes), (LVS_NODE_APPLY_ALL, Apply::All)];
+
+const MAX_VIPS: usize = 4096;
+const MAX_GROUPS: usize = 255;
+const MAX_MACS: usize = 4096;
 
 fn number_of(role: Role) -> u32 {
     ROLES.iter().find(|(_, known)| *known == role).map_or(LVS_ROLE_NONE, |(number, _)| *number)
 }
 
+/// Reads a list of texts.
+///
 /// # Safety
 /// `list` is NULL or has as many entries as `count` says, each NULL or a text.
-unsafe fn addresses(name: &str, list: *const *const c_char, count: usize) -> Result<Vec<IpAddr>> {
-    if count > MOST_VIPS {
-        return Err(invalid(&format!("{count} {name}"), format!("at most {MOST_VIPS} were expected")));
+unsafe fn texts<T>(
+    name: &str,
+    list: *const *const c_char,
+    count: usize,
+    limit: usize,
+    read: impl Fn(Text, &str) -> Result<T>,
+) -> Result<Vec<T>> {
+    if count > limit {
+        return Err(invalid(&format!("{count} {name}"), format!("at most {limit} were expected")));
     }
     if list.is_null() && count > 0 {
         return Err(Failure::new(LVS_ERR_NULL, format!("`{name}` is NULL")));
     }
-    let address = |index| {
+    let entry = |index| {
         // SAFETY: the entry is there, and a text, by the caller's promise.
         let text = unsafe { Text::new(list.add(index).read()) };
-        text.address(&format!("{name}[{index}]"))
+        read(text, &format!("{name}[{index}]"))
     };
-    (0..count).map(address).collect()
+    (0..count).map(entry).collect()
+}
+
+/// `192.168.0.12=02:00:00:00:00:01`: a node and a MAC address of it.
+fn peer_mac(text: Text, name: &str) -> Result<(IpAddr, Mac)> {
+    let text = text.name(name)?;
+    let parts = text.split_once('=').and_then(|(peer, mac)| Some((peer.parse().ok()?, mac.parse().ok()?)));
+    parts.ok_or_else(|| {
+        let expected = "an address, `=` and a MAC address, as in `192.168.0.12=02:00:00:00:00:01`, were expected";
+        invalid(&format!("{name} {text:?}"), expected)
+    })
+}
+
+fn fence(number: u32) -> Result<Fence> {
+    let superseded = match number {
+        2 => "quiesce",
+        3 => "stateless",
+        4 => "backup-only",
+        _ => {
+            let fences = [
+                (LVS_FENCE_DEFAULT, Fence::default()),
+                (LVS_FENCE_CLEAR, Fence::Clear),
+                (LVS_FENCE_MARKS, Fence::Marks),
+            ];
+            return choice("fence", number, &fences);
+        }
+    };
+    let reason = "LVS_FENCE_MARKS supersedes it: pass LVS_FENCE_MARKS (5) or LVS_FENCE_DEFAULT (0)";
+    Err(invalid(&format!("`fence` {number} ({superseded})"), reason))
 }
 
 impl lvs_node_config {
     /// # Safety
-    /// `vips` is NULL or has as many entries as `vip_count` says, each NULL or a text.
+    /// `vips`, `groups` and `peer_macs` are NULL or have as many entries as the count beside them says, each NULL or a text.
     pub(super) unsafe fn to_config(self) -> Result<Config> {
         let interface = self.interface.name("interface")?;
         // SAFETY: as many texts as `vip_count` says, by the caller's promise.
-        let vips = unsafe { addresses("vips", self.vips, self.vip_count) }?;
+        let vips = unsafe { texts("vips", self.vips, self.vip_count, MAX_VIPS, Text::address) }?;
         let mut config = Config::new(&interface, vips);
 
         let owners = [(LVS_VIP_OWNER_NODE, VipOwner::Node), (LVS_VIP_OWNER_KEEPALIVED, VipOwner::Keepalived)];
         config.vip_owner = choice("vip_owner", self.vip_owner, &owners)?;
-        let fences = [
-            (LVS_FENCE_DEFAULT, Fence::default()),
-            (LVS_FENCE_CLEAR, Fence::Clear),
-            (LVS_FENCE_QUIESCE, Fence::Quiesce),
-            (LVS_FENCE_STATELESS, Fence::Stateless),
-            (LVS_FENCE_BACKUP_ONLY, Fence::BackupOnly),
-        ];
-        config.fence = choice("fence", self.fence, &fences)?;
+        config.fence = fence(self.fence)?;
         let loopbacks = [(LVS_LOOPBACK_ALWAYS, Loopback::Always), (LVS_LOOPBACK_BACKUP, Loopback::Backup)];
         config.loopback = choice("loopback", self.loopback, &loopbacks)?;
 
@@ -230,15 +311,50 @@ impl lvs_node_config {
             -1 => None,
             length => small("sync_max_length", length.cast_unsigned())?.or(config.sync.max_length),
         };
-        for (name, given, time) in [
-            ("settle_ms", self.settle_ms, &mut config.settle),
-            ("drain_ms", self.drain_ms, &mut config.drain),
-            ("announce_again_ms", self.announce_again_ms, &mut config.announce_again),
-        ] {
-            let milliseconds = or_default(name, given, time.as_millis() as u32)?;
-            *time = Duration::from_millis(milliseconds.into());
+        let milliseconds = config.announce_again.as_millis() as u32;
+        let milliseconds = or_default("announce_again_ms", self.announce_again_ms, milliseconds)?;
+        config.announce_again = Duration::from_millis(milliseconds.into());
+        config.group = self.group.optional("group", NAME)?.unwrap_or_default();
+        // SAFETY: as many texts as the counts say, by the caller's promise.
+        (config.groups, config.marks.macs) = unsafe { (self.group_names(&config.group)?, self.macs()?) };
+        if self.marks_base != 0 {
+            config.marks.values = MarkValues::new(self.marks_base)?;
         }
+        let handlings = [
+            (LVS_OWN_REQUESTS_SERVED_HERE, OwnRequests::ServedHere),
+            (LVS_OWN_REQUESTS_LEFT_ALONE, OwnRequests::LeftAlone),
+        ];
+        config.marks.own_requests = choice("own_requests", self.own_requests, &handlings)?;
         Ok(config)
+    }
+
+    /// # Safety
+    /// As [`lvs_node_config::to_config`].
+    unsafe fn group_names(self, group: &str) -> Result<BTreeSet<String>> {
+        // SAFETY: as many texts as `group_count` says, by the caller's promise.
+        let names = unsafe { texts("groups", self.groups, self.group_count, MAX_GROUPS, Text::name) }?;
+        if names.is_empty() {
+            return Ok([group.to_owned()].into());
+        }
+        let mut groups = BTreeSet::new();
+        for name in names {
+            if let Some(twice) = groups.replace(name) {
+                return Err(invalid("groups", format!("{twice:?} is named twice")));
+            }
+        }
+        Ok(groups)
+    }
+
+    /// # Safety
+    /// As [`lvs_node_config::to_config`].
+    unsafe fn macs(self) -> Result<BTreeMap<IpAddr, BTreeSet<Mac>>> {
+        // SAFETY: as many texts as `peer_mac_count` says, by the caller's promise.
+        let pairs = unsafe { texts("peer_macs", self.peer_macs, self.peer_mac_count, MAX_MACS, peer_mac) }?;
+        let mut macs: BTreeMap<IpAddr, BTreeSet<Mac>> = BTreeMap::new();
+        for (peer, mac) in pairs {
+            macs.entry(peer).or_default().insert(mac);
+        }
+        Ok(macs)
     }
 }
 
@@ -264,8 +380,8 @@ fn small<T: TryFrom<u32>>(name: &str, given: u32) -> Result<Option<T>> {
     }
 }
 
-/// What a role is called, in any case: "master", "BACKUP", "fault", "stop". `role`: is set to LVS_ROLE_...
-/// Fails with LVS_ERR_INVALID.
+/// Reads a role by its name, in any case: "master", "BACKUP", "fault", "stop". `role`: is set to
+/// LVS_ROLE_... Fails with LVS_ERR_INVALID.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_role_from_text(text: Text, role: Option<&mut MaybeUninit<u32>>) -> c_int {
     guard(|| {
@@ -275,12 +391,13 @@ pub extern "C" fn lvs_role_from_text(text: Text, role: Option<&mut MaybeUninit<u
     })
 }
 
-/// Opens a node. Nothing is changed yet.
+/// Opens a node. Changes nothing yet, and does not block.
 ///
-/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
-/// `config`: what the node is to be; it is copied. `node`: is set to the node; free it with lvs_node_free().
-/// Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_IPVS, and, where the node has no role yet,
-/// LVS_ERR_NO_INTERFACE: one that loses its interface can still take on fault or stop, and be released.
+/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling
+/// thread's. `config`: the configuration; it is copied. `node`: is set to the node; free it with
+/// lvs_node_free(). Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_IPVS, and
+/// LVS_ERR_NO_INTERFACE. A node that has a role opens without its interface as well: it can take on
+/// LVS_ROLE_FAULT or LVS_ROLE_STOP, and be released.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_node_open(
     netns: Text,
@@ -296,15 +413,18 @@ pub unsafe extern "C" fn lvs_node_open(
     })
 }
 
-/// Ends the use of a node. What it has changed stays: see lvs_node_release(). NULL does nothing.
+/// Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_free(node: Option<Box<lvs_node>>) {
     let _ = caught(|| drop(node));
 }
 
-/// Says what lvs_node_become_role() would do, and changes nothing. `plan`: is set to a text, a line for each
-/// warning and step, empty where nothing is to be done; free it with lvs_text_free(). Fails with
-/// LVS_ERR_FOREIGN, LVS_ERR_STATE.
+/// Plans what lvs_node_become_role() would do. Changes nothing, and takes no lock.
+///
+/// `plan`: is set to a text, a line for each warning and step, empty if nothing is to be done; free it with
+/// lvs_text_free(). Fails with LVS_ERR_FOREIGN when a VIP, a mark or a sync daemon belongs to another
+/// program, LVS_ERR_INVALID when the kernel lacks what the fence needs, LVS_ERR_STATE when the state
+/// directory is damaged, LVS_ERR_NO_INTERFACE.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan(
     node: Option<&mut lvs_node>,
@@ -318,12 +438,18 @@ pub extern "C" fn lvs_node_plan(
     })
 }
 
-/// Takes on a role. Where all is in place already, nothing is written.
+/// Takes on a role. Writes nothing when the role is in place already.
 ///
-/// `done`: is set to the plan that was carried out, as lvs_node_plan() gives it; NULL if it is of no interest.
-/// Fails as lvs_node_plan(), with LVS_ERR_OVERTAKEN when a later request came while this one waited,
-/// LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or with the status of the step that failed. Whatever the error, the
-/// same request or another can be made again, and goes on from what is there.
+/// `done`: is set to the plan that was carried out, as lvs_node_plan() prints it; NULL if it is not needed.
+///
+/// Requests are numbered, and the last one wins. The call waits up to 30 s for those before it, then fails
+/// with LVS_ERR_LOCKED. The work itself: a director that is demoted reads and sends its connections, for 2 s
+/// at most; with LVS_FENCE_MARKS the node waits up to 300 ms for the MAC addresses of nodes that it does not
+/// know, and up to 50 ms a VIP for the answer of another director.
+///
+/// Fails as lvs_node_plan(), with LVS_ERR_OVERTAKEN when a later request superseded this one,
+/// LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or the status of the step that failed. After any error the same
+/// request or another can be made again, and continues from the state that it finds.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_become_role(
     node: Option<&mut lvs_node>,
@@ -337,46 +463,109 @@ pub extern "C" fn lvs_node_become_role(
     })
 }
 
-/// Prepares a director to give up the VIP, so that no session notices when it does: new connections go to the
-/// successor from now on, and the other nodes are told of all that there are. It stays the director until
-/// another role is asked for: LVS_ROLE_BACKUP once the VIP has moved, LVS_ROLE_MASTER if it did not.
+/// Plans what lvs_node_apply() would do. Changes nothing, and takes no lock. `extent`:
+/// LVS_NODE_APPLY_... `plan`: as with lvs_node_plan(). Fails as lvs_node_plan(), and with LVS_ERR_INVALID
+/// when the node has no role yet.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_plan_apply(
+    node: Option<&mut lvs_node>,
+    extent: u32,
+    plan: Option<&mut MaybeUninit<*mut c_char>>,
+) -> c_int {
+    guard(|| {
+        let (node, extent, result) = (given(node, "node")?, choice("extent", extent, &APPLY)?, given(plan, "plan")?);
+        put_text(Some(result), node.0.plan_apply(extent)?.to_string());
+        Ok(())
+    })
+}
+
+/// Brings the configured `services` into the kernel's table. Destinations are changed in place, and keep
+/// their connections. To load changed services, open a node with the new configuration and call this.
 ///
-/// `successors`: who directs next, most likely first, as addresses of destinations; NULL if `count` is 0: any.
-/// `done` and the errors are as with lvs_node_become_role(); also LVS_ERR_INVALID where this node does not direct.
+/// `extent`: LVS_NODE_APPLY_... `done`: as with lvs_node_become_role(). Waits up to 30 s for another
+/// process that works on the node. Fails as lvs_node_become_role(), and with LVS_ERR_INVALID when the node
+/// has no role yet.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_node_prepare_handover(
+pub extern "C" fn lvs_node_apply(
     node: Option<&mut lvs_node>,
-    successors: *const *const c_char,
-    count: usize,
+    extent: u32,
     done: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let node = given(node, "node")?;
-        // SAFETY: as many texts as `count` says, by the caller's promise.
-        let successors = unsafe { addresses("successors", successors, count) }?;
-        put_text(done, node.0.prepare_handover(&successors, |_| ())?.to_string());
+        let (node, extent) = (given(node, "node")?, choice("extent", extent, &APPLY)?);
+        put_text(done, node.0.apply(extent, |_| ())?.to_string());
         Ok(())
     })
 }
 
-/// Takes on LVS_ROLE_MASTER beside another director: with LVS_FENCE_QUIESCE this node's own server takes all that is
-/// new, and what it knows it forwards, so that two directors do no harm. lvs_node_become_role() with
-/// LVS_ROLE_MASTER ends that. `done` and the errors are as there.
+/// Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the errors: as with
+/// lvs_node_plan().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_direct_beside_another(
+pub extern "C" fn lvs_node_plan_repair(
     node: Option<&mut lvs_node>,
-    done: Option<&mut MaybeUninit<*mut c_char>>,
+    plan: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let node = given(node, "node")?;
-        put_text(done, node.0.direct_beside_another(|_| ())?.to_string());
+        let (node, result) = (given(node, "node")?, given(plan, "plan")?);
+        put_text(Some(result), node.0.plan_repair()?.to_string());
         Ok(())
     })
 }
 
-/// Tells the other nodes of all connections of this node's services, also of those made before they were there.
-/// `count`: is set to how many these were; NULL if it is of no interest. Fails with LVS_ERR_INVALID where the
-/// fence does not synchronise, LVS_ERR_SYSTEM where the sync interface is down, say.
+/// Restores what other programs changed: VIPs, ARP settings, sysctls, sync daemons, the rules and services
+/// of the marks. Follows changed MAC addresses of other nodes. Loads the configured services if the kernel
+/// has none of them; services, destinations and weights that differ stay. Does nothing when the node has no
+/// role yet, and supersedes no request for a role.
+///
+/// `done`: as with lvs_node_become_role(). Waits up to 30 s for another process that works on the node.
+/// Fails as lvs_node_become_role().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_repair(node: Option<&mut lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
+    guard(|| {
+        let node = given(node, "node")?;
+        put_text(done, node.0.repair(|_| ())?.to_string());
+        Ok(())
+    })
+}
+
+/// Stops the node's sync daemons and starts them again. Needed after the sync interface was removed and
+/// another one of the same name was made: the kernel's daemons stay with the old one, and then neither send
+/// nor receive, without an error. Does nothing when the node runs no sync daemons.
+///
+/// Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
+/// with LVS_ERR_STATE, LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_restart_sync_daemons(node: Option<&mut lvs_node>) -> c_int {
+    guard(|| Ok(given(node, "node")?.0.restart_sync_daemons()?))
+}
+
+/// Sets which other node directs this group's VIPs. With LVS_FENCE_MARKS, packets of connections that this
+/// node does not know are sent to that node. For a program that monitors the nodes: lvs_node_become_role()
+/// finds the director by itself, but does not notice when it dies later.
+///
+/// `director`: the address of the node as a destination. NULL: the director is dead or not known, and this
+/// node serves such packets itself. Does nothing with LVS_FENCE_CLEAR, and when the node has no role yet.
+/// Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
+/// with LVS_ERR_INVALID for a text that is not an address, LVS_ERR_STATE, LVS_ERR_PERMISSION.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_set_director(node: Option<&mut lvs_node>, director: Text) -> c_int {
+    guard(|| {
+        let node = given(node, "node")?;
+        let director = match director.optional("director", NAME)? {
+            Some(_) => Some(director.address("director")?),
+            None => None,
+        };
+        Ok(node.0.set_director(director)?)
+    })
+}
+
+/// Sends all connections of the node's services to the sync daemons of the other nodes, also those that
+/// were opened before these nodes joined.
+///
+/// `count`: is set to the number of connections; NULL if it is not needed. Blocks until the kernel's
+/// connections are read, which takes a minute for 100000 of them on older kernels, and for 5 ms per 600
+/// connections. Fails with LVS_ERR_SYSTEM when the sync interface is missing (ENODEV), is down (ENETDOWN) or
+/// has no address (ENETUNREACH, EADDRNOTAVAIL).
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_resync(node: Option<&mut lvs_node>, count: Option<&mut MaybeUninit<usize>>) -> c_int {
     guard(|| {
@@ -385,7 +574,8 @@ pub extern "C" fn lvs_node_resync(node: Option<&mut lvs_node>, count: Option<&mu
     })
 }
 
-/// Counts the connections of its services that this node knows, and that last a few seconds yet. `count`: is set.
+/// Counts the connections of the node's services. Connections that expire within 5 s are ignored. `count`:
+/// is set to the number. Blocks until the kernel's connections are read, see lvs_node_resync().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_known_connections(
     node: Option<&mut lvs_node>,
@@ -398,11 +588,12 @@ pub extern "C" fn lvs_node_known_connections(
     })
 }
 
-/// Looks for what is set up so that it harms, or will at the next failover, and changes nothing.
+/// Looks for settings that do harm now, or will at the next failover. Changes nothing.
 ///
-/// `keepalived`: the path of keepalived's file, or NULL. `count`: is set to how many findings there are. `findings`:
-/// is set to a text, for each finding its severity, kind, reason and remedy; free it with lvs_text_free(); NULL if
-/// it is of no interest.
+/// `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of findings.
+/// `findings`: is set to a text, for each finding its severity, kind, reason and remedy; free it with
+/// lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and with LVS_ERR_SYSTEM when
+/// keepalived's file cannot be read.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_audit(
     node: Option<&mut lvs_node>,
@@ -420,15 +611,18 @@ pub extern "C" fn lvs_node_audit(
     })
 }
 
-/// Announces the VIPs of a director once more, `announce_again_ms` after its role was reached: a neighbour may
-/// have missed the first announcement. It returns when that is done, or at once when another role is asked for
-/// or there is nothing to announce. Fails as lvs_vips_announce().
+/// Announces the VIPs of a director once more, for neighbours that missed the first announcement.
+///
+/// Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested, when the
+/// node is not a director that owns its VIPs, or when `announce_again_ms` is -1. Fails as
+/// lvs_vips_announce(); that the interface is down is not an error here.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_announce_again(node: Option<&mut lvs_node>) -> c_int {
     guard(|| Ok(given(node, "node")?.0.announce_again()?))
 }
 
-/// Says what lvs_node_release() would do, and changes nothing. Otherwise as lvs_node_plan().
+/// Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the errors: as
+/// with lvs_node_plan().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_release(
     node: Option<&mut lvs_node>,
@@ -441,9 +635,11 @@ pub extern "C" fn lvs_node_plan_release(
     })
 }
 
-/// Takes the node out: VIPs that it placed go, ARP settings get back the values that they had, a table that was
-/// found running is put back, and what is remembered is forgotten. What others have changed since stays. `done`
-/// and the errors are as with lvs_node_become_role().
+/// Releases the node: removes the VIPs that it added, and the rules and services of its marks; restores ARP
+/// settings and sysctls; keeps or restores the services that it found running; deletes its state. Changes
+/// that other programs made since stay. What several groups share is released with the last of them.
+///
+/// `done`, the blocking time and the errors: as with lvs_node_become_role().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_release(node: Option<&mut lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
@@ -453,11 +649,12 @@ pub extern "C" fn lvs_node_release(node: Option<&mut lvs_node>, done: Option<&mu
     })
 }
 
-/// Says what the node is, and changes nothing. Where each VIP sits, lvs_vips_locate() tells.
+/// Reads the status of the node. Changes nothing, and takes no lock. For the places of a VIP, see
+/// lvs_vips_locate(); for rules and other nodes, lvs_node_rules() and lvs_node_peers().
 ///
 /// `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing step
-/// ("missing: ...") and each warning ("warning: ..."); free it with lvs_text_free(); NULL if it is of no
-/// interest. Fails with LVS_ERR_STATE.
+/// ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ..."); free it with
+/// lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE, LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_node_get_status(
     node: Option<&mut lvs_node>,
@@ -473,6 +670,7 @@ pub unsafe extern "C" fn lvs_node_get_status(
         place.put(lvs_node_status {
             size: size_of::<lvs_node_status>(),
             missing: found.missing.len(),
+            drift: found.drift.len(),
             warnings: found.warnings.len(),
             services: found.table.len(),
             generation: found.generation,
@@ -480,14 +678,25 @@ pub unsafe extern "C" fn lvs_node_get_status(
             reached: found.role.is_some_and(|(_, reached)| reached).into(),
             hidden: found.hidden.into(),
             reserved: 0,
+            director: address_text(found.director),
         });
         Ok(())
     })
 }
 
+/// The longest address has 45 octets, so a NUL always follows.
+fn address_text(address: Option<IpAddr>) -> [c_char; LVS_ADDRESS_SIZE] {
+    let mut text = [0; LVS_ADDRESS_SIZE];
+    let octets = address.map(|address| address.to_string()).unwrap_or_default();
+    for (to, octet) in text.iter_mut().zip(octets.bytes()) {
+        *to = octet.cast_signed();
+    }
+    text
+}
+
 fn lines(status: &Status) -> String {
     let mut text = String::new();
-    for (word, lines) in [("missing", &status.missing), ("warning", &status.warnings)] {
+    for (word, lines) in [("missing", &status.missing), ("drift", &status.drift), ("warning", &status.warnings)] {
         for line in lines {
             let _ = writeln!(text, "{word}: {line}");
         }
@@ -526,14 +735,19 @@ mod tests {
             sync_port: 0,
             sync_ttl: 0,
             sync_max_length: 0,
-            settle_ms: 0,
-            drain_ms: 0,
+            group: Text::NULL,
+            groups: ptr::null(),
+            group_count: 0,
+            peer_macs: ptr::null(),
+            peer_mac_count: 0,
             announce_again_ms: 0,
+            marks_base: 0,
+            own_requests: 0,
         }
     }
 
     fn converted(config: lvs_node_config) -> Result<Config> {
-        // SAFETY: the callers' VIPs are literals, as many as they say.
+        // SAFETY: the callers' lists are literals, with as many entries as they say.
         unsafe { config.to_config() }
     }
 
@@ -548,6 +762,12 @@ mod tests {
     fn every_field_is_taken() {
         let vips = [c"192.0.2.1".as_ptr()];
         let table = c"-A -t 192.0.2.1:80 -s wrr\n";
+        let groups = [c"mail".as_ptr(), c"my web".as_ptr()];
+        let macs = [
+            c"10.0.0.2=02:00:00:00:00:02".as_ptr(),
+            c"10.0.0.2=02:00:00:00:00:03".as_ptr(),
+            c"2001:db8::2=2:0:0:0:0:4".as_ptr(),
+        ];
         let full = lvs_node_config {
             // SAFETY: literals are always there.
             services: unsafe { Text::new(table.as_ptr()) },
@@ -568,9 +788,15 @@ mod tests {
             sync_port: 9000,
             sync_ttl: 2,
             sync_max_length: -1,
-            settle_ms: 20,
-            drain_ms: -1,
+            // SAFETY: as above.
+            group: unsafe { Text::new(c"my web".as_ptr()) },
+            groups: groups.as_ptr(),
+            group_count: groups.len(),
+            peer_macs: macs.as_ptr(),
+            peer_mac_count: macs.len(),
             announce_again_ms: 3000,
+            marks_base: 0x100,
+            own_requests: LVS_OWN_REQUESTS_LEFT_ALONE,
             ..config(&vips)
         };
         let found = converted(full).unwrap();
@@ -589,8 +815,14 @@ mod tests {
             max_length: None,
         };
         assert_eq!(found.sync, sync);
-        let times = [found.settle, found.drain, found.announce_again].map(|time| time.as_millis());
-        assert_eq!(times, [20, 0, 3000]);
+        assert_eq!(found.announce_again, Duration::from_secs(3));
+        assert_eq!((found.group.as_str(), found.groups), ("my web", ["mail".to_owned(), "my web".to_owned()].into()));
+        assert_eq!(found.marks.values, MarkValues::new(0x100).unwrap());
+        assert_eq!(found.marks.own_requests, OwnRequests::LeftAlone);
+        let mac = |last| Mac([2, 0, 0, 0, 0, last]);
+        let expected = [("10.0.0.2", vec![mac(2), mac(3)]), ("2001:db8::2", vec![mac(4)])];
+        let expected = expected.map(|(peer, macs)| (peer.parse().unwrap(), macs.into_iter().collect()));
+        assert_eq!(found.marks.macs, expected.into());
         let settings = Settings { ignore: 3.into(), announce: 2.into() };
         assert_eq!(found.arp, Some(ArpConfig { settings, target: ArpTarget::All }));
         let on_interface = converted(lvs_node_config { arp: LVS_ARP_INTERFACE, ..full }).unwrap();
@@ -603,12 +835,13 @@ mod tests {
         let vips = [c"192.0.2.1".as_ptr()];
         let good = config(&vips);
         let of_null = [ptr::null()];
+        let twice = [c"web".as_ptr(), c"web".as_ptr()];
         for (wrong, status) in [
             (lvs_node_config { interface: Text::NULL, ..good }, LVS_ERR_NULL),
             (lvs_node_config { vips: ptr::null(), ..good }, LVS_ERR_NULL),
             (config(&of_null), LVS_ERR_NULL),
             (config(&[c"192.0.2.1/32".as_ptr()]), LVS_ERR_INVALID),
-            (lvs_node_config { vip_count: MOST_VIPS + 1, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { vip_count: MAX_VIPS + 1, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { services: ETH0(), ..good }, LVS_ERR_PARSE),
             (lvs_node_config { vip_owner: 2, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { fence: 99, ..good }, LVS_ERR_INVALID),
@@ -620,12 +853,61 @@ mod tests {
             (lvs_node_config { sync_id: 256, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { sync_port: 65536, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { sync_max_length: -2, ..good }, LVS_ERR_INVALID),
-            (lvs_node_config { settle_ms: -2, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { announce_again_ms: -2, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { group_count: 1, ..good }, LVS_ERR_NULL),
+            (lvs_node_config { groups: of_null.as_ptr(), group_count: 1, ..good }, LVS_ERR_NULL),
+            (lvs_node_config { groups: twice.as_ptr(), group_count: 2, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { groups: twice.as_ptr(), group_count: MAX_GROUPS + 1, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { peer_mac_count: 1, ..good }, LVS_ERR_NULL),
+            (lvs_node_config { peer_macs: twice.as_ptr(), peer_mac_count: 1, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { peer_macs: twice.as_ptr(), peer_mac_count: MAX_MACS + 1, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { marks_base: u32::MAX, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { own_requests: 2, ..good }, LVS_ERR_INVALID),
         ] {
             let failure = converted(wrong).unwrap_err();
             assert_eq!(failure.status, status, "{failure:?}");
         }
         // No VIP at all is for the node to refuse.
         assert!(converted(lvs_node_config { vips: ptr::null(), vip_count: 0, ..good }).unwrap().check().is_err());
+    }
+
+    #[test]
+    fn fences_that_are_gone_say_what_to_pass() {
+        let vips = [c"192.0.2.1".as_ptr()];
+        for (number, name) in [(2, "quiesce"), (3, "stateless"), (4, "backup-only")] {
+            let failure = converted(lvs_node_config { fence: number, ..config(&vips) }).unwrap_err();
+            assert_eq!(failure.status, LVS_ERR_INVALID);
+            let expected = format!(
+                "`fence` {number} ({name}) is not usable: LVS_FENCE_MARKS supersedes it: pass LVS_FENCE_MARKS (5) or \
+                 LVS_FENCE_DEFAULT (0)"
+            );
+            assert_eq!(failure.message, expected);
+        }
+        for number in [LVS_FENCE_DEFAULT, LVS_FENCE_MARKS] {
+            let found = converted(lvs_node_config { fence: number, ..config(&vips) }).unwrap();
+            assert_eq!(found.fence, Fence::Marks);
+        }
+    }
+
+    #[test]
+    fn a_group_alone_is_the_only_one_and_must_be_listed_otherwise() {
+        let vips = [c"192.0.2.1".as_ptr()];
+        // SAFETY: literals are always there.
+        let named = lvs_node_config { group: unsafe { Text::new(c"web".as_ptr()) }, ..config(&vips) };
+        let found = converted(named).unwrap();
+        assert_eq!((found.group.as_str(), &found.groups), ("web", &["web".to_owned()].into()));
+        found.check().unwrap();
+        let others = [c"mail".as_ptr()];
+        let unlisted = lvs_node_config { groups: others.as_ptr(), group_count: 1, ..named };
+        assert!(converted(unlisted).unwrap().check().is_err());
+    }
+
+    #[test]
+    fn the_longest_address_fits() {
+        let longest = "1111:1111:1111:1111:1111:1111:1111:1111".parse().unwrap();
+        let text = address_text(Some(longest));
+        // SAFETY: `address_text` ends it with a NUL.
+        assert_eq!(unsafe { std::ffi::CStr::from_ptr(text.as_ptr()) }.to_str().unwrap(), longest.to_string());
+        assert_eq!(address_text(None), [0; LVS_ADDRESS_SIZE]);
     }
 }

@@ -35,6 +35,9 @@
 
 #define WEB "tcp 192.0.2.1:80"
 #define TABLE "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n"
+#define MARKS_TABLE                                                                        \
+    "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 192.168.0.11:80 -g -w 1\n"           \
+    "-a -t 192.0.2.1:80 -r 192.168.0.12:80 -g -w 1\n"
 
 static char *too_long, *bad_utf8 = "eth\xff";
 
@@ -63,6 +66,9 @@ static void free_nothing(void)
     lvs_places_free(NULL);
     lvs_arp_free(NULL);
     lvs_node_free(NULL);
+    lvs_rules_free(NULL);
+    lvs_peers_free(NULL);
+    CHECK(lvs_rules_count(NULL) == 0 && lvs_peers_count(NULL) == 0);
     CHECK(lvs_services_count(NULL) == 0 && lvs_destinations_count(NULL) == 0 && lvs_places_count(NULL) == 0);
     CHECK(strcmp(lvs_status_name(LVS_ERR_NULL), "LVS_ERR_NULL") == 0);
     CHECK(strcmp(lvs_status_name(12345), "unknown status") == 0);
@@ -370,13 +376,18 @@ static void misuse_arp(void)
 static void misuse_node(void)
 {
     const char *vips[] = { "192.0.2.1", NULL, NULL };
+    const char *groups[] = { "web", NULL }, *macs[] = { NULL };
+    const char *wrong[] = { "", "=", "192.168.0.12", "192.168.0.12=", "192.168.0.12=02:00:00:00:00", "=02:00:00:00:00:01" };
     lvs_node *node = NULL;
     struct lvs_node_config config = { .size = sizeof config, .interface = "eth0", .vips = vips, .vip_count = 1,
                                       .state_dir = "/run/misuse", .services = TABLE,
                                       .fence = LVS_FENCE_CLEAR };
     struct lvs_node_config good = config;
     struct lvs_node_status status = { .size = sizeof status, .missing = 77 };
+    lvs_rules *rules = NULL;
+    lvs_peers *peers = NULL;
     char *text = NULL;
+    size_t count = 77;
     uint32_t role = 77;
 
     EXPECT(LVS_ERR_NULL, lvs_role_from_text(NULL, &role));
@@ -410,6 +421,40 @@ static void misuse_node(void)
     config = good;
     BAD_TEXT((config.state_dir = text, lvs_node_open(NULL, &config, &node)));
     config = good;
+    for (config.fence = 2; config.fence <= 4; config.fence++) { /* numbers of earlier versions */
+        char words[300];
+
+        EXPECT(LVS_ERR_INVALID, lvs_node_open(NULL, &config, &node));
+        lvs_last_error_message(words, sizeof words);
+        CHECK(strstr(words, "pass LVS_FENCE_MARKS") != NULL);
+    }
+    config = good;
+    BAD_TEXT((config.group = text, lvs_node_open(NULL, &config, &node)));
+    config = good;
+    config.group_count = 1;
+    EXPECT(LVS_ERR_NULL, lvs_node_open(NULL, &config, &node));
+    config.groups = groups;
+    EXPECT(LVS_ERR_INVALID, lvs_node_open(NULL, &config, &node)); /* `group` is not among them */
+    config.group = "web";
+    BAD_OR_NULL((groups[1] = text, config.group_count = 2, lvs_node_open(NULL, &config, &node)));
+    groups[1] = groups[0];
+    EXPECT(LVS_ERR_INVALID, lvs_node_open(NULL, &config, &node));
+    config.group_count = SIZE_MAX;
+    EXPECT(LVS_ERR_INVALID, lvs_node_open(NULL, &config, &node));
+    config = good;
+    config.peer_mac_count = 1;
+    EXPECT(LVS_ERR_NULL, lvs_node_open(NULL, &config, &node));
+    config.peer_macs = macs;
+    BAD_OR_NULL((macs[0] = text, lvs_node_open(NULL, &config, &node)));
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        EXPECT(LVS_ERR_INVALID, (macs[0] = wrong[i], lvs_node_open(NULL, &config, &node)));
+    config = good;
+    config.marks_base = UINT32_MAX;
+    EXPECT(LVS_ERR_INVALID, lvs_node_open(NULL, &config, &node));
+    config = good;
+    config.own_requests = 2;
+    EXPECT(LVS_ERR_INVALID, lvs_node_open(NULL, &config, &node));
+    config = good;
     EXPECT(LVS_ERR_TEXT, (config.services = too_long, lvs_node_open(NULL, &config, &node)));
     EXPECT(LVS_ERR_PARSE, (config.services = "-A", lvs_node_open(NULL, &config, &node)));
     CHECK(node == NULL);
@@ -421,6 +466,32 @@ static void misuse_node(void)
     EXPECT(LVS_ERR_INVALID, lvs_node_plan(node, 77, &text));
     EXPECT(LVS_ERR_NULL, lvs_node_become_role(NULL, role, &text));
     EXPECT(LVS_ERR_INVALID, lvs_node_become_role(node, LVS_ROLE_NONE, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_plan_apply(NULL, 0, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_plan_apply(node, 0, NULL));
+    EXPECT(LVS_ERR_INVALID, lvs_node_plan_apply(node, 2, &text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_plan_apply(node, LVS_NODE_APPLY_ALL, &text)); /* no role yet */
+    EXPECT(LVS_ERR_NULL, lvs_node_apply(NULL, 0, &text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_apply(node, 2, &text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_apply(node, LVS_NODE_APPLY_CHANGES, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_plan_repair(NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_plan_repair(node, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_repair(NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_restart_sync_daemons(NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_set_director(NULL, NULL));
+    BAD_TEXT(lvs_node_set_director(node, text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_set_director(node, "192.168.0.12/24"));
+    EXPECT(LVS_ERR_NULL, lvs_node_resync(NULL, &count));
+    EXPECT(LVS_ERR_NULL, lvs_node_known_connections(NULL, &count));
+    EXPECT(LVS_ERR_NULL, lvs_node_known_connections(node, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_audit(NULL, NULL, &count, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_audit(node, NULL, NULL, &text));
+    BAD_TEXT(lvs_node_audit(node, text, &count, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_announce_again(NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_rules(NULL, &rules));
+    EXPECT(LVS_ERR_NULL, lvs_node_rules(node, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_peers(NULL, &peers));
+    EXPECT(LVS_ERR_NULL, lvs_node_peers(node, NULL));
+    CHECK(count == 77 && rules == NULL && peers == NULL);
     EXPECT(LVS_ERR_NULL, lvs_node_plan_release(NULL, &text));
     EXPECT(LVS_ERR_NULL, lvs_node_plan_release(node, NULL));
     EXPECT(LVS_ERR_NULL, lvs_node_release(NULL, &text));
@@ -431,6 +502,12 @@ static void misuse_node(void)
 
     EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
     CHECK(status.role == LVS_ROLE_NONE && status.reached == 0 && status.generation == 0);
+    CHECK(status.director[0] == '\0');
+    EXPECT(LVS_OK, lvs_node_repair(node, &text)); /* there is no role to repair */
+    CHECK(text[0] == '\0');
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_restart_sync_daemons(node));
+    EXPECT(LVS_OK, lvs_node_set_director(node, "192.168.0.12"));
     EXPECT(LVS_OK, lvs_node_plan(node, LVS_ROLE_MASTER, &text));
     CHECK(strstr(text, "192.0.2.1") != NULL);
     lvs_text_free(text);
@@ -440,10 +517,19 @@ static void misuse_node(void)
     EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_MASTER, &text));
     CHECK(text[0] == '\0');
     lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_plan_apply(node, LVS_NODE_APPLY_ALL, &text));
+    CHECK(text[0] == '\0');
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_plan_repair(node, &text));
+    CHECK(text[0] == '\0');
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_rules(node, &rules)); /* LVS_FENCE_CLEAR has none */
+    CHECK(lvs_rules_count(rules) == 0);
+    lvs_rules_free(rules);
     EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_BACKUP, NULL));
     EXPECT(LVS_OK, lvs_node_get_status(node, &status, &text));
     CHECK(status.role == LVS_ROLE_BACKUP && status.reached == 1 && status.hidden == 1 && status.generation == 3);
-    CHECK(status.size == sizeof status && status.missing == 0 && status.services == 0 && text[0] == '\0');
+    CHECK(status.size == sizeof status && status.missing == 0 && status.drift == 0 && status.services == 0 && text[0] == '\0');
     lvs_text_free(text);
     EXPECT(LVS_OK, lvs_node_plan_release(node, &text));
     lvs_text_free(text);
@@ -451,6 +537,92 @@ static void misuse_node(void)
     EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
     CHECK(status.role == LVS_ROLE_NONE);
     lvs_node_free(node);
+}
+
+/* LVS_FENCE_MARKS: lists of rules and peers, a table that its editors change, and a release. */
+static void misuse_marks(void)
+{
+    const char *vip = "192.0.2.1", *mac = "192.168.0.12=02:00:00:00:00:02";
+    struct lvs_node_config config = { .size = sizeof config, .interface = "eth0", .vips = &vip, .vip_count = 1,
+                                      .state_dir = "/run/misuse", .services = MARKS_TABLE, .fence = LVS_FENCE_MARKS,
+                                      .peer_macs = &mac, .peer_mac_count = 1 };
+    struct lvs_node_status status = { .size = sizeof status };
+    struct lvs_rule rule = { .size = sizeof rule }, each = rule;
+    struct lvs_peer peer = { .size = sizeof peer };
+    struct lvs_destination checked = { .size = sizeof checked, .address = "192.168.0.12:80", .weight = 0 };
+    lvs_ipvs *ipvs = NULL;
+    lvs_node *node = NULL;
+    lvs_rules *rules = NULL;
+    lvs_peers *peers = NULL;
+    char *text = NULL;
+    size_t found = 0;
+
+    EXPECT(LVS_OK, lvs_ipvs_open(NULL, &ipvs));
+    EXPECT(LVS_OK, lvs_node_open(NULL, &config, &node));
+    EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_BACKUP, NULL));
+    EXPECT(LVS_OK, lvs_node_get_status(node, &status, &text));
+    CHECK(status.role == LVS_ROLE_BACKUP && status.reached == 1 && status.missing == 0 && status.services == 1);
+    CHECK(status.director[0] == '\0');
+    lvs_text_free(text);
+
+    EXPECT(LVS_OK, lvs_node_rules(node, &rules));
+    CHECK(lvs_rules_count(rules) > 0);
+    EXPECT(LVS_ERR_NULL, lvs_rules_get(NULL, 0, &rule));
+    EXPECT(LVS_ERR_NULL, lvs_rules_get(rules, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_rules_get(rules, lvs_rules_count(rules), &rule));
+    BAD_SIZE(rule, lvs_rules_get(rules, 0, &rule));
+    for (size_t i = 0; i < lvs_rules_count(rules); i++) {
+        EXPECT(LVS_OK, lvs_rules_get(rules, i, &each));
+        CHECK(strcmp(each.interface, "eth0") == 0 && strcmp(each.vip, vip) == 0 && each.mark >= 0x4c565300u);
+        CHECK((each.packets == LVS_PACKETS_FROM) == (each.mac != NULL));
+        if (each.packets == LVS_PACKETS_FROM && strcmp(each.mac, "02:00:00:00:00:02") == 0) {
+            rule = each;
+            found++;
+        }
+    }
+    CHECK(found == 1);
+    EXPECT(LVS_OK, lvs_node_peers(node, &peers));
+    EXPECT(LVS_ERR_NULL, lvs_peers_get(NULL, 0, &peer));
+    EXPECT(LVS_ERR_NULL, lvs_peers_get(peers, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_peers_get(peers, 1, &peer));
+    BAD_SIZE(peer, lvs_peers_get(peers, 0, &peer));
+    EXPECT(LVS_OK, lvs_peers_get(peers, 0, &peer));
+    CHECK(lvs_peers_count(peers) == 1);
+
+    /* The director is set, and cleared. */
+    EXPECT(LVS_OK, lvs_node_set_director(node, "192.168.0.12"));
+    EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
+    CHECK(strcmp(status.director, "192.168.0.12") == 0 && status.missing == 0);
+    EXPECT(LVS_OK, lvs_node_set_director(node, NULL));
+    EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
+    CHECK(status.director[0] == '\0' && status.missing == 0);
+
+    /* What a health check did stays, until all of the configuration is applied. */
+    EXPECT(LVS_OK, lvs_ipvs_replace_destination(ipvs, WEB, &checked));
+    EXPECT(LVS_OK, lvs_node_repair(node, &text));
+    CHECK(text[0] == '\0');
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_plan_apply(node, LVS_NODE_APPLY_CHANGES, &text));
+    CHECK(text[0] == '\0');
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_apply(node, LVS_NODE_APPLY_ALL, &text));
+    CHECK(strstr(text, "192.168.0.12:80") != NULL);
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_ipvs_table(ipvs, &text));
+    CHECK(strstr(text, "-r 192.168.0.12:80 -g -w 1") != NULL);
+    lvs_text_free(text);
+
+    EXPECT(LVS_OK, lvs_node_restart_sync_daemons(node));
+    EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_MASTER, NULL));
+    EXPECT(LVS_OK, lvs_node_release(node, NULL));
+    lvs_rules_free(rules);
+    EXPECT(LVS_OK, lvs_node_rules(node, &rules));
+    CHECK(lvs_rules_count(rules) == 0);
+    lvs_rules_free(rules);
+    lvs_node_free(node);
+    lvs_ipvs_free(ipvs);
+    CHECK(strcmp(peer.address, "192.168.0.12") == 0 && strcmp(peer.mac, "02:00:00:00:00:02") == 0);
+    lvs_peers_free(peers);
 }
 
 /* Another thread has its own last error, and may use and free what this one made. */
@@ -495,6 +667,7 @@ int main(void)
     misuse_vips();
     misuse_arp();
     misuse_node();
+    misuse_marks();
     two_threads();
     free(too_long);
     return 0;

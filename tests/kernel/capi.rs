@@ -19,6 +19,8 @@ fn network() {
     ip("addr add 192.168.0.11/24 dev eth0");
     ip("link set eth0 up");
     ip("link set eth1 up");
+    // Fence marks needs the MAC address of the other node, and warns without.
+    ip("neigh add 192.168.0.12 lladdr 02:00:00:00:00:12 nud permanent dev eth0");
     // The state directory is that of a node in another test's namespace.
     let _ = std::fs::remove_dir_all("/run/lvs-director");
 }
@@ -37,6 +39,12 @@ const TABLE: &str = "\
 -a -t 192.168.0.254:80 -r 192.168.0.12:80 -g -w 1
 ";
 
+/// The table, without the services of the node's own marks.
+fn table() -> String {
+    let all = ipvsadm("-Sn");
+    all.lines().filter(|line| !line.contains(" -f ")).map(|line| format!("{line}\n")).collect()
+}
+
 #[test]
 fn a_program_in_c_makes_a_node_master_and_backup() {
     network();
@@ -54,7 +62,7 @@ fn a_program_in_c_makes_a_node_master_and_backup() {
     ] {
         assert!(first.contains(line), "{line:?} is not in {first}");
     }
-    assert_eq!(ipvsadm("-Sn"), TABLE);
+    assert_eq!(table(), TABLE);
     assert!(vips("eth0").contains("inet 192.168.0.254/32 scope global"), "{}", vips("eth0"));
     assert!(vips("lo").contains("inet 192.168.0.254/32 scope host"), "{}", vips("lo"));
     assert_eq!((setting("arp_ignore"), setting("arp_announce")), ("1\n".into(), "2\n".into()));
@@ -68,14 +76,15 @@ fn a_program_in_c_makes_a_node_master_and_backup() {
 
     let output = director("BACKUP");
     assert!(output.status.success(), "{output:?}");
-    // The default fence: it schedules to itself only.
-    let quiesced = TABLE.replace("192.168.0.12:80 -g -w 1", "192.168.0.12:80 -g -w 0");
-    assert_eq!((ipvsadm("-Sn"), vips("eth0")), (quiesced, String::new()));
+    // The default fence, marks: the table stays, and a rule has the MAC address of the other node.
+    assert_eq!((table(), vips("eth0")), (TABLE.to_owned(), String::new()));
     assert!(vips("lo").contains("scope host"));
+    let rules = run("tc filter show dev eth0 ingress");
+    assert!(rules.contains("src_mac 02:00:00:00:00:12"), "{rules}");
 
     let output = director("master");
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(ipvsadm("-Sn"), TABLE);
+    assert_eq!(table(), TABLE);
 }
 
 #[test]

@@ -1,34 +1,39 @@
 /*
- * lvs-dr: web servers as their own load balancer. Linux IPVS in direct-routing mode, placement of the VIP, ARP
- * settings, and the change of a node's role. Link with -llvs_dr (pkg-config: lvs_dr). Linux only.
+ * lvs-dr: Linux IPVS in direct-routing mode on servers that are their own load balancers: IPVS services, the
+ * placement of the VIP, ARP settings, and the role of a node. Link with -llvs_dr (pkg-config: lvs_dr). Linux only.
  *
  * Results. Functions return LVS_OK (0) or a negative status, LVS_ERR_...: from -1 on for wrong arguments, -100 for
- * refusals of the kernel, -200 for the system, -300 for a node and what belongs to others, -900 for bugs. Numbers
- * keep their meaning; later versions may add some within these ranges. lvs_last_error_message() has the words and
- * lvs_last_errno() the errno of the last failure in the calling thread; a call that succeeds leaves them alone. A
- * result is written only by a call that succeeds. Nothing is printed, and no signal or exit handler is installed.
- * Where memory runs out, the process is aborted.
+ * refusals of the kernel, -200 for the system, -300 for a node and objects of other programs, -900 for bugs. Numbers
+ * keep their meaning; later versions may add some within these ranges. lvs_last_error_message() returns the message and
+ * lvs_last_errno() the errno of the last failure in the calling thread; a call that succeeds changes neither. A
+ * result is written only by a call that succeeds. The library prints nothing, and installs no signal or exit
+ * handler. When memory runs out, the process is aborted.
+ *
+ * Time. A call blocks until its work is done. A request to the kernel has a time limit of 5 s (LVS_ERR_NO_ANSWER);
+ * functions that wait longer say so. Functions that change a node wait up to 30 s for another process that works on
+ * it.
  *
  * Arguments. A pointer must not be NULL unless the function says what NULL means: otherwise LVS_ERR_NULL. Texts are
  * UTF-8 and end with a NUL: names, addresses and ids up to 255 octets, paths 4095, tables 16 MiB. They are copied.
  * Addresses are texts, as in inet_pton(3), with a port "192.168.0.11:80" or "[2001:db8::11]:80"; all numbers are in
  * host byte order.
  *
- * Structures begin with their size, which the caller sets, also of those to be filled; the other fields are set, or
- * cleared:
+ * A structure begins with its size. The caller sets it, also in a structure that the library fills, and sets or
+ * clears the other fields:
  *
  *     struct lvs_destination server = { .size = sizeof server, .address = "192.168.0.11:80", .weight = 1 };
  *
- * So a program works with later libraries, whose structures have more fields at their end: what an older program
- * does not give is 0, and 0 means what was done before there was the field. An older library takes a longer
- * structure as long as the fields that it does not know are 0, and clears them in those that it fills; otherwise
- * LVS_ERR_SIZE.
+ * From version 1.0 on, a program works with later libraries, whose structures have more fields at their end: a field
+ * that an older program does not have counts as 0, and 0 means the behaviour of the older library. An older library
+ * takes a longer structure if the fields that it does not know are 0, otherwise it fails with LVS_ERR_SIZE; in a
+ * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
+ * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node) are made by lvs_..._open() and ended by lvs_..._free(), lists by
- * lvs_..._free() as well, texts that are given to the caller (char **) by lvs_text_free(), and not to be written to.
- * A handle may be used by any thread, but by one at a time; different handles do not disturb one another. A handle
- * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2) a handle is for one
- * of the two processes only.
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
+ * freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must
+ * not be written to. Any thread may use a handle, but only one at a time; different handles are independent. A handle
+ * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2), only one of the two
+ * processes may use a handle.
  */
 
 #ifndef LVS_DR_H
@@ -56,7 +61,8 @@
 #define LVS_ERR_NULL -1
 
 /**
- * The `size` of a structure is none that this version knows, or a field that it does not know is set.
+ * The `size` of a structure is not one that this version knows, or a field that this version does not know
+ * is set.
  */
 #define LVS_ERR_SIZE -2
 
@@ -71,7 +77,7 @@
 #define LVS_ERR_PARSE -4
 
 /**
- * A value makes no sense, or the kernel would take it although it is wrong.
+ * A value is not usable; the message says why, and what was expected.
  */
 #define LVS_ERR_INVALID -5
 
@@ -101,7 +107,8 @@
 #define LVS_ERR_NO_FAMILY -103
 
 /**
- * The scheduler or persistence engine is unknown, and its module could not be loaded.
+ * The scheduler, persistence engine, or part of traffic control (cls_flower, act_skbedit) is unknown, and its
+ * module could not be loaded.
  */
 #define LVS_ERR_NO_MODULE -104
 
@@ -191,27 +198,27 @@
 #define LVS_ERR_MALFORMED -202
 
 /**
- * The address, service or setting belongs to somebody else, and is left as it was.
+ * The address, service, mark or setting belongs to another program, and is left as it was.
  */
 #define LVS_ERR_FOREIGN -300
 
 /**
- * A file in the state directory cannot be believed.
+ * A file in the state directory is damaged, or was written by a later version.
  */
 #define LVS_ERR_STATE -301
 
 /**
- * A later request for a role arrived while this one waited; this one is not carried out.
+ * Superseded by a later request for a role, which arrived while this one waited.
  */
 #define LVS_ERR_OVERTAKEN -302
 
 /**
- * Another process works on the node for too long.
+ * Another process held the node's lock until the time limit.
  */
 #define LVS_ERR_LOCKED -303
 
 /**
- * A change was made without an error, but the kernel does not show its effect.
+ * The kernel reported no error for a change, but does not show its effect.
  */
 #define LVS_ERR_NOT_VERIFIED -304
 
@@ -302,7 +309,8 @@
 #define LVS_CHECKSUM_REMOTE 2
 
 /**
- * For lvs_ipvs_apply: services that the table does not name are removed, whosesoever they are.
+ * For lvs_ipvs_apply(): removes every service that the table does not list, including those of other
+ * programs.
  */
 #define LVS_APPLY_REMOVE_OTHERS 1
 
@@ -317,17 +325,17 @@
 #define LVS_PLACE_DEPRECATED 2
 
 /**
- * In lvs_place: IPv6 duplicate detection has not ended, and it does not work yet.
+ * In lvs_place: IPv6 duplicate address detection has not ended, so the address is not usable yet.
  */
 #define LVS_PLACE_TENTATIVE 4
 
 /**
- * In lvs_place: IPv6 duplicate detection found it elsewhere, and it does not work.
+ * In lvs_place: IPv6 duplicate address detection found the address on another node, so it is not usable.
  */
 #define LVS_PLACE_DAD_FAILED 8
 
 /**
- * In lvs_place: it belongs to somebody else, and is neither changed nor removed.
+ * In lvs_place: another program added it; this library neither changes nor removes it.
  */
 #define LVS_PLACE_FOREIGN 16
 
@@ -921,10 +929,9 @@ size_t lvs_last_error_message(char *buffer,
 const char *lvs_version(void);
 
 /**
- * Takes back a text that was given away.
+ * Frees a text that this library returned through a `char **`. NULL is ignored.
  *
- * Any text that this library gave, or NULL, which does nothing. Not for free(3), and not for texts that are
- * part of a list.
+ * Such a text is not for free(3). Texts in the entries of a list are freed with the list.
  */
 void lvs_text_free(char *text);
 
@@ -939,7 +946,7 @@ int lvs_ipvs_open(const char *netns,
                   struct lvs_ipvs **ipvs);
 
 /**
- * Ends a client. What it has changed stays. NULL does nothing.
+ * Frees the client. Its changes stay. NULL is ignored.
  */
 void lvs_ipvs_free(struct lvs_ipvs *ipvs);
 
@@ -970,7 +977,7 @@ int lvs_ipvs_services(struct lvs_ipvs *ipvs,
                       struct lvs_services **services);
 
 /**
- * How many services a list has; 0 for NULL.
+ * Returns the number of services in a list; 0 for NULL.
  */
 size_t lvs_services_count(const struct lvs_services *services);
 
@@ -983,7 +990,7 @@ int lvs_services_get(const struct lvs_services *services,
                      struct lvs_service *service);
 
 /**
- * Ends a list. NULL does nothing.
+ * Frees the list. NULL is ignored.
  */
 void lvs_services_free(struct lvs_services *services);
 
@@ -1021,7 +1028,7 @@ int lvs_ipvs_destinations(struct lvs_ipvs *ipvs,
                           struct lvs_destinations **destinations);
 
 /**
- * How many destinations a list has; 0 for NULL.
+ * Returns the number of destinations in a list; 0 for NULL.
  */
 size_t lvs_destinations_count(const struct lvs_destinations *destinations);
 
@@ -1034,7 +1041,7 @@ int lvs_destinations_get(const struct lvs_destinations *destinations,
                          struct lvs_destination *destination);
 
 /**
- * Ends a list. NULL does nothing.
+ * Frees the list. NULL is ignored.
  */
 void lvs_destinations_free(struct lvs_destinations *destinations);
 
@@ -1046,7 +1053,7 @@ int lvs_ipvs_table(struct lvs_ipvs *ipvs,
                    char **table);
 
 /**
- * Says what lvs_ipvs_apply() would do, and changes nothing. `plan`: is set to a text, a command of ipvsadm(8)
+ * Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of ipvsadm(8)
  * on each line, empty where nothing is to be done; free it with lvs_text_free().
  */
 int lvs_ipvs_plan(struct lvs_ipvs *ipvs,
@@ -1060,7 +1067,7 @@ int lvs_ipvs_plan(struct lvs_ipvs *ipvs,
  * keeps its connections; when a change fails, those before it are undone.
  *
  * `flags`: 0, and services that the text does not name stay as they are; or LVS_APPLY_REMOVE_OTHERS. `done`: is
- * set to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is of no interest. Fails with
+ * set to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is not needed. Fails with
  * LVS_ERR_PARSE, or as the functions for single changes do.
  */
 int lvs_ipvs_apply(struct lvs_ipvs *ipvs,
@@ -1078,7 +1085,7 @@ int lvs_vips_open(const char *netns,
                   struct lvs_vips **vips);
 
 /**
- * Ends a client. What it has changed stays. NULL does nothing.
+ * Frees the client. Its changes stay. NULL is ignored.
  */
 void lvs_vips_free(struct lvs_vips *vips);
 
@@ -1087,9 +1094,9 @@ void lvs_vips_free(struct lvs_vips *vips);
  *
  * `vip`: "192.168.0.254". `interface`: "lo" for the loopback interface, where it gets scope host: the place of
  * every node that serves. Any other name: where neighbours find it, the director's place. `changed`: is set to
- * 1 if there was anything to do, otherwise to 0; NULL if it is of no interest. Fails with
- * LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN where the address is there and belongs to
- * somebody else.
+ * 1 if there was anything to do, otherwise to 0; NULL if it is not needed. Fails with
+ * LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN when another program has added the
+ * address already.
  */
 int lvs_vips_add(struct lvs_vips *vips,
                  const char *vip,
@@ -1106,9 +1113,9 @@ int lvs_vips_remove(struct lvs_vips *vips,
                     int *changed);
 
 /**
- * Moves a VIP: it is added to interface `to`, then removed from `from`, wherever of the two it is now; between
- * the two it sits at both. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN where it sits on a third
- * interface.
+ * Moves a VIP: it is added to interface `to`, then removed from `from`, whichever of the two has it now; for a
+ * moment both have it. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when a third interface has
+ * it.
  */
 int lvs_vips_relocate(struct lvs_vips *vips,
                       const char *vip,
@@ -1117,8 +1124,8 @@ int lvs_vips_relocate(struct lvs_vips *vips,
                       int *changed);
 
 /**
- * Removes a VIP from `lo` and, unless that is NULL, from `interface`. What belongs to somebody else stays, and
- * is no error.
+ * Removes a VIP from `lo` and, unless that is NULL, from `interface`. An address that another program added
+ * stays, and is no error.
  */
 int lvs_vips_withdraw(struct lvs_vips *vips,
                       const char *vip,
@@ -1126,7 +1133,7 @@ int lvs_vips_withdraw(struct lvs_vips *vips,
                       int *changed);
 
 /**
- * Finds everywhere that an address sits. `places`: is set to the list, which may be empty; free it with
+ * Finds the interfaces that hold an address. `places`: is set to the list, which may be empty; free it with
  * lvs_places_free().
  */
 int lvs_vips_locate(struct lvs_vips *vips,
@@ -1134,7 +1141,7 @@ int lvs_vips_locate(struct lvs_vips *vips,
                     struct lvs_places **places);
 
 /**
- * How many places a list has; 0 for NULL.
+ * Returns the number of places in a list; 0 for NULL.
  */
 size_t lvs_places_count(const struct lvs_places *places);
 
@@ -1147,15 +1154,15 @@ int lvs_places_get(const struct lvs_places *places,
                    struct lvs_place *place);
 
 /**
- * Ends a list. NULL does nothing.
+ * Frees the list. NULL is ignored.
  */
 void lvs_places_free(struct lvs_places *places);
 
 /**
- * Tells the neighbours that the VIP is to be found here, with `times` gratuitous ARP requests or unsolicited
- * neighbour advertisements in one go. keepalived sends 5.
+ * Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests or
+ * unsolicited neighbour advertisements at once. keepalived sends 5.
  *
- * `sent`: is set to 1, or to 0 on an interface where nobody keeps such entries; NULL if it is of no interest.
+ * `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point, NOARP); NULL if it is not needed.
  * Fails with LVS_ERR_NO_ADDRESS where the interface does not hold the VIP, LVS_ERR_INTERFACE_DOWN,
  * LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without CAP_NET_RAW.
  */
@@ -1175,7 +1182,7 @@ int lvs_arp_open(const char *netns,
                  struct lvs_arp **arp);
 
 /**
- * Ends a client. What it has changed stays. NULL does nothing.
+ * Frees the client. Its changes stay. NULL is ignored.
  */
 void lvs_arp_free(struct lvs_arp *arp);
 
@@ -1188,7 +1195,7 @@ int lvs_arp_get(const struct lvs_arp *arp,
                 struct lvs_arp_settings *settings);
 
 /**
- * Reads the settings that count on an interface: of its own and those of "all", the greater number each.
+ * Reads the effective settings of an interface: of its own and those of "all", the greater number each.
  * Otherwise as lvs_arp_get().
  */
 int lvs_arp_effective(const struct lvs_arp *arp,
@@ -1200,7 +1207,7 @@ int lvs_arp_effective(const struct lvs_arp *arp,
  *
  * `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL if it is of
  * no interest. It may be the same structure as `settings`. After a failure one of the two may be set:
- * lvs_arp_get() tells. Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written
+ * read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written
  * to (EACCES, EPERM, EROFS).
  */
 int lvs_arp_set(const struct lvs_arp *arp,
@@ -1209,9 +1216,9 @@ int lvs_arp_set(const struct lvs_arp *arp,
                 struct lvs_arp_settings *previous);
 
 /**
- * Gives back what lvs_arp_set() changed: from `settings`, what was set, to `previous`, what was found before.
+ * Restores what lvs_arp_set() changed: from `settings`, which were set, to `previous`, which were found.
  *
- * What somebody else has changed since stays, and is no error: `kept` is set to 1 then, otherwise to 0; NULL
+ * A setting that another program changed since stays, and is no error: `kept` is set to 1 then, otherwise to 0; NULL
  * if it is of no interest.
  */
 int lvs_arp_give_back(const struct lvs_arp *arp,

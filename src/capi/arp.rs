@@ -63,7 +63,7 @@ pub extern "C" fn lvs_arp_open(netns: Text, arp: Option<&mut MaybeUninit<Box<lvs
     })
 }
 
-/// Ends a client. What it has changed stays. NULL does nothing.
+/// Frees the client. Its changes stay. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_arp_free(arp: Option<Box<lvs_arp>>) {
     let _ = caught(|| drop(arp));
@@ -82,7 +82,7 @@ pub unsafe extern "C" fn lvs_arp_get(arp: Option<&lvs_arp>, target: Text, settin
     })
 }
 
-/// Reads the settings that count on an interface: of its own and those of "all", the greater number each.
+/// Reads the effective settings of an interface: of its own and those of "all", the greater number each.
 /// Otherwise as lvs_arp_get().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_effective(
@@ -101,9 +101,9 @@ pub unsafe extern "C" fn lvs_arp_effective(
 
 /// Sets both settings of an interface, or of "all".
 ///
-/// `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL if it is of
-/// no interest. It may be the same structure as `settings`. After a failure one of the two may be set:
-/// lvs_arp_get() tells. Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written
+/// `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL if it is not
+/// needed. It may be the same structure as `settings`. After a failure one of the two may be set:
+/// read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written
 /// to (EACCES, EPERM, EROFS).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_set(
@@ -125,10 +125,10 @@ pub unsafe extern "C" fn lvs_arp_set(
     })
 }
 
-/// Gives back what lvs_arp_set() changed: from `settings`, what was set, to `previous`, what was found before.
+/// Restores what lvs_arp_set() changed: from `settings`, which were set, to `previous`, which were found.
 ///
-/// What somebody else has changed since stays, and is no error: `kept` is set to 1 then, otherwise to 0; NULL
-/// if it is of no interest.
+/// A setting that another program changed since stays, and is no error: `kept` is set to 1 then, otherwise to 0; NULL
+/// if it is not needed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_give_back(
     arp: Option<&lvs_arp>,

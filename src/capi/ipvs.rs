@@ -59,7 +59,8 @@ pub const LVS_CHECKSUM_FULL: u32 = 1;
 /// The outer packet's checksum is left to the receiver; not with GRE.
 pub const LVS_CHECKSUM_REMOTE: u32 = 2;
 
-/// For lvs_ipvs_apply: services that the table does not name are removed, whosesoever they are.
+/// For lvs_ipvs_apply(): removes every service that the table does not list, including those of other
+/// programs.
 pub const LVS_APPLY_REMOVE_OTHERS: u32 = 0x1;
 
 /// A client of IPVS in one network namespace.
@@ -309,7 +310,7 @@ pub extern "C" fn lvs_ipvs_open(netns: Text, ipvs: Option<&mut MaybeUninit<Box<l
     })
 }
 
-/// Ends a client. What it has changed stays. NULL does nothing.
+/// Frees the client. Its changes stay. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_free(ipvs: Option<Box<lvs_ipvs>>) {
     let _ = caught(|| drop(ipvs));
@@ -360,7 +361,7 @@ pub extern "C" fn lvs_ipvs_services(
     })
 }
 
-/// How many services a list has; 0 for NULL.
+/// Returns the number of services in a list; 0 for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_services_count(services: Option<&lvs_services>) -> usize {
     services.map_or(0, |services| services.0.len())
@@ -384,7 +385,7 @@ pub unsafe extern "C" fn lvs_services_get(
     })
 }
 
-/// Ends a list. NULL does nothing.
+/// Frees the list. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_services_free(services: Option<Box<lvs_services>>) {
     let _ = caught(|| drop(services));
@@ -450,7 +451,7 @@ pub extern "C" fn lvs_ipvs_destinations(
     })
 }
 
-/// How many destinations a list has; 0 for NULL.
+/// Returns the number of destinations in a list; 0 for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_destinations_count(destinations: Option<&lvs_destinations>) -> usize {
     destinations.map_or(0, |destinations| destinations.0.len())
@@ -474,7 +475,7 @@ pub unsafe extern "C" fn lvs_destinations_get(
     })
 }
 
-/// Ends a list. NULL does nothing.
+/// Frees the list. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_destinations_free(destinations: Option<Box<lvs_destinations>>) {
     let _ = caught(|| drop(destinations));
@@ -491,7 +492,7 @@ pub extern "C" fn lvs_ipvs_table(ipvs: Option<&mut lvs_ipvs>, table: Option<&mut
     })
 }
 
-/// Says what lvs_ipvs_apply() would do, and changes nothing. `plan`: is set to a text, a command of ipvsadm(8)
+/// Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of ipvsadm(8)
 /// on each line, empty where nothing is to be done; free it with lvs_text_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_plan(
@@ -512,7 +513,7 @@ pub extern "C" fn lvs_ipvs_plan(
 /// keeps its connections; when a change fails, those before it are undone.
 ///
 /// `flags`: 0, and services that the text does not name stay as they are; or LVS_APPLY_REMOVE_OTHERS. `done`: is
-/// set to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is of no interest. Fails with
+/// set to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is not needed. Fails with
 /// LVS_ERR_PARSE, or as the functions for single changes do.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_apply(

@@ -12,9 +12,7 @@ use super::ffi::{Grows, NAME, PATH, Place, Result, TABLE, Text, choice, given, i
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::{ArpTarget, Settings};
 use crate::marks::Mac;
-use crate::node::{
-    Apply, ArpConfig, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Role, Status, VipOwner,
-};
+use crate::node::{Apply, ArpConfig, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Role, Status, VipOwner};
 
 /// No role yet.
 pub const LVS_ROLE_NONE: u32 = 0;

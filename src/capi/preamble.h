@@ -1,32 +1,37 @@
 /*
- * lvs-dr: web servers as their own load balancer. Linux IPVS in direct-routing mode, placement of the VIP, ARP
- * settings, and the change of a node's role. Link with -llvs_dr (pkg-config: lvs_dr). Linux only.
+ * lvs-dr: Linux IPVS in direct-routing mode on servers that are their own load balancers: IPVS services, the
+ * placement of the VIP, ARP settings, and the role of a node. Link with -llvs_dr (pkg-config: lvs_dr). Linux only.
  *
  * Results. Functions return LVS_OK (0) or a negative status, LVS_ERR_...: from -1 on for wrong arguments, -100 for
- * refusals of the kernel, -200 for the system, -300 for a node and what belongs to others, -900 for bugs. Numbers
- * keep their meaning; later versions may add some within these ranges. lvs_last_error_message() has the words and
- * lvs_last_errno() the errno of the last failure in the calling thread; a call that succeeds leaves them alone. A
- * result is written only by a call that succeeds. Nothing is printed, and no signal or exit handler is installed.
- * Where memory runs out, the process is aborted.
+ * refusals of the kernel, -200 for the system, -300 for a node and objects of other programs, -900 for bugs. Numbers
+ * keep their meaning; later versions may add some within these ranges. lvs_last_error_message() returns the message and
+ * lvs_last_errno() the errno of the last failure in the calling thread; a call that succeeds changes neither. A
+ * result is written only by a call that succeeds. The library prints nothing, and installs no signal or exit
+ * handler. When memory runs out, the process is aborted.
+ *
+ * Time. A call blocks until its work is done. A request to the kernel has a time limit of 5 s (LVS_ERR_NO_ANSWER);
+ * functions that wait longer say so. Functions that change a node wait up to 30 s for another process that works on
+ * it.
  *
  * Arguments. A pointer must not be NULL unless the function says what NULL means: otherwise LVS_ERR_NULL. Texts are
  * UTF-8 and end with a NUL: names, addresses and ids up to 255 octets, paths 4095, tables 16 MiB. They are copied.
  * Addresses are texts, as in inet_pton(3), with a port "192.168.0.11:80" or "[2001:db8::11]:80"; all numbers are in
  * host byte order.
  *
- * Structures begin with their size, which the caller sets, also of those to be filled; the other fields are set, or
- * cleared:
+ * A structure begins with its size. The caller sets it, also in a structure that the library fills, and sets or
+ * clears the other fields:
  *
  *     struct lvs_destination server = { .size = sizeof server, .address = "192.168.0.11:80", .weight = 1 };
  *
- * So a program works with later libraries, whose structures have more fields at their end: what an older program
- * does not give is 0, and 0 means what was done before there was the field. An older library takes a longer
- * structure as long as the fields that it does not know are 0, and clears them in those that it fills; otherwise
- * LVS_ERR_SIZE.
+ * From version 1.0 on, a program works with later libraries, whose structures have more fields at their end: a field
+ * that an older program does not have counts as 0, and 0 means the behaviour of the older library. An older library
+ * takes a longer structure if the fields that it does not know are 0, otherwise it fails with LVS_ERR_SIZE; in a
+ * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
+ * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node) are made by lvs_..._open() and ended by lvs_..._free(), lists by
- * lvs_..._free() as well, texts that are given to the caller (char **) by lvs_text_free(), and not to be written to.
- * A handle may be used by any thread, but by one at a time; different handles do not disturb one another. A handle
- * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2) a handle is for one
- * of the two processes only.
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
+ * freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must
+ * not be written to. Any thread may use a handle, but only one at a time; different handles are independent. A handle
+ * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2), only one of the two
+ * processes may use a handle.
  */

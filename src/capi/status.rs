@@ -15,13 +15,14 @@ pub const LVS_OK: c_int = 0;
 
 /// A pointer that must not be NULL is.
 pub const LVS_ERR_NULL: c_int = -1;
-/// The `size` of a structure is none that this version knows, or a field that it does not know is set.
+/// The `size` of a structure is not one that this version knows, or a field that this version does not know
+/// is set.
 pub const LVS_ERR_SIZE: c_int = -2;
 /// A text is not UTF-8, or too long.
 pub const LVS_ERR_TEXT: c_int = -3;
 /// A table cannot be read; the message has the line.
 pub const LVS_ERR_PARSE: c_int = -4;
-/// A value makes no sense, or the kernel would take it although it is wrong.
+/// A value is not usable; the message says why, and what was expected.
 pub const LVS_ERR_INVALID: c_int = -5;
 /// A list has no entry of this index.
 pub const LVS_ERR_INDEX: c_int = -6;
@@ -34,7 +35,8 @@ pub const LVS_ERR_PERMISSION: c_int = -101;
 pub const LVS_ERR_NO_IPVS: c_int = -102;
 /// The kernel lacks this address family (usually IPv6 switched off).
 pub const LVS_ERR_NO_FAMILY: c_int = -103;
-/// The scheduler or persistence engine is unknown, and its module could not be loaded.
+/// The scheduler, persistence engine, or part of traffic control (cls_flower, act_skbedit) is unknown, and its
+/// module could not be loaded.
 pub const LVS_ERR_NO_MODULE: c_int = -104;
 /// No such virtual service.
 pub const LVS_ERR_NO_SERVICE: c_int = -105;
@@ -72,15 +74,15 @@ pub const LVS_ERR_NO_ANSWER: c_int = -201;
 /// An answer of the kernel is not understood.
 pub const LVS_ERR_MALFORMED: c_int = -202;
 
-/// The address, service or setting belongs to somebody else, and is left as it was.
+/// The address, service, mark or setting belongs to another program, and is left as it was.
 pub const LVS_ERR_FOREIGN: c_int = -300;
-/// A file in the state directory cannot be believed.
+/// A file in the state directory is damaged, or was written by a later version.
 pub const LVS_ERR_STATE: c_int = -301;
-/// A later request for a role arrived while this one waited; this one is not carried out.
+/// Superseded by a later request for a role, which arrived while this one waited.
 pub const LVS_ERR_OVERTAKEN: c_int = -302;
-/// Another process works on the node for too long.
+/// Another process held the node's lock until the time limit.
 pub const LVS_ERR_LOCKED: c_int = -303;
-/// A change was made without an error, but the kernel does not show its effect.
+/// The kernel reported no error for a change, but does not show its effect.
 pub const LVS_ERR_NOT_VERIFIED: c_int = -304;
 
 /// A bug in this library. The handles that were used may only be freed.
@@ -258,10 +260,9 @@ pub extern "C" fn lvs_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// Takes back a text that was given away.
+/// Frees a text that this library returned through a `char **`. NULL is ignored.
 ///
-/// Any text that this library gave, or NULL, which does nothing. Not for free(3), and not for texts that are
-/// part of a list.
+/// Such a text is not for free(3). Texts in the entries of a list are freed with the list.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_text_free(text: *mut c_char) {
     let take_back = || {

@@ -11,11 +11,11 @@ use crate::vip::{Located, Placement, Scope, Vips};
 pub const LVS_PLACE_PERMANENT: u32 = 0x01;
 /// In lvs_place: its preferred lifetime is over, and it is not the source of new connections.
 pub const LVS_PLACE_DEPRECATED: u32 = 0x02;
-/// In lvs_place: IPv6 duplicate detection has not ended, and it does not work yet.
+/// In lvs_place: IPv6 duplicate address detection has not ended, so the address is not usable yet.
 pub const LVS_PLACE_TENTATIVE: u32 = 0x04;
-/// In lvs_place: IPv6 duplicate detection found it elsewhere, and it does not work.
+/// In lvs_place: IPv6 duplicate address detection found the address on another node, so it is not usable.
 pub const LVS_PLACE_DAD_FAILED: u32 = 0x08;
-/// In lvs_place: it belongs to somebody else, and is neither changed nor removed.
+/// In lvs_place: another program added it; this library neither changes nor removes it.
 pub const LVS_PLACE_FOREIGN: u32 = 0x10;
 
 /// Finds and changes the VIPs of one network namespace.
@@ -134,7 +134,7 @@ pub extern "C" fn lvs_vips_open(netns: Text, vips: Option<&mut MaybeUninit<Box<l
     })
 }
 
-/// Ends a client. What it has changed stays. NULL does nothing.
+/// Frees the client. Its changes stay. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_free(vips: Option<Box<lvs_vips>>) {
     let _ = caught(|| drop(vips));
@@ -144,9 +144,9 @@ pub extern "C" fn lvs_vips_free(vips: Option<Box<lvs_vips>>) {
 ///
 /// `vip`: "192.168.0.254". `interface`: "lo" for the loopback interface, where it gets scope host: the place of
 /// every node that serves. Any other name: where neighbours find it, the director's place. `changed`: is set to
-/// 1 if there was anything to do, otherwise to 0; NULL if it is of no interest. Fails with
-/// LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN where the address is there and belongs to
-/// somebody else.
+/// 1 if there was anything to do, otherwise to 0; NULL if it is not needed. Fails with
+/// LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN when another program has added the
+/// address already.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_add(
     vips: Option<&mut lvs_vips>,
@@ -177,9 +177,9 @@ pub extern "C" fn lvs_vips_remove(
     })
 }
 
-/// Moves a VIP: it is added to interface `to`, then removed from `from`, wherever of the two it is now; between
-/// the two it sits at both. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN where it sits on a third
-/// interface.
+/// Moves a VIP: it is added to interface `to`, then removed from `from`, whichever of the two has it now; for a
+/// moment both have it. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when a third interface has
+/// it.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_relocate(
     vips: Option<&mut lvs_vips>,
@@ -195,8 +195,8 @@ pub extern "C" fn lvs_vips_relocate(
     })
 }
 
-/// Removes a VIP from `lo` and, unless that is NULL, from `interface`. What belongs to somebody else stays, and
-/// is no error.
+/// Removes a VIP from `lo` and, unless that is NULL, from `interface`. An address that another program added
+/// stays, and is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_withdraw(
     vips: Option<&mut lvs_vips>,
@@ -212,7 +212,7 @@ pub extern "C" fn lvs_vips_withdraw(
     })
 }
 
-/// Finds everywhere that an address sits. `places`: is set to the list, which may be empty; free it with
+/// Finds the interfaces that hold an address. `places`: is set to the list, which may be empty; free it with
 /// lvs_places_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_locate(
@@ -228,7 +228,7 @@ pub extern "C" fn lvs_vips_locate(
     })
 }
 
-/// How many places a list has; 0 for NULL.
+/// Returns the number of places in a list; 0 for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_places_count(places: Option<&lvs_places>) -> usize {
     places.map_or(0, |places| places.0.len())
@@ -248,16 +248,16 @@ pub unsafe extern "C" fn lvs_places_get(places: Option<&lvs_places>, index: usiz
     })
 }
 
-/// Ends a list. NULL does nothing.
+/// Frees the list. NULL is ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_places_free(places: Option<Box<lvs_places>>) {
     let _ = caught(|| drop(places));
 }
 
-/// Tells the neighbours that the VIP is to be found here, with `times` gratuitous ARP requests or unsolicited
-/// neighbour advertisements in one go. keepalived sends 5.
+/// Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests or
+/// unsolicited neighbour advertisements at once. keepalived sends 5.
 ///
-/// `sent`: is set to 1, or to 0 on an interface where nobody keeps such entries; NULL if it is of no interest.
+/// `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point, NOARP); NULL if it is not needed.
 /// Fails with LVS_ERR_NO_ADDRESS where the interface does not hold the VIP, LVS_ERR_INTERFACE_DOWN,
 /// LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without CAP_NET_RAW.
 #[unsafe(no_mangle)]

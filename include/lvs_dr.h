@@ -1205,8 +1205,8 @@ int lvs_arp_effective(const struct lvs_arp *arp,
 /**
  * Sets both settings of an interface, or of "all".
  *
- * `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL if it is of
- * no interest. It may be the same structure as `settings`. After a failure one of the two may be set:
+ * `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL if it is not
+ * needed. It may be the same structure as `settings`. After a failure one of the two may be set:
  * read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written
  * to (EACCES, EPERM, EROFS).
  */
@@ -1219,7 +1219,7 @@ int lvs_arp_set(const struct lvs_arp *arp,
  * Restores what lvs_arp_set() changed: from `settings`, which were set, to `previous`, which were found.
  *
  * A setting that another program changed since stays, and is no error: `kept` is set to 1 then, otherwise to 0; NULL
- * if it is of no interest.
+ * if it is not needed.
  */
 int lvs_arp_give_back(const struct lvs_arp *arp,
                       const char *target,

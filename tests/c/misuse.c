@@ -584,10 +584,12 @@ static void misuse_marks(void)
     EXPECT(LVS_OK, lvs_node_peers(node, &peers));
     EXPECT(LVS_ERR_NULL, lvs_peers_get(NULL, 0, &peer));
     EXPECT(LVS_ERR_NULL, lvs_peers_get(peers, 0, NULL));
-    EXPECT(LVS_ERR_INDEX, lvs_peers_get(peers, 1, &peer));
+    EXPECT(LVS_ERR_INDEX, lvs_peers_get(peers, 2, &peer));
     BAD_SIZE(peer, lvs_peers_get(peers, 0, &peer));
+    CHECK(lvs_peers_count(peers) == 2); /* one is configured, one a neighbour of the test's */
+    EXPECT(LVS_OK, lvs_peers_get(peers, 1, &peer));
+    CHECK(strcmp(peer.address, "192.168.0.12") == 0 && strcmp(peer.mac, "02:00:00:00:00:12") == 0);
     EXPECT(LVS_OK, lvs_peers_get(peers, 0, &peer));
-    CHECK(lvs_peers_count(peers) == 1);
 
     /* The director is set, and cleared. */
     EXPECT(LVS_OK, lvs_node_set_director(node, "192.168.0.12"));

@@ -119,8 +119,12 @@ fn a_program_in_c_says_what_is_wrong() {
 fn whatever_a_caller_does_wrong_is_a_status() {
     network();
     // Sees what is read or written wrongly on either side of the border, and what is never freed.
-    let valgrind =
-        "valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible";
+    let valgrind = concat!(
+        "valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible ",
+        "--suppressions=",
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/c/valgrind.supp"
+    );
     let output = try_run(&format!("{valgrind} {}", program("misuse")));
     assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
     assert_eq!((said(&output.stdout), said(&output.stderr)), (String::new(), String::new()));

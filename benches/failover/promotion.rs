@@ -30,6 +30,8 @@ use crate::requests::{Counter, Requests};
 const PORT: u16 = 5000;
 /// Served by n2 and n3.
 const SPREAD_PORT: u16 = 5001;
+/// The client's, of new sessions.
+const FIRST_PORT: u16 = 20_000;
 /// What the client sends: the datagram of a session, and one of a new session each time.
 const EVERY: Duration = Duration::from_millis(4);
 /// The kernel collects what it tells the other nodes of connections for up to two seconds.
@@ -165,6 +167,7 @@ pub(crate) fn measure(
         if ended && answers.complete() {
             break;
         }
+        ensure!(!client.thread.is_finished(), "the client has ended: {:?}", client.stop());
         if start.elapsed() - begin > PATIENCE {
             bail!("waited {PATIENCE:?} for a promotion with {services} services: {:?}", client.answers());
         }
@@ -360,16 +363,17 @@ impl Client {
 
 /// Sends in one session all the time, and opens new ones.
 fn send(start: Instant, answers: &Mutex<Answers>, stop: &AtomicBool) -> Result<()> {
-    let known = socket(0, PORT)?;
+    // None of the new sessions has this port.
+    let known = socket(FIRST_PORT - 1, PORT)?;
     let mut new: HashMap<u16, (u16, Duration, UdpSocket)> = HashMap::new();
-    let mut port = 20_000;
+    let mut port = FIRST_PORT;
     let mut datagram = [0; 16];
     while !stop.load(Ordering::Relaxed) {
         let sent = start.elapsed();
         // What nobody answers for is what is measured.
         let _ = known.send(&(sent.as_micros() as u64).to_be_bytes());
         for service in [PORT, SPREAD_PORT] {
-            port = if port < 60_000 { port + 1 } else { 20_000 };
+            port = if port < 60_000 { port + 1 } else { FIRST_PORT };
             let socket = socket(port, service)?;
             let _ = socket.send(b"new");
             new.insert(port, (service, sent, socket));

@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::scene::{ASKED, Scene, failed, kept, open_some};
+use super::split::tables;
 use crate::cluster::addresses::real;
 use crate::cluster::load::{Load, Sessions};
 use crate::cluster::progress::Progress;
@@ -87,6 +88,7 @@ pub(super) fn tell(way: &Way, edit: Edit, progress: Progress) -> Result<(Vec<(St
         let idle = idle.so_far();
         let [idle, idle_gone] = [kept(&idle, now, now, stayed), kept(&idle, now, now, went)];
         let requests = load.stop()?;
+        let tables = tables(scene)?;
         let (changing, moving) = (failed(&requests, begin, moved), failed(&requests, moved, now));
         let to_removed = requests.iter().filter(|r| r.sent >= moved && r.served.is_ok_and(went)).count();
         let of = requests.iter().filter(|r| r.sent >= moved).count();
@@ -105,7 +107,7 @@ pub(super) fn tell(way: &Way, edit: Edit, progress: Progress) -> Result<(Vec<(St
             "edited": edited, "opened": opened, "active_kept": active.json(), "idle_kept": idle.json(),
             "of_changed_servers": { "active_kept": active_gone.json(), "idle_kept": idle_gone.json() },
             "new_failed_in_changes": changing.json(), "new_failed_in_moves": moving.json(),
-            "new_to_changed_servers": { "count": to_removed, "of": of },
+            "tables": tables, "new_to_changed_servers": { "count": to_removed, "of": of },
         });
         Ok((lines, json))
     })

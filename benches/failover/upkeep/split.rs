@@ -108,7 +108,7 @@ fn names(live: &[bool]) -> String {
 }
 
 /// As ipvsadm shows them: rules and daemons of each node.
-fn tables(scene: &Scene) -> Result<Vec<Value>> {
+pub(super) fn tables(scene: &Scene) -> Result<Vec<Value>> {
     let of = |node: &crate::cluster::Node| {
         let lines = |text: String| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
         let daemons = node.run("ipvsadm -Ln --daemon")?;

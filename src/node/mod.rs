@@ -444,6 +444,15 @@ impl Node {
         group.director = director;
         self.dir.save(&state)?;
         let seen = self.mark_services(&state)?;
+        // One that does not answer is not pointed at: see the planner.
+        let silent = self
+            .marks
+            .neighbours()?
+            .iter()
+            .any(|found| Some(found.address) == director && found.state == marks::NeighbourState::Failed);
+        if let (true, Some(group)) = (silent, state.groups.get_mut(&self.config.group)) {
+            group.director = None;
+        }
         planner::pointing(&self.config, &state, &seen).iter().try_for_each(|plan| self.ipvs.apply(plan))
     }
 

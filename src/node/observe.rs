@@ -139,8 +139,9 @@ impl Node {
             return Ok(());
         }
         let peers: BTreeSet<IpAddr> = tables.into_iter().flat_map(|table| fence::peers(table, &seen.own)).collect();
+        let remembered = |peer: &IpAddr| state.peers.get(peer).or(self.config.marks.macs.get(peer));
         let unknown: BTreeSet<IpAddr> =
-            peers.iter().copied().filter(|peer| state.peers.get(peer).is_none_or(BTreeSet::is_empty)).collect();
+            peers.iter().copied().filter(|peer| remembered(peer).is_none_or(BTreeSet::is_empty)).collect();
         if look == Look::AllAndResolve {
             self.resolve(&unknown)?;
         }

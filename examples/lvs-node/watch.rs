@@ -1,7 +1,7 @@
 //! Watches over a node for ever: takes on the roles that keepalived's FIFO names, repairs what other programs change, and, with beacons,
 //! resynchronises nodes that join late and follows who directs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::fs;
@@ -14,11 +14,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use lvs_dr::ipvs::{Change, SyncRole};
+use lvs_dr::marks::{Event as MonitorEvent, Monitor, Neighbour, NeighbourState};
 use lvs_dr::node::{
     Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, View, VipOwner,
 };
 use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
+use rustix::event::{PollFd, PollFlags, poll};
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 
@@ -104,6 +106,8 @@ enum Event {
     Line(String),
     /// And when it came: it may have had to wait.
     Heard(Instant, Heard),
+    /// A neighbour has another MAC address, or does not answer any more.
+    Neighbour(Neighbour),
     /// So many connections were sent to the other nodes.
     Told(Result<usize>),
 }
@@ -157,6 +161,8 @@ struct Watch<'a> {
     directed: bool,
     /// Whether MAC addresses were learned that there are no rules for yet.
     learned: bool,
+    /// The other nodes, as of the last look at the directors.
+    known: BTreeSet<IpAddr>,
     /// How often all connections were sent, and how many these were; when last; whether another node asks, and it is being done.
     told: (u64, u64),
     told_at: Option<Instant>,
@@ -211,6 +217,7 @@ pub fn run(
     let (mut watch, events) = Watch::new(nodes, netns, options, track_file)?;
     watch.open_peers(&tell);
     watch.hear_peers();
+    watch.hear_neighbours();
     watch.begin(&tell);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
@@ -288,6 +295,7 @@ impl<'a> Watch<'a> {
             director_heard: false,
             directed: false,
             learned: false,
+            known: BTreeSet::new(),
             told: (0, 0),
             told_at: None,
             asked: false,
@@ -323,6 +331,18 @@ impl<'a> Watch<'a> {
         });
     }
 
+    /// Changes of the neighbour table come in from now on.
+    fn hear_neighbours(&self) {
+        let (netns, sender) = (self.netns.clone(), self.sender.clone());
+        thread::spawn(move || {
+            loop {
+                if listen_to_neighbours(&netns, &sender).is_err() {
+                    thread::sleep(BEACON);
+                }
+            }
+        });
+    }
+
     /// Waits for what comes, for one tick at most.
     fn next(&mut self, events: &Receiver<Event>) {
         let first = events.recv_timeout(TICK).ok();
@@ -335,6 +355,7 @@ impl<'a> Watch<'a> {
                 Event::Heard(at, Heard::Beacon(beacon)) => self.hear(at, beacon),
                 Event::Heard(at, Heard::Presence(presence)) if presence.node != self.me => self.see(at, presence),
                 Event::Heard(..) => {}
+                Event::Neighbour(neighbour) => self.meet(&neighbour),
                 Event::Told(result) => self.finished = Some(result),
             }
         }
@@ -468,10 +489,27 @@ impl<'a> Watch<'a> {
         self.view.present(now, presence);
     }
 
+    /// A neighbour's entry has changed.
+    fn meet(&mut self, neighbour: &Neighbour) {
+        let address = neighbour.address;
+        // Most neighbours are clients.
+        if !self.known.contains(&address) {
+            return;
+        }
+        let silent = neighbour.state == NeighbourState::Failed;
+        // The director's packets do not go to a node that does not answer.
+        self.learned |= silent && self.members.iter().any(|member| member.director == Some(address));
+        if let Some(mac) = neighbour.mac.filter(|_| neighbour.state.is_valid()) {
+            let learned = self.members[0].node.learn_macs(&[address].into(), &[mac].into());
+            self.learned |= learned.is_ok_and(|new| new);
+        }
+    }
+
     /// Follows which other node directs each group: there go packets of connections that this node does not know.
     fn follow_directors(&mut self, tell: &impl Fn(News)) {
         let now = Instant::now();
-        if !std::mem::take(&mut self.director_heard) && now.duration_since(self.minded) < TICK {
+        let heard = std::mem::take(&mut self.director_heard) || self.learned;
+        if !heard && now.duration_since(self.minded) < TICK {
             return;
         }
         self.minded = now;
@@ -494,6 +532,7 @@ impl<'a> Watch<'a> {
         for index in 0..self.members.len() {
             let member = &mut self.members[index];
             let Ok(peers) = member.node.peers() else { continue };
+            self.known.clone_from(&peers);
             let Ok(director) = self.view.director_of(now, member.name(), &peers, member.director) else { continue };
             if director == member.director {
                 continue;
@@ -732,6 +771,21 @@ fn listen(peers: &Peers, sender: &SyncSender<Event>) -> Result<()> {
         let _ = sender.try_send(Event::Heard(Instant::now(), heard));
     }
     Ok(())
+}
+
+fn listen_to_neighbours(netns: &Netns, sender: &SyncSender<Event>) -> Result<()> {
+    let mut monitor = Monitor::open_in(netns.clone())?;
+    loop {
+        let mut descriptors = [PollFd::new(&monitor, PollFlags::IN)];
+        // Interrupted by a signal it looks, and waits again.
+        let _ = poll(&mut descriptors, None);
+        while let Some(event) = monitor.next()? {
+            if let MonitorEvent::Neighbour(neighbour) = event {
+                // Of more than there can be nodes, some are lost; the next look at the whole finds them.
+                let _ = sender.try_send(Event::Neighbour(neighbour));
+            }
+        }
+    }
 }
 
 fn started_daemon(plan: &Plan, role: SyncRole) -> bool {

@@ -25,6 +25,7 @@
 #![deny(missing_docs, unsafe_code)]
 #![warn(unreachable_pub)]
 
+mod address;
 pub mod arp;
 #[cfg(feature = "capi")]
 mod capi;

@@ -135,6 +135,10 @@ const QUESTIONS: &[Question] = &[
 ];
 const KEPT: &[Question] = &[("sessions kept", kept), ("longest silence of a session kept", silence)];
 const CRASH: &[Question] = &[
+    ("requests given to the dead node, until it is out", |record, turn| Figure {
+        colour: PLAIN,
+        text: record.given_to_the_dead(turn).map_or("-".into(), |count| count.to_string()),
+    }),
     ("sessions lost with the node that served them", |_, turn| Figure {
         colour: PLAIN,
         text: turn.buried().to_string(),

@@ -528,7 +528,8 @@ fn status_text(node: &Node, status: &Status) -> String {
             .map(|daemon| format!("sync     {} on {}, id {}", daemon.role, daemon.interface, daemon.sync_id)),
     );
     lines.push(format!("known    {}", plural(status.connections() as usize, "connection")));
-    lines.extend(watch::known(&watch::known_file(node)).map(|known| format!("watch    {known}")));
+    let known = watch::known(&watch::known_file(node)).unwrap_or_default();
+    lines.extend(known.lines().map(|known| format!("watch    {known}")));
     lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
     lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
     lines.join("\n") + "\n"

@@ -16,7 +16,8 @@ use clap::Args;
 use lvs_dr::ipvs::{Change, SyncRole};
 use lvs_dr::marks::{Event as MonitorEvent, Monitor, Neighbour, NeighbourState};
 use lvs_dr::node::{
-    Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, View, VipOwner,
+    Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, TableDigest, View,
+    VipOwner,
 };
 use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
@@ -43,6 +44,8 @@ const QUEUE: usize = 256;
 const RETRY: Duration = Duration::from_secs(1);
 /// Minimum interval between two log lines for the same failure.
 const REMIND: Duration = Duration::from_secs(60);
+/// Tables of two nodes that differ for longer are not about to become equal.
+const UNEQUAL: Duration = Duration::from_secs(30);
 /// Minimum interval between two resynchronisations of all connections.
 const RESYNC: Duration = Duration::from_secs(1);
 
@@ -163,6 +166,9 @@ struct Watch<'a> {
     learned: bool,
     /// The other nodes, as of the last look at the directors.
     known: BTreeSet<IpAddr>,
+    /// The node's table, and since when other nodes' were not equal to it.
+    table: Option<TableDigest>,
+    unequal: BTreeMap<u64, Instant>,
     /// How often all connections were sent, and how many these were; when last; whether another node asks, and it is being done.
     told: (u64, u64),
     told_at: Option<Instant>,
@@ -296,6 +302,8 @@ impl<'a> Watch<'a> {
             directed: false,
             learned: false,
             known: BTreeSet::new(),
+            table: None,
+            unequal: BTreeMap::new(),
             told: (0, 0),
             told_at: None,
             asked: false,
@@ -573,13 +581,38 @@ impl<'a> Watch<'a> {
                     self.repair(index, tell);
                 }
             }
-            self.warn(index, &status.warnings, tell);
             all.push((self.members[index].name().to_owned(), status));
         }
-        self.count(&all, tell);
+        let unequal = self.compare(&all);
+        for (index, (_, status)) in all.iter().enumerate() {
+            let warnings =
+                status.warnings.iter().chain(unequal.iter().filter(|_| index == 0)).cloned().collect::<Vec<_>>();
+            self.warn(index, &warnings, tell);
+        }
+        self.count(&all, &unequal, tell);
         if let Err(error) = self.show(&all) {
             self.fail("metrics", &error, tell);
         }
+    }
+
+    /// Which other nodes have had another table than this one for long.
+    fn compare(&mut self, groups: &[(String, Status)]) -> Vec<String> {
+        let now = Instant::now();
+        let own = groups.iter().map(|(_, status)| status.digest()).fold(TableDigest::default(), TableDigest::and);
+        self.table = Some(own);
+        let unequal: BTreeMap<u64, String> = self
+            .view
+            .unequal(now, own)
+            .map(|(presence, why)| {
+                let known = presence.addresses.iter().find(|address| self.known.contains(address));
+                let name =
+                    known.or(presence.addresses.first()).map_or_else(|| "another node".into(), IpAddr::to_string);
+                (presence.node, format!("{name} {why}"))
+            })
+            .collect();
+        self.unequal.retain(|node, _| unequal.contains_key(node));
+        let mut lasts = |node: u64| now.duration_since(*self.unequal.entry(node).or_insert(now)) > UNEQUAL;
+        unequal.into_iter().filter(|(node, _)| lasts(*node)).map(|(_, text)| text).collect()
     }
 
     fn repair(&mut self, index: usize, tell: &impl Fn(News)) {
@@ -610,7 +643,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Takes in how much is known here, and lets this node take part in elections once that is all.
-    fn count(&mut self, groups: &[(String, Status)], tell: &impl Fn(News)) {
+    fn count(&mut self, groups: &[(String, Status)], unequal: &[String], tell: &impl Fn(News)) {
         self.counts.known = groups.iter().map(|(_, status)| status.connections()).sum();
         let now = Instant::now();
         match self.view.directors(now).map(|director| director.known).max() {
@@ -625,7 +658,8 @@ impl<'a> Watch<'a> {
             Some(of) => format!("knows {} of the director's {of} connections\n", self.counts.known),
             None => format!("knows {} connections\n", self.counts.known),
         };
-        let _ = fs::write(known_file(self.members[0].node), line);
+        let unequal: String = unequal.iter().map(|text| format!("{text}\n")).collect();
+        let _ = fs::write(known_file(self.members[0].node), line + &unequal);
         if self.learning.may_direct(now) {
             self.take_part(tell);
         }
@@ -754,6 +788,7 @@ impl<'a> Watch<'a> {
         let presence = Presence {
             id,
             node: self.me,
+            table: self.table,
             directs: directing.map(|member| member.name().to_owned()).collect(),
             ..self.members[0].node.presence().unwrap_or_default()
         };

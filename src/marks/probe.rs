@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::Mac;
+use crate::address::check_vip;
 use crate::error::{Cause, Error, Result};
 use crate::interface;
 use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery};
 use crate::netns::Netns;
-use crate::vip::check_vip;
 
 /// Longer than an ARP packet with its padding, and than an advertisement with all options that are known.
 const FRAME: usize = 512;

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use super::fence::marks::MarkValues;
 use super::fence::{Fence, Sync};
+use crate::address::check_vip;
 use crate::arp::{ArpTarget, Settings};
 use crate::error::{Error, Result};
 use crate::interface;
 use crate::ipvs::{Forward, SyncRole, Table};
 use crate::marks::Mac;
-use crate::vip::check_vip;
 
 /// Who puts the VIP on the interface and takes it off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

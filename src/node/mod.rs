@@ -24,6 +24,7 @@
 
 pub mod audit;
 mod config;
+mod digest;
 mod fence;
 mod learning;
 mod names;
@@ -39,6 +40,7 @@ mod settings;
 mod state;
 
 pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
+pub use digest::TableDigest;
 pub use fence::marks::MarkValues;
 pub use fence::{Fence, Sync};
 pub use learning::{Learned, Learning};
@@ -56,11 +58,12 @@ use std::time::{Duration, Instant};
 
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{DestinationEntry, Ipvs, ServiceEntry, SyncDaemon, SyncRole, Table, sync};
+use crate::ipvs::{DestinationEntry, Ipvs, Scheduler, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table, sync};
 use crate::marks::{self, LocalMarks, Mac, Marks};
 use crate::netns::Netns;
 use crate::sysctl;
 use crate::vip::{Located, Vips};
+use digest::fnv;
 use observe::Look;
 use planner::Memory;
 use state::{Later, Request, State, StateDir};
@@ -145,6 +148,22 @@ impl Status {
         own.flat_map(|(_, destinations)| destinations)
             .map(|found| u64::from(found.active) + u64::from(found.inactive) + u64::from(found.persistent))
             .sum()
+    }
+
+    /// The digest of the node's services in the kernel, to be compared with other nodes'.
+    pub fn digest(&self) -> TableDigest {
+        let own = |id: &ServiceId| self.kept.service(id).is_some();
+        let order = self.entries.iter().filter(|(entry, _)| own(&entry.service.id)).map(|(entry, destinations)| {
+            let service = &entry.service;
+            let listed = destinations.iter().filter(|_| service.scheduler == Scheduler::MH);
+            let text: String = listed.map(|found| format!(" {}", found.destination.address)).collect();
+            // Services come in no order of their own.
+            fnv(format!("{}{text}", service.id).bytes())
+        });
+        TableDigest {
+            table: fnv(self.table.filtered(own).to_string().bytes()),
+            order: order.fold(0, u64::wrapping_add),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
+use super::digest::TableDigest;
 use super::fence::Sync;
 use super::names;
 use super::role::Role;
@@ -93,6 +94,8 @@ pub struct Presence {
     pub macs: BTreeSet<Mac>,
     /// The names of the groups that it directs.
     pub directs: BTreeSet<String>,
+    /// Its table. `None`: not looked at yet.
+    pub table: Option<TableDigest>,
 }
 
 const PRESENCE: &str = "lvs-dr-node-1";
@@ -106,7 +109,8 @@ impl fmt::Display for Presence {
         write!(f, "{PRESENCE} id={} node={:x}", self.id, self.node)?;
         self.addresses.iter().try_for_each(|address| write!(f, " address={address}"))?;
         self.macs.iter().try_for_each(|mac| write!(f, " mac={mac}"))?;
-        self.directs.iter().try_for_each(|group| write!(f, " directs={}", names::escape(group)))
+        self.directs.iter().try_for_each(|group| write!(f, " directs={}", names::escape(group)))?;
+        self.table.iter().try_for_each(|TableDigest { table, order }| write!(f, " table={table:x} order={order:x}"))
     }
 }
 
@@ -127,6 +131,8 @@ impl FromStr for Presence {
                     "address" => drop(found.addresses.insert(value.parse().ok()?)),
                     "mac" => drop(found.macs.insert(value.parse().ok()?)),
                     "directs" => drop(found.directs.insert(names::unescape(value)?)),
+                    "table" => found.table.get_or_insert_default().table = u64::from_str_radix(value, 16).ok()?,
+                    "order" => found.table.get_or_insert_default().order = u64::from_str_radix(value, 16).ok()?,
                     _ => {}
                 }
             }
@@ -287,6 +293,22 @@ impl View {
         self.present.values().filter(move |(at, _)| now.duration_since(*at) < SILENCE).map(|(_, presence)| presence)
     }
 
+    /// The nodes that were heard lately whose tables are not equal to this one, and why that matters.
+    pub fn unequal(&self, now: Instant, own: TableDigest) -> impl Iterator<Item = (&Presence, &'static str)> {
+        self.presences(now).filter_map(move |presence| {
+            let theirs = presence.table?;
+            match (theirs.table == own.table, theirs.order == own.order) {
+                (true, true) => None,
+                (false, _) => Some((presence, "has other services, destinations or weights than this node")),
+                (true, false) => Some((
+                    presence,
+                    "lists the destinations of mh services in another order: it sends some clients of unknown connections to another \
+                     server; delete and add them in the order of their addresses, on each node",
+                )),
+            }
+        })
+    }
+
     /// The address of the other node that directs this group, of those in `peers`. Of several, `before` stays the one. `Err`: the
     /// nodes that are heard do not say.
     ///
@@ -347,6 +369,7 @@ mod tests {
             addresses: [address.parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
             macs: [Mac([2, 0, 0, 0, 0, 1])].into(),
             directs: directs.iter().map(|name| (*name).to_owned()).collect(),
+            table: (node == 7).then_some(TableDigest { table: 7, order: u64::MAX }),
         }
     }
 
@@ -373,6 +396,17 @@ mod tests {
         view.heard(now, beacon(9, Role::Backup));
         assert_eq!(view.directors(now).count(), 1);
         assert_eq!(view.directors(now + SILENCE).count(), 0);
+    }
+
+    #[test]
+    fn tables_are_compared() {
+        let (now, mut view) = (Instant::now(), View::default());
+        view.present(now, presence(7, "192.0.2.1", &[]));
+        view.present(now, presence(8, "192.0.2.2", &[]));
+        let unequal = |table, order| view.unequal(now, TableDigest { table, order }).next().map(|(_, why)| why);
+        assert_eq!(unequal(7, u64::MAX), None);
+        assert!(unequal(8, u64::MAX).is_some_and(|why| why.contains("weights")));
+        assert!(unequal(7, 1).is_some_and(|why| why.contains("order")));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::config::Config;
+use super::digest::fnv;
 use super::fence::Fence;
 use super::fence::marks::MarkValues;
 use super::names;
@@ -350,10 +351,7 @@ impl StateDir {
 
     /// A number that stands for this directory: the owner of the rules that mark packets (FNV-1a of its path).
     pub(super) fn owner(&self) -> u64 {
-        let octets = self.path.as_os_str().as_encoded_bytes();
-        octets
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3))
+        fnv(self.path.as_os_str().as_encoded_bytes().iter().copied())
     }
 
     pub(super) fn state_file(&self) -> PathBuf {

@@ -249,6 +249,13 @@ impl Record {
         (sent.clone().count(), sent.filter(|r| r.served.is_err()).count())
     }
 
+    /// Requests that a new director has given to the node that crashed: those that failed although it had the VIP.
+    pub(crate) fn given_to_the_dead(&self, turn: &Turn) -> Option<usize> {
+        turn.dead?;
+        let vip = turn.last_change() + self.election(turn)?;
+        Some(self.requests(vip..turn.until).1)
+    }
+
     /// How requests sent in `when` failed, each time.
     pub(crate) fn failures(&self, when: Range<Duration>) -> impl Iterator<Item = (Duration, io::ErrorKind)> {
         let sent = self.requests.iter().filter(move |r| when.contains(&r.sent));
@@ -282,7 +289,7 @@ impl Record {
                 "without_table": self.time_in(turn, State::without_table).as_secs_f64(),
                 "without_vip": self.time_in(turn, State::without_vip).as_secs_f64(),
                 "without_answer": self.outage(turn).as_secs_f64(),
-                "requests": { "sent": sent, "failed": failed },
+                "requests": { "sent": sent, "failed": failed, "given_to_the_dead": self.given_to_the_dead(turn) },
                 "sessions": { "kept": kept, "could_be_kept": able, "lost_with_their_server": turn.buried() },
             })
         };
@@ -407,6 +414,15 @@ pub(crate) mod tests {
         let turn = Turn { kind: Kind::Crash, dead: Some(0), ..record().turns.remove(0) };
         assert_eq!(turn.buried(), 1);
         assert_eq!(turn.kept(&turn.sessions), (0, 2));
+    }
+
+    #[test]
+    fn requests_that_fail_behind_a_crash_went_to_the_dead_node() {
+        let record = record();
+        assert_eq!(record.given_to_the_dead(&record.turns[0]), None);
+        // Of those from 4.0 to 4.9 s that fail, the new director has the VIP from 4.5 s on.
+        let turn = Turn { kind: Kind::Crash, dead: Some(0), ..super::tests::record().turns.remove(0) };
+        assert_eq!(record.given_to_the_dead(&turn), Some(5));
     }
 
     #[test]

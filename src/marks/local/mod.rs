@@ -29,9 +29,9 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use self::tool::{Family, Kind, Tool, installed};
+use crate::address::check_vip;
 use crate::error::{Error, Result};
 use crate::netns::Netns;
-use crate::vip::check_vip;
 
 /// When the search for a backend is repeated after it found none.
 const SEARCH_AGAIN: Duration = Duration::from_secs(60);

@@ -1,0 +1,26 @@
+//! Digests: numbers by which nodes compare what they have.
+
+/// FNV-1a, the same on every node and version.
+pub(super) fn fnv(octets: impl IntoIterator<Item = u8>) -> u64 {
+    octets
+        .into_iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A table of a node, as far as other nodes can compare it with theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableDigest {
+    /// The services, destinations and weights.
+    pub table: u64,
+    /// The order in which the kernel lists the destinations of services with scheduler mh: their hash tables depend on it
+    /// (`ip_vs_mh_permutate()` in net/netfilter/ipvs/ip_vs_mh.c). They also depend on the last weight of a destination that was not 0,
+    /// which the kernel does not show.
+    pub order: u64,
+}
+
+impl TableDigest {
+    /// The digest of two groups' tables.
+    pub fn and(self, other: TableDigest) -> Self {
+        TableDigest { table: self.table.wrapping_add(other.table), order: self.order.wrapping_add(other.order) }
+    }
+}

@@ -1,6 +1,7 @@
 //! A fresh network namespace for each test, and the programs that judge.
 
-use std::process::{Command, Output};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use lvs_dr::Netns;
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
@@ -84,4 +85,17 @@ pub fn ip(arguments: &str) -> String {
 /// `ipvsadm ARGUMENTS`, see ipvsadm(8).
 pub fn ipvsadm(arguments: &str) -> String {
     run(&format!("ipvsadm {arguments}"))
+}
+
+/// Runs commands of `ip`, one a line: starting the program takes longer than what it does.
+pub fn ip_batch(commands: &str) {
+    feed("ip -batch -", commands);
+}
+
+/// Runs a program with this text as its standard input. Panics if it fails.
+pub fn feed(command: &str, text: &str) {
+    let mut words = command.split_whitespace();
+    let mut child = Command::new(words.next().unwrap()).args(words).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "{command} <<E\n{text}E");
 }

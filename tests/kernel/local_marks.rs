@@ -134,7 +134,7 @@ fn what_does_not_work_is_a_reason() {
 
 /// Of 30 connections of the host's own clients to the VIP: how many get an answer, and how many from the
 /// host itself.
-fn local_clients(host: &Netns, vip: &str, number: u8) -> (usize, usize) {
+pub(crate) fn local_clients(host: &Netns, vip: &str, number: u8) -> (usize, usize) {
     let clients: Vec<_> = (0..30)
         .map(|_| {
             let (host, vip) = (host.clone(), vip.to_owned());

@@ -15,6 +15,7 @@ mod lab;
 mod lan;
 mod local_marks;
 mod marks;
+mod marks_fence;
 mod node;
 mod ocf;
 mod probe;

@@ -573,9 +573,13 @@ pub(super) fn pointing(config: &Config, state: &State, seen: &Table) -> Vec<ipvs
         .collect();
     seen.retain(|id| matches!(id, ServiceId::Fwmark { mark, .. } if *mark == values.director(group.slot)));
     let there = |content: &ipvs::VirtualService<'_>, to: IpAddr| content.destinations().any(|d| d.address.ip() == to);
+    let director = |family| group.director.and_then(|director| fence::of_family(director, family, &state.peers));
     let to: BTreeMap<ServiceId, Option<IpAddr>> = seen
         .services()
-        .map(|content| (content.service.id, group.director.filter(|director| there(&content, *director))))
+        .map(|content| {
+            let id = content.service.id;
+            (id, director(id.family()).filter(|director| there(&content, *director)))
+        })
         .collect();
     let is_target = |id: &ServiceId, address: IpAddr| match to.get(id).copied().flatten() {
         Some(director) => address == director,

@@ -168,8 +168,7 @@ impl Facts<'_> {
             let later = self.vips.iter().any(|vip| Family::of(*vip) == family && !ports(self.table, *vip).is_empty());
             if later {
                 let peers = self.peers.keys().copied().filter(|peer| Family::of(*peer) == family);
-                let to = self.director.filter(|to| Family::of(*to) == family && self.peers.contains_key(to));
-                let to = to.unwrap_or(own.address);
+                let to = self.director.and_then(|director| of_family(director, family, self.peers)).unwrap_or(own.address);
                 let all = peers.chain([own.address]).map(|address| (address, u32::from(address == to)));
                 insert(&mut table, self.values.director(self.slot), family, all)?;
             }
@@ -217,6 +216,21 @@ pub(in crate::node) fn peers(table: &Table, own: &BTreeSet<IpAddr>) -> BTreeSet<
     let destinations = table.services().flat_map(|content| content.destinations());
     let direct = destinations.filter(|destination| destination.forward == Forward::Direct);
     direct.map(|destination| destination.address.ip()).filter(|address| !own.contains(address)).collect()
+}
+
+/// The address of this family of another node, given one of its addresses. A node is told by the MAC addresses that it sends from.
+pub(in crate::node) fn of_family(
+    node: IpAddr,
+    family: Family,
+    peers: &BTreeMap<IpAddr, BTreeSet<Mac>>,
+) -> Option<IpAddr> {
+    let macs = peers.get(&node)?;
+    if Family::of(node) == family {
+        return Some(node);
+    }
+    let shared = |found: &BTreeSet<Mac>| found.intersection(macs).count();
+    let candidates = peers.iter().filter(|(peer, found)| Family::of(**peer) == family && shared(found) > 0);
+    candidates.max_by_key(|(_, found)| shared(found)).map(|(peer, _)| *peer)
 }
 
 /// The address of each family that stands for this node: one that is a destination, or else one of the interface.
@@ -330,6 +344,17 @@ mod tests {
         // Not a node of this cluster.
         assert_eq!(services(TABLE, Some("10.0.0.9")), to(1, 0, 0));
         assert_eq!(services(&TABLE.replace("wrr", "mh"), Some("10.0.0.3")), local);
+    }
+
+    #[test]
+    fn a_node_is_found_in_the_other_family_by_its_mac_address() {
+        let list = [("10.0.0.2", 2), ("10.0.0.3", 3), ("2001:db8::2", 2), ("2001:db8::4", 4)];
+        let peers = list.map(|(peer, last)| (address(peer), [mac(last)].into())).into();
+        let find = |node: &str, family| of_family(address(node), family, &peers).map(|found| found.to_string());
+        assert_eq!(find("10.0.0.2", Family::V4).as_deref(), Some("10.0.0.2"));
+        assert_eq!(find("10.0.0.2", Family::V6).as_deref(), Some("2001:db8::2"));
+        assert_eq!(find("2001:db8::2", Family::V4).as_deref(), Some("10.0.0.2"));
+        assert_eq!([find("10.0.0.3", Family::V6), find("2001:db8::4", Family::V4), find("10.0.0.9", Family::V4)], [const { None }; 3]);
     }
 
     #[test]

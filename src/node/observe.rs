@@ -167,8 +167,11 @@ impl Node {
 
     /// Asks for the MAC addresses of these nodes, and waits for the answers.
     fn resolve(&mut self, unknown: &BTreeSet<IpAddr>) -> Result<()> {
+        let known = |found: &marks::Neighbour| found.mac.is_some() && found.state.is_valid();
+        let known: BTreeSet<IpAddr> =
+            self.marks.neighbours()?.into_iter().filter(known).map(|found| found.address).collect();
         let mut open: BTreeSet<IpAddr> = BTreeSet::new();
-        for peer in unknown {
+        for peer in unknown.difference(&known) {
             if let Some((interface, None)) = self.marks.route_to(*peer)? {
                 // An interface that is down has no neighbours.
                 if self.marks.resolve(*peer, &interface).is_ok() {

@@ -32,8 +32,9 @@ use crate::vip::Located;
 /// The port of a mark service's destinations. Not 0: see the head of this file.
 const PORT: u16 = 1;
 
-/// Above this many ports of one VIP, rule 1 is for all its ports.
-const MAX_PORTS: usize = 16;
+/// Above this many ports of one VIP, rule 1 is for all its ports. Connections to a port without a service then fail on a director whose
+/// predecessor is alive. Lookups take the same time however many ports there are: flower keeps them in a hash table.
+const MAX_PORTS: usize = 256;
 
 /// The packet marks of a node: a range of 256 from [`MarkValues::base`] on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -323,7 +324,7 @@ mod tests {
         assert_eq!(rules(&TABLE.replace("wrr", "mh"), true), wanted[1..4]);
         // UDP has no handshake.
         assert_eq!(rules(&TABLE.replace("-t ", "-u "), true), wanted[1..4]);
-        let many: String = (1..=17).map(|port| format!("-A -t 192.0.2.1:{port} -s wrr\n")).collect();
+        let many: String = (1..=257).map(|port| format!("-A -t 192.0.2.1:{port} -s wrr\n")).collect();
         assert_eq!(rules(&many, true)[0], (port(0), 102));
         assert_eq!(rules("-A -f 7 -s wlc\n", true)[0], (port(0), 102));
     }

@@ -1,5 +1,5 @@
-//! IPv6: what each fence does where there is nothing else, and sessions that go on behind another director, however the nodes tell each
-//! other of them.
+//! IPv6: what each fence does where there is nothing else, and sessions that go on behind another director, whichever group the sync daemons
+//! use.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
-use lvs_dr::node::{Config, Fence, Node, Role};
+use lvs_dr::node::{Config, Fence, Node, OwnRequests, Role};
 
 use crate::fence::daemons;
 use crate::lab::{cable, enter_new_netns, ip, ipvsadm, keep, load_ipv6, new_netns};
@@ -32,14 +32,14 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 fn config(fence: Fence, vips: &[&str], table: &str) -> Config {
     let mut config = Config::new("bond0", vips.iter().map(|vip| vip.parse().unwrap()));
     (config.fence, config.state_dir) = (fence, new_path());
-    (config.settle, config.drain) = (Duration::from_millis(20), Duration::from_millis(20));
+    config.marks.own_requests = OwnRequests::LeftAlone;
     config.services = Some(table.parse().unwrap());
     config
 }
 
 #[test]
 fn every_fence_without_ipv4() {
-    for fence in [Fence::Quiesce, Fence::Stateless, Fence::BackupOnly, Fence::Clear] {
+    for fence in [Fence::Marks, Fence::Clear] {
         load_ipv6();
         enter_new_netns();
         let peer = new_netns();
@@ -48,11 +48,7 @@ fn every_fence_without_ipv4() {
         // Before that nobody would hear what is announced.
         until("bond0 runs", || ip("link show bond0").contains("state UP"));
         peer.run(|| until("peer0 runs", || ip("link show peer0").contains("state UP"))).unwrap();
-        let table = match fence {
-            Fence::Stateless => TABLE.replace("-s wrr", "-s mh -b mh-fallback,mh-port"),
-            _ => TABLE.to_owned(),
-        };
-        let config = config(fence, &["2001:db8::fe"], &table);
+        let config = config(fence, &["2001:db8::fe"], TABLE);
         let dir = config.state_dir.clone();
         fs::create_dir_all(dir.parent().unwrap()).unwrap();
         let (seen, announcements) = (dir.with_extension("seen"), config.announcements as usize);
@@ -96,17 +92,13 @@ fn every_fence_without_ipv4() {
                 assert!(!shown.contains("tentative"), "{shown}");
             }
             let wanted = match fence {
-                Fence::Clear if !master => String::new(),
-                Fence::Quiesce if !master => table.replace("-w 4", "-w 0"),
-                _ => table.clone(),
+                Fence::Clear if !master => "",
+                _ => TABLE,
             };
-            assert_eq!(ipvsadm("-Sn"), wanted, "{fence:?} {role}");
-            let daemon = match (fence, master) {
-                (Fence::Quiesce, true) => vec!["master", "backup"],
-                (Fence::BackupOnly, true) => vec!["master"],
-                (Fence::Quiesce | Fence::BackupOnly, false) => vec!["backup"],
-                _ => vec![],
-            };
+            // Without the services of marks.
+            let saved: String = ipvsadm("-Sn").lines().filter(|line| !line.contains(" -f ")).map(|line| format!("{line}\n")).collect();
+            assert_eq!(saved, wanted, "{fence:?} {role}");
+            let daemon = if master { vec!["master", "backup"] } else { vec!["backup"] };
             assert_eq!(daemons(), daemon, "{fence:?} {role}");
             promotions += usize::from(master);
             until("the neighbour is told", || advertised() >= promotions * announcements);
@@ -166,7 +158,7 @@ impl Cluster {
         };
         let table: String = vips.iter().map(service).collect();
         let nodes = netns.iter().map(|netns| {
-            let mut config = config(Fence::Quiesce, vips, &table);
+            let mut config = config(Fence::Marks, vips, &table);
             config.sync.group = group.map(|group| group.parse().unwrap());
             Node::open_in(config, netns.clone()).unwrap()
         });

@@ -40,6 +40,8 @@ pub fn enter_switch() {
 pub fn host(number: u8) -> Netns {
     let netns = new_netns();
     keep(&netns);
+    // Nobody is asked for over IPv6 as long as the link-local address is tentative.
+    netns.run(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap()).unwrap();
     let port = format!("port{number}");
     cable(&port, &format!("02:00:00:00:01:{number:02x}"), &netns, INTERFACE);
     ip(&format!("link set {port} master br0"));
@@ -237,9 +239,10 @@ impl Cluster {
                 }
                 tally
             });
+            let stop = StopAtEnd(&over);
             change(&mut self.nodes, &self.hosts);
             thread::sleep(longer);
-            over.store(true, Ordering::Relaxed);
+            drop(stop);
             stream.join().unwrap()
         })
     }
@@ -247,6 +250,15 @@ impl Cluster {
     /// Runs in a node's namespace.
     pub fn on<T: Send>(&self, node: usize, work: impl FnOnce() -> T + Send) -> T {
         self.hosts[node].run(work).unwrap()
+    }
+}
+
+/// Says at its end, also where a test fails, that threads are to end.
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -270,10 +282,6 @@ impl Sessions {
     /// How many are answered by the same server as before.
     pub fn kept(&mut self) -> usize {
         self.0.iter_mut().filter_map(|(session, server)| (session.ask()? == *server).then_some(())).count()
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
     }
 
     pub fn served(&self) -> BTreeMap<u8, usize> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use lvs_dr::node::{OwnRequests, Role, Step, VipOwner};
 
 use crate::lab::{feed, ip, ip_batch, ipvsadm, run};
 use crate::lan::{
-    ACK, BOTH, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, Tap, VIP, VIP6, address, mac,
+    ACK, BOTH, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6, address, mac,
     mac_text, move_as_keepalived, serve_on, services, steer, until, vips_arrive, vips_leave,
 };
 use crate::local_marks::local_clients;
@@ -117,6 +118,33 @@ fn a_handshake_goes_on_at_the_new_director() {
     }
 }
 
+/// A handshake that begins at one director and goes on at another, while both send their entries to each other: those of the server win.
+#[test]
+fn a_handshake_between_two_directors() {
+    let mut cluster = Cluster::new(&services("wrr"), |_| ());
+    cluster.take_on(1, Role::Master);
+    let mut hands = Vec::new();
+    for (vip, from) in [(VIP, 9000), (VIP6, 9100)] {
+        for port in from..from + 6 {
+            let mut hand = Handmade::new(&cluster.client, vip, port);
+            let server = hand.begin(11);
+            for _ in 0..3 {
+                assert_eq!(hand.ask(12).unwrap().payload, [server], "{vip}");
+            }
+            hands.push((vip, port, hand, server));
+        }
+    }
+    for (vip, port, hand, server) in &mut hands {
+        let own = address(vip, 13);
+        let bound = |node| cluster.on(node, || entries(*port)).iter().all(|(_, to)| to.contains(&own) && to.ends_with(":80"));
+        if *server == 13 {
+            until(&format!("{vip}: all nodes learn {own}"), || (0..3).all(bound));
+        }
+        assert_eq!(hand.ask(12).unwrap().payload, [*server], "{vip}");
+        assert_eq!(hand.ask(11).unwrap().payload, [*server], "{vip}");
+    }
+}
+
 /// Rule 1 is for ports with a service: other connections to the VIP are the director's own.
 #[test]
 fn ports_without_a_service_are_the_directors_own() {
@@ -159,7 +187,7 @@ fn flapping<T>(client: &Netns, nodes: [u8; 2], work: impl FnOnce() -> T) -> T {
     };
     let mut process = client.run(start).unwrap();
     let mut input = process.stdin.take().unwrap();
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         let over = &over;
         scope.spawn(move || {
@@ -169,15 +197,14 @@ fn flapping<T>(client: &Netns, nodes: [u8; 2], work: impl FnOnce() -> T) -> T {
                     writeln!(input, "neigh replace {vip} lladdr {to} dev {INTERFACE} nud permanent").unwrap();
                 }
                 input.flush().unwrap();
-                thread::sleep(Duration::from_millis(3));
-                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(15));
+                if over.load(Ordering::Relaxed) {
                     break;
                 }
             }
         });
-        let result = work();
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
-        result
+        let _stop = StopAtEnd(over);
+        work()
     });
     process.wait().unwrap();
     result
@@ -193,13 +220,14 @@ fn two_directors_at_once() {
         let tap = Tap::open();
         let client = cluster.client.clone();
         let (tally, kept) = flapping(&client, [11, 12], || {
-            let tally = cluster.during(&BOTH, Duration::from_millis(500), |_, _| ());
+            let tally = cluster.during(&BOTH, Duration::from_millis(1500), |_, _| ());
             (tally, sessions.kept())
         });
         assert_eq!((tally.failed, kept), (0, 18), "{scheduler}: {tally:?}");
         assert_eq!(tally.servers(), NODES.into());
-        assert!(tally.served.values().sum::<usize>() > 60, "{tally:?}");
-        tap.assert_hops(HOPS);
+        assert!(tally.served.values().sum::<usize>() > 20, "{tally:?}");
+        // Entries of both directors reach all nodes, and a packet between two of them goes another way round.
+        tap.assert_hops(3 * HOPS);
     }
 }
 
@@ -500,12 +528,25 @@ fn icmp_errors_reach_the_server() {
             let mut hand = Handmade::new(&cluster.client, vip, port);
             let server = hand.begin(11);
             hand.ask(11).unwrap();
+            let before = [0, 1, 2].map(|node| cluster.on(node, too_big));
             hand.send_too_big(11, 1300);
             let node = NODES.iter().position(|number| *number == server).unwrap();
-            let learned = || cluster.on(node, || ip(&format!("route get {}", address(vip, 2)))).contains("mtu 1300");
+            // IPv6 does not show what it keeps for a source address.
+            let route = format!("route get {}", address(vip, 2));
+            let learned = || match vip {
+                VIP => cluster.on(node, || ip(&route)).contains("mtu 1300"),
+                _ => cluster.on(node, too_big) > before[node],
+            };
             until(&format!("{vip}: {server} learns the MTU"), learned);
         }
     }
+}
+
+/// How many "packet too big" the namespace has received.
+fn too_big() -> u64 {
+    let shown = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+    let line = shown.lines().find_map(|line| line.strip_prefix("Icmp6InPktTooBigs")).unwrap();
+    line.trim().parse().unwrap()
 }
 
 /// A director's promotion and demotion change no service of the table and no connection, and cost the same however many there are.
@@ -516,16 +557,15 @@ fn a_change_of_role_leaves_the_table_alone() {
         let many: String = (80..80 + ports).map(|port| services("wrr").replace(":80 ", &format!(":{port} "))).collect();
         let mut cluster = Cluster::new(&many, |_| ());
         let mut sessions = cluster.sessions(6, &BOTH);
+        let ports: Vec<u16> = sessions.0.iter().map(|(session, _)| session.port()).collect();
         let shown = |cluster: &Cluster, node: usize| {
-            let seconds = |line: &str| line.split_whitespace().enumerate().filter(|(at, _)| *at != 1).map(|(_, word)| word.to_owned()).collect::<Vec<_>>();
-            cluster.on(node, || {
-                let mut connections: Vec<_> = ipvsadm("-Lnc").lines().filter(|line| line.contains("ESTABLISHED")).map(seconds).collect();
-                connections.sort();
-                (own_services(), connections)
-            })
+            let found = || (own_services(), ports.iter().map(|port| entries(*port)).collect::<Vec<_>>());
+            cluster.on(node, found)
         };
-        for node in [1, 2] {
-            until("the backups learn the sessions", || shown(&cluster, node).1.len() == 6 && !shown(&cluster, node).1.concat().concat().contains(":1"));
+        let bound = |(state, to): &(String, String)| state == "ESTABLISHED" && to.ends_with(":80");
+        for node in 0..3 {
+            let learned = || shown(&cluster, node).1.iter().all(|found| found.len() == 1 && found.iter().all(bound));
+            until(&format!("node {node} learns the sessions"), learned);
         }
         let before: Vec<_> = (0..3).map(|node| shown(&cluster, node)).collect();
         let plan = cluster.nodes[1].become_role(Role::Master).unwrap();
@@ -553,14 +593,14 @@ fn own_services() -> String {
 #[test]
 fn an_operators_filter_still_drops() {
     let cluster = Cluster::new(&services("wrr"), |_| ());
-    let drop = |protocol: &str, source: &str| {
+    let drop = |pref: u16, protocol: &str, source: &str| {
         tc(&format!(
-            "filter add dev {INTERFACE} ingress pref 400 protocol {protocol} flower {source} ip_proto tcp dst_port 80 action drop"
+            "filter add dev {INTERFACE} ingress pref {pref} protocol {protocol} flower {source} ip_proto tcp dst_port 80 action drop"
         ))
     };
     assert_eq!(cluster.sessions(3, &[VIP]).served(), each(1));
-    cluster.on(0, || drop("ip", "src_ip 192.0.2.2"));
-    cluster.on(0, || drop("ipv6", "src_ip 2001:db8::2"));
+    cluster.on(0, || drop(400, "ip", "src_ip 192.0.2.2"));
+    cluster.on(0, || drop(401, "ipv6", "src_ip 2001:db8::2"));
     for (vip, port) in [(VIP, 7700), (VIP6, 7701)] {
         let mut hand = Handmade::new(&cluster.client, vip, port);
         hand.send(11, SYN, &[]);
@@ -592,7 +632,7 @@ fn own_requests_are_served_and_disturb_nothing() {
         assert_eq!(own.join().unwrap(), (30, 30));
         tally
     });
-    assert_eq!((tally.failed, tally.servers()), (0, NODES.into()), "{tally:?}");
+    assert_eq!(tally.failed, 0, "{tally:?}");
     for vip in BOTH {
         assert_eq!(cluster.sessions(9, &[vip]).served(), each(3), "{vip}");
     }
@@ -653,7 +693,7 @@ fn an_upgrade_of_one_node_at_a_time_keeps_sessions() {
         let table: String = services("wrr").lines().map(|line| quiesce(line) + "\n").collect();
         let role = if master { "master" } else { "backup" };
         let state = format!(
-            "lvs-dr state 1\narp {INTERFACE} arp_ignore 0 -> 1, arp_announce 0 -> 2\nsysctl sync_threshold=3 50 -> 2 0\n\
+            "lvs-dr state 1\narp {INTERFACE} arp_ignore=0 arp_announce=0 -> arp_ignore=1 arp_announce=2\nsysctl sync_threshold=3 50 -> 2 0\n\
              role {role} reached\nfence quiesce\nsync on\nvip {VIP} {INTERFACE}\nvip {VIP6} {INTERFACE}\ntable {}\n{}end\n",
             if master { "live" } else { "held" },
             services("wrr")

@@ -29,6 +29,9 @@ use crate::netns::Netns;
 /// Nodes that were not heard for this long are gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
+/// A node that is gone is remembered for this long, so that a director that is silent is told from one that was never heard.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
 /// No cluster has more.
 const NODES: usize = 64;
 
@@ -124,7 +127,7 @@ impl FromStr for Presence {
             let first = words.next()?;
             let mut found = Presence::default();
             for word in words.take(WORDS) {
-                let (key, value) = word.split_once('=')?;
+                let Some((key, value)) = word.split_once('=') else { continue };
                 match key {
                     "id" => found.id = value.parse().ok()?,
                     "node" => found.node = u64::from_str_radix(value, 16).ok()?,
@@ -282,7 +285,7 @@ impl View {
 
     /// Takes in which addresses a node has.
     pub fn present(&mut self, now: Instant, presence: Presence) {
-        self.present.retain(|_, (at, _)| now.duration_since(*at) < SILENCE);
+        self.present.retain(|_, (at, _)| now.duration_since(*at) < REMEMBERED);
         if self.present.len() < NODES || self.present.contains_key(&presence.node) {
             self.present.insert(presence.node, (now, presence));
         }
@@ -329,9 +332,13 @@ impl View {
         if let Some(first) = found.first() {
             return Ok(Some(*first));
         }
-        let known = |address: &IpAddr| self.present.values().find(|(_, presence)| presence.addresses.contains(address));
-        match before.as_ref().and_then(known) {
-            Some((at, _)) if now.duration_since(*at) >= SILENCE => Ok(None),
+        // A node has another number after each start.
+        let heard_at = |address: &IpAddr| {
+            let of_it = self.present.values().filter(|(_, presence)| presence.addresses.contains(address));
+            of_it.map(|(at, _)| *at).max()
+        };
+        match before.as_ref().and_then(heard_at) {
+            Some(at) if now.duration_since(at) >= SILENCE => Ok(None),
             _ => Err(Unheard),
         }
     }
@@ -378,7 +385,7 @@ mod tests {
         for presence in [presence(7, "192.0.2.1", &["", "my web", "a=b"]), presence(u64::MAX, "2001:db8::2", &[])] {
             let text = presence.to_string();
             assert_eq!(text.parse::<Presence>().unwrap(), presence);
-            assert_eq!(format!("{text} tomorrow=1").parse::<Presence>().unwrap(), presence);
+            assert_eq!(format!("{text} tomorrow=1 later").parse::<Presence>().unwrap(), presence);
             (0..text.len()).for_each(|end| drop(text[..end].parse::<Presence>()));
             assert_eq!(read(text.as_bytes(), 254), Some(Heard::Presence(presence)));
             assert_eq!(read(text.as_bytes(), 253), None);
@@ -430,5 +437,11 @@ mod tests {
         // Both are silent.
         assert_eq!(director(&view, now + SILENCE, Some(two)), Ok(None));
         assert_eq!(director(&view, now + SILENCE, "192.0.2.3".parse().ok()), Err(Unheard));
+        // Another node is heard meanwhile.
+        view.present(now + SILENCE, presence(1, "192.0.2.1", &[]));
+        assert_eq!(director(&view, now + SILENCE, Some(two)), Ok(None));
+        // The director was started again, and has stepped down.
+        view.present(now + SILENCE, presence(3, "192.0.2.2", &[]));
+        assert_eq!(director(&view, now + SILENCE, Some(two)), Err(Unheard));
     }
 }

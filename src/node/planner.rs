@@ -116,6 +116,8 @@ impl<'a> Case<'a> {
         }
         let vips: BTreeSet<IpAddr> = self.seen.vips.keys().copied().collect();
         let own = fence::own(&self.table, &self.config.interface, &vips, &self.seen.addresses);
+        let mut director = fence::addresses_of(self.group.director, &self.peers);
+        director.retain(|_, address| !self.seen.link.silent.contains(address));
         let facts = Facts {
             values: self.config.marks.values,
             slot: self.group.slot,
@@ -125,7 +127,7 @@ impl<'a> Case<'a> {
             own: &own,
             table: &self.table,
             peers: &self.peers,
-            director: self.group.director.filter(|director| !self.seen.link.silent.contains(director)),
+            director: &director,
         };
         // A rule on an interface that is not there waits until it is.
         let there = |rule: &Rule| self.seen.marks.qdiscs.contains_key(&rule.interface);
@@ -573,12 +575,12 @@ pub(super) fn pointing(config: &Config, state: &State, seen: &Table) -> Vec<ipvs
         .collect();
     seen.retain(|id| matches!(id, ServiceId::Fwmark { mark, .. } if *mark == values.director(group.slot)));
     let there = |content: &ipvs::VirtualService<'_>, to: IpAddr| content.destinations().any(|d| d.address.ip() == to);
-    let director = |family| group.director.and_then(|director| fence::of_family(director, family, &state.peers));
+    let director = fence::addresses_of(group.director, &state.peers);
     let to: BTreeMap<ServiceId, Option<IpAddr>> = seen
         .services()
         .map(|content| {
             let id = content.service.id;
-            (id, director(id.family()).filter(|director| there(&content, *director)))
+            (id, director.get(&id.family()).copied().filter(|address| there(&content, *address)))
         })
         .collect();
     let is_target = |id: &ServiceId, address: IpAddr| match to.get(id).copied().flatten() {

@@ -105,8 +105,8 @@ pub(in crate::node) struct Facts<'a> {
     pub(in crate::node) table: &'a Table,
     /// The other nodes, and the MAC addresses that they send from.
     pub(in crate::node) peers: &'a BTreeMap<IpAddr, BTreeSet<Mac>>,
-    /// The other node that directs, or directed last.
-    pub(in crate::node) director: Option<IpAddr>,
+    /// The other node that directs, or directed last, by its address of each family.
+    pub(in crate::node) director: &'a BTreeMap<Family, IpAddr>,
 }
 
 /// An address of the node itself.
@@ -169,7 +169,7 @@ impl Facts<'_> {
             let later = self.vips.iter().any(|vip| Family::of(*vip) == family && !ports(self.table, *vip).is_empty());
             if later {
                 let peers = self.peers.keys().copied().filter(|peer| Family::of(*peer) == family);
-                let to = self.director.and_then(|director| of_family(director, family, self.peers)).unwrap_or(own.address);
+                let to = self.director.get(&family).copied().unwrap_or(own.address);
                 let all = peers.chain([own.address]).map(|address| (address, u32::from(address == to)));
                 insert(&mut table, self.values.director(self.slot), family, all)?;
             }
@@ -219,19 +219,23 @@ pub(in crate::node) fn peers(table: &Table, own: &BTreeSet<IpAddr>) -> BTreeSet<
     direct.map(|destination| destination.address.ip()).filter(|address| !own.contains(address)).collect()
 }
 
-/// The address of this family of another node, given one of its addresses. A node is told by the MAC addresses that it sends from.
-pub(in crate::node) fn of_family(
-    node: IpAddr,
-    family: Family,
+/// The addresses of the director, one of each family, given one of them. The others are those of peers with the same MAC address.
+pub(in crate::node) fn addresses_of(
+    director: Option<IpAddr>,
     peers: &BTreeMap<IpAddr, BTreeSet<Mac>>,
-) -> Option<IpAddr> {
-    let macs = peers.get(&node)?;
-    if Family::of(node) == family {
-        return Some(node);
+) -> BTreeMap<Family, IpAddr> {
+    let Some((director, macs)) = director.and_then(|director| peers.get_key_value(&director)) else {
+        return BTreeMap::new();
+    };
+    let mut found: BTreeMap<Family, (usize, IpAddr)> = BTreeMap::new();
+    for (peer, others) in peers {
+        let common = if peer == director { usize::MAX } else { others.intersection(macs).count() };
+        let best = found.entry(Family::of(*peer)).or_insert((0, *peer));
+        if common > best.0 {
+            *best = (common, *peer);
+        }
     }
-    let shared = |found: &BTreeSet<Mac>| found.intersection(macs).count();
-    let candidates = peers.iter().filter(|(peer, found)| Family::of(**peer) == family && shared(found) > 0);
-    candidates.max_by_key(|(_, found)| shared(found)).map(|(peer, _)| *peer)
+    found.into_iter().filter(|(_, (common, _))| *common > 0).map(|(family, (_, peer))| (family, peer)).collect()
 }
 
 /// The address of each family that stands for this node: one that is a destination, or else one of the interface.
@@ -298,7 +302,7 @@ mod tests {
             own: &own,
             table: &table.parse().unwrap(),
             peers: &peers,
-            director: director.map(address),
+            director: &addresses_of(director.map(address), &peers),
         })
     }
 
@@ -348,14 +352,15 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_found_in_the_other_family_by_its_mac_address() {
-        let list = [("10.0.0.2", 2), ("10.0.0.3", 3), ("2001:db8::2", 2), ("2001:db8::4", 4)];
-        let peers = list.map(|(peer, last)| (address(peer), [mac(last)].into())).into();
-        let find = |node: &str, family| of_family(address(node), family, &peers).map(|found| found.to_string());
-        assert_eq!(find("10.0.0.2", Family::V4).as_deref(), Some("10.0.0.2"));
-        assert_eq!(find("10.0.0.2", Family::V6).as_deref(), Some("2001:db8::2"));
-        assert_eq!(find("2001:db8::2", Family::V4).as_deref(), Some("10.0.0.2"));
-        assert_eq!([find("10.0.0.3", Family::V6), find("2001:db8::4", Family::V4), find("10.0.0.9", Family::V4)], [const { None }; 3]);
+    fn a_director_has_an_address_of_each_family() {
+        let peers = [("10.0.0.2", [mac(2), mac(4)]), ("10.0.0.3", [mac(3), mac(4)]), ("2001:db8::2", [mac(2), mac(4)])];
+        let mut peers: BTreeMap<_, _> = peers.into_iter().map(|(text, macs)| (address(text), macs.into())).collect();
+        let found = |peers: &_, director| addresses_of(Some(address(director)), peers).into_values().collect::<Vec<_>>();
+        let [v4, v6] = ["10.0.0.2", "2001:db8::2"].map(address);
+        assert_eq!((found(&peers, "10.0.0.2"), found(&peers, "2001:db8::2")), (vec![v4, v6], vec![v4, v6]));
+        assert_eq!((found(&peers, "10.0.0.9"), addresses_of(None, &peers)), (vec![], BTreeMap::new()));
+        peers.insert(v6, BTreeSet::new());
+        assert_eq!((found(&peers, "10.0.0.2"), found(&peers, "2001:db8::2")), (vec![v4], vec![v6]));
     }
 
     #[test]

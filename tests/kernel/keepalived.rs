@@ -1,11 +1,14 @@
-//! Under a real keepalived: its states, by notify program and by FIFO, each reach the node; its VIP is its own, and ours on lo outlives
-//! it. And what keepalived does not do on demand: states in every order, lost, late and all at once.
+//! Under a real keepalived: its states, by notify program, by FIFO and by watch, each reach the node; its VIP is its own, and ours on lo
+//! outlives it. Clusters of keepalived, with several groups, health checks and virtual MAC addresses. And what keepalived does not do on
+//! demand: states in every order, lost, late and all at once.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,9 +16,47 @@ use lvs_dr::Netns;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::lvs_node;
-use crate::fence::{TABLE, daemons, quiesced};
 use crate::lab::{cable, enter_new_netns, ip, ipvsadm, load_ipv6, new_netns, run};
+use crate::lan::{INTERFACE, Session, VIP, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::{Numbers, VIPS, enter_node_netns, new_path};
+
+const TABLE: &str = "\
+-A -t 192.0.2.254:80 -s wrr
+-a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 3
+-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 4
+-a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 5
+-A -t [2001:db8::fe]:80 -s rr
+-a -t [2001:db8::fe]:80 -r [2001:db8::11]:80 -g -w 1
+-a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
+";
+
+/// The other servers. Where there is none, its MAC address is known all the same.
+fn know_peers() {
+    for peer in ["192.0.2.12", "192.0.2.13", "2001:db8::12"] {
+        ip(&format!("neigh add {peer} lladdr 02:00:00:00:00:{} nud permanent dev bond0", &peer[peer.len() - 2..]));
+    }
+}
+
+/// The roles of the sync daemons that run.
+fn daemons() -> Vec<String> {
+    let shown = ipvsadm("-Ln --daemon");
+    shown.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// The table as ipvsadm saves it, in the order of ours, without the services of the node's marks.
+fn saved() -> String {
+    let mut table = ipvsadm("-Sn").parse::<lvs_dr::ipvs::Table>().unwrap();
+    table.retain(|id| !id.to_string().starts_with("fwmark"));
+    table.to_string()
+}
+
+/// The rules that mark packets on an interface, as tc shows them.
+fn rules(interface: &str) -> String {
+    run(&format!("tc -s filter show dev {interface} ingress"))
+}
+
+/// How tc shows the rule that only a node has that does not direct.
+const OPENING: &str = "tcp_flags 0x2/12";
 
 /// A process of a test, ended with it.
 struct Process(Child);
@@ -80,8 +121,8 @@ impl Lab {
         fs::write(dir.join("web.ipvs"), TABLE).unwrap();
         let state = dir.join("state");
         let file = format!(
-            "interface = \"bond0\"\nvips = {VIPS:?}\nstate_dir = {state:?}\nvip_owner = \"keepalived\"\nfence = \"quiesce\"\n\
-             settle = 0.02\nservices = \"web.ipvs\"\n"
+            "interface = \"bond0\"\nvips = {VIPS:?}\nstate_dir = {state:?}\nvip_owner = \"keepalived\"\n\
+             services = \"web.ipvs\"\n"
         );
         fs::write(dir.join("node.toml"), file).unwrap();
         Lab { dir }
@@ -102,7 +143,15 @@ impl Lab {
     }
 
     fn follow(&self) -> Process {
-        let mut command = self.command(&format!("fifo {}/fifo --instance web", self.dir.display()));
+        self.run_on(&format!("fifo {}/fifo --instance web", self.dir.display()))
+    }
+
+    fn watch(&self) -> Process {
+        self.run_on(&format!("watch --fifo {}/fifo --metrics {0}/metrics", self.dir.display()))
+    }
+
+    fn run_on(&self, arguments: &str) -> Process {
+        let mut command = self.command(arguments);
         Process(command.stdout(self.log("fifo.log")).stderr(self.log("fifo.log")).spawn().unwrap())
     }
 
@@ -129,18 +178,14 @@ impl Lab {
             );
             thread::sleep(Duration::from_millis(10));
         }
-        let table = ipvsadm("-Sn").parse::<lvs_dr::ipvs::Table>().unwrap().to_string();
-        let (wanted, running) = if roles == ["master"] {
-            (TABLE.to_owned(), &["master", "backup"][..])
-        } else {
-            (quiesced(), &["backup"][..])
-        };
-        assert_eq!(
-            (table, daemons()),
-            (wanted, running.iter().map(|role| role.to_string()).collect()),
-            "{what}\n{}",
-            self.logs()
-        );
+        // The table is the same in every role.
+        assert_eq!(saved(), TABLE, "{what}\n{}", self.logs());
+        let directs = roles == ["master"];
+        let running = if directs { &["master", "backup"][..] } else { &["backup"] };
+        assert_eq!(daemons(), running, "{what}\n{}", self.logs());
+        let rules = rules("bond0");
+        let has = |peer: &str| rules.contains(&format!("src_mac {peer}"));
+        assert!(rules.contains(OPENING) != directs && has("02:00:00:00:00:12"), "{what}: {rules}\n{}", self.logs());
         assert!(on("lo"), "{what}");
     }
 
@@ -173,14 +218,18 @@ fn put_vips(there: bool) {
     }
 }
 
-/// Starts keepalived in the calling thread's network namespace, with a /tmp and an /etc/keepalived of its own.
+/// Starts keepalived in the calling thread's network namespace, with a /tmp and an /etc/keepalived of its own: VRRP only.
 fn start_keepalived(dir: &Path, instances: &str, global: &str, log: fs::File) -> Process {
+    start_with("--vrrp", dir, instances, global, log)
+}
+
+fn start_with(options: &str, dir: &Path, instances: &str, global: &str, log: fs::File) -> Process {
     fs::create_dir_all(dir.join("tmp")).unwrap();
     configure(dir, instances, global);
     let script = "mkdir -p /etc/keepalived && mount --bind $0/tmp /tmp && mount --bind $0 /etc/keepalived &&
-        exec keepalived --vrrp --dont-fork --log-console --pid=$0/pid --vrrp_pid=$0/vrrp.pid";
+        exec keepalived $1 --dont-fork --log-console --pid=$0/pid --vrrp_pid=$0/vrrp.pid --checkers_pid=$0/checkers.pid";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script]).arg(dir).stdin(Stdio::null());
+    command.args(["--mount", "sh", "-c", script]).arg(dir).arg(options).stdin(Stdio::null());
     Process(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
 }
 
@@ -214,19 +263,21 @@ fn cabled() -> Netns {
     cable("bond0", "02:00:00:00:00:11", &peer, "peer0");
     ip("address add 192.0.2.11/24 dev bond0");
     ip("address add 2001:db8::11/64 dev bond0 nodad");
+    know_peers();
     peer.run(|| ip("address add 192.0.2.12/24 dev peer0")).unwrap();
+    peer.run(|| ip("link set peer0 address 02:00:00:00:00:12")).unwrap();
     peer
 }
 
 /// The whole life of a node: alone, beside a better one, without its cable, without its instance, stopped and started.
-fn lives(by_fifo: bool) {
+fn lives(follow: Option<fn(&Lab) -> Process>) {
     let peer = cabled();
     let lab = Lab::new();
     let dir = &lab.dir;
     let mut monitor = Command::new("ip");
     let monitor = Process(monitor.args(["-o", "monitor", "address"]).stdout(lab.log("monitor")).spawn().unwrap());
-    let follower = by_fifo.then(|| lab.follow());
-    let (global, notify) = match by_fifo {
+    let follower = follow.map(|follow| follow(&lab));
+    let (global, notify) = match follow.is_some() {
         true => (format!("    vrrp_notify_fifo {}/fifo", dir.display()), String::new()),
         false => {
             let program = format!("{} --config {}/node.toml notify", installed().display(), dir.display());
@@ -295,18 +346,24 @@ fn lives(by_fifo: bool) {
 
 #[test]
 fn every_state_reaches_the_node_by_notify() {
-    lives(false);
+    lives(None);
 }
 
 #[test]
 fn every_state_reaches_the_node_by_fifo() {
-    lives(true);
+    lives(Some(Lab::follow));
+}
+
+#[test]
+fn every_state_reaches_the_node_by_watch() {
+    lives(Some(Lab::watch));
 }
 
 #[test]
 fn states_come_in_every_order_and_some_are_lost() {
     enter_node_netns();
     ip("address add 2001:db8::11/64 dev bond0 nodad");
+    know_peers();
     let lab = Lab::new();
     run(&format!("mkfifo {}/fifo", lab.dir.display()));
     let follower = lab.follow();
@@ -350,6 +407,7 @@ fn states_come_in_every_order_and_some_are_lost() {
 fn a_full_fifo_drops_what_is_written() {
     enter_node_netns();
     ip("address add 2001:db8::11/64 dev bond0 nodad");
+    know_peers();
     let lab = Lab::new();
     run(&format!("mkfifo {}/fifo", lab.dir.display()));
     let follower = lab.follow();
@@ -387,6 +445,7 @@ fn a_full_fifo_drops_what_is_written() {
 fn notify_processes_at_once_end_in_what_the_vip_shows() {
     enter_node_netns();
     ip("address add 2001:db8::11/64 dev bond0 nodad");
+    know_peers();
     let lab = Lab::new();
     let states = ["MASTER", "BACKUP", "FAULT"];
     let (mut rounds, mut corrected) = (0, 0);
@@ -465,4 +524,412 @@ fn a_handover_makes_keepalived_give_up() {
         lab.becomes(if weight == "0" { &["backup"] } else { &["master"] }, "the end of it");
         assert_eq!(there(), weight == "0");
     }
+}
+
+/// A node of a cluster with a keepalived of its own.
+struct Member {
+    number: u8,
+    netns: Netns,
+    lab: Lab,
+    watch: Option<Process>,
+    keepalived: Option<Process>,
+}
+
+/// The VIP of the second group.
+const MAIL: &str = "192.0.2.253";
+
+impl Member {
+    /// `file`: the node's, without state_dir.
+    fn new(number: u8, file: &str) -> Self {
+        let netns = host(number);
+        let dir = new_path();
+        fs::create_dir_all(dir.join("tmp")).unwrap();
+        let own = format!("vip_owner = \"keepalived\"\nstate_dir = {:?}\n", dir.join("state"));
+        let handover = format!("[handover]\nfile = {:?}\n", dir.join("track"));
+        fs::write(dir.join("node.toml"), format!("{own}{file}{handover}")).unwrap();
+        fs::write(dir.join("track"), "0\n").unwrap();
+        Member { number, netns, lab: Lab { dir }, watch: None, keepalived: None }
+    }
+
+    /// `instances`: keepalived's, see [`vrrp`].
+    fn start(&mut self, options: &str, instances: &str) {
+        self.elect(options, instances);
+        self.watch = Some(self.netns.run(|| self.lab.watch()).unwrap());
+    }
+
+    fn configuration(&self, instances: &str) -> (String, String) {
+        let global = format!("    vrrp_notify_fifo {}/fifo", self.lab.dir.display());
+        let track = format!("track_file lvs_dr {{\n    file {}/track\n}}\n", self.lab.dir.display());
+        (global, track + instances)
+    }
+
+    fn elect(&mut self, options: &str, instances: &str) {
+        let (global, text) = self.configuration(instances);
+        let start = || start_with(options, &self.lab.dir, &text, &global, self.lab.log("keepalived.log"));
+        self.keepalived = Some(self.netns.run(start).unwrap());
+    }
+
+    fn reload(&self, instances: &str) {
+        let (global, text) = self.configuration(instances);
+        configure(&self.lab.dir, &text, &global);
+        self.keepalived.as_ref().unwrap().signal(Signal::HUP);
+    }
+
+    fn stop(&mut self) {
+        let running = self.keepalived.take().unwrap();
+        running.signal(Signal::TERM);
+        running.ends();
+    }
+
+    fn run(&self, arguments: &str) -> String {
+        self.netns.run(|| run(&self.lab.command_line(arguments))).unwrap()
+    }
+
+    /// The role of a group, once it is reached.
+    fn role(&self, group: &str) -> Option<String> {
+        let state = fs::read_to_string(self.lab.dir.join("state/state")).ok()?;
+        let group = state.split("group ").find_map(|part| part.strip_prefix(&format!("{group}\n")))?;
+        let line = group.lines().find_map(|line| line.strip_prefix("role "))?;
+        line.strip_suffix(" reached").map(str::to_owned)
+    }
+
+    fn has(&self, vip: &str, interface: &str) -> bool {
+        self.netns.run(|| ip(&format!("-o address show dev {interface}"))).unwrap().contains(&format!(" {vip}/"))
+    }
+
+    fn saved(&self) -> String {
+        self.netns.run(saved).unwrap()
+    }
+
+    fn rules(&self, interface: &str) -> String {
+        self.netns.run(|| rules(interface)).unwrap()
+    }
+}
+
+fn soon(what: &str, members: &[Member], mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        let logs = || members.iter().map(|member| member.lab.logs()).collect::<Vec<_>>().join("\n---\n");
+        assert!(start.elapsed() < Duration::from_secs(20), "{what} did not come about:\n{}", logs());
+        thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// Waits until this node directs the group, and all others that take part do not.
+fn directs(number: u8, group: &str, vip: &str, members: &[Member]) {
+    soon(&format!("{number} directs {group:?}"), members, || {
+        members.iter().filter(|member| member.keepalived.is_some()).all(|member| {
+            let master = member.role(group).as_deref() == Some("master");
+            member.role(group).is_some() && master == (member.number == number) && member.has(vip, INTERFACE) == master
+        })
+    });
+}
+
+fn vrrp(name: &str, id: u8, priority: u8, rest: &str) -> String {
+    instance(name, id, priority, INTERFACE, &format!("    track_file {{\n        lvs_dr weight -253\n    }}\n{rest}"))
+}
+
+fn service(vip: &str) -> String {
+    let servers = [11, 12, 13].map(|n| format!("{{ address = \"192.0.2.{n}:80\" }}")).join(", ");
+    format!("[[service]]\nlisten = \"tcp {vip}:80\"\nscheduler = \"wrr\"\ndestinations = [{servers}]\n")
+}
+
+const NUMBERS: [u8; 3] = [11, 12, 13];
+
+#[test]
+fn a_cluster_through_every_change_of_its_director() {
+    enter_switch();
+    let client = host(1);
+    let file = format!("interface = \"{INTERFACE}\"\nvips = [\"{VIP}\"]\n{}", service(VIP));
+    let mut members = NUMBERS.map(|number| Member::new(number, &file));
+    for (member, priority) in members.iter_mut().zip([200, 150, 100]) {
+        serve(&member.netns, member.number);
+        member.start("--vrrp", &vrrp("web", 254, priority, ""));
+    }
+    directs(11, "", VIP, &members);
+    let mut sessions: Vec<(Session, u8)> = (0..12).map(|_| session(&client, VIP)).collect();
+    let failing = |change: &mut dyn FnMut()| failing_during(&client, &[VIP], change);
+    let good = |what: &str, (failed, all): (usize, usize), sessions: &mut Vec<(Session, u8)>| {
+        println!("{what}: {failed} of {all} new connections failed");
+        assert_eq!((failed, kept(sessions)), (0, sessions.len()), "{what}: of {all}");
+        sessions.extend((0..3).map(|_| session(&client, VIP)));
+    };
+    let counted = failing(&mut || {
+        members[0].reload(&vrrp("web", 254, 50, ""));
+        directs(12, "", VIP, &members);
+    });
+    good("less priority", counted, &mut sessions);
+    let counted = failing(&mut || {
+        members[1].stop();
+        directs(13, "", VIP, &members);
+        soon("it is stopped", &members, || members[1].role("").as_deref() == Some("stop"));
+    });
+    good("keepalived is stopped", counted, &mut sessions);
+    let counted = failing(&mut || {
+        assert!(members[2].run("handover").contains("handed over"));
+        directs(11, "", VIP, &members);
+    });
+    good("handover", counted, &mut sessions);
+    let counted = failing(&mut || {
+        drop(members[2].run("handover --end"));
+        members[1].elect("--vrrp", &vrrp("web", 254, 150, ""));
+        directs(12, "", VIP, &members);
+    });
+    good("keepalived is started", counted, &mut sessions);
+    // New connections spread at once.
+    let servers: Vec<u8> = (0..12).map(|_| session(&client, VIP).1).collect();
+    assert_eq!(NUMBERS.map(|number| servers.iter().filter(|server| **server == number).count()), [4, 4, 4]);
+    // It crashes. What is younger than three seconds may be lost.
+    thread::sleep(Duration::from_secs(3));
+    let crashed = &members[1].keepalived.as_ref().unwrap().0;
+    kill_process(Pid::from_child(crashed), Signal::STOP).unwrap();
+    ip("link set port12 down");
+    let alive = |n: usize, number, master: bool| {
+        (members[n].role("").as_deref() == Some("master")) == master && members[n].has(VIP, INTERFACE) == (number == 13)
+    };
+    soon("13 directs", &members, || alive(2, 13, true) && alive(0, 11, false));
+    sessions.retain(|(_, server)| *server != 12);
+    assert_eq!(kept(&mut sessions), sessions.len());
+    kill_process(Pid::from_child(crashed), Signal::CONT).unwrap();
+    for member in &members {
+        let table = member.saved();
+        assert_eq!(table.matches("-w 1\n").count(), 3, "{table}");
+    }
+}
+
+/// Active/active: two VRRP instances, each with a director of its own.
+#[test]
+fn two_groups_have_two_directors_and_one_moves() {
+    enter_switch();
+    let client = host(1);
+    let group = |name: &str, vip: &str| format!("[[group]]\nname = \"{name}\"\nvips = [\"{vip}\"]\n");
+    let head = format!("interface = \"{INTERFACE}\"\n{}{}", group("my web", VIP), group("mail", MAIL));
+    let file = head + &service(VIP) + &service(MAIL);
+    let mut members = NUMBERS.map(|number| Member::new(number, &file));
+    // keepalived takes a name with a blank in quotes.
+    let both = |web, mail| vrrp("\"my web\"", 254, web, "") + &vrrp("mail", 253, mail, "");
+    for (member, (web, mail)) in members.iter_mut().zip([(200, 100), (100, 200), (150, 150)]) {
+        serve(&member.netns, member.number);
+        member.start("--vrrp", &both(web, mail));
+    }
+    directs(11, "my web", VIP, &members);
+    directs(12, "mail", MAIL, &members);
+    let mut sessions: Vec<(Session, u8)> = (0..18).map(|n| session(&client, [VIP, MAIL][n % 2])).collect();
+    for vip in [0, 1] {
+        let servers = |number| sessions.iter().skip(vip).step_by(2).filter(|(_, server)| *server == number).count();
+        assert_eq!(NUMBERS.map(servers), [3, 3, 3], "{vip}");
+    }
+    let request = |member: &Member, group: &str| {
+        let text = member.run(&format!("--group {group} status"));
+        text.lines().find(|line| line.starts_with("role")).unwrap().to_owned()
+    };
+    let of_mail: Vec<String> = members.iter().map(|member| request(member, "mail")).collect();
+    let (failed, all) = failing_during(&client, &[VIP, MAIL], || {
+        members[0].reload(&both(50, 100));
+        directs(13, "my web", VIP, &members);
+    });
+    assert_eq!((failed, kept(&mut sessions)), (0, sessions.len()), "of {all}");
+    directs(12, "mail", MAIL, &members);
+    assert_eq!(members.iter().map(|member| request(member, "mail")).collect::<Vec<_>>(), of_mail);
+    // Each node hears who directs which group.
+    soon("both directors are heard", &members, || {
+        let text = members[0].run("status --json");
+        let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let director = |name: &str| {
+            let groups = status["groups"].as_array().unwrap().iter();
+            groups.clone().find(|group| group["group"] == name).unwrap()["director"].as_str().map(str::to_owned)
+        };
+        [director("my web"), director("mail")] == [Some("192.0.2.13".into()), Some("192.0.2.12".into())]
+    });
+    let servers: Vec<u8> = (0..18).map(|n| session(&client, [VIP, MAIL][n % 2]).1).collect();
+    assert_eq!(NUMBERS.map(|number| servers.iter().filter(|server| **server == number).count()), [6, 6, 6]);
+}
+
+/// A server that can be stopped: refuses connections while it is.
+struct Server {
+    up: Arc<AtomicBool>,
+}
+
+impl Server {
+    fn start(netns: &Netns, number: u8) -> Self {
+        let up = Arc::new(AtomicBool::new(true));
+        let (netns, is_up) = (netns.clone(), up.clone());
+        thread::spawn(move || {
+            loop {
+                while !is_up.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                let listener = netns.run(|| TcpListener::bind("[::]:80").unwrap()).unwrap();
+                listener.set_nonblocking(true).unwrap();
+                while is_up.load(Ordering::Relaxed) {
+                    let Ok((mut stream, _)) = listener.accept() else {
+                        thread::sleep(Duration::from_millis(2));
+                        continue;
+                    };
+                    thread::spawn(move || {
+                        stream.set_nonblocking(false).unwrap();
+                        let mut octet = [0];
+                        while stream.read_exact(&mut octet).is_ok() && stream.write_all(&[number]).is_ok() {}
+                    });
+                }
+            }
+        });
+        Server { up }
+    }
+
+    fn set(&self, up: bool) {
+        self.up.store(up, Ordering::Relaxed);
+    }
+}
+
+/// keepalived's own health checks edit the table of every node, and lvs-node leaves what they say.
+#[test]
+fn health_checks_of_keepalived_decide_about_servers_in_every_role() {
+    enter_switch();
+    let client = host(1);
+    let mut members =
+        NUMBERS.map(|number| Member::new(number, &format!("interface = \"{INTERFACE}\"\nvips = [\"{VIP}\"]\n")));
+    let real = |number: u8| {
+        // Of 12 the weight becomes 0, 11 is removed.
+        let inhibit = if number == 12 { "inhibit_on_failure" } else { "" };
+        format!(
+            "    real_server 192.0.2.{number} 80 {{
+        weight 2
+        {inhibit}
+        TCP_CHECK {{
+            connect_timeout 1
+            retry 0
+        }}
+    }}
+"
+        )
+    };
+    let servers = NUMBERS.map(real).concat();
+    let checked = format!(
+        "virtual_server {VIP} 80 {{
+    delay_loop 1
+    lb_algo wrr
+    lb_kind DR
+    protocol TCP
+{servers}}}
+"
+    );
+    let mut running = Vec::new();
+    for (member, priority) in members.iter_mut().zip([200, 150, 100]) {
+        running.push(Server::start(&member.netns, member.number));
+        member.start("", &(vrrp("web", 254, priority, "") + &checked));
+    }
+    directs(11, "", VIP, &members);
+    let weights = |member: &Member| {
+        let saved = member.saved();
+        NUMBERS.map(|number| {
+            let start = format!("-a -t {VIP}:80 -r 192.0.2.{number}:80 -g -w ");
+            saved.lines().find_map(|line| line.strip_prefix(&start)).map(|weight| weight.parse::<u32>().unwrap())
+        })
+    };
+    let all_have = |what: &str, members: &[Member], wanted: [Option<u32>; 3]| {
+        soon(what, members, || members.iter().all(|member| weights(member) == wanted));
+    };
+    let answered = |count: u8| {
+        let servers: Vec<Option<u8>> =
+            (0..count).map(|_| Session::open(&client, VIP).and_then(|mut session| session.ask())).collect();
+        NUMBERS.map(Some).map(|number| servers.iter().filter(|server| **server == number).count())
+    };
+    let [full, down] = [Some(2), Some(0)];
+    all_have("all servers", &members, [full, full, full]);
+    assert_eq!(answered(12), [4, 4, 4]);
+    let known = |member: &Member| member.run("status").contains("peer     192.0.2.11 02:") || member.number == 11;
+    soon("peers known", &members, || members.iter().all(known));
+    // 12 dies and returns while 13 is a backup.
+    running[1].set(false);
+    all_have("12 is down", &members, [full, down, full]);
+    assert_eq!(answered(12), [6, 0, 6]);
+    running[1].set(true);
+    all_have("12 is up", &members, [full, full, full]);
+    // It dies again, and 11, which directs, does too; then 13 is promoted.
+    running[1].set(false);
+    running[0].set(false);
+    all_have("two are down", &members, [None, down, full]);
+    // 12 does not take over.
+    drop(members[1].run("handover"));
+    assert!(members[0].run("handover").contains("handed over"));
+    directs(13, "", VIP, &members);
+    assert_eq!(answered(12), [0, 0, 12]);
+    // Also after more looks, and a repair of the marks.
+    for member in &members {
+        member.netns.run(|| run(&format!("tc filter del dev {INTERFACE} ingress"))).unwrap();
+    }
+    soon("rules again", &members, || members.iter().all(|member| member.rules(INTERFACE).contains("src_mac")));
+    for member in &members {
+        assert_eq!(weights(member), [None, down, full], "{}", member.lab.logs());
+    }
+    assert_eq!(answered(6), [0, 0, 6]);
+    // They return while 11 and 12 are backups, and 11 directs again.
+    running[0].set(true);
+    running[1].set(true);
+    all_have("all are up", &members, [full, full, full]);
+    assert_eq!(answered(12), [4, 4, 4]);
+    drop(members[0].run("handover --end"));
+    directs(11, "", VIP, &members);
+    assert_eq!(answered(12), [4, 4, 4]);
+    drop(members[1].run("handover --end"));
+    for member in &members {
+        assert_eq!(weights(member), [full, full, full], "{}", member.lab.logs());
+        // No service was in a file of the node.
+        assert!(!member.lab.dir.join("state/loaded").exists());
+    }
+}
+
+/// keepalived's virtual MAC address: the VIP is on a macvlan, but what nodes send each other arrives on the interface below.
+#[test]
+fn with_a_virtual_mac_address_peers_are_recognised_on_the_interface_below() {
+    enter_switch();
+    let client = host(1);
+    let file = format!(
+        "interface = \"vrrp.254\"\nvips = [\"{VIP}\"]\n[arp]\non = \"all\"\n[sync]\ninterface = \"{INTERFACE}\"\n{}",
+        service(VIP).replace(", { address = \"192.0.2.13:80\" }", "")
+    );
+    let mut members = [11, 12].map(|number| Member::new(number, &file));
+    for (member, priority) in members.iter_mut().zip([200, 150]) {
+        serve(&member.netns, member.number);
+        let text = vrrp("web", 254, priority, "    use_vmac vrrp.254\n");
+        // Without a device the VIP is on the macvlan.
+        member.elect("--vrrp", &text.replace("/32 dev bond0", "/32"));
+        let there = || std::process::Command::new("ip").args(["link", "show", "vrrp.254"]).output().unwrap();
+        soon("the macvlan", std::slice::from_ref(member), || member.netns.run(there).unwrap().status.success());
+        member.watch = Some(member.netns.run(|| member.lab.watch()).unwrap());
+    }
+    let directs = |number: u8, members: &[Member]| {
+        soon(&format!("{number} directs"), members, || {
+            members.iter().all(|member| {
+                let master = member.role("").as_deref() == Some("master");
+                member.role("").is_some()
+                    && master == (member.number == number)
+                    && member.has(VIP, "vrrp.254") == master
+            })
+        });
+    };
+    directs(11, &members);
+    for member in &members {
+        for interface in [INTERFACE, "vrrp.254"] {
+            let rules = member.rules(interface);
+            let opening = rules.contains(OPENING);
+            assert!(rules.contains("src_mac") && opening == (member.number == 12), "{interface}: {rules}");
+        }
+    }
+    let mut sessions: Vec<(Session, u8)> = (0..10).map(|_| session(&client, VIP)).collect();
+    let servers = |number| sessions.iter().filter(|(_, server)| *server == number).count();
+    assert_eq!([11, 12].map(servers), [5, 5]);
+    let marked = |member: &Member, interface: &str| {
+        let rules = member.rules(interface);
+        let sent = |line: &str| line.trim().strip_prefix("Sent ")?.split_whitespace().nth(2)?.parse::<u64>().ok();
+        rules.lines().filter_map(sent).sum::<u64>()
+    };
+    assert!(marked(&members[1], INTERFACE) >= 5, "{}", members[1].rules(INTERFACE));
+    let (failed, all) = failing_during(&client, &[VIP], || {
+        let text = vrrp("web", 254, 50, "    use_vmac vrrp.254\n");
+        members[0].reload(&text.replace("/32 dev bond0", "/32"));
+        directs(12, &members);
+    });
+    assert_eq!((failed, kept(&mut sessions)), (0, sessions.len()), "of {all}");
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -673,4 +674,39 @@ fn checksum(octets: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !(sum as u16)
+}
+
+/// How many new connections fail while `change` is under way, and how many there were.
+pub fn failing_during(client: &Netns, vips: &[&str], change: impl FnOnce()) -> (usize, usize) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let stream = scope.spawn(|| {
+            let (mut failed, mut all) = (0, 0);
+            while !over.load(Ordering::Relaxed) {
+                let answered = Session::open(client, vips[all % vips.len()]).and_then(|mut session| session.ask());
+                failed += usize::from(answered.is_none());
+                all += 1;
+            }
+            (failed, all)
+        });
+        // Also where the change fails: the scope waits for the stream.
+        let result = catch_unwind(AssertUnwindSafe(change));
+        thread::sleep(Duration::from_millis(300));
+        over.store(true, Ordering::Relaxed);
+        let counted = stream.join().unwrap();
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+        counted
+    })
+}
+
+/// A session, and the server that answers it.
+pub fn session(client: &Netns, vip: &str) -> (Session, u8) {
+    let mut session = Session::open(client, vip).unwrap();
+    let server = session.ask().unwrap();
+    (session, server)
+}
+
+/// How many are answered by their server.
+pub fn kept(sessions: &mut [(Session, u8)]) -> usize {
+    sessions.iter_mut().filter_map(|(session, server)| (session.ask()? == *server).then_some(())).count()
 }

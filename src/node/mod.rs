@@ -84,8 +84,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Interval at which a wait looks whether it is over.
 const WAIT_STEP: Duration = Duration::from_millis(20);
 
-/// Time limit for the answer of another node on the link.
-const PROBE_LIMIT: Duration = Duration::from_millis(50);
+/// Time limit for the answer of another node on the link, which may be busy.
+const PROBE_LIMIT: Duration = Duration::from_millis(200);
 
 /// The most addresses that a node sends about itself.
 const ADDRESSES: usize = 24;
@@ -409,7 +409,7 @@ impl Node {
     }
 
     /// Looks for the other node that directs, which the rules for packets of its connections depend on: a backup asks the link for the VIP, a
-    /// director whether the one before it is alive. Blocks for 50 ms at most.
+    /// director whether the one before it is alive. Blocks for 200 ms at most for each VIP, and only where no node answers.
     fn look_for_director(&mut self, role: Role) -> Result<()> {
         if self.config.fence != Fence::Marks {
             return Ok(());

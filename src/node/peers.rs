@@ -29,6 +29,9 @@ use crate::netns::Netns;
 /// Nodes that were not heard for this long are gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
+/// A director that was not heard for this long is dead. While it takes on a role, it may be silent for some seconds.
+const DEAD: Duration = Duration::from_secs(8);
+
 /// A node that is gone is remembered for this long, so that a director that is silent is told from one that was never heard.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -338,7 +341,7 @@ impl View {
             of_it.map(|(at, _)| *at).max()
         };
         match before.as_ref().and_then(heard_at) {
-            Some(at) if now.duration_since(at) >= SILENCE => Ok(None),
+            Some(at) if now.duration_since(at) >= DEAD => Ok(None),
             _ => Err(Unheard),
         }
     }
@@ -435,13 +438,14 @@ mod tests {
         view.present(now, presence(1, "192.0.2.1", &[]));
         assert_eq!(director(&view, now, Some(one)), Ok(Some(two)));
         // Both are silent.
-        assert_eq!(director(&view, now + SILENCE, Some(two)), Ok(None));
-        assert_eq!(director(&view, now + SILENCE, "192.0.2.3".parse().ok()), Err(Unheard));
-        // Another node is heard meanwhile.
-        view.present(now + SILENCE, presence(1, "192.0.2.1", &[]));
-        assert_eq!(director(&view, now + SILENCE, Some(two)), Ok(None));
-        // The director was started again, and has stepped down.
-        view.present(now + SILENCE, presence(3, "192.0.2.2", &[]));
         assert_eq!(director(&view, now + SILENCE, Some(two)), Err(Unheard));
+        assert_eq!(director(&view, now + DEAD, Some(two)), Ok(None));
+        assert_eq!(director(&view, now + DEAD, "192.0.2.3".parse().ok()), Err(Unheard));
+        // Another node is heard meanwhile.
+        view.present(now + DEAD, presence(1, "192.0.2.1", &[]));
+        assert_eq!(director(&view, now + DEAD, Some(two)), Ok(None));
+        // The director was started again, and has stepped down.
+        view.present(now + DEAD, presence(3, "192.0.2.2", &[]));
+        assert_eq!(director(&view, now + DEAD, Some(two)), Err(Unheard));
     }
 }

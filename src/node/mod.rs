@@ -84,8 +84,11 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Interval at which a wait looks whether it is over.
 const WAIT_STEP: Duration = Duration::from_millis(20);
 
-/// Time limit for the answer of another node on the link, which may be busy.
-const PROBE_LIMIT: Duration = Duration::from_millis(200);
+/// Time limit for the answer of a director on the link to a request for its VIP.
+const PROBE_LIMIT: Duration = Duration::from_millis(50);
+
+/// Time limit for the answer of a former director, which may be busy.
+const ALIVE_LIMIT: Duration = Duration::from_millis(200);
 
 /// The most addresses that a node sends about itself.
 const ADDRESSES: usize = 24;
@@ -341,7 +344,8 @@ impl Node {
     }
 
     /// Shows each connection of this table's services that lasts so long, as the sync daemon would send it. One by one: there may be many.
-    /// With a limit, those that are read in that time.
+    /// With a limit, those that are read in that time. Connections of the node's marks are left out: on another node they would replace
+    /// the connection with its server.
     fn each_entry(
         &mut self,
         table: &Table,
@@ -350,8 +354,9 @@ impl Node {
         mut see: impl FnMut(sync::Entry),
     ) -> Result<()> {
         let make = sync::maker(table);
+        let is_of_mark = fence::marks::is_of_mark(table);
         self.ipvs.each_connection(limit, |connection| {
-            if connection.expires >= lasting {
+            if connection.expires >= lasting && !is_of_mark(&connection) {
                 make(&connection).into_iter().for_each(&mut see);
             }
         })
@@ -409,7 +414,7 @@ impl Node {
     }
 
     /// Looks for the other node that directs, which the rules for packets of its connections depend on: a backup asks the link for the VIP, a
-    /// director whether the one before it is alive. Blocks for 200 ms at most for each VIP, and only where no node answers.
+    /// director whether the one before it is alive. Blocks for 200 ms at most, or 50 ms for each VIP, where no node answers.
     fn look_for_director(&mut self, role: Role) -> Result<()> {
         if self.config.fence != Fence::Marks {
             return Ok(());
@@ -422,9 +427,7 @@ impl Node {
             (Role::Master, Some(director)) => {
                 let Some((interface, None)) = self.marks.route_to(director)? else { return Ok(()) };
                 // A link that cannot be asked says nothing.
-                let Ok(answers) = marks::who_has(&netns, &interface, director, PROBE_LIMIT, Duration::ZERO) else {
-                    return Ok(());
-                };
+                let Ok(answers) = marks::who_has(&netns, &interface, director, ALIVE_LIMIT, Duration::ZERO) else { return Ok(()) };
                 before.filter(|_| !answers.is_empty())
             }
             _ => {

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
 use lvs_dr::ipvs::{Connection, Ipvs, SyncDaemon, SyncRole, sync};
+use lvs_dr::node::{Config, Node, Role};
 
 use crate::lab::{cable, ip, ipvsadm};
 use crate::lan::{INTERFACE, Session, VIP, VIP6, add_vips, enter_switch, host, serve};
+use crate::node::new_path;
 
 /// A client, a director, a server, and a backup that sees no packet of a client.
 struct Cluster {
@@ -271,4 +273,66 @@ fn a_connection_whose_first_packet_was_repeated_is_told_of() {
         }
         assert_eq!(!cluster.known_at_the_backup().is_empty(), told, "{threshold}, {refresh}");
     }
+}
+
+/// Connections of the node's marks are the node's own: elsewhere they would lead to port 1 of this node, where nothing listens.
+#[test]
+fn connections_of_the_marks_are_not_sent() {
+    enter_switch();
+    let [client, director, peer, backup] = [1, 11, 12, 13].map(host);
+    serve(&director, 11);
+    serve(&peer, 12);
+    let mut table = String::new();
+    for (listen, network) in [(format!("{VIP}:80"), "192.0.2.N:80"), (format!("[{VIP6}]:80"), "[2001:db8::N]:80")] {
+        table += &format!("-A -t {listen} -s wrr\n");
+        table += &["11", "12"].map(|n| format!("-a -t {listen} -r {} -g -w 1\n", network.replace('N', n))).concat();
+    }
+    let node = |netns: &Netns| {
+        let config = Config {
+            services: Some(table.parse().unwrap()),
+            state_dir: new_path(),
+            ..Config::new(INTERFACE, [VIP, VIP6].map(|vip| vip.parse().unwrap()))
+        };
+        Node::open_in(config, netns.clone()).unwrap()
+    };
+    let known = |netns: &Netns| rows(&Ipvs::open_in(netns.clone()).unwrap().connections().unwrap());
+    let mut first = node(&director);
+    first.become_role(Role::Master).unwrap();
+    // What comes from the peer's MAC address the director serves itself.
+    let open = |from: &Netns, count| -> Vec<Session> {
+        let both = (0..count).flat_map(|_| [VIP, VIP6]);
+        both.map(|vip| Session::open(from, vip).unwrap()).collect()
+    };
+    let mut of_peer = open(&peer, 5);
+    assert!(of_peer.iter_mut().all(|session| session.ask() == Some(11)));
+    let of_marks = known(&director);
+    let local = |row: &String| row.contains(" 192.0.2.11:1 ") || row.contains(" [2001:db8::11]:1 ");
+    assert_eq!((of_marks.len(), of_marks.iter().filter(|row| local(row)).count()), (10, 10), "{of_marks:?}");
+    assert_eq!((first.known_connections().unwrap(), first.resync().unwrap()), (0, 0));
+
+    add_vips(&peer, "lo");
+    let mut sessions = open(&client, 6);
+    assert!(sessions.iter_mut().all(|session| session.ask().is_some()));
+    let ordinary: BTreeSet<String> = known(&director).difference(&of_marks).cloned().collect();
+    assert_eq!((ordinary.len(), first.known_connections().unwrap()), (12, 12), "{ordinary:?}");
+    // The kernel's own daemon sends what it has been waiting with.
+    std::thread::sleep(Duration::from_secs(3));
+    let mut second = node(&backup);
+    second.become_role(Role::Backup).unwrap();
+    assert_eq!(first.resync().unwrap(), 12);
+    let start = Instant::now();
+    while known(&backup) != ordinary {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", known(&backup));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A demoted director sends all connections once more.
+    let late = host(14);
+    node(&late).become_role(Role::Backup).unwrap();
+    first.become_role(Role::Backup).unwrap();
+    let start = Instant::now();
+    while known(&late) != ordinary {
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", known(&late));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(known(&backup), ordinary);
 }

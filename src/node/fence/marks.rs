@@ -25,7 +25,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use super::{Sysctl, set};
 use crate::error::{Error, Result};
-use crate::ipvs::{Destination, Family, Forward, Scheduler, Service, ServiceId, Table, settings};
+use crate::ipvs::{Connection, Destination, Family, Forward, Scheduler, Service, ServiceId, Table, settings};
 use crate::marks::{Mac, Packets, Rule};
 use crate::vip::Located;
 
@@ -191,6 +191,17 @@ fn insert(
         let _ = table.insert_destination(&id, Destination::new(SocketAddr::new(address, PORT)).weight(weight));
     }
     Ok(())
+}
+
+/// Tells the connections of the marks' services from those of this table. With direct routing a connection to a server on port 1 has
+/// that port at the VIP too.
+pub(in crate::node) fn is_of_mark(table: &Table) -> impl Fn(&Connection) -> bool {
+    let destinations = table.services().flat_map(|content| content.destinations()).map(|found| found.address);
+    let others: BTreeSet<SocketAddr> = destinations.filter(|address| address.port() == PORT).collect();
+    move |connection| {
+        let to = connection.destination;
+        to.port() == PORT && connection.service.port() != PORT && !others.contains(&to)
+    }
 }
 
 /// To which ports of a VIP rule 1 applies; `None`: to all.

@@ -180,8 +180,8 @@ impl Marks {
 
     /// Asks the kernel to find out the MAC address of `address` on this interface's link, or to confirm the one that it knows.
     /// Does not wait for the answer: [`Monitor`](super::Monitor) or [`Marks::neighbours`] shows it. An entry that is reachable
-    /// is left alone (`neigh_event_send()` in the kernel's net/core/neighbour.c), and so is a permanent one: `NTF_USE` would clear
-    /// `NUD_PERMANENT` (`__neigh_update()` there), and the administrator's MAC address would be lost.
+    /// is left alone (`neigh_event_send()` in the kernel's net/core/neighbour.c), and a permanent one, which the request would make an
+    /// ordinary one (`__neigh_update()` there: `NEIGH_UPDATE_F_USE`).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a multicast or unspecified address; also as [`Marks`].
@@ -191,10 +191,11 @@ impl Marks {
             return Err(Error::invalid(address, "the address of one host was expected"));
         }
         let index = self.client.link_of_name(interface)?.index;
-        let is_permanent = |found: &Neighbour| {
-            (found.address, found.index, found.state) == (address, index, NeighbourState::Permanent)
+        let is_fixed = |found: &Neighbour| {
+            let fixed = matches!(found.state, NeighbourState::Permanent | NeighbourState::NoArp);
+            fixed && (found.address, found.index) == (address, index)
         };
-        if self.neighbours()?.iter().any(is_permanent) {
+        if self.neighbours()?.iter().any(is_fixed) {
             return Ok(());
         }
         let (family, octets) = wire_address(address);

@@ -475,7 +475,8 @@ impl<'a> Watch<'a> {
             self.counts.at_director = Some(beacon.known);
             let members = &mut self.members;
             if let Some(Learned { known, of }) = self.learning.heard(now, &beacon, || {
-                members.iter_mut().map(|member| member.node.status().map_or(0, |status| status.connections())).sum()
+                let found: Vec<Status> = members.iter_mut().filter_map(|member| member.node.status().ok()).collect();
+                known_by(found.iter())
             }) {
                 (self.counts.known, self.counts.knows_all) = (known, known >= of);
                 self.news = Some(format!("knows {known} of {of} connections"));
@@ -644,7 +645,11 @@ impl<'a> Watch<'a> {
 
     /// Takes in how much is known here, and lets this node take part in elections once that is all.
     fn count(&mut self, groups: &[(String, Status)], unequal: &[String], tell: &impl Fn(News)) {
-        self.counts.known = groups.iter().map(|(_, status)| status.connections()).sum();
+        self.counts.known = match self.directs() {
+            // What a resync sends.
+            true => groups.iter().map(|(_, status)| status.connections()).sum(),
+            false => known_by(groups.iter().map(|(_, status)| status)),
+        };
         let now = Instant::now();
         match self.view.directors(now).map(|director| director.known).max() {
             Some(of) if !self.directs() => {
@@ -797,6 +802,17 @@ impl<'a> Watch<'a> {
             self.peers = None;
         }
     }
+}
+
+/// How many connections a node knows that does not direct, from the status of each of its groups. Those of its marks are a director's too.
+fn known_by<'a>(groups: impl Iterator<Item = &'a Status>) -> u64 {
+    let (mut own, mut marked) = (0, 0);
+    for status in groups {
+        own += status.connections();
+        // The same for all groups.
+        marked = status.marked;
+    }
+    own + marked
 }
 
 fn listen(peers: &Peers, sender: &SyncSender<Event>) -> Result<()> {

@@ -58,7 +58,8 @@ use std::time::{Duration, Instant};
 
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{DestinationEntry, Ipvs, Scheduler, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table, sync};
+use crate::ipvs::{
+    Connection, DestinationEntry, Ipvs, Scheduler, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table, sync};
 use crate::marks::{self, LocalMarks, Mac, Marks};
 use crate::netns::Netns;
 use crate::sysctl;
@@ -125,6 +126,9 @@ pub struct Status {
     pub table: Table,
     /// The same with their counters.
     pub entries: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
+    /// How many connections the services of the node's marks count, of all groups. A director knows them too, and they are not sent to
+    /// other nodes.
+    pub marked: u64,
     /// The sync daemons that run.
     pub daemons: Vec<SyncDaemon>,
     /// The table of this node as a director. With fence `marks`, its part of `table`.
@@ -148,9 +152,7 @@ impl Status {
     /// [`Node::known_connections`] it costs nothing, however many there are.
     pub fn connections(&self) -> u64 {
         let own = self.entries.iter().filter(|(entry, _)| self.kept.service(&entry.service.id).is_some());
-        own.flat_map(|(_, destinations)| destinations)
-            .map(|found| u64::from(found.active) + u64::from(found.inactive) + u64::from(found.persistent))
-            .sum()
+        counted(own)
     }
 
     /// The digest of the node's services in the kernel, to be compared with other nodes'.
@@ -168,6 +170,11 @@ impl Status {
             order: order.fold(0, u64::wrapping_add),
         }
     }
+}
+
+fn counted<'a>(entries: impl Iterator<Item = &'a (ServiceEntry, Vec<DestinationEntry>)>) -> u64 {
+    let destinations = entries.flat_map(|(_, destinations)| destinations);
+    destinations.map(|found| u64::from(found.active) + u64::from(found.inactive) + u64::from(found.persistent)).sum()
 }
 
 impl Node {
@@ -313,14 +320,14 @@ impl Node {
             .ok_or_else(|| Error::invalid(what, "this node has taken on no role yet: let it take on one first"))
     }
 
-    /// How many connections of its services this node knows, without those that expire soon.
+    /// How many connections of its services this node knows, also those that its marks have scheduled, without those that expire soon.
     ///
     /// # Errors
     /// As [`Ipvs::connections`].
     pub fn known_connections(&mut self) -> Result<usize> {
         let mut known = 0;
         let table = self.own_table()?;
-        self.each_entry(&table, LASTING, None, |_| known += 1)?;
+        self.each_entry(&table, LASTING, None, |_, _| known += 1)?;
         Ok(known)
     }
 
@@ -337,27 +344,30 @@ impl Node {
         Ok(entries.len())
     }
 
+    /// Without connections of the node's marks: on another node they would replace the connection to the server.
     fn entries_of(&mut self, table: &Table, lasting: Duration, limit: Option<Duration>) -> Result<Vec<sync::Entry>> {
-        let mut entries = Vec::new();
-        self.each_entry(table, lasting, limit, |entry| entries.push(entry))?;
+        let (mut entries, is_of_mark) = (Vec::new(), fence::marks::is_of_mark(table));
+        self.each_entry(table, lasting, limit, |connection, entry| {
+            if !is_of_mark(connection) {
+                entries.push(entry);
+            }
+        })?;
         Ok(entries)
     }
 
     /// Shows each connection of this table's services that lasts so long, as the sync daemon would send it. One by one: there may be many.
-    /// With a limit, those that are read in that time. Connections of the node's marks are left out: on another node they would replace
-    /// the connection with its server.
+    /// With a limit, those that are read in that time.
     fn each_entry(
         &mut self,
         table: &Table,
         lasting: Duration,
         limit: Option<Duration>,
-        mut see: impl FnMut(sync::Entry),
+        mut see: impl FnMut(&Connection, sync::Entry),
     ) -> Result<()> {
         let make = sync::maker(table);
-        let is_of_mark = fence::marks::is_of_mark(table);
         self.ipvs.each_connection(limit, |connection| {
-            if connection.expires >= lasting && !is_of_mark(&connection) {
-                make(&connection).into_iter().for_each(&mut see);
+            if connection.expires >= lasting {
+                make(&connection).into_iter().for_each(|entry| see(&connection, entry));
             }
         })
     }
@@ -675,6 +685,7 @@ impl Node {
             arp,
             hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
             kept,
+            marked: counted(entries.iter().filter(|(entry, _)| values.owns(&entry.service.id))),
             daemons: seen.daemons.values().flatten().cloned().collect(),
             table: seen.table.filtered(|id| !values.owns(id)),
             entries: entries.into_iter().filter(|(entry, _)| !values.owns(&entry.service.id)).collect(),

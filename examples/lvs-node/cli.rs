@@ -313,6 +313,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Role { role } => become_role(cli, &file, &mut nodes[0], *role, tell),
         Command::Notify { state, name, .. } => match fifo::named(state) {
             Some(role) => {
+                ignore_termination();
                 become_role(cli, &file, &mut nodes[0], role, tell)?;
                 Ok(fifo::correct(&mut nodes[0], netns, role, tell)?)
             }
@@ -456,6 +457,12 @@ fn head(node: &Node) {
     if !node.config().group.is_empty() {
         say(format_args!("group {}\n", node.config().group));
     }
+}
+
+/// keepalived ends a second after it has notified a node that it stops, and ends its scripts with it: a role would be left half-way.
+fn ignore_termination() {
+    // SAFETY: no handler runs.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
 }
 
 fn become_role(

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::lvs_node;
@@ -147,7 +148,7 @@ impl Lab {
     }
 
     fn watch(&self) -> Process {
-        self.run_on(&format!("watch --fifo {}/fifo --metrics {0}/metrics", self.dir.display()))
+        self.run_on(&format!("watch --fifo {0}/fifo --metrics {0}/metrics --instance web", self.dir.display()))
     }
 
     fn run_on(&self, arguments: &str) -> Process {
@@ -189,9 +190,10 @@ impl Lab {
         assert!(on("lo"), "{what}");
     }
 
-    /// Whether a request is under way.
+    /// Whether a request is under way. Its process keeps the file locked; keepalived may have killed it when it ended itself.
     fn overlap(&self) -> bool {
-        self.dir.join("state/request").exists()
+        let Ok(file) = fs::File::open(self.dir.join("state/request")) else { return false };
+        flock(&file, FlockOperation::NonBlockingLockShared).is_err()
     }
 }
 
@@ -422,7 +424,7 @@ fn a_full_fifo_drops_what_is_written() {
         {
             written += 1;
         }
-        assert!(written > 1000, "{written}");
+        assert!(written > 500, "{written}");
         put_vips(last == "MASTER");
         follower.signal(Signal::CONT);
         let start = Instant::now();
@@ -838,8 +840,7 @@ fn health_checks_of_keepalived_decide_about_servers_in_every_role() {
     let [full, down] = [Some(2), Some(0)];
     all_have("all servers", &members, [full, full, full]);
     assert_eq!(answered(12), [4, 4, 4]);
-    let known = |member: &Member| member.run("status").contains("peer     192.0.2.11 02:") || member.number == 11;
-    soon("peers known", &members, || members.iter().all(known));
+    soon("peers known", &members, || members.iter().all(|member| !member.run("status").contains("unknown")));
     // 12 dies and returns while 13 is a backup.
     running[1].set(false);
     all_have("12 is down", &members, [full, down, full]);

@@ -411,7 +411,7 @@ fn the_director_is_followed_and_a_dead_one_is_not() {
         soon("the second director", &nodes, || to_new(&nodes[0]) && to_new(&nodes[2]));
     });
     assert_eq!(failed, 0, "of {all}");
-    assert_eq!((kept(&mut sessions), nodes[1].points_to(0)), (sessions.len(), to(11)));
+    assert_eq!((kept(&mut sessions), nodes[1].points_to(0)), (sessions.len(), to(11)), "{}", nodes[1].log());
     soon("it is logged", &nodes, || nodes[2].logged("director") == ["192.0.2.12 directs"]);
     soon("directors counted", &nodes, || {
         nodes.iter().map(|node| node.metric("lvs_node_other_directors")).eq([1, 0, 1])

@@ -355,8 +355,8 @@ impl<'a> Watch<'a> {
     fn next(&mut self, events: &Receiver<Event>) {
         let first = events.recv_timeout(TICK).ok();
         self.woke = Instant::now();
-        // Whatever comes, the rest is not put off for ever.
-        for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())).take(QUEUE / 4) {
+        // All that a full FIFO holds is one change of role. Whatever comes, the rest is not put off for ever.
+        for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())).take(16 * QUEUE) {
             match event {
                 Event::Line(line) => self.notify(&line),
                 Event::Heard(_, Heard::Beacon(beacon)) if beacon.node == self.me => {}

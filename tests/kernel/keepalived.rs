@@ -170,24 +170,31 @@ impl Lab {
     /// The node gets to one of these roles, soon, and is what that role is.
     fn becomes(&self, roles: &[&str], what: &str) {
         let start = Instant::now();
-        while !self.role().is_some_and(|role| roles.contains(&role.as_str())) || self.overlap() {
-            assert!(
-                start.elapsed() < Duration::from_secs(15),
-                "{what}: {:?}, not {roles:?}\n{}",
-                self.role(),
-                self.logs()
-            );
+        // More than one state may be on its way.
+        while let Err(reason) = self.is(roles) {
+            assert!(start.elapsed() < Duration::from_secs(30), "{what}: {reason}, not {roles:?}\n{}", self.logs());
             thread::sleep(Duration::from_millis(10));
         }
-        // The table is the same in every role.
-        assert_eq!(saved(), TABLE, "{what}\n{}", self.logs());
+    }
+
+    fn is(&self, roles: &[&str]) -> Result<(), String> {
+        let role = self.role();
+        if !role.as_ref().is_some_and(|role| roles.contains(&role.as_str())) || self.overlap() {
+            return Err(format!("{role:?}"));
+        }
         let directs = roles == ["master"];
-        let running = if directs { &["master", "backup"][..] } else { &["backup"] };
-        assert_eq!(daemons(), running, "{what}\n{}", self.logs());
-        let rules = rules("bond0");
-        let has = |peer: &str| rules.contains(&format!("src_mac {peer}"));
-        assert!(rules.contains(OPENING) != directs && has("02:00:00:00:00:12"), "{what}: {rules}\n{}", self.logs());
-        assert!(on("lo"), "{what}");
+        let (table, daemons, rules) = (saved(), daemons(), rules("bond0"));
+        // The table is the same in every role.
+        if table != TABLE {
+            return Err(table);
+        }
+        if daemons != if directs { &["master", "backup"][..] } else { &["backup"] } {
+            return Err(daemons.join(" "));
+        }
+        if rules.contains(OPENING) == directs || !rules.contains("src_mac 02:00:00:00:00:12") {
+            return Err(rules);
+        }
+        if on("lo") { Ok(()) } else { Err("VIP not on lo".into()) }
     }
 
     /// Whether a request is under way. Its process keeps the file locked; keepalived may have killed it when it ended itself.
@@ -612,7 +619,7 @@ fn soon(what: &str, members: &[Member], mut is: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is() {
         let logs = || members.iter().map(|member| member.lab.logs()).collect::<Vec<_>>().join("\n---\n");
-        assert!(start.elapsed() < Duration::from_secs(20), "{what} did not come about:\n{}", logs());
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} did not come about:\n{}", logs());
         thread::sleep(Duration::from_millis(30));
     }
 }

@@ -159,10 +159,13 @@ impl Node {
         self.netns.run(|| run(&format!("tc filter show dev {INTERFACE} ingress"))).unwrap()
     }
 
+    fn state(&self) -> String {
+        fs::read_to_string(self.dir.join("state/state")).unwrap_or_default()
+    }
+
     /// Whether its role is that of a director, and is reached.
     fn directs(&self) -> bool {
-        let state = fs::read_to_string(self.dir.join("state/state")).unwrap_or_default();
-        state.contains("role master reached\n") && !self.rules().contains(OPENING)
+        self.state().contains("role master reached\n") && !self.rules().contains(OPENING)
     }
 
     fn known(&self) -> usize {
@@ -222,7 +225,9 @@ fn start(nodes: &mut [Node]) {
         node.watch("");
         node.tell(if index == 0 { "MASTER" } else { "BACKUP" });
     }
-    soon("a director", nodes, || nodes[0].directs() && nodes[1..].iter().all(|node| node.rules().contains(OPENING)));
+    soon("a director", nodes, || {
+        nodes[0].directs() && nodes[1..].iter().all(|node| node.state().contains("role backup reached\n"))
+    });
 }
 
 /// By a link of their own.
@@ -291,12 +296,18 @@ fn what_others_change_is_repaired() {
     for kind in ["tcp_flags 0x0/2", OPENING, "src_mac"] {
         assert!(rules.contains(kind), "{rules}");
     }
-    let services = nodes[1].ipvsadm("-Sn");
+    soon("the director", &nodes, || nodes[1].points_to(0) == to(11));
+    let saved = |node: &Node| {
+        let mut lines: Vec<String> = node.ipvsadm("-Sn").lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let services = saved(&nodes[1]);
     let tc = |node: &Node, arguments: &str| drop(node.netns.run(|| run(&format!("tc {arguments}"))).unwrap());
     let setting = |node: &Node| node.netns.run(|| fs::read_to_string(&arp_ignore).unwrap()).unwrap();
     let is_whole = |node: &Node| {
         node.rules().matches(" flower ").count() == rules.matches(" flower ").count()
-            && node.ipvsadm("-Sn") == services
+            && saved(node) == services
             && node.ip("address show dev lo").contains(VIP)
             && setting(node) == "1\n"
             && node.ipvsadm("-Ln --daemon").contains("backup")

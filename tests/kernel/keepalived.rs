@@ -752,6 +752,14 @@ fn two_groups_have_two_directors_and_one_moves() {
     });
     let servers: Vec<u8> = (0..18).map(|n| session(&client, [VIP, MAIL][n % 2]).1).collect();
     assert_eq!(NUMBERS.map(|number| servers.iter().filter(|server| **server == number).count()), [6, 6, 6]);
+    // A handover is of all groups that the node directs.
+    members[1].reload(&both(250, 200));
+    directs(12, "my web", VIP, &members);
+    let (failed, all) = failing_during(&client, &[VIP, MAIL], || {
+        assert!(members[1].run("handover").contains("handed over"));
+        assert!(!members[1].has(VIP, INTERFACE) && !members[1].has(MAIL, INTERFACE));
+    });
+    assert_eq!((failed, kept(&mut sessions)), (0, sessions.len()), "of {all}");
 }
 
 /// A server that can be stopped: refuses connections while it is.

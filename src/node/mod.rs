@@ -59,7 +59,8 @@ use std::time::{Duration, Instant};
 use crate::arp::{Arp, ArpTarget, Settings};
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{
-    Connection, DestinationEntry, Ipvs, Scheduler, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table, sync};
+    Connection, DestinationEntry, Ipvs, Scheduler, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table, sync,
+};
 use crate::marks::{self, LocalMarks, Mac, Marks};
 use crate::netns::Netns;
 use crate::sysctl;
@@ -437,7 +438,9 @@ impl Node {
             (Role::Master, Some(director)) => {
                 let Some((interface, None)) = self.marks.route_to(director)? else { return Ok(()) };
                 // A link that cannot be asked says nothing.
-                let Ok(answers) = marks::who_has(&netns, &interface, director, ALIVE_LIMIT, Duration::ZERO) else { return Ok(()) };
+                let Ok(answers) = marks::who_has(&netns, &interface, director, ALIVE_LIMIT, Duration::ZERO) else {
+                    return Ok(());
+                };
                 before.filter(|_| !answers.is_empty())
             }
             _ => {

@@ -29,11 +29,8 @@ pub(crate) const HASHED: &str = "\
 /// The default base of the marks.
 const LOCAL: u32 = 0x4c56_5300;
 
-const NODES_MACS: [(&str, &str); 3] = [
-    ("192.0.2.12", "02:00:00:00:00:12"),
-    ("192.0.2.13", "02:00:00:00:00:13"),
-    ("2001:db8::12", "02:00:00:00:00:12"),
-];
+const NODES_MACS: [(&str, &str); 3] =
+    [("192.0.2.12", "02:00:00:00:00:12"), ("192.0.2.13", "02:00:00:00:00:13"), ("2001:db8::12", "02:00:00:00:00:12")];
 
 fn config(fence: Fence, services: Option<&str>) -> Config {
     let mut config = Config {
@@ -83,7 +80,8 @@ pub(crate) fn daemons() -> Vec<String> {
 
 /// The table as ipvsadm saves it, in the order of ours, without the services of marks.
 fn saved() -> String {
-    let own: String = ipvsadm("-Sn").lines().filter(|line| !line.contains(" -f ")).map(|line| format!("{line}\n")).collect();
+    let own: String =
+        ipvsadm("-Sn").lines().filter(|line| !line.contains(" -f ")).map(|line| format!("{line}\n")).collect();
     own.parse::<ipvs::Table>().unwrap().to_string()
 }
 
@@ -150,7 +148,11 @@ fn every_role_has_the_whole_table_and_all_is_given_back() {
         node.become_role(role).unwrap();
         let master = role == Role::Master;
         let running = if master { vec!["master", "backup"] } else { vec!["backup"] };
-        assert_eq!((saved(), daemons()), (TABLE.to_owned(), running.into_iter().map(str::to_owned).collect()), "{role}");
+        assert_eq!(
+            (saved(), daemons()),
+            (TABLE.to_owned(), running.into_iter().map(str::to_owned).collect()),
+            "{role}"
+        );
         assert_eq!(rules(), if master { OF_DIRECTOR } else { OF_BACKUP }, "{role}");
         // Port 1, and no other director is known.
         assert_eq!(
@@ -166,12 +168,25 @@ fn every_role_has_the_whole_table_and_all_is_given_back() {
             ],
             "{role}"
         );
-        let names = ["sync_threshold", "sync_refresh_period", "sync_retries", "conn_reuse_mode", "sloppy_tcp", "expire_quiescent_template"];
+        let names = [
+            "sync_threshold",
+            "sync_refresh_period",
+            "sync_retries",
+            "conn_reuse_mode",
+            "sloppy_tcp",
+            "expire_quiescent_template",
+        ];
         assert_eq!(names.map(sysctl), ["2 0", "10", "1", "0", "1", "1"], "{role}");
         assert!(node.plan(role).unwrap().is_empty(), "{role}");
     }
     // The operator's own entries of the neighbour table are left alone.
-    assert_eq!(ip("neigh show dev bond0 nud permanent").lines().filter(|line| line.contains("lladdr 02:00:00:00:00:1")).count(), 3);
+    assert_eq!(
+        ip("neigh show dev bond0 nud permanent")
+            .lines()
+            .filter(|line| line.contains("lladdr 02:00:00:00:00:1"))
+            .count(),
+        3
+    );
     assert!(ipvsadm("-Ln --daemon").contains("mcast=bond0, syncid=254,"));
     if try_run("iptables-legacy -t mangle -S OUTPUT").status.success() {
         let marks = run("iptables-legacy -t mangle -S OUTPUT");
@@ -291,7 +306,9 @@ fn what_uses_a_mark_of_the_node_is_refused() {
         ip(&format!("{remove} {rule}"));
     }
     tc("qdisc add dev bond0 clsact");
-    tc(&format!("filter add dev bond0 ingress pref 10 protocol ip flower ip_proto tcp dst_port 80 action skbedit mark {LOCAL}"));
+    tc(&format!(
+        "filter add dev bond0 ingress pref 10 protocol ip flower ip_proto tcp dst_port 80 action skbedit mark {LOCAL}"
+    ));
     let text = refused(&mut node);
     assert!(text.contains("priority 10") && text.contains("[marks] base"), "{text}");
     tc("qdisc del dev bond0 clsact");
@@ -318,7 +335,10 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     );
     let mut node = Node::open(config(Fence::Marks, Some(TABLE))).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
-    assert!(warnings.iter().any(|text| text.contains("192.0.2.12 has the MAC address of the gateway 192.0.2.99")), "{warnings:?}");
+    assert!(
+        warnings.iter().any(|text| text.contains("192.0.2.12 has the MAC address of the gateway 192.0.2.99")),
+        "{warnings:?}"
+    );
     assert_eq!(rules(), [1, 1, 1, 1, 1, 1]);
     let shown = tc("filter show dev bond0 ingress");
     assert!(!shown.contains("02:00:00:00:00:12") && shown.contains("02:00:00:00:00:13"), "{shown}");
@@ -390,7 +410,9 @@ fn repair_mends_what_was_removed() {
     ip("link del bond0");
     assert!(node.become_role(Role::Master).is_err());
     node.become_role(Role::Fault).unwrap();
-    ip_batch("link add bond0 type veth peer name peer0\nlink set bond0 up\nlink set peer0 up\naddress add 192.0.2.11/24 dev bond0\n");
+    ip_batch(
+        "link add bond0 type veth peer name peer0\nlink set bond0 up\nlink set peer0 up\naddress add 192.0.2.11/24 dev bond0\n",
+    );
     add_addresses();
     let mut node = Node::open(config).unwrap();
     node.repair(|_| ()).unwrap();
@@ -418,7 +440,11 @@ fn a_backup_of_fence_clear_has_no_services() {
             _ => ("", vec!["backup"]),
         };
         let running: Vec<String> = running.into_iter().map(str::to_owned).collect();
-        assert_eq!((saved(), daemons(), sysctl("expire_nodest_conn")), (table.to_owned(), running, "1".into()), "{role}");
+        assert_eq!(
+            (saved(), daemons(), sysctl("expire_nodest_conn")),
+            (table.to_owned(), running, "1".into()),
+            "{role}"
+        );
         assert_eq!((rules(), mark_services()), ([0; 6], vec![]));
     }
     node.release(|_| ()).unwrap();
@@ -536,7 +562,11 @@ fn killed_at_every_step_a_node_reaches_its_next_role() {
             let next = [Role::Backup, Role::Master][step % 2];
             node().become_role(next).unwrap();
             let wanted = if next == Role::Master { OF_DIRECTOR } else { OF_BACKUP };
-            assert_eq!((rules(), saved()), (wanted, TABLE.to_owned()), "killed before step {step} of {then}, then {next}");
+            assert_eq!(
+                (rules(), saved()),
+                (wanted, TABLE.to_owned()),
+                "killed before step {step} of {then}, then {next}"
+            );
             if ended == Ok(0) {
                 assert!(step > 2, "{step} steps only");
                 break;

@@ -30,7 +30,11 @@ fn fence_marks_fails_no_connection() {
             // Opened at the last moment: the kernel's daemon has not sent all of them.
             let mut young = cluster.sessions(6, &BOTH);
             let tally = cluster.during(&BOTH, Duration::from_millis(100), |nodes, _| move_vip(nodes, from, to));
-            assert_eq!((tally.failed, sessions.kept(), young.kept()), (0, 12, 6), "{scheduler}: from {from} to {to}: {tally:?}");
+            assert_eq!(
+                (tally.failed, sessions.kept(), young.kept()),
+                (0, 12, 6),
+                "{scheduler}: from {from} to {to}: {tally:?}"
+            );
             let served = cluster.sessions(18, &[VIP]).served();
             assert_eq!(served.into_keys().collect::<BTreeSet<_>>(), NODES.into(), "{scheduler}: from {from} to {to}");
         }

@@ -96,7 +96,8 @@ fn every_fence_without_ipv4() {
                 _ => TABLE,
             };
             // Without the services of marks.
-            let saved: String = ipvsadm("-Sn").lines().filter(|line| !line.contains(" -f ")).map(|line| format!("{line}\n")).collect();
+            let saved: String =
+                ipvsadm("-Sn").lines().filter(|line| !line.contains(" -f ")).map(|line| format!("{line}\n")).collect();
             assert_eq!(saved, wanted, "{fence:?} {role}");
             let daemon = if master { vec!["master", "backup"] } else { vec!["backup"] };
             assert_eq!(daemons(), daemon, "{fence:?} {role}");

@@ -152,7 +152,8 @@ pub fn services(scheduler: &str) -> String {
     for vip in [format!("{VIP}:80"), format!("[{VIP6}]:80")] {
         text += &format!("-A -t {vip} -s {scheduler}\n");
         for number in NODES {
-            let server = if vip.starts_with('[') { format!("[2001:db8::{number}]") } else { format!("192.0.2.{number}") };
+            let server =
+                if vip.starts_with('[') { format!("[2001:db8::{number}]") } else { format!("192.0.2.{number}") };
             text += &format!("-a -t {vip} -r {server}:80 -g -w 1\n");
         }
     }
@@ -217,7 +218,8 @@ impl Cluster {
     pub fn sessions(&self, count: usize, vips: &[&str]) -> Sessions {
         let open = |number: usize| {
             let vip = vips[number % vips.len()];
-            let mut session = Session::open(&self.client, vip).unwrap_or_else(|| panic!("{vip}: session {number} failed"));
+            let mut session =
+                Session::open(&self.client, vip).unwrap_or_else(|| panic!("{vip}: session {number} failed"));
             let server = session.ask().unwrap_or_else(|| panic!("{vip}: session {number} was not answered"));
             (session, server)
         };
@@ -547,7 +549,8 @@ impl Handmade {
         let mut segment = [self.vip.port().to_be_bytes(), self.from.port().to_be_bytes()].concat();
         segment.extend(self.acknowledged.to_be_bytes());
         segment.extend([0; 12]);
-        let turned = Handmade { socket: PacketSocket::open(None), from: self.vip, vip: self.from, next: 0, acknowledged: 0 };
+        let turned =
+            Handmade { socket: PacketSocket::open(None), from: self.vip, vip: self.from, next: 0, acknowledged: 0 };
         match self.vip {
             SocketAddr::V4(_) => {
                 let mut message = vec![3, 4, 0, 0, 0, 0];

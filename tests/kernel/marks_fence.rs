@@ -14,8 +14,8 @@ use lvs_dr::node::{OwnRequests, Role, Step, VipOwner};
 
 use crate::lab::{feed, ip, ip_batch, ipvsadm, run};
 use crate::lan::{
-    ACK, BOTH, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6, address, mac,
-    mac_text, move_as_keepalived, serve_on, services, steer, until, vips_arrive, vips_leave,
+    ACK, BOTH, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6, address,
+    mac, mac_text, move_as_keepalived, serve_on, services, steer, until, vips_arrive, vips_leave,
 };
 use crate::local_marks::local_clients;
 
@@ -136,7 +136,8 @@ fn a_handshake_between_two_directors() {
     }
     for (vip, port, hand, server) in &mut hands {
         let own = address(vip, 13);
-        let bound = |node| cluster.on(node, || entries(*port)).iter().all(|(_, to)| to.contains(&own) && to.ends_with(":80"));
+        let bound =
+            |node| cluster.on(node, || entries(*port)).iter().all(|(_, to)| to.contains(&own) && to.ends_with(":80"));
         if *server == 13 {
             until(&format!("{vip}: all nodes learn {own}"), || (0..3).all(bound));
         }
@@ -239,7 +240,9 @@ fn a_server_taken_out_on_a_backup_stays_out() {
             let mut cluster = Cluster::new(&services(scheduler), keepalived);
             for node in [1, 2] {
                 let apply = || {
-                    for (vip, server) in [(format!("{VIP}:80"), "192.0.2.13:80"), (format!("[{VIP6}]:80"), "[2001:db8::13]:80")] {
+                    for (vip, server) in
+                        [(format!("{VIP}:80"), "192.0.2.13:80"), (format!("[{VIP6}]:80"), "[2001:db8::13]:80")]
+                    {
                         ipvsadm(&change.replace("VIP", &vip).replace("SERVER", server));
                     }
                 };
@@ -267,14 +270,21 @@ fn a_stale_template_sends_no_client_to_a_server_that_is_out() {
             let first = cluster.sessions(3, &[vip]).served();
             assert_eq!(first.len(), 1, "persistence");
             let server = *first.keys().next().unwrap();
-            let template = || cluster.on(1, || ipvsadm("-Lnc")).lines().any(|line| line.contains(":0 ") && line.contains(&address(vip, server)));
+            let template = || {
+                cluster
+                    .on(1, || ipvsadm("-Lnc"))
+                    .lines()
+                    .any(|line| line.contains(":0 ") && line.contains(&address(vip, server)))
+            };
             until("the backup learns the template", template);
             out.push((vip, server));
         }
         for node in [1, 2] {
             let apply = || {
                 for (vip, server) in &out {
-                    let name = |address: &str| if address.contains(':') { format!("[{address}]:80") } else { format!("{address}:80") };
+                    let name = |address: &str| {
+                        if address.contains(':') { format!("[{address}]:80") } else { format!("{address}:80") }
+                    };
                     ipvsadm(&change.replace("VIP", &name(vip)).replace("SERVER", &name(&address(vip, *server))));
                 }
             };
@@ -478,7 +488,8 @@ fn datagrams_whole_and_in_fragments() {
             let mut served = BTreeMap::new();
             for _ in 0..9 {
                 let socket = udp_socket(&cluster.client, vip);
-                let server = ask_udp(&socket, vip, length).unwrap_or_else(|| panic!("{vip}: no answer to {length} octets"));
+                let server =
+                    ask_udp(&socket, vip, length).unwrap_or_else(|| panic!("{vip}: no answer to {length} octets"));
                 *served.entry(server).or_insert(0) += 1;
             }
             assert_eq!(served, each(3), "{vip}: {length} octets");
@@ -569,7 +580,10 @@ fn a_change_of_role_leaves_the_table_alone() {
         }
         let before: Vec<_> = (0..3).map(|node| shown(&cluster, node)).collect();
         let plan = cluster.nodes[1].become_role(Role::Master).unwrap();
-        let tables = plan.steps().iter().filter_map(|step| if let Step::Table(plan) = step { Some(plan.to_string()) } else { None });
+        let tables = plan
+            .steps()
+            .iter()
+            .filter_map(|step| if let Step::Table(plan) = step { Some(plan.to_string()) } else { None });
         let tables: Vec<String> = tables.collect();
         assert!(tables.iter().all(|text| !text.contains(VIP) && !text.contains(VIP6)), "{tables:?}");
         counts.push(plan.steps().len());
@@ -686,7 +700,10 @@ fn an_upgrade_of_one_node_at_a_time_keeps_sessions() {
     for node in 0..3 {
         let master = node == 0;
         let own = [address(VIP, NODES[node]), address(VIP6, NODES[node])];
-        let quiesce = |line: &str| match line.starts_with("-a") && !master && !own.iter().any(|own| line.contains(&format!("{own}:")) || line.contains(&format!("[{own}]"))) {
+        let quiesce = |line: &str| match line.starts_with("-a")
+            && !master
+            && !own.iter().any(|own| line.contains(&format!("{own}:")) || line.contains(&format!("[{own}]")))
+        {
             true => line.replace("-w 1", "-w 0"),
             false => line.to_owned(),
         };
@@ -718,7 +735,8 @@ fn an_upgrade_of_one_node_at_a_time_keeps_sessions() {
     assert_eq!(sessions.served(), each(6));
     // Backups first, as an operator would do it.
     for (node, role) in [(2, Role::Backup), (1, Role::Backup), (0, Role::Master)] {
-        let tally = cluster.during(&BOTH, Duration::from_millis(100), |nodes, _| drop(nodes[node].become_role(role).unwrap()));
+        let tally =
+            cluster.during(&BOTH, Duration::from_millis(100), |nodes, _| drop(nodes[node].become_role(role).unwrap()));
         assert_eq!((tally.failed, sessions.kept()), (0, 18), "node {node}: {tally:?}");
         let shown: lvs_dr::ipvs::Table = cluster.on(node, own_services).parse().unwrap();
         assert_eq!(shown.to_string(), services("wrr"), "node {node}");
@@ -759,7 +777,11 @@ fn a_crash_of_the_director() {
         assert_eq!(served.keys().copied().collect::<Vec<_>>(), [12, 13], "{scheduler}");
         // The service of the former director's mark does not point at the dead.
         assert_eq!(cluster.nodes[1].director().unwrap(), None);
-        let marked = cluster.on(1, || ipvsadm("-Sn")).lines().filter(|line| line.contains("11:1 ") && line.contains("-w 1")).count();
+        let marked = cluster
+            .on(1, || ipvsadm("-Sn"))
+            .lines()
+            .filter(|line| line.contains("11:1 ") && line.contains("-w 1"))
+            .count();
         assert_eq!(marked, 0);
     }
 }

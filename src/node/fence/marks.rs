@@ -366,7 +366,8 @@ mod tests {
     fn a_director_has_an_address_of_each_family() {
         let peers = [("10.0.0.2", [mac(2), mac(4)]), ("10.0.0.3", [mac(3), mac(4)]), ("2001:db8::2", [mac(2), mac(4)])];
         let mut peers: BTreeMap<_, _> = peers.into_iter().map(|(text, macs)| (address(text), macs.into())).collect();
-        let found = |peers: &_, director| addresses_of(Some(address(director)), peers).into_values().collect::<Vec<_>>();
+        let found =
+            |peers: &_, director| addresses_of(Some(address(director)), peers).into_values().collect::<Vec<_>>();
         let [v4, v6] = ["10.0.0.2", "2001:db8::2"].map(address);
         assert_eq!((found(&peers, "10.0.0.2"), found(&peers, "2001:db8::2")), (vec![v4, v6], vec![v4, v6]));
         assert_eq!((found(&peers, "10.0.0.9"), addresses_of(None, &peers)), (vec![], BTreeMap::new()));

@@ -410,7 +410,8 @@ fn what_others_change_is_repaired() {
     soon("the fault", &nodes, || nodes[1].try_run("status").1.contains("role     fault, request"));
     let lines = nodes[1].log().lines().count();
     thread::sleep(Duration::from_secs(5));
-    assert!(nodes[1].log().lines().count() <= lines + 2, "{}", nodes[1].log());
+    // A failure of the beacons, warnings, and that the director is not heard: each once.
+    assert!(nodes[1].log().lines().count() <= lines + 4, "{}", nodes[1].log());
     assert!(nodes[1].metric("lvs_node_warnings") >= 1);
 }
 

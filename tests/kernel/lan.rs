@@ -118,18 +118,26 @@ impl Session {
     }
 
     pub fn open_on(host: &Netns, vip: &str, port: u16) -> Option<Self> {
+        Self::try_open(host, vip, port).ok()
+    }
+
+    fn try_open(host: &Netns, vip: &str, port: u16) -> io::Result<Self> {
         let to = SocketAddr::new(vip.parse::<IpAddr>().unwrap(), port);
-        let stream = host.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))).unwrap().ok()?;
+        let stream = host.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))).unwrap()?;
         stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         stream.set_nodelay(true).unwrap();
-        Some(Session(stream))
+        Ok(Session(stream))
     }
 
     pub fn ask(&mut self) -> Option<u8> {
+        self.try_ask().ok()
+    }
+
+    fn try_ask(&mut self) -> io::Result<u8> {
         let mut octet = [0];
-        self.0.write_all(&[0]).ok()?;
-        self.0.read_exact(&mut octet).ok()?;
-        Some(octet[0])
+        self.0.write_all(&[0])?;
+        self.0.read_exact(&mut octet)?;
+        Ok(octet[0])
     }
 
     pub fn port(&self) -> u16 {
@@ -234,9 +242,18 @@ impl Cluster {
                 let mut tally = Tally::default();
                 while !over.load(Ordering::Relaxed) {
                     for vip in vips {
-                        match Session::open(&client, vip).and_then(|mut session| session.ask()) {
-                            Some(server) => *tally.served.entry(server).or_default() += 1,
-                            None => tally.failed += 1,
+                        let start = Instant::now();
+                        let mut port = None;
+                        let asked = Session::try_open(&client, vip, 80).and_then(|mut session| {
+                            port = Some(session.port());
+                            session.try_ask()
+                        });
+                        match asked {
+                            Ok(server) => *tally.served.entry(server).or_default() += 1,
+                            Err(error) => {
+                                tally.failed += 1;
+                                tally.errors.push(format!("{vip}, port {port:?}: {error} after {:?}", start.elapsed()));
+                            }
                         }
                     }
                 }
@@ -270,6 +287,7 @@ impl Drop for StopAtEnd<'_> {
 pub struct Tally {
     pub served: BTreeMap<u8, usize>,
     pub failed: usize,
+    pub errors: Vec<String>,
 }
 
 impl Tally {
@@ -528,9 +546,8 @@ impl Handmade {
 
     /// Sends a segment to this host.
     pub fn send(&mut self, to: u8, flags: u8, payload: &[u8]) {
-        for packet in [self.segment(flags, payload)] {
-            self.send_packet(to, 6, &packet);
-        }
+        let segment = self.segment(flags, payload);
+        self.send_packet(to, 6, &segment);
     }
 
     /// The same, in two fragments of an IPv4 packet.
@@ -650,12 +667,12 @@ impl Handmade {
         }
     }
 
-    /// Asks by this node for an octet, and returns the next answer that is more than an acknowledgement.
+    /// Asks by this node for an octet, and returns the next answer that is a reset, or more than an acknowledgement.
     pub fn ask(&mut self, to: u8) -> Option<Answer> {
         self.send(to, ACK, &[0]);
         loop {
             let answer = self.answer()?;
-            if answer.flags & (SYN | RST) != 0 || !answer.payload.is_empty() {
+            if answer.flags & RST != 0 || !answer.payload.is_empty() {
                 return Some(answer);
             }
         }

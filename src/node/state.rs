@@ -235,10 +235,22 @@ impl State {
         (0..u8::MAX).find(|slot| !taken(slot)).unwrap_or(u8::MAX)
     }
 
-    /// The other groups of the configuration that have a role.
+    /// The other groups that have a role: those of the configuration and, until each of these has one, those of an earlier configuration.
     pub(super) fn others<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a Group> {
-        let is_other = |name: &String| *name != config.group && config.groups.contains(name);
+        let complete = self.is_complete(config);
+        let is_other = move |name: &String| *name != config.group && (config.groups.contains(name) || !complete);
         self.groups.iter().filter(move |(name, group)| is_other(name) && group.role.is_some()).map(|(_, group)| group)
+    }
+
+    /// Whether each group of the configuration has a role, or is this one.
+    pub(super) fn is_complete(&self, config: &Config) -> bool {
+        let has_role = |name: &String| self.groups.get(name).is_some_and(|group| group.role.is_some());
+        config.groups.iter().all(|name| *name == config.group || has_role(name))
+    }
+
+    /// The names of groups that the configuration does not have any more.
+    pub(super) fn obsolete(&self, config: &Config) -> Vec<String> {
+        self.groups.keys().filter(|name| !config.groups.contains(*name)).cloned().collect()
     }
 
     pub(super) fn group_mut(&mut self, name: &str) -> &mut Group {
@@ -469,11 +481,18 @@ impl StateDir {
         })
     }
 
+    /// Removes the tables of a group.
+    pub(super) fn remove_tables(&self) -> Result<()> {
+        self.remove_file(self.table_file(Kept::Loaded))?;
+        self.remove_file(self.table_file(Kept::Held))
+    }
+
     /// Forgets the group, and `state` is what is left; nothing, of the last one.
     pub(super) fn forget(&self, state: &State) -> Result<()> {
-        self.remove_file(self.table_file(Kept::Loaded))?;
-        self.remove_file(self.table_file(Kept::Held))?;
-        self.remove_file(self.table_file(Kept::Legacy))?;
+        self.remove_tables()?;
+        if state.legacy.is_none() {
+            self.remove_file(self.table_file(Kept::Legacy))?;
+        }
         match *state == State::default() {
             true => self.remove_file(self.state_file()),
             false => self.save(state),

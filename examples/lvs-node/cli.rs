@@ -13,6 +13,7 @@ mod metrics;
 #[path = "watch.rs"]
 mod watch;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -292,7 +293,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
     };
     let group = match &cli.command {
-        Command::Notify { name, .. } if file.configs.len() > 1 => {
+        // A file without groups has one configuration, whatever its instance is called.
+        Command::Notify { name, .. } if file.has_groups() => {
             if file.config(Some(name)).is_err() {
                 // The VRRP instance of another program's addresses.
                 tell(&format_args!("{name}: no group of this name: nothing to do"));
@@ -337,6 +339,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Apply { dry_run, all } => {
             let apply = if *all { Apply::All } else { Apply::Changes };
             for node in &mut nodes {
+                if *dry_run || !cli.quiet {
+                    head(node);
+                }
                 let plan = match dry_run {
                     true => {
                         let plan = node.plan_apply(apply)?;
@@ -352,7 +357,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::Resync { limit } => {
-            match watch::resync(&mut nodes[0], &netns, Duration::from_secs((*limit).into()))? {
+            // A node directs where it directs one group.
+            let directs = |node: &Node| matches!(node.role(), Ok(Some((Role::Master, _))));
+            let index = nodes.iter().position(directs).unwrap_or(0);
+            match watch::resync(&mut nodes[index], &netns, Duration::from_secs((*limit).into()))? {
                 Ok(told) => tell(&told),
                 Err(reason) => {
                     complain(reason);
@@ -432,6 +440,9 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
         Command::Release => {
             for node in &mut nodes {
+                if !cli.quiet {
+                    head(node);
+                }
                 let plan = node.release(|step| tell(step))?;
                 if plan.is_empty() {
                     tell(&"nothing to give back");
@@ -475,7 +486,7 @@ fn become_role(
     let config = node.config().clone();
     let plan = node.become_role_reading(role, || file.services(&config), |step| tell(step))?.map_err(Failure::Usage)?;
     if plan.steps().iter().any(|step| matches!(step, Step::Announce(..))) {
-        announce_again(cli);
+        announce_again(cli, &config.group);
     }
     plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
     if plan.is_empty() {
@@ -486,11 +497,14 @@ fn become_role(
 
 /// Some seconds later, by a process of its own: whoever asked for the role waits for this one. It ends as soon as another role is
 /// asked for. An announcement that is not repeated is no failure.
-fn announce_again(cli: &Cli) {
+fn announce_again(cli: &Cli, group: &str) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut again = process::Command::new(program);
     again.arg("--config").arg(&cli.config).args(cli.netns.iter().flat_map(|name| ["--netns", name]));
-    again.args(cli.group.iter().flat_map(|name| ["--group", name])).arg("announce");
+    if !group.is_empty() {
+        again.args(["--group", group]);
+    }
+    again.arg("announce");
     let _ = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
 }
 
@@ -522,6 +536,11 @@ fn status_text(node: &Node, status: &Status) -> String {
         Fence::Clear => format!("table    {}; as a director {}", count(&status.table), count(&status.kept)),
         _ => format!("table    {}", count(&status.table)),
     });
+    let interfaces: BTreeSet<&str> = status.rules.iter().map(|rule| rule.interface.as_str()).collect();
+    for interface in interfaces {
+        let count = status.rules.iter().filter(|rule| rule.interface == interface).count();
+        lines.push(format!("rules    {count} on {interface}"));
+    }
     for (peer, macs) in &status.peers {
         let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
         let macs = if macs.is_empty() { "MAC address unknown".to_owned() } else { macs.join(" ") };

@@ -42,6 +42,11 @@ impl NodeFile {
         Ok(services)
     }
 
+    /// Whether the file names groups of VIPs.
+    pub fn has_groups(&self) -> bool {
+        self.configs.iter().any(|config| !config.group.is_empty())
+    }
+
     /// The configuration of this group; of the only one, where none is named.
     pub fn config(&self, group: Option<&str>) -> Result<&Config, String> {
         let names = || self.configs.iter().map(|config| format!("{:?}", config.group)).collect::<Vec<_>>().join(", ");
@@ -458,6 +463,9 @@ impl File {
         config.check().map_err(|error| {
             let object = if let lvs_dr::Error::Invalid { object, .. } = &error { object.as_str() } else { "" };
             let spans = (&self.state_dir, &self.arp, &self.interface, &self.sync);
+            if let (true, Some(place)) = (object.starts_with("marks"), &self.marks) {
+                return Wrong::at(place, &error);
+            }
             match (object.split(' ').next().unwrap_or_default(), spans) {
                 ("state_dir", (Some(place), ..)) => Wrong::at(place, &error),
                 ("arp", (_, Some(place), ..)) => Wrong::at(place, &error),

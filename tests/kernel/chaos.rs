@@ -1,5 +1,5 @@
-//! A thousand role changes: random ones that overlap, and of which many are killed. The node ends in the last that was asked for and not
-//! killed, and nothing else is left of them.
+//! A thousand role changes: random ones that overlap, and of which many are killed. A node, or each group of it, ends in the last role
+//! that was asked for and not killed, and nothing else is left of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,14 +8,14 @@ use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use lvs_dr::node::{Config, Fence, Loopback, Node, Role, Step, VipOwner};
+use lvs_dr::node::{Config, Fence, Loopback, Node, OwnRequests, Role, Step, VipOwner};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::cli::lvs_node;
-use crate::fence::{HASHED, TABLE, daemons};
 use crate::lab::{ip, run};
 use crate::node::{
-    Numbers, VIPS, addresses, arp, enter_node_netns, exit_code, form, kernel_table, kill, lend, load, new_path,
+    Numbers, VIPS, WEB, add_second_node, addresses, arp, enter_node_netns, exit_code, form, kernel_table, kill, lend,
+    load, new_path, rule_count, saved_marks, sync_daemons,
 };
 
 /// Who asks for a role, and how that ends.
@@ -34,11 +34,15 @@ type End = Option<i32>;
 
 /// A node that is changed, and what it was at first.
 struct Chaos {
-    config: Config,
+    /// One for each group of VIPs.
+    configs: Vec<Config>,
     program: PathBuf,
     file: PathBuf,
     numbers: Numbers,
-    tables: [BTreeSet<String>; 2],
+    /// The services of each group.
+    tables: Vec<BTreeSet<String>>,
+    /// The role of each group; `None`: the last request for it was killed.
+    roles: Vec<Option<Role>>,
     first: Everything,
     counts: BTreeMap<&'static str, usize>,
 }
@@ -48,6 +52,8 @@ struct Chaos {
 struct Everything {
     addresses: BTreeSet<String>,
     table: BTreeSet<String>,
+    marks: String,
+    qdiscs: String,
     daemons: Vec<String>,
     sysctls: BTreeMap<PathBuf, String>,
 }
@@ -65,7 +71,8 @@ impl Everything {
                 sysctls.insert(path, value);
             }
         }
-        Everything { addresses: addresses(), table: kernel_table(), daemons: daemons(), sysctls }
+        let (table, marks, daemons) = (kernel_table(), saved_marks(), sync_daemons());
+        Everything { addresses: addresses(), table, marks, qdiscs: run("tc qdisc show dev bond0"), daemons, sysctls }
     }
 }
 
@@ -80,60 +87,94 @@ fn running(program: &str) -> usize {
     processes.filter(|name| name.trim_end() == program).count()
 }
 
+/// What is changed, and how.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    fence: Fence,
+    owner: VipOwner,
+    configured: bool,
+    loopback: Loopback,
+    /// Each VIP is of a group of its own.
+    groups: bool,
+}
+
+const NAMES: [&str; 2] = ["web", "my mail"];
+
 impl Chaos {
-    fn new(fence: Fence, owner: VipOwner, configured: bool, loopback: Loopback, seed: u64) -> Self {
-        println!("{fence:?}, {owner:?}, {loopback:?}, seed {seed}");
+    fn new(kind: Kind, seed: u64) -> Self {
+        println!("{kind:?}, seed {seed}");
         enter_node_netns();
-        ip("address add 2001:db8::11/64 dev bond0 nodad");
-        let table = if fence == Fence::Stateless { HASHED } else { TABLE };
+        add_second_node();
         let dir = new_path();
         fs::create_dir_all(&dir).unwrap();
-        let mut config = Config::new("bond0", VIPS.map(|vip| vip.parse().unwrap()));
-        (config.fence, config.vip_owner, config.loopback) = (fence, owner, loopback);
-        (config.settle, config.drain) = (Duration::from_millis(3), Duration::from_millis(3));
-        (config.announcements, config.state_dir) = (1, dir.join("state"));
-        config.services = configured.then(|| table.parse().unwrap());
-        load(table);
-        let full = kernel_table();
-        let quiesced = full.iter().map(|line| quiesced(line)).collect();
-        let backup = match fence {
-            Fence::Quiesce => quiesced,
-            Fence::Clear => BTreeSet::new(),
-            _ => full.clone(),
+        let table: lvs_dr::ipvs::Table = WEB.parse().unwrap();
+        let config = |vips: &[&str], name: &str, names: &[&str]| {
+            let mut config = Config::new("bond0", vips.iter().map(|vip| vip.parse().unwrap()));
+            (config.group, config.groups) = (name.into(), names.iter().map(|name| (*name).to_owned()).collect());
+            (config.fence, config.vip_owner, config.loopback) = (kind.fence, kind.owner, kind.loopback);
+            (config.announcements, config.state_dir, config.sync.id) = (1, dir.join("state"), 9);
+            // To look at them starts several programs: at those of groups only.
+            config.marks.own_requests = if kind.groups { OwnRequests::ServedHere } else { OwnRequests::LeftAlone };
+            let own =
+                |id: &lvs_dr::ipvs::ServiceId| id.address().is_some_and(|found| config.vips.contains(&found.ip()));
+            config.services = kind.configured.then(|| table.filtered(own));
+            config
         };
-        if configured {
+        let configs = match kind.groups {
+            true => [0, 1].map(|index| config(&[VIPS[index]], NAMES[index], &NAMES)).to_vec(),
+            false => vec![config(&VIPS, "", &[""])],
+        };
+        load(WEB);
+        let full = kernel_table();
+        if kind.configured {
             run("ipvsadm -C");
         }
-        let words =
-            |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase().replace("backuponly", "backup-only");
+        let words = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+        let head = match kind.groups {
+            true => String::new(),
+            false => format!("vips = {VIPS:?}\n"),
+        };
+        let own_requests = if kind.groups { "served-here" } else { "left-alone" };
         let mut file = format!(
-            "interface = \"bond0\"\nvips = {VIPS:?}\nfence = {:?}\nvip_owner = {:?}\nloopback = {:?}\nstate_dir = {:?}\n\
-             settle = 0.003\ndrain = 0.003\nannouncements = 1\n",
-            words(&fence),
-            words(&owner),
-            words(&loopback),
-            config.state_dir
+            "interface = \"bond0\"\n{head}fence = {:?}\nvip_owner = {:?}\nloopback = {:?}\nstate_dir = {:?}\nannouncements = 1\n",
+            words(&kind.fence),
+            words(&kind.owner),
+            words(&kind.loopback),
+            configs[0].state_dir
         );
-        if configured {
-            fs::write(dir.join("web.ipvs"), table).unwrap();
+        if kind.configured {
+            fs::write(dir.join("web.ipvs"), WEB).unwrap();
             file += "services = \"web.ipvs\"\n";
         }
+        file += &format!("[sync]\nid = 9\n[marks]\nown_requests = {own_requests:?}\n");
+        for config in configs.iter().filter(|_| kind.groups) {
+            file += &format!("[[group]]\nname = {:?}\nvips = [\"{}\"]\n", config.group, config.vips[0]);
+        }
         fs::write(dir.join("node.toml"), file).unwrap();
+        // `TCP  C00002FE:0050 wrr`, `TCP  [2001:0db8:...]:0050 rr`
+        let of = |config: &Config| {
+            let is_of = |line: &&String| config.vips.iter().any(|vip| vip.is_ipv6() == line.contains("TCP  ["));
+            full.iter().filter(is_of).cloned().collect()
+        };
         Chaos {
-            config,
+            tables: configs.iter().map(of).collect(),
+            roles: vec![None; configs.len()],
+            configs,
             program: lvs_node(),
             file: dir.join("node.toml"),
             numbers: Numbers(seed),
-            tables: [full, backup],
             first: Everything::now(),
             counts: BTreeMap::new(),
         }
     }
 
     /// Asks for a role in a way that may end before it is reached.
-    fn begin(&self, role: Role, way: Way) -> JoinHandle<End> {
-        let config = self.config.clone();
+    fn begin(&self, group: usize, role: Role, way: Way) -> JoinHandle<End> {
+        let config = self.configs[group].clone();
         let mut program = Command::new(&self.program);
+        if !config.group.is_empty() {
+            program.args(["--group", &config.group]);
+        }
         program.arg("--quiet").arg("--config").arg(&self.file).args(["role", &role.to_string()]).stderr(Stdio::null());
         thread::spawn(move || match way {
             Way::Thread => Some(exit_code(Node::open(config).unwrap().become_role(role))),
@@ -163,19 +204,21 @@ impl Chaos {
         })
     }
 
-    fn drawn(&self) -> String {
-        fs::read_to_string(self.config.state_dir.join("generation"))
-            .unwrap_or_default()
-            .split(' ')
-            .next()
-            .unwrap()
-            .into()
+    /// The number of the group's last request.
+    fn drawn(&self, group: usize) -> String {
+        let config = &self.configs[group];
+        let name = match config.group.as_str() {
+            "" => "generation".to_owned(),
+            name => format!("generation.{}", name.replace(' ', "%20")),
+        };
+        fs::read_to_string(config.state_dir.join(name)).unwrap_or_default().split(' ').next().unwrap().into()
     }
 
-    /// Some requests, each begun as soon as the one before it has its number. The last that was not killed is the one that counts.
+    /// Some requests, each begun as soon as the one before it has its number. The last for a group that was not killed is the one that
+    /// counts.
     fn batch(&mut self, size: usize) {
         // Half of the time they all have to wait for somebody else, who then lets go.
-        let lock = fs::File::create(self.config.state_dir.join("lock")).unwrap();
+        let lock = fs::File::create(self.configs[0].state_dir.join("lock")).unwrap();
         let held = self.numbers.next(2) == 0;
         if held {
             flock(&lock, FlockOperation::LockExclusive).unwrap();
@@ -188,97 +231,122 @@ impl Chaos {
                 17..19 => Way::Program(Some(Duration::from_micros(self.numbers.next(60_000)))),
                 _ => Way::Program(None),
             };
-            let (role, number) = (Role::ALL[self.numbers.next(4) as usize], self.drawn());
-            let request = self.begin(role, way);
-            while self.drawn() == number && !request.is_finished() {
+            let group = self.numbers.next(self.configs.len() as u64) as usize;
+            let (role, number) = (Role::ALL[self.numbers.next(4) as usize], self.drawn(group));
+            let request = self.begin(group, role, way);
+            while self.drawn(group) == number && !request.is_finished() {
                 thread::sleep(Duration::from_micros(200));
             }
-            requests.push((role, way, request));
+            requests.push((group, role, way, request));
         }
-        if self.config.vip_owner == VipOwner::Keepalived && self.numbers.next(3) == 0 {
+        if self.configs[0].vip_owner == VipOwner::Keepalived && self.numbers.next(3) == 0 {
             self.move_vip();
         }
         thread::sleep(Duration::from_micros(self.numbers.next(5_000)));
         flock(&lock, FlockOperation::Unlock).unwrap();
-        let ends: Vec<(Role, Way, End)> =
-            requests.into_iter().map(|(role, way, request)| (role, way, request.join().unwrap())).collect();
-        for (_, _, end) in &ends {
+        let ends: Vec<(usize, Role, Way, End)> = requests
+            .into_iter()
+            .map(|(group, role, way, request)| (group, role, way, request.join().unwrap()))
+            .collect();
+        for (.., end) in &ends {
             *self
                 .counts
                 .entry(match end {
                     None => "killed",
                     Some(0) => "reached",
-                    _ => "overtaken",
+                    _ => "superseded",
                 })
                 .or_default() += 1;
         }
-        assert!(ends.iter().all(|(_, _, end)| matches!(end, None | Some(0 | 3))), "{ends:?}");
-        let Some((role, _, end)) = ends.iter().rfind(|(_, _, end)| end.is_some()) else { return };
-        assert_eq!(*end, Some(0), "{ends:?}, held: {held}");
-        // What was killed after it may have left anything.
-        if ends.last().unwrap().2.is_some() {
-            self.expect(*role, &format!("{ends:?}, held: {held}"));
+        let what = format!("{ends:?}, held: {held}");
+        assert!(ends.iter().all(|(.., end)| matches!(end, None | Some(0 | 3))), "{what}");
+        for group in 0..self.configs.len() {
+            let own = || ends.iter().filter(|(of, ..)| *of == group);
+            if let Some((_, role, _, end)) = own().rfind(|(.., end)| end.is_some()) {
+                assert_eq!(*end, Some(0), "{what}");
+                self.roles[group] = Some(*role);
+            }
+            // What was killed after it may have left anything.
+            if own().next_back().is_some_and(|(.., end)| end.is_none()) {
+                self.roles[group] = None;
+            }
         }
+        self.expect(&what);
     }
 
     /// What keepalived does.
     fn move_vip(&mut self) {
-        let there = addresses().contains(&form(self.config.vips[0], "bond0"));
+        let there = addresses().contains(&form(self.configs[0].vips[0], "bond0"));
         let verb = if there { "del" } else { "add" };
         ip(&format!("address {verb} 192.0.2.254/32 dev bond0"));
         ip(&format!("address {verb} 2001:db8::fe/128 dev bond0 nodad preferred_lft 0"));
     }
 
-    fn expect(&self, role: Role, what: &str) {
-        let master = role == Role::Master;
-        let mut wanted = self.first.addresses.clone();
+    /// Judges the node, where no group was killed last.
+    fn expect(&self, what: &str) {
+        let Some(roles) = self.roles.iter().copied().collect::<Option<Vec<Role>>>() else { return };
+        let what = format!("{roles:?}: {what}");
+        let (mut wanted, mut table) = (self.first.addresses.clone(), BTreeSet::new());
         let found = addresses();
-        for vip in &self.config.vips {
-            let (lo, bond0) = (form(*vip, "lo"), form(*vip, "bond0"));
-            if !master || self.config.loopback == Loopback::Always {
-                wanted.insert(lo);
+        for ((config, role), own) in self.configs.iter().zip(&roles).zip(&self.tables) {
+            let master = *role == Role::Master;
+            for vip in &config.vips {
+                let (lo, bond0) = (form(*vip, "lo"), form(*vip, "bond0"));
+                if !master || config.loopback == Loopback::Always {
+                    wanted.insert(lo);
+                }
+                match config.vip_owner {
+                    VipOwner::Node if !master => {}
+                    // Where keepalived has put it, or not.
+                    VipOwner::Keepalived if !found.contains(&bond0) => {}
+                    _ => drop(wanted.insert(bond0)),
+                }
             }
-            match self.config.vip_owner {
-                VipOwner::Node if !master => {}
-                // Where keepalived has put it, or not.
-                VipOwner::Keepalived if !found.contains(&bond0) => {}
-                _ => drop(wanted.insert(bond0)),
+            if master || config.fence == Fence::Marks {
+                table.extend(own.iter().cloned());
             }
+            let mut node = Node::open(config.clone()).unwrap();
+            let status = node.status().unwrap();
+            assert_eq!((status.role, status.missing), (Some((*role, true)), vec![]), "{what}");
         }
-        assert_eq!(found, wanted, "{role}: {what}");
-        assert_eq!(kernel_table(), self.tables[usize::from(!master)], "{role}: {what}");
-        let daemon = match self.config.fence {
-            Fence::Quiesce if master => vec!["master", "backup"],
-            Fence::Quiesce | Fence::BackupOnly => vec![if master { "master" } else { "backup" }],
-            _ => vec![],
-        };
-        assert_eq!(daemons(), daemon, "{role}: {what}");
-        assert_eq!(arp("bond0"), [1, 2], "{role}: {what}");
-        let mut node = Node::open(self.config.clone()).unwrap();
-        let status = node.status().unwrap();
-        assert_eq!((status.role, status.missing), (Some((role, true)), vec![]), "{what}");
+        assert_eq!(found, wanted, "{what}");
+        assert_eq!(kernel_table(), table, "{what}");
+        let daemons: &[&str] = if roles.contains(&Role::Master) { &["master", "backup"] } else { &["backup"] };
+        assert_eq!(sync_daemons(), daemons, "{what}");
+        assert_eq!(arp("bond0"), [1, 2], "{what}");
+        if self.configs[0].fence == Fence::Marks {
+            // Of each VIP: packets without SYN, packets of two other nodes, and, on a backup, packets with SYN.
+            let vips = |role: Role| {
+                let groups = self
+                    .configs
+                    .iter()
+                    .zip(&roles)
+                    .filter(move |(_, found)| (**found == Role::Master) == (role == Role::Master));
+                groups.map(|(config, _)| config.vips.len()).sum::<usize>()
+            };
+            assert_eq!(rule_count("bond0"), 3 * vips(Role::Master) + 4 * vips(Role::Backup), "{what}");
+        }
+    }
+
+    /// Takes on a role in each group.
+    fn become_role(&mut self, role: Role, what: &str) {
+        for config in &self.configs {
+            Node::open(config.clone()).unwrap().become_role(role).unwrap();
+        }
+        self.roles.fill(Some(role));
+        self.expect(what);
     }
 }
 
-/// A line of the kernel's table as a quiesced backup has it.
-fn quiesced(line: &str) -> String {
-    let own = line.contains("-> C000020B:") || line.contains("-> [2001:0db8:0000:0000:0000:0000:0000:0011]:");
-    let Some((service, destination)) = line.split_once("  -> ").filter(|_| !own) else { return line.to_owned() };
-    // `ADDRESS:PORT  Route  WEIGHT  0  0`
-    let weight = destination.split_whitespace().nth(2).unwrap();
-    format!("{service}  -> {}", destination.replace(&format!(" {weight} "), " 0 "))
-}
-
 /// This many changes of a node, with the seed in the environment's CHAOS_SEED or another each time.
-fn chaos(fence: Fence, owner: VipOwner, configured: bool, loopback: Loopback, changes: usize) {
+fn chaos(kind: Kind, changes: usize) {
     let seed = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         u64::from(now.subsec_nanos()) | 1
     });
-    let mut node = Chaos::new(fence, owner, configured, loopback, seed);
+    let mut node = Chaos::new(kind, seed);
     // What loads modules and makes directories is not repeated.
-    Node::open(node.config.clone()).unwrap().become_role(Role::Backup).unwrap();
-    node.expect(Role::Backup, "first");
+    node.become_role(Role::Backup, "first");
     let (before, start) = (descriptors(), Instant::now());
     let mut left = changes - 1;
     while left > 0 {
@@ -288,45 +356,48 @@ fn chaos(fence: Fence, owner: VipOwner, configured: bool, loopback: Loopback, ch
     }
     // Whatever the last of them left.
     let last = Role::ALL[node.numbers.next(4) as usize];
-    Node::open(node.config.clone()).unwrap().become_role(last).unwrap();
-    node.expect(last, "last");
+    node.become_role(last, "last");
     println!("  {changes} changes in {:?}: {:?}", start.elapsed(), node.counts);
-    if addresses().contains(&form(node.config.vips[0], "bond0")) && owner == VipOwner::Keepalived {
+    if kind.owner == VipOwner::Keepalived && addresses().contains(&form(node.configs[0].vips[0], "bond0")) {
         node.move_vip();
     }
-    Node::open(node.config.clone()).unwrap().release(|_| ()).unwrap();
+    for config in &node.configs {
+        Node::open(config.clone()).unwrap().release(|_| ()).unwrap();
+    }
     assert_eq!(Everything::now(), node.first);
     // Others' tests may have some open.
     assert!(descriptors() < before + 10, "{before} descriptors before, {} after", descriptors());
     assert_eq!(running("lvs-node"), 0);
-    let mut files: Vec<_> =
-        fs::read_dir(&node.config.state_dir).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let state_dir = &node.configs[0].state_dir;
+    let mut files: Vec<String> =
+        fs::read_dir(state_dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     files.sort();
-    assert_eq!(files, ["generation", "lock"]);
-    let lock = fs::File::open(node.config.state_dir.join("lock")).unwrap();
+    let generations =
+        if kind.groups { &["generation.my%20mail", "generation.web", "lock"][..] } else { &["generation", "lock"] };
+    assert_eq!(files, generations);
+    let lock = fs::File::open(state_dir.join("lock")).unwrap();
     flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody holds the lock any more");
     fs::remove_dir_all(node.file.parent().unwrap()).unwrap();
 }
 
-#[test]
-fn a_thousand_changes_quiesce() {
-    chaos(Fence::Quiesce, VipOwner::Node, true, Loopback::Always, 150);
-    chaos(Fence::Quiesce, VipOwner::Keepalived, false, Loopback::Always, 150);
-}
+const MARKS: Kind =
+    Kind { fence: Fence::Marks, owner: VipOwner::Node, configured: true, loopback: Loopback::Always, groups: false };
 
 #[test]
-fn a_thousand_changes_stateless() {
-    chaos(Fence::Stateless, VipOwner::Node, false, Loopback::Always, 100);
-    chaos(Fence::Stateless, VipOwner::Keepalived, true, Loopback::Always, 100);
-}
-
-#[test]
-fn a_thousand_changes_backup_only() {
-    chaos(Fence::BackupOnly, VipOwner::Node, true, Loopback::Always, 200);
+fn a_thousand_changes_marks() {
+    chaos(MARKS, 200);
+    chaos(Kind { owner: VipOwner::Keepalived, configured: false, ..MARKS }, 150);
+    chaos(Kind { configured: false, loopback: Loopback::Backup, ..MARKS }, 100);
 }
 
 #[test]
 fn a_thousand_changes_clear() {
-    chaos(Fence::Clear, VipOwner::Node, false, Loopback::Backup, 150);
-    chaos(Fence::Clear, VipOwner::Keepalived, true, Loopback::Always, 150);
+    chaos(Kind { fence: Fence::Clear, configured: false, loopback: Loopback::Backup, ..MARKS }, 150);
+    chaos(Kind { fence: Fence::Clear, owner: VipOwner::Keepalived, ..MARKS }, 150);
+}
+
+#[test]
+fn a_thousand_changes_of_two_groups() {
+    chaos(Kind { groups: true, ..MARKS }, 150);
+    chaos(Kind { groups: true, fence: Fence::Clear, configured: false, loopback: Loopback::Backup, ..MARKS }, 100);
 }

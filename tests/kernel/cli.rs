@@ -7,10 +7,15 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lvs_dr::Netns;
 use serde_json::{Value, json};
 
 use crate::lab::{ip, ipvsadm, run};
-use crate::node::{TABLE, VIPS, enter_node_netns, load, new_path};
+use crate::lan;
+use crate::node::{
+    TABLE, VIPS, WEB, add_second_node, enter_node_netns, load, new_path, rule_count, saved, saved_marks, sorted,
+    sync_daemons,
+};
 
 /// The program, as `cargo test` has just built it.
 pub(crate) fn lvs_node() -> PathBuf {
@@ -42,12 +47,24 @@ impl Drop for Lab {
 impl Lab {
     /// In a network namespace with a node's interface. `file` goes on behind interface, VIPs and state_dir.
     fn new(file: &str) -> Self {
+        let lab = Lab::bare();
+        lab.write(&lab.with_head(file));
+        lab
+    }
+
+    /// The same without a file.
+    fn bare() -> Self {
         enter_node_netns();
+        add_second_node();
         let lab = Lab { program: lvs_node(), dir: new_path() };
         fs::create_dir_all(&lab.dir).unwrap();
-        let state = lab.state_dir();
-        lab.write(&format!("interface = \"bond0\"\nvips = {VIPS:?}\nstate_dir = {state:?}\n{file}"));
         lab
+    }
+
+    fn with_head(&self, file: &str) -> String {
+        // To look at the marks of own requests starts ten programs.
+        let marks = if file.contains("[marks]") { "" } else { "[marks]\nown_requests = \"left-alone\"\n" };
+        format!("interface = \"bond0\"\nvips = {VIPS:?}\nstate_dir = {:?}\n{file}\n{marks}", self.state_dir())
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -64,7 +81,12 @@ impl Lab {
 
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--config").arg(self.file()).args(arguments.split_whitespace());
+        // Blanks in `quotes` are of a word.
+        let words = arguments.split('`').enumerate().flat_map(|(index, part)| match index % 2 {
+            0 => part.split_whitespace().collect(),
+            _ => vec![part],
+        });
+        command.arg("--config").arg(self.file()).args(words);
         command
     }
 
@@ -124,27 +146,23 @@ const FILE_TABLE: &str = "\
 
 #[test]
 fn roles_with_services_in_the_file_in_another_one_and_in_neither() {
-    for (file, table, hand) in [
+    let kinds = [
         (FILE, FILE_TABLE, ""),
         ("fence = \"clear\"\nloopback = \"backup\"\nservices = \"saved.ipvs\"\n", TABLE, ""),
         ("fence = \"clear\"\nloopback = \"backup\"\n", TABLE, TABLE),
-    ] {
-        let lab = Lab::new(file);
+    ];
+    for ((file, table, hand), fence) in kinds.into_iter().flat_map(|kind| [(kind, "clear"), (kind, "marks")]) {
+        let lab = Lab::new(&file.replace("clear", fence));
         fs::write(lab.dir.join("saved.ipvs"), TABLE).unwrap();
         load(hand);
         let printed = lab.run("role backup");
         assert!(printed.contains("VIP: add 192.0.2.254 to lo (scope host)"), "{printed}");
         assert!(ip("address show dev lo").contains("inet 192.0.2.254/32 scope host lo"));
-        assert_eq!(ipvsadm("-Sn"), "");
+        assert_eq!(saved(), if fence == "clear" { String::new() } else { sorted(table) });
         assert_eq!(lab.run("role BACKUP"), "backup: in place already\n");
         lab.run("role master");
         assert!(on("bond0") && !on("lo"));
-        let sorted = |text: &str| {
-            let mut lines: Vec<String> = text.lines().map(String::from).collect();
-            lines.sort();
-            lines
-        };
-        assert_eq!(sorted(&ipvsadm("-Sn")), sorted(table));
+        assert_eq!(saved(), sorted(table));
         lab.run("release");
         assert_eq!(sorted(&ipvsadm("-Sn")), sorted(hand));
         assert_eq!(lab.run("release"), "nothing to give back\n");
@@ -154,7 +172,11 @@ fn roles_with_services_in_the_file_in_another_one_and_in_neither() {
 
 #[test]
 fn what_keepalived_says() {
-    let lab = Lab::new(FILE);
+    ["clear", "marks"].into_iter().for_each(keepalived_says);
+}
+
+fn keepalived_says(fence: &str) {
+    let lab = Lab::new(&FILE.replace("clear", fence));
     for (words, interface) in [
         ("INSTANCE web BACKUP 100", "lo"),
         ("INSTANCE web MASTER 100", "bond0"),
@@ -199,7 +221,11 @@ fn a_plan_changes_nothing() {
     };
     let [master, backup, _, _, release] = plans_and_status();
     assert!(!lab.state_dir().exists());
-    assert!(master.starts_with("1. record: master is under way, 4 services are kept\n2. ARP: bond0"), "{master}");
+    assert!(master.starts_with("1. record: master is under way\n2. ARP: bond0"), "{master}");
+    assert!(
+        backup.starts_with("1. record: 4 services kept for promotion\n2. record: backup is under way\n"),
+        "{backup}"
+    );
     assert!(backup.contains(". IPVS: 4 changes\n     -D -f 7\n"), "{backup}");
     assert_eq!(release, "nothing to do\n");
     lab.run("role backup");
@@ -306,7 +332,7 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
     for (file, words) in [
         ("interface = \n".to_owned(), &["line 1"][..]),
         (format!("{head}speed = 9\n"), &["line 3", "unknown field `speed`", "expected one of", "`loopback`"]),
-        ("interface = \"bond0\"\n".into(), &["line 1", "missing field `vips`"]),
+        ("interface = \"bond0\"\n".into(), &["line 1", "an interface and vips were expected, or a [[group]]"]),
         ("interface = 7\nvips = []\n".into(), &["line 1", "integer `7`", "expected a string"]),
         (
             "interface = \"bond0\"\nvips = \"192.0.2.254\"\n".into(),
@@ -330,7 +356,7 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
         (service("tcp 192.0.2.254:80", "destinations = []"), &["line 4", "missing field `scheduler`"]),
         (
             service("tcp 192.0.2.9:80", "scheduler = \"rr\"\ndestinations = []"),
-            &["line 4", "192.0.2.9 is not among the vips"],
+            &["line 4", "192.0.2.9:80 is on none of the vips"],
         ),
         (rr("[{ address = \"192.0.2.12\" }]"), &["line 7", "192.0.2.12", "ADDRESS:PORT was expected"]),
         (
@@ -355,7 +381,7 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
         (format!("{head}services = \"cut.ipvs\"\n"), &["line 3", "cut.ipvs", "cut short"]),
         (format!("{head}services = \"empty.ipvs\"\n"), &["line 3", "empty.ipvs", "cut short"]),
         (format!("{head}services = \"bad.ipvs\"\n"), &["line 3", "bad.ipvs", "line 2", "somewhere"]),
-        (format!("{head}services = \"other.ipvs\"\n"), &["line 3", "192.0.2.1 is not among the vips"]),
+        (format!("{head}services = \"other.ipvs\"\n"), &["line 3", "192.0.2.1:80: it is on none of the vips"]),
     ] {
         lab.expect_wrong(&file, words);
     }
@@ -469,10 +495,6 @@ fn an_audit_and_its_fix() {
     // keepalived's file.
     let conf = lab.dir.join("keepalived.conf");
     fs::write(&conf, "vrrp_instance web {\n virtual_ipaddress {\n 192.0.2.254\n }\n}\n").unwrap();
-    assert_eq!(lab.run(&format!("audit --keepalived {}", conf.display())), "nothing is found\n");
-    let text = fs::read_to_string(lab.file()).unwrap();
-    lab.write(&text.replace("fence = \"clear\"", "fence = \"quiesce\""));
-    lab.run("role backup");
     let (code, stdout, _) = lab.try_run(&format!("audit --keepalived {}", conf.display()));
     assert!(
         code == Some(1) && stdout.contains("warning: preempting-vrrp: ") && stdout.contains("nopreempt"),
@@ -484,24 +506,24 @@ fn an_audit_and_its_fix() {
 
 #[test]
 fn a_handover_waits_for_another_node_and_is_called_off_without() {
-    let lab = Lab::new("fence = \"quiesce\"\nvip_owner = \"keepalived\"\nservices = \"web.ipvs\"\nsettle = 0.05\n");
-    fs::write(lab.dir.join("web.ipvs"), FILE_TABLE.lines().take(3).fold(String::new(), |t, l| t + l + "\n")).unwrap();
+    let lab = Lab::new("vip_owner = \"keepalived\"\nservices = \"web.ipvs\"\n");
+    fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
     let (code, _, stderr) = lab.try_run("handover");
     assert!(code == Some(2) && stderr.contains("[handover]"), "{stderr}");
     let track_file = lab.dir.join("track");
     let file = fs::read_to_string(lab.file()).unwrap();
-    lab.write(&format!("{file}[handover]\nfile = {track_file:?}\nsuccessors = [\"192.0.2.12\"]\n"));
+    lab.write(&format!("{file}[handover]\nfile = {track_file:?}\n"));
     let track = || fs::read_to_string(&track_file).unwrap_or_default();
     let vips = ["address add 192.0.2.254/32 dev bond0", "address add 2001:db8::fe/128 dev bond0 nodad"];
     vips.iter().for_each(|vip| drop(ip(vip)));
     lab.run("role master");
-    let table = ipvsadm("-Sn");
+    let table = saved();
 
-    // Nobody takes over.
+    // No other node takes over.
     let (code, stdout, stderr) = lab.try_run("handover --limit 1");
     assert_eq!((code, track()), (Some(1), "0\n".to_owned()), "{stdout}{stderr}");
-    assert!(stdout.contains("-r 192.0.2.11:80 -g -w 0") && stderr.contains("directs on"), "{stdout}{stderr}");
-    assert_eq!(ipvsadm("-Sn"), table);
+    assert!(stderr.contains("directs on"), "{stdout}{stderr}");
+    assert_eq!(saved(), table);
 
     // keepalived gives up the VIP, and says so.
     let handover = lab.command("handover").stdout(Stdio::null()).spawn().unwrap();
@@ -514,9 +536,470 @@ fn a_handover_waits_for_another_node_and_is_called_off_without() {
     vips.iter().for_each(|vip| drop(ip(&vip.replace(" add ", " del ").replace(" nodad", ""))));
     lab.run("notify INSTANCE web BACKUP 100");
     assert!(handover.0.wait().unwrap().success());
-    assert_eq!(track(), "1\n");
+    assert_eq!((track(), saved()), ("1\n".to_owned(), table));
     // On a node that does not direct it is at most that.
     assert!(lab.run("handover").contains("another node directs already"));
     lab.run("handover --end");
     assert_eq!(track(), "0\n");
+    // Nobody has to be named any more.
+    lab.run("handover --to 192.0.2.12");
+}
+
+#[test]
+fn status_with_marks() {
+    let lab = Lab::new("services = \"web.ipvs\"\n");
+    fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
+    lab.run("role backup");
+    let found: Value = serde_json::from_str(&lab.run("status --json")).unwrap();
+    let macs = |last: &str| json!([format!("02:00:00:00:00:{last}")]);
+    assert_eq!(
+        found["peers"],
+        json!([
+            { "address": "192.0.2.12", "macs": macs("12") },
+            { "address": "192.0.2.13", "macs": macs("13") },
+            { "address": "2001:db8::12", "macs": macs("12") },
+        ])
+    );
+    assert_eq!((&found["director"], &found["group"]), (&Value::Null, &json!("")));
+    let rules = found["rules"].as_array().unwrap();
+    assert_eq!((rules.len(), rule_count("bond0")), (8, 8), "{rules:?}");
+    // The services of marks are not the table's.
+    assert_eq!(found["table"].as_array().unwrap().len(), WEB.lines().count());
+    assert_eq!(found["sync"], json!([{ "role": "backup", "interface": "bond0", "id": 254 }]));
+    let text = lab.run("status");
+    for line in [
+        "role     backup, request 1\n",
+        "VIP      192.0.2.254 on lo (scope host)\n",
+        "table    2 services, 5 destinations\n",
+        "peer     192.0.2.12 02:00:00:00:00:12\n",
+        "rules    8 on bond0\n",
+        "sync     backup on bond0, id 254\n",
+        "known    0 connections\n",
+    ] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+    // Rules are removed by another program.
+    run("tc filter del dev bond0 ingress pref 302");
+    let (code, text, _) = lab.try_run("status");
+    assert!(code == Some(1) && text.contains("missing  marks: 2 changes\n"), "{text}");
+    lab.run("role backup");
+    lab.run("role master");
+    let text = lab.run("status");
+    assert!(text.contains("rules    6 on bond0\n") && text.contains("sync     master on bond0, id 254\n"), "{text}");
+    // A peer without a MAC address is a warning, as its packets are not recognised.
+    ipvsadm("-a -t 192.0.2.254:80 -r 192.0.2.14:80 -g");
+    let (code, text, _) = lab.try_run("status");
+    assert!(code == Some(1) && text.contains("warning  the MAC address of 192.0.2.14 is unknown"), "{text}");
+}
+
+#[test]
+fn apply_brings_in_what_was_changed_in_the_file() {
+    let lab = Lab::new("services = \"web.ipvs\"\n");
+    let write = |table: &str| fs::write(lab.dir.join("web.ipvs"), table).unwrap();
+    write(WEB);
+    let (code, _, stderr) = lab.try_run("apply");
+    assert!(code == Some(1) && stderr.contains("taken on no role yet"), "{stderr}");
+    lab.run("role backup");
+    for dry in ["apply", "apply --dry-run", "apply --all", "apply --all --dry-run"] {
+        assert_eq!(lab.run(dry), "nothing to do\n", "{dry}");
+    }
+    // A health check takes a server out, and the file changes the weight of another.
+    ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0");
+    let edited = saved();
+    let changed = WEB.replace("192.0.2.11:80 -g -w 3", "192.0.2.11:80 -g -w 9");
+    write(&changed);
+    let one = "IPVS: 1 change\n     -e -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 9\n";
+    let dry = lab.run("apply --dry-run");
+    assert!(dry.contains(one) && dry.starts_with("1. record: backup is under way\n2. IPVS"), "{dry}");
+    let all = lab.run("apply --dry-run --all");
+    assert!(all.contains("IPVS: 2 changes\n") && all.contains("192.0.2.12:80 -g -w 4\n"), "{all}");
+    assert_eq!(saved(), edited);
+    let done = lab.run("apply");
+    assert!(done.contains("IPVS: 1 change\n  -e -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 9\n"), "{done}");
+    assert_eq!(saved(), sorted(&changed.replace("192.0.2.12:80 -g -w 4", "192.0.2.12:80 -g -w 0")));
+    assert_eq!(lab.run("apply"), "nothing to do\n");
+    // It is no request for a role.
+    assert!(lab.run("status").starts_with("role     backup, request 1\n"));
+    assert_eq!(lab.run("--quiet apply --all"), "");
+    assert_eq!(saved(), sorted(&changed));
+    // A file that is wrong changes nothing.
+    write(&changed[..changed.len() / 2]);
+    let (code, _, stderr) = lab.try_run("apply");
+    assert!(code == Some(2) && stderr.contains("web.ipvs"), "{stderr}");
+    assert_eq!(saved(), sorted(&changed));
+}
+
+#[test]
+fn words_of_an_earlier_version_are_read_and_explained() {
+    let lab = Lab::new("");
+    load(WEB);
+    let track_file = lab.dir.join("track");
+    for (words, says) in [
+        (
+            "fence = \"quiesce\"",
+            "fence \"marks\" supersedes this one and is used: write fence = \"marks\", or leave it out",
+        ),
+        ("fence = \"stateless\"", "write fence = \"marks\""),
+        ("fence = \"backup-only\"", "write fence = \"marks\""),
+        ("settle = 0.5", "settle: it does nothing any more"),
+        ("drain = 3", "drain: it does nothing any more"),
+        ("\n[handover]\nfile = \"TRACK\"\nsuccessors = [\"192.0.2.12\"]", "successors: it does nothing any more"),
+    ] {
+        lab.write(&lab.with_head(&words.replace("TRACK", track_file.to_str().unwrap())));
+        let (code, _, stderr) = lab.try_run("--quiet role backup");
+        let line = 4 + words.lines().count() - 1;
+        let wanted = format!("lvs-node: warning: {}: line {line}: ", lab.file().display());
+        assert_eq!((code, stderr.lines().count()), (Some(0), 1), "{words}: {stderr}");
+        assert!(stderr.starts_with(&wanted) && stderr.contains(says), "{words}: {stderr}");
+        // They are marks.
+        assert_eq!(rule_count("bond0"), 8, "{words}");
+        lab.try_run("release");
+    }
+}
+
+#[test]
+fn marks_in_the_file() {
+    let lab = Lab::new("");
+    load(WEB);
+    let write = |file: &str| lab.write(&lab.with_head(file));
+    write(
+        "[marks]\nbase = 4096\nown_requests = \"left-alone\"\n\
+         macs = { \"192.0.2.12\" = [\"02:00:00:00:02:12\"], \"2001:db8::12\" = [\"02:00:00:00:03:12\", \"02:00:00:00:04:12\"] }\n",
+    );
+    lab.run("role backup");
+    let filters = run("tc filter show dev bond0 ingress");
+    // Those that it sees, and those of the file.
+    for mac in ["02:00:00:00:00:12", "02:00:00:00:02:12", "02:00:00:00:03:12", "02:00:00:00:04:12", "02:00:00:00:00:13"]
+    {
+        assert_eq!(filters.matches(&format!("src_mac {mac}")).count(), 2, "{mac}: {filters}");
+    }
+    assert!(ipvsadm("-Sn").contains("-A -f 4096 -s rr\n") && ipvsadm("-Sn").contains("-A -f 4097 -s rr\n"));
+    // Another base: of the old one nothing stays.
+    write("[marks]\nbase = 8192\nown_requests = \"left-alone\"\n");
+    lab.run("role master");
+    assert!(ipvsadm("-Sn").contains("-A -f 8192 -s rr\n") && !ipvsadm("-Sn").contains(" -f 409"), "{}", ipvsadm("-Sn"));
+    lab.run("role backup");
+    // A base that `ip rule` uses, or another program's filter.
+    write("[marks]\nbase = 65536\nown_requests = \"left-alone\"\n");
+    let before = (saved(), run("tc filter show dev bond0 ingress"));
+    for (add, remove, words) in [
+        ("ip rule add fwmark 0x10001 table main", "ip rule del fwmark 0x10001 table main", "fwmark 0x10001"),
+        (
+            "tc filter add dev bond0 ingress prio 9 protocol ip matchall action skbedit mark 65536",
+            "tc filter del dev bond0 ingress prio 9",
+            "65536",
+        ),
+    ] {
+        run(add);
+        for what in ["role master", "plan backup"] {
+            let (code, _, stderr) = lab.try_run(what);
+            assert_eq!(code, Some(1), "{add}: {stderr}");
+            for word in [words, "it uses a packet mark of this node", "[marks] base"] {
+                assert!(stderr.contains(word), "no {word:?} in {stderr}");
+            }
+        }
+        run(remove);
+        assert_eq!((saved(), run("tc filter show dev bond0 ingress")), before);
+    }
+    lab.run("role master");
+    lab.run("release");
+    assert_eq!(saved_marks(), "");
+}
+
+#[test]
+fn a_wrong_group_or_mark_is_told_by_line() {
+    let lab = Lab::bare();
+    let head = "interface = \"bond0\"\n";
+    let marks = |text: &str| format!("{head}vips = [\"192.0.2.254\"]\n[marks]\n{text}\n");
+    let web = "[[group]]\nname = \"web\"\nvips = [\"192.0.2.254\"]\n";
+    for (file, words) in [
+        (marks("base = 0"), &["line 3", "marks from 0 on", "1 to 4294967039 was expected"][..]),
+        (marks("base = 4294967295"), &["line 3", "1 to 4294967039"]),
+        (marks("base = -1"), &["line 4", "integer `-1`"]),
+        (marks("mask = 1"), &["line 4", "unknown field `mask`", "`base`"]),
+        (marks("own_requests = \"never\""), &["line 4", "unknown variant `never`", "`served-here` or `left-alone`"]),
+        (marks("macs = { \"192.0.2.12\" = [\"02:00\"] }"), &["line 4", "02:00", "MAC ADDRESS"]),
+        (marks("macs = { \"somewhere\" = [\"02:00:00:00:00:01\"] }"), &["line 4", "somewhere", "ADDRESS"]),
+        (marks("macs = { \"192.0.2.12\" = [\"01:00:5e:00:00:01\"] }"), &["line 3", "01:00:5e:00:00:01", "one node"]),
+        (head.into(), &["line 1", "an interface and vips were expected, or a [[group]]"]),
+        (
+            format!("{head}vips = [\"192.0.2.253\"]\n{web}"),
+            &["line 2", "vips and [[group]]", "move the vips into a [[group]]"],
+        ),
+        (web.into(), &["line 1", "an interface was expected, here or for all groups"]),
+        (format!("{head}{web}vrid = 3\n"), &["line 5", "unknown field `vrid`", "`interface`"]),
+        (format!("{head}[[group]]\nvips = [\"192.0.2.254\"]\n"), &["line 2", "missing field `name`"]),
+        (format!("{head}{web}{web}"), &["line 5", "a name of its own was expected"]),
+        (format!("{head}{}", web.replace("web", " ")), &["line 2", "a name of its own was expected"]),
+        (format!("{head}{web}{}", web.replace("web", "mail")), &["line 7", "192.0.2.254 is in another group too"]),
+        (
+            format!("{head}{web}{}", web.replace("web", "mail").replace("192.0.2.254", "127.0.0.1")),
+            &["line 7", "loopback"],
+        ),
+        (
+            format!("{head}{web}[[service]]\nlisten = \"tcp 192.0.2.9:80\"\nscheduler = \"rr\"\ndestinations = []\n"),
+            &["line 5", "192.0.2.9:80 is on none of the vips"],
+        ),
+    ] {
+        lab.expect_wrong(&file, words);
+    }
+}
+
+/// A file with two groups, as two VRRP instances decide about them.
+fn groups(lab: &Lab, file: &str) -> String {
+    let group = |name: &str, vip: &str| format!("[[group]]\nname = {name:?}\nvips = [{vip:?}]\n");
+    let (web, mail) = (group("my web", VIPS[0]), group("mail", VIPS[1]));
+    format!(
+        "interface = \"bond0\"\nservices = \"web.ipvs\"\nstate_dir = {:?}\n{file}[sync]\nid = 9\n[marks]\nown_requests = \"left-alone\"\n{web}{mail}",
+        lab.state_dir()
+    )
+}
+
+/// The role of each group, as `status` says.
+fn roles(lab: &Lab) -> [String; 2] {
+    let found: Value = serde_json::from_str(&lab.try_run("status --json").1).unwrap();
+    let found = found["groups"].as_array().unwrap();
+    assert_eq!([&found[0]["group"], &found[1]["group"]], [&json!("my web"), &json!("mail")]);
+    [0, 1].map(|index| found[index]["role"].as_str().unwrap_or("none").to_owned())
+}
+
+#[test]
+fn groups_of_vips() {
+    for fence in ["marks", "clear"] {
+        let lab = Lab::bare();
+        lab.write(&groups(&lab, &format!("fence = {fence:?}\n")));
+        fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
+        let on =
+            |vip: &str, interface: &str| ip(&format!("-o address show dev {interface}")).contains(&format!(" {vip}/"));
+        // A role is of one of them.
+        let (code, _, stderr) = lab.try_run("role backup");
+        assert!(code == Some(2) && stderr.contains("--group: one of \"my web\", \"mail\" was expected"), "{stderr}");
+        let (code, _, stderr) = lab.try_run("role backup --group web");
+        assert!(
+            code == Some(2) && stderr.contains("group \"web\": one of \"my web\", \"mail\" was expected"),
+            "{stderr}"
+        );
+        let plans = lab.run("plan backup");
+        assert!(plans.contains("group my web\n1. ") && plans.contains("group mail\n1. "), "{plans}");
+        let plan = lab.run("plan backup --group mail");
+        assert!(
+            plan.starts_with("group mail\n1. ") && !plan.contains("my web") && !plan.contains("192.0.2.254"),
+            "{plan}"
+        );
+        lab.run("role master --group mail");
+        assert_eq!(roles(&lab), ["none", "master"]);
+        lab.run("role backup --group `my web`");
+        assert_eq!(roles(&lab), ["backup", "master"]);
+        assert!(on(VIPS[0], "lo") && !on(VIPS[0], "bond0") && on(VIPS[1], "bond0"));
+
+        // keepalived names the instance.
+        for (words, wanted) in [
+            ("INSTANCE `my web` MASTER 100", ["master", "master"]),
+            ("INSTANCE mail FAULT 100", ["master", "fault"]),
+            ("INSTANCE other STOP 100", ["master", "fault"]),
+            ("INSTANCE my BACKUP 100", ["master", "fault"]),
+            ("INSTANCE `my web` BACKUP 100", ["backup", "fault"]),
+            ("INSTANCE mail MASTER 100", ["backup", "master"]),
+        ] {
+            let printed = lab.run(&format!("notify {words}"));
+            assert_eq!(roles(&lab), wanted, "{words}");
+            let ignored = words.contains("other") || words.contains(" my ");
+            assert_eq!(printed.contains("no group of this name: nothing to do"), ignored, "{words}: {printed}");
+        }
+        let table = if fence == "marks" { sorted(WEB) } else { sorted(&WEB[WEB.find("-A -t [").unwrap()..]) };
+        assert_eq!((saved(), sync_daemons()), (table, vec!["master".to_owned(), "backup".to_owned()]));
+
+        // All of them, or one.
+        let text = lab.run("status");
+        assert!(
+            text.starts_with("group my web\nrole     backup, request ")
+                && text.contains("\ngroup mail\nrole     master, "),
+            "{text}"
+        );
+        let one = lab.run("status --group mail");
+        assert!(one.starts_with("group mail\nrole     master, ") && !one.contains("my web"), "{one}");
+        let one: Value = serde_json::from_str(&lab.run("status --json --group mail")).unwrap();
+        assert_eq!((&one["group"], &one["role"]), (&json!("mail"), &json!("master")));
+        assert_eq!(lab.run("audit"), "group my web\nnothing is found\ngroup mail\nnothing is found\n");
+        assert_eq!(lab.run("audit --group mail"), "group mail\nnothing is found\n");
+        assert_eq!(lab.run("plan master --group mail"), "group mail\nnothing to do\n");
+        assert_eq!(lab.run("apply"), "group my web\nnothing to do\ngroup mail\nnothing to do\n");
+
+        // A server less for one of them.
+        let less: String =
+            WEB.lines().filter(|line| !line.contains("-r [2001:db8::12]")).map(|line| format!("{line}\n")).collect();
+        fs::write(lab.dir.join("web.ipvs"), &less).unwrap();
+        let dry = lab.run("apply --dry-run");
+        assert!(
+            dry.starts_with("group my web\nnothing to do\ngroup mail\n1. ") && dry.contains("-d -t [2001:db8::fe]:80"),
+            "{dry}"
+        );
+        lab.run("apply --group `my web`");
+        assert!(saved().contains("-r [2001:db8::12]:80"));
+        lab.run("apply");
+        assert!(!saved().contains("-r [2001:db8::12]:80"));
+
+        // One is released, and then the other.
+        lab.run("release --group mail");
+        assert_eq!(roles(&lab), ["backup", "none"]);
+        assert_eq!(sync_daemons(), ["backup"]);
+        assert!(on(VIPS[0], "lo") && !on(VIPS[1], "lo") && !on(VIPS[1], "bond0"));
+        lab.run("role master --group `my web`");
+        lab.run("release");
+        assert_eq!((ipvsadm("-Sn"), sync_daemons()), (String::new(), vec![]));
+        assert_eq!(lab.run("release"), "group my web\nnothing to give back\ngroup mail\nnothing to give back\n");
+    }
+}
+
+/// A [[group]] is named as its instance, also where it is the only one.
+#[test]
+fn the_only_group_is_the_instance_of_its_name() {
+    let lab = Lab::bare();
+    let group = format!("[[group]]\nname = \"web\"\nvips = {VIPS:?}\n");
+    lab.write(&format!("interface = \"bond0\"\nstate_dir = {:?}\n{group}", lab.state_dir()));
+    load(WEB);
+    lab.run("notify INSTANCE web MASTER 100");
+    let printed = lab.run("notify INSTANCE mail BACKUP 100");
+    assert!(printed.contains("no group of this name: nothing to do"), "{printed}");
+    assert!(on("bond0"));
+    lab.run("role backup");
+    assert!(!on("bond0"));
+}
+
+#[test]
+fn keepalived_writes_the_states_of_two_instances_to_a_fifo() {
+    let lab = Lab::bare();
+    lab.write(&groups(&lab, "vip_owner = \"keepalived\"\n"));
+    fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
+    let fifo = lab.dir.join("fifo");
+    run(&format!("mkfifo {}", fifo.display()));
+    let _follower = Follower(lab.command(&format!("--quiet fifo {}", fifo.display())).spawn().unwrap());
+    let becomes = |wanted: [&str; 2]| {
+        let start = Instant::now();
+        while roles(&lab) != wanted {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "{wanted:?} is not reached: {}",
+                lab.try_run("status").1
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let mut keepalived = fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    let mut write = |lines: &str| keepalived.write_all(lines.as_bytes()).unwrap();
+    write("INSTANCE \"my web\" BACKUP 100\nINSTANCE \"mail\" BACKUP 100\n");
+    becomes(["backup", "backup"]);
+    ip("address add 192.0.2.254/32 dev bond0");
+    write("INSTANCE \"my web\" MASTER 100\nINSTANCE \"other\" FAULT 100\nINSTANCE \"my\" STOP 100\n");
+    becomes(["master", "backup"]);
+    // Lines that were lost.
+    ip("address del 192.0.2.254/32 dev bond0");
+    ip("address add 2001:db8::fe/128 dev bond0 nodad");
+    becomes(["backup", "master"]);
+}
+
+/// Two VIPs, each with a director of its own, on three nodes: both are balanced on all of them, before and after a move.
+#[test]
+fn two_directors_balance_two_vips() {
+    const OTHER: &str = "192.0.2.253";
+    lan::enter_switch();
+    let (program, dir) = (lvs_node(), new_path());
+    let hosts: Vec<Netns> = (1..=3).map(lan::host).collect();
+    let client = lan::host(9);
+    let table: String = [lan::VIP.to_owned(), OTHER.to_owned(), format!("[{}]", lan::VIP6)]
+        .iter()
+        .map(|vip| {
+            let server = |number: u8| {
+                if vip.starts_with('[') { format!("[2001:db8::{number}]:80") } else { format!("192.0.2.{number}:80") }
+            };
+            let servers: String =
+                (1..=3).map(|number| format!("-a -t {vip}:80 -r {} -g -w 1\n", server(number))).collect();
+            format!("-A -t {vip}:80 -s rr\n{servers}")
+        })
+        .collect();
+    for (number, host) in (1_u8..).zip(&hosts) {
+        lan::serve(host, number);
+        let dir = dir.join(number.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("web.ipvs"), &table).unwrap();
+        let file = format!(
+            "interface = {:?}\nservices = \"web.ipvs\"\nstate_dir = {:?}\nannounce_again = 0.0\n[sync]\nid = 9\n\
+             [[group]]\nname = \"my web\"\nvips = [{:?}, {:?}]\n[[group]]\nname = \"mail\"\nvips = [{OTHER:?}]\n",
+            lan::INTERFACE,
+            dir.join("state"),
+            lan::VIP,
+            lan::VIP6
+        );
+        fs::write(dir.join("node.toml"), file).unwrap();
+    }
+    let role = |number: usize, group: &str, role: &str| {
+        let output = hosts[number - 1]
+            .run(|| {
+                let mut command = Command::new(&program);
+                command
+                    .arg("--config")
+                    .arg(dir.join(format!("{number}/node.toml")))
+                    .args(["--group", group, "role", role]);
+                command.output().unwrap()
+            })
+            .unwrap();
+        assert!(output.status.success(), "{number}: {group} {role}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    // The nodes that serve 12 sessions of this VIP, and the sessions.
+    let open = |vip: &str| {
+        let mut sessions: Vec<lan::Session> = (0..12).filter_map(|_| lan::Session::open(&client, vip)).collect();
+        let served: Vec<u8> = sessions.iter_mut().filter_map(lan::Session::ask).collect();
+        let counts = [1, 2, 3].map(|number| served.iter().filter(|found| **found == number).count());
+        (sessions, counts)
+    };
+    for number in 1..=3 {
+        ["my web", "mail"].into_iter().for_each(|group| role(number, group, "backup"));
+    }
+    role(1, "my web", "master");
+    role(2, "mail", "master");
+    let mut kept = Vec::new();
+    for vip in [lan::VIP, OTHER, lan::VIP6] {
+        let (sessions, counts) = open(vip);
+        assert_eq!(counts, [4; 3], "{vip}");
+        kept.extend(sessions);
+    }
+    // One moves to the other's director, and then both to the third node.
+    for moves in [&[("my web", 1, 2)][..], &[("mail", 2, 3), ("my web", 2, 3)]] {
+        for (group, from, to) in moves {
+            role(*from, group, "backup");
+            role(*to, group, "master");
+        }
+        assert_eq!(kept.iter_mut().filter_map(lan::Session::ask).count(), kept.len());
+        for vip in [lan::VIP, OTHER, lan::VIP6] {
+            assert_eq!(open(vip).1, [4; 3], "{vip}: {moves:?}");
+        }
+    }
+    let _ = fs::remove_dir_all(dir);
+}
+
+/// A file without groups gets some, and loses them again.
+#[test]
+fn a_file_is_divided_into_groups() {
+    let lab = Lab::new("services = \"web.ipvs\"\n[sync]\nid = 9\n");
+    fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
+    let whole = fs::read_to_string(lab.file()).unwrap();
+    lab.run("role master");
+    // A server is out, and stays so.
+    ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0");
+    let table = saved();
+    lab.write(&groups(&lab, ""));
+    assert_eq!(roles(&lab), ["none", "none"]);
+    lab.run("role master --group `my web`");
+    // The other VIP is where it was.
+    assert!(ip("-o address show dev bond0").contains(" 2001:db8::fe/128"));
+    lab.run("role backup --group mail");
+    assert!(!ip("-o address show dev bond0").contains(" 2001:db8::fe/128"));
+    assert_eq!((roles(&lab), saved()), (["master", "backup"].map(String::from), table.clone()));
+    assert_eq!(lab.run("apply"), "group my web\nnothing to do\ngroup mail\nnothing to do\n");
+    lab.write(&whole);
+    lab.run("role master");
+    assert_eq!(saved(), table);
+    lab.run("status");
+    lab.run("release");
+    assert_eq!((ipvsadm("-Sn"), sync_daemons()), (String::new(), vec![]));
 }

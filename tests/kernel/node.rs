@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use lvs_dr::arp::{ArpTarget, Settings};
 use lvs_dr::ipvs::Table;
-use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, Node, Plan, Role, Step, VipOwner};
+use lvs_dr::node::{Apply, ArpConfig, Config, Fence, Loopback, Node, OwnRequests, Plan, Role, Step, VipOwner};
 use lvs_dr::vip::{Placement, Vips};
 use lvs_dr::{Cause, Error};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, run};
+use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, run, try_run};
 
 pub(crate) const VIPS: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 
@@ -38,7 +38,32 @@ pub(crate) const TABLE: &str = "\
 -a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
 ";
 
-/// A service of somebody else.
+/// Services of the two nodes 192.0.2.11 and .12, and of a third.
+pub(crate) const WEB: &str = "\
+-A -t 192.0.2.254:80 -s wrr
+-a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 3
+-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 4
+-a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 5
+-A -t [2001:db8::fe]:80 -s rr
+-a -t [2001:db8::fe]:80 -r [2001:db8::11]:80 -g -w 1
+-a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
+";
+
+/// The mark services of fence `marks` for [`TABLE`]: the node itself, and the director of group 0. No director is known.
+const MARKS: &str = "\
+-A -f 1280725760 -s rr
+-a -f 1280725760 -r 192.0.2.11:1 -g -w 1
+-A -f 1280725761 -s rr
+-a -f 1280725761 -r 192.0.2.11:1 -g -w 1
+-a -f 1280725761 -r 192.0.2.12:1 -g -w 0
+-A -f 1280725760 -6 -s rr
+-a -f 1280725760 -6 -r [2001:db8::11]:1 -g -w 1
+-A -f 1280725761 -6 -s rr
+-a -f 1280725761 -6 -r [2001:db8::11]:1 -g -w 1
+-a -f 1280725761 -6 -r [2001:db8::12]:1 -g -w 0
+";
+
+/// A service of another program.
 const FOREIGN: &str = "\
 -A -t 198.51.100.1:443 -s lc
 -a -t 198.51.100.1:443 -r 192.0.2.12:443 -m -w 1
@@ -70,6 +95,20 @@ fn add_bond0() {
     );
 }
 
+/// Adds the node's own IPv6 address, and the MAC addresses of two other nodes, which do not exist.
+pub(crate) fn add_second_node() {
+    ip("address add 2001:db8::11/64 dev bond0 nodad");
+    add_neighbours();
+}
+
+fn add_neighbours() {
+    batch(
+        "neighbour replace 192.0.2.12 lladdr 02:00:00:00:00:12 dev bond0 nud permanent\n\
+         neighbour replace 192.0.2.13 lladdr 02:00:00:00:00:13 dev bond0 nud permanent\n\
+         neighbour replace 2001:db8::12 lladdr 02:00:00:00:00:12 dev bond0 nud permanent\n",
+    );
+}
+
 /// A path that no other test uses, where nothing is yet.
 pub(crate) fn new_path() -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -96,12 +135,37 @@ pub(crate) fn load(services: &str) {
     feed("ipvsadm -R", services);
 }
 
-/// The table as ipvsadm shows it, sorted.
-fn saved() -> String {
-    sorted(&ipvsadm("-Sn"))
+/// Whether this line of `ipvsadm -Sn` is of a mark service of fence `marks`.
+fn is_of_mark(line: &str) -> bool {
+    line.contains(" -f 12807257") || line.contains(" -f 12807258") || line.contains(" -f 12807259")
 }
 
-fn sorted(lines: &str) -> String {
+/// The table as ipvsadm shows it, sorted, without mark services.
+pub(crate) fn saved() -> String {
+    sorted(&lines(&ipvsadm("-Sn"), |line| !is_of_mark(line)))
+}
+
+/// The mark services as ipvsadm shows them, sorted.
+pub(crate) fn saved_marks() -> String {
+    sorted(&lines(&ipvsadm("-Sn"), is_of_mark))
+}
+
+fn lines(text: &str, wanted: impl Fn(&str) -> bool) -> String {
+    text.lines().filter(|line| wanted(line)).map(|line| format!("{line}\n")).collect()
+}
+
+/// The roles of the sync daemons that run.
+pub(crate) fn sync_daemons() -> Vec<String> {
+    let shown = ipvsadm("-Ln --daemon");
+    shown.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// How many rules mark packets on this interface.
+pub(crate) fn rule_count(interface: &str) -> usize {
+    run(&format!("tc filter show dev {interface} ingress")).matches("skbedit  mark").count()
+}
+
+pub(crate) fn sorted(lines: &str) -> String {
     let mut lines: Vec<&str> = lines.lines().collect();
     lines.sort_unstable();
     lines.into_iter().map(|line| format!("{line}\n")).collect()
@@ -123,6 +187,7 @@ pub(crate) fn kernel_table() -> BTreeSet<String> {
                 line.to_owned()
             }
         })
+        .filter(|line| !line.starts_with("FWM  4C5653"))
         .collect()
 }
 
@@ -191,17 +256,32 @@ pub(crate) fn arp(target: &str) -> [i32; 2] {
         .map(|setting| fs::read_to_string(sysctl_file(target, setting)).unwrap().trim().parse().unwrap())
 }
 
+/// The settings of IPVS, a line each.
+fn ipvs_sysctls() -> String {
+    let mut lines: Vec<String> = fs::read_dir("/proc/sys/net/ipv4/vs")
+        .unwrap()
+        // Some can only be written.
+        .map(|file| file.unwrap().path())
+        .map(|path| format!("{}={}", path.display(), fs::read_to_string(&path).unwrap_or_default()))
+        .collect();
+    lines.sort_unstable();
+    lines.concat()
+}
+
 fn set_sysctl(target: &str, setting: &str, value: i32) {
     fs::write(sysctl_file(target, setting), value.to_string()).unwrap();
 }
 
 impl Bench {
-    /// The services of [`TABLE`] are configured or, so they are loaded by hand.
-    fn new(configured: bool) -> Self {
+    /// The services of [`TABLE`] are configured, or they are loaded by hand. The node's own requests are left alone: to look at their
+    /// marks starts several programs.
+    fn new(fence: Fence, configured: bool) -> Self {
         enter_node_netns();
+        add_second_node();
         let mut config = Config::new("bond0", VIPS.map(|vip| vip.parse().unwrap()));
         config.state_dir = new_path();
-        config.fence = Fence::Clear;
+        config.fence = fence;
+        config.marks.own_requests = OwnRequests::LeftAlone;
         match configured {
             true => config.services = Some(TABLE.parse().unwrap()),
             false => load(TABLE),
@@ -237,16 +317,32 @@ impl Bench {
             let interface = role == Role::Master;
             [lo.then(|| form(*vip, "lo")), interface.then(|| form(*vip, &self.config.interface))]
         };
-        let own = ["lo 127.0.0.1/8 scope host", "lo ::1/128 scope host", "bond0 192.0.2.11/24 scope global"];
+        let own = [
+            "lo 127.0.0.1/8 scope host",
+            "lo ::1/128 scope host",
+            "bond0 192.0.2.11/24 scope global",
+            "bond0 2001:db8::11/64 scope global nodad",
+        ];
         self.config.vips.iter().flat_map(placed).flatten().chain(own.map(String::from)).collect()
     }
 
     /// Judges everything about a role that is reached: `table` is the director's, `foreign` is there in every role.
     fn expect(&self, role: Role, table: &str, foreign: &str) {
         assert_eq!(addresses(), self.wanted_addresses(role), "{role}");
-        let table = if role == Role::Master { table } else { "" };
-        assert_eq!(saved(), sorted(&format!("{table}{foreign}")), "{role}");
+        assert_eq!(saved(), sorted(&format!("{}{foreign}", self.table(role, table))), "{role}");
+        if self.config.fence == Fence::Marks {
+            assert_eq!(saved_marks(), sorted(MARKS), "{role}");
+            // Of each VIP: packets without SYN, packets of the other node, and, but on the director, packets with SYN.
+            assert_eq!(rule_count("bond0"), if role == Role::Master { 4 } else { 6 }, "{role}");
+        }
+        let daemons: &[&str] = if role == Role::Master { &["master", "backup"] } else { &["backup"] };
+        assert_eq!(sync_daemons(), daemons, "{role}");
         self.expect_hidden_and_tidy(role);
+    }
+
+    /// What the kernel has of this table in a role: with fence `marks` always all of it.
+    fn table<'a>(&self, role: Role, table: &'a str) -> &'a str {
+        if role == Role::Master || self.config.fence == Fence::Marks { table } else { "" }
     }
 
     fn expect_hidden_and_tidy(&self, role: Role) {
@@ -261,6 +357,9 @@ impl Bench {
                 file.file_name().into_string().unwrap()
             })
             .collect();
+        // The configuration as it was loaded, and the table that fence `clear` keeps.
+        files.retain(|file| !(self.config.services.is_some() && file == "loaded"));
+        files.retain(|file| !(self.config.fence == Fence::Clear && file == "table"));
         files.sort();
         assert_eq!(files, ["generation", "lock", "state"]);
         let lock = fs::File::open(self.config.state_dir.join("lock")).unwrap();
@@ -271,7 +370,8 @@ impl Bench {
     fn everything(&self) -> String {
         let state = fs::read_to_string(self.state_file()).unwrap_or_default();
         let (all, own, inode) = (arp("all"), arp("bond0"), self.state_inode());
-        format!("{:?}{}{all:?}{own:?}{inode:?}{state}", show_addresses(), saved())
+        let rules = run("tc filter show dev bond0 ingress");
+        format!("{:?}{}{rules}{all:?}{own:?}{inode:?}{state}", show_addresses(), ipvsadm("-Sn"))
     }
 
     /// Changes with each writing of the state file.
@@ -358,8 +458,10 @@ pub(crate) fn exit_code(result: Result<Plan, Error>) -> i32 {
 
 #[test]
 fn every_role_from_every_role() {
-    for (configured, loopback) in [(true, Loopback::Always), (false, Loopback::Backup)] {
-        let bench = Bench::new(configured).with(|config| config.loopback = loopback);
+    for (fence, configured, loopback) in
+        [(Fence::Marks, true, Loopback::Always), (Fence::Clear, false, Loopback::Backup)]
+    {
+        let bench = Bench::new(fence, configured).with(|config| config.loopback = loopback);
         load(FOREIGN);
         // Each first, and each after each other.
         for first in [None].into_iter().chain(Role::ALL.map(Some)) {
@@ -377,22 +479,38 @@ fn every_role_from_every_role() {
 
 #[test]
 fn the_second_time_nothing_is_done() {
-    let bench = Bench::new(false);
-    for role in Role::ALL {
-        assert!(!bench.become_role(role).is_empty());
-        let before = bench.everything();
-        assert!(bench.node().plan(role).unwrap().is_empty());
-        assert!(bench.become_role(role).is_empty());
-        assert_eq!(bench.everything(), before);
+    for (fence, configured) in [(Fence::Marks, true), (Fence::Marks, false), (Fence::Clear, false)] {
+        let bench = Bench::new(fence, configured);
+        for role in Role::ALL {
+            assert!(!bench.become_role(role).is_empty());
+            let before = bench.everything();
+            for plan in
+                [bench.node().plan(role).unwrap(), bench.become_role(role), bench.node().repair(|_| ()).unwrap()]
+            {
+                assert!(plan.is_empty(), "{fence}, {role}: {plan}");
+            }
+            assert_eq!(bench.everything(), before);
+        }
     }
 }
 
 #[test]
 fn a_role_is_taken_on_in_the_order_that_loses_nothing() {
-    for loopback in [Loopback::Always, Loopback::Backup] {
-        let bench = Bench::new(false).with(|config| config.loopback = loopback);
+    for (fence, configured, loopback) in [
+        (Fence::Marks, true, Loopback::Always),
+        (Fence::Marks, false, Loopback::Backup),
+        (Fence::Clear, false, Loopback::Always),
+        (Fence::Clear, false, Loopback::Backup),
+    ] {
+        let bench = Bench::new(fence, configured).with(|config| config.loopback = loopback);
+        if configured {
+            load(TABLE);
+        }
         let (full, vip) = (kernel_table(), bench.config.vips[0]);
-        for role in [Role::Backup, Role::Master, Role::Backup, Role::Fault] {
+        if configured {
+            run("ipvsadm -C");
+        }
+        for role in [Role::Backup, Role::Master, Role::Backup, Role::Fault, Role::Master] {
             let mut seen = Vec::new();
             let observed = |step: &Step| {
                 let held = addresses();
@@ -403,6 +521,10 @@ fn a_role_is_taken_on_in_the_order_that_loses_nothing() {
                 // A director has its table as long as it has the VIP.
                 if held.contains(&form(vip, "bond0")) {
                     assert_eq!(kernel_table(), full, "{step}");
+                }
+                // No live table of this node's without the rules that fence it.
+                if configured && !kernel_table().is_empty() {
+                    assert!(rule_count("bond0") >= 4, "{step}");
                 }
                 seen.push(held.contains(&form(vip, "bond0")) || held.contains(&form(vip, "lo")));
             };
@@ -415,8 +537,8 @@ fn a_role_is_taken_on_in_the_order_that_loses_nothing() {
 
 #[test]
 fn keepalived_moves_its_vip_itself() {
-    for loopback in [Loopback::Always, Loopback::Backup] {
-        let bench = Bench::new(false).with(|config| {
+    for (fence, loopback) in [(Fence::Marks, Loopback::Always), (Fence::Clear, Loopback::Backup)] {
+        let bench = Bench::new(fence, false).with(|config| {
             (config.loopback, config.vip_owner) = (loopback, VipOwner::Keepalived);
         });
         let vips = bench.config.vips.clone();
@@ -442,7 +564,7 @@ fn keepalived_moves_its_vip_itself() {
             assert!(bench.become_role(role).warnings().is_empty());
             assert_eq!(on_bond0(), with);
             assert_eq!(lo(), role != Role::Master || loopback == Loopback::Always);
-            assert_eq!(saved(), if role == Role::Master { sorted(TABLE) } else { String::new() });
+            assert_eq!(saved(), sorted(bench.table(role, TABLE)));
             assert!(bench.become_role(role).is_empty());
         }
         bench.node().release(|_| ()).unwrap();
@@ -455,26 +577,28 @@ fn keepalived_moves_its_vip_itself() {
 
 #[test]
 fn a_vip_that_keepalived_moves_meanwhile_is_no_failure() {
-    let bench = Bench::new(false).with(|config| {
-        (config.loopback, config.vip_owner) = (Loopback::Backup, VipOwner::Keepalived);
-    });
-    bench.become_role(Role::Backup);
-    let comes_late = |step: &Step| {
-        if matches!(step, Step::Record { reached: true, .. })
-            && !addresses().contains(&form(bench.config.vips[0], "bond0"))
-        {
-            batch("address add 192.0.2.254/32 dev bond0\naddress add 2001:db8::fe/128 dev bond0 nodad\n");
-        }
-    };
-    let plan = bench.node().become_role_with(Role::Master, comes_late).unwrap();
-    assert_eq!(plan.warnings(), [""; 0]);
-    assert!(!addresses().contains(&form(bench.config.vips[0], "lo")));
-    bench.expect_hidden_and_tidy(Role::Master);
+    for fence in Fence::ALL {
+        let bench = Bench::new(fence, false).with(|config| {
+            (config.loopback, config.vip_owner) = (Loopback::Backup, VipOwner::Keepalived);
+        });
+        bench.become_role(Role::Backup);
+        let comes_late = |step: &Step| {
+            if matches!(step, Step::Record { reached: true, .. })
+                && !addresses().contains(&form(bench.config.vips[0], "bond0"))
+            {
+                batch("address add 192.0.2.254/32 dev bond0\naddress add 2001:db8::fe/128 dev bond0 nodad\n");
+            }
+        };
+        let plan = bench.node().become_role_with(Role::Master, comes_late).unwrap();
+        assert_eq!(plan.warnings(), [""; 0]);
+        assert!(!addresses().contains(&form(bench.config.vips[0], "lo")));
+        bench.expect_hidden_and_tidy(Role::Master);
+    }
 }
 
 #[test]
-fn somebody_who_undoes_every_step_is_named() {
-    let bench = Bench::new(true);
+fn a_program_that_undoes_every_step_is_reported() {
+    let bench = Bench::new(Fence::Marks, true);
     let undone = |step: &Step| {
         if matches!(step, Step::Record { reached: true, .. }) {
             ip("address del 192.0.2.254/32 dev lo");
@@ -488,8 +612,8 @@ fn somebody_who_undoes_every_step_is_named() {
 }
 
 #[test]
-fn the_table_that_is_found_is_the_one_that_is_kept() {
-    let bench = Bench::new(false);
+fn the_table_that_fence_clear_finds_is_the_one_that_it_keeps() {
+    let bench = Bench::new(Fence::Clear, false);
     bench.become_role(Role::Master);
     // What is changed by hand while it directs is what it keeps.
     ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 9");
@@ -518,7 +642,7 @@ fn the_table_that_is_found_is_the_one_that_is_kept() {
 
 #[test]
 fn thresholds_are_kept_too() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Clear, false);
     ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 3 -x 100 -y 50");
     let thresholds = ipvsadm("-Ln --thresholds");
     assert!(thresholds.contains("100"));
@@ -559,7 +683,8 @@ impl<'a> Killed<'a> {
 
     fn expect(&mut self, role: Role, what: &str) {
         assert_eq!(addresses(), self.bench.wanted_addresses(role), "{what}");
-        let table = if role == Role::Master { &self.full } else { &BTreeSet::new() };
+        let all = role == Role::Master || self.bench.config.fence == Fence::Marks;
+        let table = if all { &self.full } else { &BTreeSet::new() };
         assert_eq!(kernel_table(), *table, "{what}");
         self.expect_sane(what);
         self.bench.expect_hidden_and_tidy(role);
@@ -586,16 +711,20 @@ impl<'a> Killed<'a> {
 
 #[test]
 fn killed_at_every_step() {
-    let kinds =
-        [(true, Loopback::Always), (true, Loopback::Backup), (false, Loopback::Always), (false, Loopback::Backup)];
+    let kinds = [
+        (Fence::Marks, true, Loopback::Always),
+        (Fence::Marks, false, Loopback::Backup),
+        (Fence::Clear, true, Loopback::Backup),
+        (Fence::Clear, false, Loopback::Always),
+    ];
     let changes = [
         (None, Role::Backup),
         (None, Role::Master),
         (Some(Role::Master), Role::Backup),
         (Some(Role::Backup), Role::Master),
     ];
-    for (kind, (configured, loopback)) in kinds.into_iter().enumerate() {
-        let bench = Bench::new(configured).with(|config| config.loopback = loopback);
+    for (kind, (fence, configured, loopback)) in kinds.into_iter().enumerate() {
+        let bench = Bench::new(fence, configured).with(|config| config.loopback = loopback);
         bench.become_role(Role::Master);
         assert_eq!(saved(), sorted(TABLE));
         let full = kernel_table();
@@ -609,8 +738,9 @@ fn killed_at_every_step() {
                 let died = killed.dies_before(then, step);
                 // The role that comes next is the same or the other one, in turn from step to step and from kind to kind.
                 let next = [Role::Master, Role::Backup][(step + kind) % 2];
-                let what =
-                    format!("{configured}, {loopback:?}: {first:?}, killed before step {step} of {then}, then {next}");
+                let what = format!(
+                    "{fence}, {configured}, {loopback:?}: {first:?}, killed before step {step} of {then}, then {next}"
+                );
                 killed.expect_sane(&what);
                 bench.become_role(next);
                 killed.expect(next, &what);
@@ -626,9 +756,10 @@ fn killed_at_every_step() {
 
 #[test]
 fn killed_while_it_is_released() {
-    for (first, configured) in [(Role::Master, true), (Role::Backup, false)] {
-        let bench = Bench::new(configured);
-        let before = (addresses(), saved());
+    for (fence, first, configured) in [(Fence::Marks, Role::Master, true), (Fence::Clear, Role::Backup, false)] {
+        let bench = Bench::new(fence, configured);
+        let seen = || (addresses(), ipvsadm("-Sn"), sync_daemons(), run("tc qdisc show dev bond0"));
+        let before = seen();
         let mut step = 0;
         loop {
             bench.become_role(first);
@@ -641,7 +772,7 @@ fn killed_while_it_is_released() {
             };
             let ended = lend(|| exit_code(bench.node().release(die)));
             bench.node().release(|_| ()).unwrap();
-            assert_eq!((addresses(), saved()), before, "{first}, killed before step {step}");
+            assert_eq!(seen(), before, "{fence}, {first}, killed before step {step}");
             assert_eq!((arp("bond0"), bench.state_inode()), ([0, 0], None));
             if ended == Ok(0) {
                 break;
@@ -667,8 +798,10 @@ impl Numbers {
 
 #[test]
 fn killed_at_any_moment() {
-    for (configured, loopback) in [(false, Loopback::Backup), (true, Loopback::Always)] {
-        let bench = Bench::new(configured).with(|config| config.loopback = loopback);
+    for (fence, configured, loopback) in
+        [(Fence::Marks, false, Loopback::Backup), (Fence::Clear, true, Loopback::Always)]
+    {
+        let bench = Bench::new(fence, configured).with(|config| config.loopback = loopback);
         bench.become_role(Role::Master);
         let full = kernel_table();
         let mut numbers = Numbers(20);
@@ -711,7 +844,7 @@ fn killed_at_any_moment() {
 
 #[test]
 fn of_requests_that_wait_only_the_latest_is_carried_out() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Marks, false);
     bench.become_role(Role::Backup);
     let drawn =
         || fs::read_to_string(bench.config.state_dir.join("generation")).unwrap().split(' ').next().unwrap().to_owned();
@@ -751,7 +884,7 @@ fn of_requests_that_wait_only_the_latest_is_carried_out() {
 
 #[test]
 fn many_requests_at_once() {
-    let bench = Bench::new(false).with(|config| config.loopback = Loopback::Backup);
+    let bench = Bench::new(Fence::Marks, false).with(|config| config.loopback = Loopback::Backup);
     let mut numbers = Numbers(3);
     for round in 0..3 {
         let number = bench.node().status().unwrap().generation;
@@ -767,7 +900,7 @@ fn many_requests_at_once() {
 
 #[test]
 fn a_state_that_cannot_be_believed_is_refused() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Marks, true);
     bench.become_role(Role::Backup);
     let good = fs::read_to_string(bench.state_file()).unwrap();
     let half = &good[..good.len() / 2];
@@ -775,8 +908,9 @@ fn a_state_that_cannot_be_believed_is_refused() {
         (half.as_bytes(), "cut short"),
         (b"", "written by another version"),
         (b"\xff\xfe\0garbage", "written by another version"),
-        (good.replace("state 1", "state 2").as_bytes(), "written by another version"),
-        (good.replace("-s wrr", "-s").as_bytes(), "its table is not understood"),
+        (good.replace("state 2", "state 3").as_bytes(), "written by another version"),
+        (good.replace("marks 1", "marks x1").as_bytes(), "`marks x1280725760` is not understood"),
+        (good.replace("peer 192.0.2.12 02:", "peer 192.0.2.12 zz:").as_bytes(), "is not understood"),
         (good.replace("role backup", "role boss").as_bytes(), "`role boss reached` is not understood"),
     ] {
         fs::write(bench.state_file(), bad).unwrap();
@@ -786,13 +920,27 @@ fn a_state_that_cannot_be_believed_is_refused() {
         assert!(matches!(bench.node().release(|_| ()), Err(Error::State { .. })));
     }
     fs::write(bench.state_file(), good).unwrap();
-    bench.become_role(Role::Master);
-    bench.expect(Role::Master, TABLE, "");
+    // So are the services as they were loaded.
+    let loaded = bench.config.state_dir.join("loaded");
+    let good = fs::read_to_string(&loaded).unwrap();
+    for (bad, words) in [(&good[..good.len() / 2], "cut short"), (&good.replace("-s wrr", "-s"), "is not understood")] {
+        fs::write(&loaded, bad).unwrap();
+        let path = loaded.display().to_string();
+        let refused = |error: &Error| assert_says(error, &[words, &path, "remove it"]);
+        bench.expect_refusal(Role::Backup, |e| matches!(e, Error::State { .. }), &[words, &path, "remove it"]);
+        refused(&bench.node().status().unwrap_err());
+        refused(&bench.node().release(|_| ()).unwrap_err());
+        // A promotion reads no services.
+        bench.become_role(Role::Master);
+        fs::write(&loaded, &good).unwrap();
+        bench.expect(Role::Master, TABLE, "");
+        bench.become_role(Role::Backup);
+    }
 }
 
 #[test]
 fn a_state_directory_that_is_not_for_root_alone_is_refused() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Marks, false);
     let dir = bench.config.state_dir.clone();
     let before = bench.everything();
     let refused = |words: &[&str]| {
@@ -824,7 +972,7 @@ fn a_state_directory_that_is_not_for_root_alone_is_refused() {
 
 #[test]
 fn a_full_disk_leaves_the_node_as_it_was() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Marks, false);
     let dir = bench.config.state_dir.display().to_string();
     fs::create_dir_all(&dir).unwrap();
     let mount = |size: &str, how: &str| drop(run(&format!("mount -t tmpfs -o {how}size={size},mode=700 none {dir}")));
@@ -845,7 +993,7 @@ fn a_full_disk_leaves_the_node_as_it_was() {
 
 #[test]
 fn a_vip_that_is_somebody_elses_is_left_alone() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Marks, false);
     for (theirs, words) in [
         ("192.0.2.254/32 dev peer0", &["192.0.2.254/32 on peer0", "belongs on bond0 or lo"][..]),
         ("192.0.2.254/24 dev bond0", &["192.0.2.254/24 on bond0", "the node's own address"]),
@@ -881,8 +1029,12 @@ fn a_vip_that_is_somebody_elses_is_left_alone() {
 /// Unplugged, or made anew by whoever manages the network.
 #[test]
 fn a_node_that_loses_its_interface_lets_go() {
-    let bench = Bench::new(false);
-    let before = (addresses(), saved());
+    Fence::ALL.into_iter().for_each(loses_its_interface);
+}
+
+fn loses_its_interface(fence: Fence) {
+    let bench = Bench::new(fence, false);
+    let before = (addresses(), ipvsadm("-Sn"));
     for last in [Role::Fault, Role::Stop] {
         bench.become_role(Role::Master);
         ip("link del bond0");
@@ -895,10 +1047,12 @@ fn a_node_that_loses_its_interface_lets_go() {
         let status = bench.node().status().unwrap();
         assert!(status.warnings[0].contains("bond0") && status.drift.is_empty(), "{status:?}");
         bench.become_role(last);
-        assert_eq!((saved(), bench.node().status().unwrap().role), (String::new(), Some((last, true))));
+        let table = sorted(bench.table(last, TABLE));
+        assert_eq!((saved(), bench.node().status().unwrap().role), (table, Some((last, true))), "{fence}");
         if last == Role::Fault {
             // It comes back.
             add_bond0();
+            add_second_node();
             bench.become_role(Role::Backup);
             bench.expect(Role::Backup, TABLE, "");
         }
@@ -906,12 +1060,13 @@ fn a_node_that_loses_its_interface_lets_go() {
     bench.node().release(|_| ()).unwrap();
     assert_eq!(addresses(), ["lo 127.0.0.1/8 scope host", "lo ::1/128 scope host"].map(String::from).into());
     add_bond0();
-    assert_eq!((addresses(), saved()), before);
+    add_second_node();
+    assert_eq!((addresses(), ipvsadm("-Sn")), before);
 }
 
 #[test]
 fn without_what_it_needs_nothing_is_changed() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Marks, false);
     let before = bench.everything();
     let refused = |config: &Config, cause: Cause, words: &[&str]| {
         let error = Node::open(config.clone()).unwrap_err();
@@ -942,16 +1097,27 @@ fn without_what_it_needs_nothing_is_changed() {
 
 #[test]
 fn an_interface_that_is_down() {
-    let bench = Bench::new(false);
-    ip("link set bond0 down");
-    bench.become_role(Role::Master);
+    Fence::ALL.into_iter().for_each(interface_down);
+}
+
+fn interface_down(fence: Fence) {
+    let bench = Bench::new(fence, false);
     // An IPv6 address leaves with the interface.
-    ip("link set bond0 up");
+    let up = || batch("link set bond0 up\naddress add 2001:db8::11/64 dev bond0 nodad\n");
+    ip("link set bond0 down");
+    match fence {
+        // The marks need an address of the node itself.
+        Fence::Marks => assert_says(&bench.refused(Role::Master), &["no IPv6 address", "add one"]),
+        // So do the sync daemons.
+        _ => assert_says(&bench.refused(Role::Master), &["start sync daemon", "Network is unreachable"]),
+    }
+    up();
+    add_neighbours();
     bench.become_role(Role::Master);
     bench.expect(Role::Master, TABLE, "");
     ip("link set bond0 down");
     bench.become_role(Role::Fault);
-    ip("link set bond0 up");
+    up();
     ip("link set peer0 down");
     bench.expect(Role::Fault, TABLE, "");
     // Up, without a carrier.
@@ -965,9 +1131,8 @@ fn what_the_kernel_refuses_is_undone_and_can_be_tried_again() {
         let more = format!("-A -t 192.0.2.254:443 -s {scheduler}\n-a -t 192.0.2.254:443 -r 192.0.2.12:443 -g -w 1\n");
         Some(format!("{}{more}", TABLE.replace("-w 3", "-w 4")).parse().unwrap())
     };
-    let mut bench = Bench::new(true);
-    for from in [Role::Master, Role::Backup] {
-        bench.config.services = Some(TABLE.parse().unwrap());
+    for (fence, from) in [(Fence::Marks, Role::Master), (Fence::Clear, Role::Master), (Fence::Clear, Role::Backup)] {
+        let mut bench = Bench::new(fence, true);
         bench.become_role(from);
         let before = (addresses(), saved());
         bench.config.services = table("nosuch");
@@ -979,9 +1144,11 @@ fn what_the_kernel_refuses_is_undone_and_can_be_tried_again() {
             &["step 2 of", "-A -t 192.0.2.254:443 -s nosuch", "modprobe ip_vs_NAME", "as it was before"],
         );
         assert_eq!((addresses(), saved()), before);
-        // Neither is it in the way of another role.
-        bench.become_role(Role::Backup);
-        bench.expect(Role::Backup, "", "");
+        if fence == Fence::Clear {
+            // A backup needs no scheduler.
+            bench.become_role(Role::Backup);
+            bench.expect(Role::Backup, "", "");
+        }
         bench.config.services = table("lblc");
         bench.become_role(Role::Master);
         bench.expect(Role::Master, &bench.config.services.as_ref().unwrap().to_string(), "");
@@ -990,7 +1157,7 @@ fn what_the_kernel_refuses_is_undone_and_can_be_tried_again() {
 
 #[test]
 fn an_address_that_the_kernel_refuses_can_be_tried_again() {
-    let bench = Bench::new(false);
+    let bench = Bench::new(Fence::Clear, false);
     bench.become_role(Role::Backup);
     let switch = "/proc/sys/net/ipv6/conf/bond0/disable_ipv6";
     fs::write(switch, "1").unwrap();
@@ -998,13 +1165,14 @@ fn an_address_that_the_kernel_refuses_can_be_tried_again() {
     assert_eq!(error.cause(), Some(Cause::NoFamily));
     assert_says(&error, &["add 2001:db8::fe to bond0", "IPv6 switched off", "run the same again"]);
     fs::write(switch, "0").unwrap();
+    add_second_node();
     bench.become_role(Role::Master);
     bench.expect(Role::Master, TABLE, "");
 }
 
 #[test]
 fn arp_settings_are_given_back_unless_somebody_has_changed_them() {
-    let bench = Bench::new(true);
+    let bench = Bench::new(Fence::Marks, true);
     set_sysctl("bond0", "arp_announce", 1);
     for role in [Role::Master, Role::Backup, Role::Master] {
         bench.become_role(role);
@@ -1025,7 +1193,7 @@ fn arp_settings_are_given_back_unless_somebody_has_changed_them() {
 
 #[test]
 fn a_vip_on_lo_that_is_answered_for_is_a_warning() {
-    let bench = Bench::new(true);
+    let bench = Bench::new(Fence::Marks, true);
     let warnings = || bench.node().plan(Role::Backup).unwrap().warnings().to_vec();
     assert_eq!(warnings(), [""; 0]);
     set_sysctl("all", "arp_ignore", 4);
@@ -1042,7 +1210,7 @@ fn a_vip_on_lo_that_is_answered_for_is_a_warning() {
     assert_eq!(warnings(), [""; 0]);
     // Settings that are left alone.
     set_sysctl("all", "arp_ignore", 0);
-    let bench = Bench::new(true).with(|config| config.arp = None);
+    let bench = Bench::new(Fence::Marks, true).with(|config| config.arp = None);
     let warnings = bench.become_role(Role::Backup).warnings().to_vec();
     assert!(warnings[0].contains("arp_ignore on bond0 is 0"), "{warnings:?}");
     assert_eq!(arp("bond0"), [0, 0]);
@@ -1050,10 +1218,25 @@ fn a_vip_on_lo_that_is_answered_for_is_a_warning() {
 
 #[test]
 fn release_gives_everything_back() {
-    for (configured, loopback) in [(true, Loopback::Backup), (false, Loopback::Always)] {
-        let bench = Bench::new(configured).with(|config| config.loopback = loopback);
+    for (fence, configured, loopback) in [
+        (Fence::Marks, true, Loopback::Backup),
+        (Fence::Marks, false, Loopback::Always),
+        (Fence::Clear, true, Loopback::Always),
+        (Fence::Clear, false, Loopback::Backup),
+    ] {
+        // Requests of the node itself are marked as well.
+        let bench = Bench::new(fence, configured).with(|config| {
+            (config.loopback, config.marks.own_requests) = (loopback, OwnRequests::ServedHere);
+        });
         load(FOREIGN);
-        let everything = || (addresses(), saved(), arp("bond0"), arp("all"));
+        let everything = || {
+            let programs = ["tc qdisc show dev bond0", "iptables-legacy -t mangle -S", "ip6tables-legacy -t mangle -S"];
+            let shown: String = programs.map(|program| String::from_utf8(try_run(program).stdout).unwrap()).concat();
+            (addresses(), ipvsadm("-Sn"), sync_daemons(), shown, arp("bond0"), arp("all"), ipvs_sysctls())
+        };
+        // What loads modules is not repeated.
+        bench.become_role(Role::Backup);
+        bench.node().release(|_| ()).unwrap();
         let before = everything();
         for role in Role::ALL {
             bench.become_role(role);
@@ -1063,7 +1246,7 @@ fn release_gives_everything_back() {
             assert!(bench.node().release(|_| ()).unwrap().is_empty());
             assert_eq!(bench.node().status().unwrap().role, None);
         }
-        // What was never its own, it does not give away.
+        // What was never its own, it does not remove.
         load(if configured { TABLE } else { "" });
         let before = everything();
         assert!(bench.node().release(|_| ()).unwrap().is_empty());
@@ -1073,12 +1256,17 @@ fn release_gives_everything_back() {
 
 #[test]
 fn another_configuration_leaves_nothing_of_the_old_one() {
+    Fence::ALL.into_iter().for_each(another_configuration);
+}
+
+fn another_configuration(fence: Fence) {
     const LESS: &str = "-A -t 192.0.2.254:80 -s wrr\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1\n";
-    let bench = Bench::new(true)
+    let bench = Bench::new(fence, true)
         .with(|config| config.arp = Some(ArpConfig { settings: Settings::HIDE, target: ArpTarget::All }));
     // A VIP less, another interface, ARP settings elsewhere, services less.
+    ip("address add 192.0.2.21/24 dev peer0");
     let mut changed = Config::new("peer0", [bench.config.vips[0]]);
-    changed.fence = Fence::Clear;
+    (changed.fence, changed.marks) = (fence, bench.config.marks.clone());
     changed.services = Some(LESS.parse().unwrap());
     changed.state_dir = bench.config.state_dir.clone();
     let changed = Bench { config: changed };
@@ -1093,9 +1281,15 @@ fn another_configuration_leaves_nothing_of_the_old_one() {
             for role in [role, if role == Role::Master { Role::Backup } else { Role::Master }] {
                 changed.become_role(role);
                 let what = format!("{role}, killed before step {step}");
-                assert_eq!(addresses(), changed.wanted_addresses(role), "{what}");
-                assert_eq!(saved(), if role == Role::Master { sorted(LESS) } else { String::new() }, "{what}");
+                let mut addresses = addresses();
+                addresses.remove("peer0 192.0.2.21/24 scope global");
+                assert_eq!(addresses, changed.wanted_addresses(role), "{what}");
+                assert_eq!(saved(), sorted(changed.table(role, LESS)), "{what}");
                 assert_eq!((arp("all"), arp("peer0")), ([0, 0], [1, 2]), "{what}");
+                if fence == Fence::Marks {
+                    let wanted = if role == Role::Master { 2 } else { 3 };
+                    assert_eq!((rule_count("peer0"), rule_count("bond0")), (wanted, 0), "{what}");
+                }
             }
             if !died {
                 break;
@@ -1109,7 +1303,7 @@ fn another_configuration_leaves_nothing_of_the_old_one() {
 
 #[test]
 fn a_vip_that_is_missing_for_a_while_loses_no_service() {
-    let both = Bench::new(false);
+    let both = Bench::new(Fence::Clear, false);
     both.become_role(Role::Backup);
     let mut one = both.config.clone();
     one.vips.truncate(1);
@@ -1127,4 +1321,314 @@ fn a_vip_that_is_missing_for_a_while_loses_no_service() {
     assert!(saved().contains("-A -t [2001:db8::fe]:80 -s rr"));
     both.become_role(Role::Master);
     both.expect(Role::Master, TABLE, "");
+}
+
+#[test]
+fn services_are_loaded_once_and_then_belong_to_their_editors() {
+    for fence in Fence::ALL {
+        let bench = Bench::new(fence, true);
+        bench.become_role(Role::Master);
+        // A health check takes a server out, brings one back with another weight, removes one, and adds one.
+        ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0");
+        ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 7");
+        ipvsadm("-d -u 192.0.2.254:53 -r 192.0.2.12:53");
+        ipvsadm("-a -t [2001:db8::fe]:80 -r [2001:db8::11]:80 -g -w 5");
+        ipvsadm("-D -f 7");
+        let edited = saved();
+        for round in 0..10 {
+            for role in [Role::Backup, Role::Master] {
+                bench.become_role(role);
+                let table = if bench.table(role, "all").is_empty() { "" } else { &edited };
+                assert_eq!(saved(), table, "{fence}: round {round}, {role}");
+                let repaired = bench.node().repair(|_| ()).unwrap();
+                assert!(repaired.is_empty(), "{fence}: {repaired}");
+            }
+        }
+        let status = bench.node().status().unwrap();
+        assert_eq!((status.missing, status.drift), (vec![], vec![]));
+        // Flushed, or after a reboot: the configuration's, by a repair or by the next role. Fence `clear` has kept the edits.
+        for repairs in [true, false] {
+            run("ipvsadm -C");
+            match repairs {
+                true => drop(bench.node().repair(|_| ()).unwrap()),
+                false => drop(bench.become_role(Role::Master)),
+            }
+            bench.expect(Role::Master, if fence == Fence::Clear { &edited } else { TABLE }, "");
+        }
+    }
+}
+
+#[test]
+fn apply_brings_in_what_the_configuration_has_changed() {
+    for fence in Fence::ALL {
+        let mut bench = Bench::new(fence, true);
+        let error = bench.node().apply(Apply::Changes, |_| ()).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+        assert_says(&error, &["taken on no role yet"]);
+        bench.become_role(Role::Master);
+        assert!(bench.node().apply(Apply::All, |_| ()).unwrap().is_empty());
+        // A health check has taken a server out, which the configuration does not change.
+        ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0");
+        let edited = saved();
+        assert!(bench.node().apply(Apply::Changes, |_| ()).unwrap().is_empty());
+        let all = bench.node().plan_apply(Apply::All).unwrap().to_string();
+        assert!(all.contains("IPVS: 1 change\n     -e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 3\n"), "{all}");
+        // A weight more for one server, another new, a service gone.
+        let changed = TABLE.replace("192.0.2.11:80 -g -w 1", "192.0.2.11:80 -g -w 2");
+        let changed = lines(&changed, |line| !line.contains(" -u "));
+        let changed = format!("{changed}-a -t 192.0.2.254:80 -r 192.0.2.14:80 -g -w 1\n");
+        bench.config.services = Some(changed.parse().unwrap());
+        let plan = bench.node().plan_apply(Apply::Changes).unwrap();
+        assert_eq!(saved(), edited);
+        let text = plan.to_string();
+        for change in
+            ["-e -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 2", "-a -t 192.0.2.254:80 -r 192.0.2.14:80", "-D -u "]
+        {
+            assert!(text.contains(change), "no {change} in {text}");
+        }
+        // Destinations and services are changed in place: their connections stay.
+        assert!(!text.contains("-D -t") && !text.contains("-d -t"), "{text}");
+        let mut steps = Vec::new();
+        bench.node().apply(Apply::Changes, |step| steps.push(step.clone())).unwrap();
+        assert_eq!(steps, plan.steps());
+        let wanted = changed.replace("192.0.2.12:80 -g -w 3", "192.0.2.12:80 -g -w 0");
+        assert_eq!(saved(), sorted(&wanted), "{fence}");
+        assert!(bench.node().apply(Apply::Changes, |_| ()).unwrap().is_empty());
+        bench.node().apply(Apply::All, |_| ()).unwrap();
+        assert_eq!(saved(), sorted(&changed));
+        // A role brings in what was changed as well, on a backup too.
+        bench.become_role(Role::Backup);
+        bench.config.services = Some(TABLE.parse().unwrap());
+        bench.become_role(Role::Backup);
+        bench.become_role(Role::Master);
+        assert_eq!(saved(), sorted(TABLE));
+    }
+}
+
+/// Two groups of VIPs of one node, each with a state of its own.
+struct Groups([Bench; 2]);
+
+const GROUPS: [&str; 2] = ["web", "my mail"];
+
+impl Groups {
+    fn new(fence: Fence, configured: bool) -> Self {
+        enter_node_netns();
+        add_second_node();
+        let dir = new_path();
+        let bench = |index: usize| {
+            let vip: IpAddr = VIPS[index].parse().unwrap();
+            let mut config = Config::new("bond0", [vip]);
+            (config.group, config.groups) = (GROUPS[index].into(), GROUPS.map(String::from).into());
+            (config.state_dir, config.fence) = (dir.clone(), fence);
+            config.marks.own_requests = OwnRequests::LeftAlone;
+            config.sync.id = 9;
+            if configured {
+                config.services = Some(group_table(index).parse().unwrap());
+            }
+            Bench { config }
+        };
+        if !configured {
+            load(WEB);
+        }
+        Groups([bench(0), bench(1)])
+    }
+
+    /// Judges everything about the roles that are reached.
+    fn expect(&self, roles: [Role; 2]) {
+        let mut wanted: BTreeSet<String> = self.0[0].wanted_addresses(roles[0]);
+        wanted.extend(self.0[1].wanted_addresses(roles[1]));
+        assert_eq!(addresses(), wanted, "{roles:?}");
+        let table: String = (0..2).map(|index| self.0[index].table(roles[index], group_table(index))).collect();
+        assert_eq!(saved(), sorted(&table), "{roles:?}");
+        let directs = roles.contains(&Role::Master);
+        let daemons: &[&str] = if directs { &["master", "backup"] } else { &["backup"] };
+        assert_eq!(sync_daemons(), daemons, "{roles:?}");
+        if self.0[0].config.fence == Fence::Marks {
+            let backups = roles.iter().filter(|role| **role != Role::Master).count();
+            assert_eq!(rule_count("bond0"), 6 + backups, "{roles:?}");
+            // One for the node itself, and one for the director of each group.
+            let marks: BTreeSet<String> =
+                saved_marks().lines().filter_map(|line| Some(line.split(' ').nth(2)?.to_owned())).collect();
+            assert!(marks.len() == 3 && marks.contains("1280725760"), "{marks:?}");
+        }
+        for (bench, role) in self.0.iter().zip(roles) {
+            let status = bench.node().status().unwrap();
+            assert_eq!((status.role, status.missing, status.warnings), (Some((role, true)), vec![], vec![]));
+        }
+        assert_eq!(arp("bond0"), [1, 2]);
+    }
+}
+
+fn group_table(index: usize) -> &'static str {
+    let (first, second) = WEB.split_at(WEB.find("-A -t [").unwrap());
+    [first, second][index]
+}
+
+#[test]
+fn groups_have_roles_of_their_own() {
+    for (fence, configured) in
+        [(Fence::Marks, true), (Fence::Marks, false), (Fence::Clear, true), (Fence::Clear, false)]
+    {
+        let groups = Groups::new(fence, configured);
+        let [web, mail] = &groups.0;
+        web.become_role(Role::Backup);
+        mail.become_role(Role::Backup);
+        let mut roles = [Role::Backup; 2];
+        groups.expect(roles);
+        // Each change of one group from each pair of roles.
+        for (index, role) in [
+            (0, Role::Master),
+            (1, Role::Master),
+            (0, Role::Backup),
+            (0, Role::Master),
+            (1, Role::Fault),
+            (1, Role::Master),
+            (1, Role::Stop),
+            (0, Role::Stop),
+        ] {
+            let other = groups.0[1 - index].node().generation().unwrap();
+            groups.0[index].become_role(role);
+            roles[index] = role;
+            groups.expect(roles);
+            // It is no request of the other group.
+            assert_eq!(groups.0[1 - index].node().generation().unwrap(), other);
+            assert!(groups.0.iter().all(|group| group.node().repair(|_| ()).unwrap().is_empty()));
+        }
+    }
+}
+
+#[test]
+fn what_groups_share_goes_with_the_last_of_them() {
+    for (fence, configured) in
+        [(Fence::Marks, true), (Fence::Marks, false), (Fence::Clear, true), (Fence::Clear, false)]
+    {
+        for first in [0, 1] {
+            let groups = Groups::new(fence, configured);
+            let everything = || {
+                let qdisc = run("tc qdisc show dev bond0");
+                (addresses(), ipvsadm("-Sn"), sync_daemons(), qdisc, arp("bond0"), ipvs_sysctls())
+            };
+            groups.0[0].become_role(Role::Backup);
+            groups.0.iter().for_each(|group| drop(group.node().release(|_| ()).unwrap()));
+            let before = everything();
+            let [gone, stays] = if first == 0 { [&groups.0[0], &groups.0[1]] } else { [&groups.0[1], &groups.0[0]] };
+            gone.become_role(Role::Master);
+            stays.become_role(Role::Backup);
+            let sysctls = ipvs_sysctls();
+            gone.node().release(|_| ()).unwrap();
+            // The other one is as it was, and what both need is there.
+            let role = stays.node().status().unwrap();
+            assert_eq!((role.role, role.missing), (Some((Role::Backup, true)), vec![]), "{fence}, {configured}");
+            assert_eq!(addresses(), stays.wanted_addresses(Role::Backup));
+            assert_eq!((arp("bond0"), ipvs_sysctls(), sync_daemons()), ([1, 2], sysctls, vec!["backup".to_owned()]));
+            if fence == Fence::Marks {
+                assert_eq!(rule_count("bond0"), 4);
+            }
+            assert!(gone.node().release(|_| ()).unwrap().is_empty());
+            stays.node().release(|_| ()).unwrap();
+            assert_eq!(everything(), before, "{fence}, {configured}");
+            assert!(!stays.state_file().exists());
+        }
+    }
+}
+
+#[test]
+fn requests_of_one_group_do_not_supersede_those_of_another() {
+    let groups = Groups::new(Fence::Marks, true);
+    groups.0.iter().for_each(|group| drop(group.become_role(Role::Backup)));
+    let lock = fs::File::open(groups.0[0].config.state_dir.join("lock")).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let mut waiting = Vec::new();
+    for (index, role) in [(0, Role::Fault), (1, Role::Master), (0, Role::Master), (1, Role::Fault), (1, Role::Master)] {
+        let group = &groups.0[index];
+        let number = group.node().generation().unwrap();
+        waiting.push(fork(|| exit_code(group.node().become_role(role))));
+        let start = Instant::now();
+        while group.node().generation().unwrap() == number {
+            assert!(start.elapsed() < Duration::from_secs(10), "no number is drawn");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    flock(&lock, FlockOperation::Unlock).unwrap();
+    let ends: Vec<_> = waiting.into_iter().map(|pid| wait(pid).unwrap()).collect();
+    assert_eq!(ends, [3, 3, 0, 3, 0]);
+    groups.expect([Role::Master, Role::Master]);
+}
+
+#[test]
+fn killed_at_every_step_of_a_group() {
+    for (fence, configured) in [(Fence::Marks, true), (Fence::Clear, true), (Fence::Marks, false)] {
+        let groups = Groups::new(fence, configured);
+        let [web, mail] = &groups.0;
+        // Both know all other nodes.
+        web.become_role(Role::Backup);
+        for (other, first, then) in [
+            (Role::Master, Role::Master, Role::Backup),
+            (Role::Backup, Role::Master, Role::Backup),
+            (Role::Master, Role::Backup, Role::Master),
+            (Role::Backup, Role::Backup, Role::Master),
+        ] {
+            mail.become_role(other);
+            for step in 0.. {
+                web.become_role(first);
+                let died = Killed::new(web, &BTreeSet::new()).dies_before(then, step);
+                // The other group is not concerned.
+                assert_eq!(mail.node().role().unwrap(), Some((other, true)));
+                let next = [Role::Master, Role::Backup][step % 2];
+                web.become_role(next);
+                groups.expect([next, other]);
+                if !died {
+                    assert!(step > 4, "{step} steps only");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// A node with one group becomes one with two, and the other way round: the VIPs of neither are ever missing.
+#[test]
+fn a_node_is_divided_into_groups_and_united_again() {
+    for (fence, configured) in
+        [(Fence::Marks, true), (Fence::Marks, false), (Fence::Clear, true), (Fence::Clear, false)]
+    {
+        for role in [Role::Master, Role::Backup] {
+            let groups = Groups::new(fence, configured);
+            let mut one = groups.0[0].config.clone();
+            (one.group, one.groups) = (String::new(), [String::new()].into());
+            one.vips = VIPS.map(|vip| vip.parse().unwrap()).to_vec();
+            one.services = configured.then(|| WEB.parse().unwrap());
+            let one = Bench { config: one };
+            let sane = |step: &Step| {
+                let held = addresses();
+                let places = ["lo", "bond0"];
+                let there = |vip: &IpAddr| places.iter().any(|place| held.contains(&form(*vip, place)));
+                assert!(one.config.vips.iter().all(there), "before {step}: {held:?}");
+            };
+            one.become_role(role);
+            for (index, group) in groups.0.iter().enumerate() {
+                group.node().become_role_with(role, sane).unwrap();
+                // Until each group has its role, the VIPs of the others are where they were.
+                assert_eq!(addresses(), one.wanted_addresses(role), "{fence}, {configured}, {index}");
+            }
+            groups.expect([role; 2]);
+            let files = || {
+                let mut names: Vec<String> = fs::read_dir(&one.config.state_dir)
+                    .unwrap()
+                    .map(|file| file.unwrap().file_name().into_string().unwrap())
+                    .filter(|name| name.starts_with("loaded") || name.starts_with("table"))
+                    .collect();
+                names.sort();
+                names
+            };
+            assert!(files().iter().all(|file| file.ends_with(".web") || file.ends_with(".my%20mail")), "{:?}", files());
+            one.node().become_role_with(role, sane).unwrap();
+            assert_eq!(addresses(), one.wanted_addresses(role));
+            assert_eq!(saved(), sorted(one.table(role, WEB)));
+            assert!(files().iter().all(|file| file == "loaded" || file == "table"), "{:?}", files());
+            one.node().release(|_| ()).unwrap();
+            assert_eq!(saved(), sorted(if configured { "" } else { WEB }), "{fence}");
+            assert!(!one.state_file().exists());
+        }
+    }
 }

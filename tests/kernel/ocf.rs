@@ -7,9 +7,8 @@ use std::process::{Command, Output};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::cli::lvs_node;
-use crate::fence::{TABLE, daemons, quiesced};
 use crate::lab::{ip, ipvsadm};
-use crate::node::{VIPS, enter_node_netns, new_path};
+use crate::node::{VIPS, WEB, add_second_node, enter_node_netns, new_path, saved, sorted, sync_daemons};
 
 const SUCCESS: i32 = 0;
 const ERR_GENERIC: i32 = 1;
@@ -25,6 +24,8 @@ struct Pacemaker {
     dir: PathBuf,
     binary: String,
     on_stop: &'static str,
+    group: &'static str,
+    fence: &'static str,
 }
 
 impl Drop for Pacemaker {
@@ -34,26 +35,27 @@ impl Drop for Pacemaker {
 }
 
 impl Pacemaker {
-    fn new(on_stop: &'static str) -> Self {
+    fn new(fence: &'static str, on_stop: &'static str) -> Self {
         enter_node_netns();
-        ip("address add 2001:db8::11/64 dev bond0 nodad");
+        add_second_node();
         let dir = new_path();
         fs::create_dir_all(dir.join("bin")).unwrap();
-        fs::write(dir.join("web.ipvs"), TABLE).unwrap();
+        fs::write(dir.join("web.ipvs"), WEB).unwrap();
         // What Pacemaker is told of a node's wish to be promoted.
         let score = "#!/bin/sh\necho \"$*\" >\"${0%/bin/*}/score\"\n";
         fs::write(dir.join("bin/crm_master"), score).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir.join("bin/crm_master"), mode).unwrap();
-        let pacemaker = Pacemaker { dir, binary: lvs_node().display().to_string(), on_stop };
-        pacemaker.configure("fence = \"quiesce\"\n");
+        let pacemaker = Pacemaker { dir, binary: lvs_node().display().to_string(), on_stop, group: "", fence };
+        pacemaker.configure("");
         pacemaker
     }
 
     fn configure(&self, more: &str) {
         let file = format!(
-            "interface = \"bond0\"\nvips = {VIPS:?}\nstate_dir = {:?}\nsettle = 0.02\nservices = \"web.ipvs\"\n{more}",
-            self.dir.join("state")
+            "interface = \"bond0\"\nvips = {VIPS:?}\nstate_dir = {:?}\nservices = \"web.ipvs\"\nfence = {:?}\n{more}[marks]\nown_requests = \"left-alone\"\n",
+            self.dir.join("state"),
+            self.fence
         );
         fs::write(self.dir.join("node.toml"), file).unwrap();
     }
@@ -64,6 +66,9 @@ impl Pacemaker {
         let path = format!("{}/bin:{}", self.dir.display(), std::env::var("PATH").unwrap());
         command.arg(action).env("PATH", path).env("OCF_ROOT", "/nowhere").env("HA_RSCTMP", self.dir.join("tmp"));
         command.env("OCF_RESOURCE_INSTANCE", "web:0").env("OCF_RESKEY_config", self.dir.join("node.toml"));
+        if !self.group.is_empty() {
+            command.env("OCF_RESKEY_group", self.group);
+        }
         command.env("OCF_RESKEY_binary", &self.binary).env("OCF_RESKEY_on_stop", self.on_stop).output().unwrap()
     }
 
@@ -81,34 +86,40 @@ impl Pacemaker {
         fs::read_to_string(self.dir.join("score")).unwrap_or_default()
     }
 
+    /// What a backup has.
+    fn backup(&self) -> Seen {
+        let table = if self.fence == "clear" { String::new() } else { sorted(WEB) };
+        (false, true, table, vec!["backup".into()])
+    }
+
     /// Where the VIPs are, and what the table and the daemons are.
-    fn seen(&self) -> (bool, bool, String, Vec<String>) {
+    fn seen(&self) -> Seen {
         let on = |interface: &str| {
             let shown = ip(&format!("-o address show dev {interface}"));
             let count = VIPS.iter().filter(|vip| shown.contains(&format!(" {vip}/"))).count();
             assert!(count == 0 || count == 2, "{shown}");
             count == 2
         };
-        (on("bond0"), on("lo"), ipvsadm("-Sn").parse::<lvs_dr::ipvs::Table>().unwrap().to_string(), daemons())
+        (on("bond0"), on("lo"), saved(), sync_daemons())
     }
 }
 
-fn nothing() -> (bool, bool, String, Vec<String>) {
+/// Whether the VIPs are on the interface, and on `lo`; the table; the sync daemons.
+type Seen = (bool, bool, String, Vec<String>);
+
+fn nothing() -> Seen {
     (false, false, String::new(), vec![])
 }
 
-fn backup() -> (bool, bool, String, Vec<String>) {
-    (false, true, quiesced(), vec!["backup".into()])
-}
-
-fn master() -> (bool, bool, String, Vec<String>) {
-    (true, true, TABLE.into(), vec!["master".into(), "backup".into()])
+fn master() -> Seen {
+    (true, true, sorted(WEB), vec!["master".into(), "backup".into()])
 }
 
 #[test]
 fn a_promotable_clone_lives() {
-    for on_stop in ["serve", "release"] {
-        let node = Pacemaker::new(on_stop);
+    for (fence, on_stop) in [("marks", "serve"), ("marks", "release"), ("clear", "serve")] {
+        let node = Pacemaker::new(fence, on_stop);
+        let backup = || node.backup();
         let stopped = || if on_stop == "serve" { backup() } else { nothing() };
         // A probe; and a stop of what was never started leaves it so.
         for (action, code) in
@@ -142,7 +153,7 @@ fn a_promotable_clone_lives() {
 
 #[test]
 fn half_a_state_is_a_failure_until_it_is_mended() {
-    let node = Pacemaker::new("serve");
+    let node = Pacemaker::new("marks", "serve");
     node.expect("start", SUCCESS);
     ip("address del 192.0.2.254/32 dev lo");
     node.expect("monitor", ERR_GENERIC);
@@ -174,7 +185,7 @@ fn half_a_state_is_a_failure_until_it_is_mended() {
         node.expect("monitor", code);
     }
     node.expect("demote", SUCCESS);
-    assert_eq!(node.seen(), backup());
+    assert_eq!(node.seen(), node.backup());
     // A warning is none: nobody reads them where a cluster acts on exit codes.
     fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "4").unwrap();
     node.expect("monitor", SUCCESS);
@@ -188,7 +199,7 @@ fn half_a_state_is_a_failure_until_it_is_mended() {
 
 #[test]
 fn a_node_that_lacks_something() {
-    let mut node = Pacemaker::new("serve");
+    let mut node = Pacemaker::new("marks", "serve");
     let file = node.dir.join("node.toml");
     let moved = node.dir.join("elsewhere");
     // Where it was never started, a probe says so, and a stop has nothing to do: else the node would be fenced.
@@ -215,12 +226,12 @@ fn a_node_that_lacks_something() {
     let binary = std::mem::replace(&mut node.binary, "/usr/sbin/no-such-program".into());
     node.expect("stop", ERR_INSTALLED);
     node.binary = binary;
-    for wrong in ["vip_owner = \"keepalived\"\n", "speed = 9\n", "fence = \"stateless\"\n"] {
+    for wrong in ["vip_owner = \"keepalived\"\n", "speed = 9\n", "announce_again = 600.0\n"] {
         node.configure(wrong);
         node.expect("validate-all", ERR_CONFIGURED);
         node.expect("start", ERR_CONFIGURED);
     }
-    node.configure("fence = \"quiesce\"\n");
+    node.configure("");
     node.on_stop = "sleep";
     node.expect("validate-all", ERR_CONFIGURED);
     node.on_stop = "release";
@@ -230,9 +241,66 @@ fn a_node_that_lacks_something() {
     flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody holds the lock any more");
 }
 
+/// A file of an earlier version: what is printed about it is no failure.
+#[test]
+fn words_of_an_earlier_version_are_no_failure() {
+    let mut node = Pacemaker::new("quiesce", "serve");
+    for (action, code) in [
+        ("validate-all", SUCCESS),
+        ("monitor", NOT_RUNNING),
+        ("start", SUCCESS),
+        ("monitor", SUCCESS),
+        ("promote", SUCCESS),
+        ("monitor", RUNNING_PROMOTED),
+    ] {
+        assert_eq!(node.call(action).status.code(), Some(code), "{action}");
+    }
+    assert_eq!(node.seen(), master());
+    node.fence = "marks";
+    node.configure("");
+    node.expect("monitor", RUNNING_PROMOTED);
+}
+
+/// Two resources, each of one group of the node.
+#[test]
+fn a_group_of_several() {
+    let mut node = Pacemaker::new("marks", "serve");
+    let file = fs::read_to_string(node.dir.join("node.toml")).unwrap();
+    let file = file.replace(&format!("vips = {VIPS:?}\n"), "");
+    let groups = format!(
+        "[[group]]\nname = \"web\"\nvips = [{:?}]\n[[group]]\nname = \"my mail\"\nvips = [{:?}]\n",
+        VIPS[0], VIPS[1]
+    );
+    fs::write(node.dir.join("node.toml"), file + &groups).unwrap();
+    // Which one is not said.
+    node.expect("validate-all", ERR_CONFIGURED);
+    node.expect("start", ERR_CONFIGURED);
+    let monitor = |node: &mut Pacemaker, codes: [i32; 2]| {
+        for (group, code) in ["web", "my mail"].into_iter().zip(codes) {
+            node.group = group;
+            node.expect("monitor", code);
+        }
+    };
+    monitor(&mut node, [NOT_RUNNING, NOT_RUNNING]);
+    for (group, action, codes) in [
+        ("web", "start", [SUCCESS, NOT_RUNNING]),
+        ("my mail", "start", [SUCCESS, SUCCESS]),
+        ("my mail", "promote", [SUCCESS, RUNNING_PROMOTED]),
+        ("web", "promote", [RUNNING_PROMOTED, RUNNING_PROMOTED]),
+        ("my mail", "demote", [RUNNING_PROMOTED, SUCCESS]),
+        ("web", "stop", [NOT_RUNNING, SUCCESS]),
+    ] {
+        node.group = group;
+        node.expect(action, SUCCESS);
+        monitor(&mut node, codes);
+    }
+    node.group = "other";
+    node.expect("validate-all", ERR_CONFIGURED);
+}
+
 #[test]
 fn what_the_agent_says_of_itself() {
-    let node = Pacemaker::new("serve");
+    let node = Pacemaker::new("marks", "serve");
     let Output { status, stdout, stderr } = node.call("meta-data");
     assert!(status.success() && stderr.is_empty());
     let text = String::from_utf8(stdout).unwrap();
@@ -252,7 +320,7 @@ fn what_the_agent_says_of_itself() {
     for action in ["start", "stop", "promote", "demote", "monitor", "validate-all", "meta-data"] {
         assert!(text.contains(&format!("<action name=\"{action}\"")), "{action}");
     }
-    for name in ["config", "binary", "on_stop"] {
+    for name in ["config", "binary", "on_stop", "group"] {
         assert!(text.contains(&format!("<parameter name=\"{name}\"")), "{name}");
     }
     assert_eq!(node.call("migrate_to").status.code(), Some(ERR_UNIMPLEMENTED));

@@ -191,6 +191,12 @@ impl Config {
                     "fence `marks` uses this mark itself: name other marks in the configuration of one of them";
                 return refuse(&content.service.id.to_string(), reason.into());
             }
+            let is_loopback = |d: &&crate::ipvs::Destination| d.forward == Forward::Direct && d.address.ip().is_loopback();
+            if let Some(destination) = content.destinations().find(is_loopback) {
+                let reason = "the other nodes learn its connections, and would send their packets to themselves: name the node's own \
+                              address on its interface";
+                return refuse(&format!("{} of {}", destination.address, content.service.id), reason.into());
+            }
             let Some(listen) = content.service.id.address() else { continue };
             if !self.vips.contains(&listen.ip()) {
                 return refuse(&content.service.id.to_string(), format!("{} is not among the vips", listen.ip()));

@@ -139,10 +139,15 @@ impl Node {
             return Ok(());
         }
         let peers: BTreeSet<IpAddr> = tables.into_iter().flat_map(|table| fence::peers(table, &seen.own)).collect();
-        let remembered = |peer: &IpAddr| state.peers.get(peer).or(self.config.marks.macs.get(peer));
-        let unknown: BTreeSet<IpAddr> =
-            peers.iter().copied().filter(|peer| remembered(peer).is_none_or(BTreeSet::is_empty)).collect();
         if look == Look::AllAndResolve {
+            let remembered = |peer: &IpAddr| state.peers.get(peer).or(self.config.marks.macs.get(peer));
+            let unknown = peers.iter().copied().filter(|peer| remembered(peer).is_none_or(BTreeSet::is_empty));
+            let mut unknown: BTreeSet<IpAddr> = unknown.collect();
+            // A gateway that was never used: its MAC address may be the one that a peer seems to have.
+            if !peers.is_empty() {
+                let known: BTreeSet<IpAddr> = self.marks.neighbours()?.into_iter().map(|found| found.address).collect();
+                unknown.extend(self.marks.gateways()?.into_iter().filter(|gateway| !known.contains(gateway)));
+            }
             self.resolve(&unknown)?;
         }
         seen.link = self.observe_link(&peers)?;

@@ -403,13 +403,17 @@ impl<'a> Case<'a> {
         }
         let link = &self.seen.link;
         let mut troubles = Vec::new();
+        // A server that was removed is remembered, and harms no more.
+        let servers = fence::peers(&self.table, &self.seen.own);
         let gateway = |peer: &IpAddr| {
             let mac = *link.macs.get(peer)?;
             let gateway = *link.gateways.get(&mac)?;
-            (gateway != *peer).then_some(Trouble::Gateway { peer: *peer, mac, gateway })
+            // A server's IPv6 address, and its IPv4 address as gateway.
+            let gateway = if servers.contains(&gateway) { *peer } else { gateway };
+            Some(Trouble::Gateway { peer: *peer, mac, gateway })
         };
-        troubles.extend(self.peers.keys().filter_map(gateway));
-        let unknown = self.peers.iter().filter(|(peer, macs)| macs.is_empty() && gateway(peer).is_none());
+        troubles.extend(servers.iter().filter_map(gateway));
+        let unknown = self.peers.iter().filter(|(peer, macs)| servers.contains(*peer) && macs.is_empty() && gateway(peer).is_none());
         let peers: Vec<IpAddr> = unknown.map(|(peer, _)| *peer).collect();
         if !peers.is_empty() {
             troubles.push(Trouble::Unknown { peers });
@@ -444,6 +448,11 @@ impl fmt::Display for Trouble {
                     peers.join(", ")
                 )
             }
+            Trouble::Gateway { peer, mac, gateway } if peer == gateway => write!(
+                f,
+                "{peer} ({mac}) is a gateway of this node: packets from there are not marked, or this node would serve all clients \
+                 behind it"
+            ),
             Trouble::Gateway { peer, mac, gateway } => write!(
                 f,
                 "{peer} has the MAC address of the gateway {gateway} ({mac}): packets from there are not marked, or this node would serve \

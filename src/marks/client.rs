@@ -71,6 +71,9 @@ pub struct Foreign {
     pub kind: String,
     /// The mark that it sets with skbedit. `None`: it sets none in this way; a `bpf` filter may set one by itself.
     pub mark: Option<u32>,
+    /// Whether packets that it matches are not shown to filters of higher priority numbers: its last action, a skbedit, gact or mirred,
+    /// has another control than `continue`.
+    pub ends: bool,
     /// A short description for people.
     pub text: String,
 }
@@ -115,7 +118,14 @@ impl Foreign {
         if !details.is_empty() {
             text.push_str(&format!(" ({})", details.join("; ")));
         }
-        Foreign { interface: interface.into(), priority: filter.slot.priority, kind: filter.kind.clone(), mark, text }
+        Foreign {
+            interface: interface.into(),
+            priority: filter.slot.priority,
+            kind: filter.kind.clone(),
+            mark,
+            ends: filter.ends(),
+            text,
+        }
     }
 }
 

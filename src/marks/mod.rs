@@ -61,6 +61,7 @@ mod support;
 mod wire;
 
 pub use client::{Foreign, Marks, Observed, Qdisc, Stranger};
+pub(crate) use local::Firewall;
 pub use local::{Backend, LocalMarks, Observed as LocalObserved};
 pub use monitor::{Event, Monitor};
 pub use neighbours::{Neighbour, NeighbourState};

@@ -323,6 +323,11 @@ impl Filter {
         })
     }
 
+    /// Whether later filters do not see the packets that it matches, as far as its actions say.
+    pub(super) fn ends(&self) -> bool {
+        self.actions.last().is_some_and(|action| action.control.is_some_and(|control| control != CONTINUE))
+    }
+
     /// Whether it is a container of filters: the kernel lists each priority with handle 0 before its filters, and the hash tables
     /// of u32 among them.
     pub(super) fn is_container(&self) -> bool {
@@ -382,8 +387,14 @@ impl Action {
                 _ => {}
             }
         }
-        if action.kind == "skbedit" {
-            action.read_skbedit(options);
+        match action.kind.as_str() {
+            "skbedit" => action.read_skbedit(options),
+            // Their parameters begin as those of skbedit, and have the same number.
+            "gact" | "mirred" => {
+                let parameters = attributes(options).find(|(kind, _)| *kind == TCA_SKBEDIT_PARMS);
+                action.control = parameters.and_then(|(_, value)| read_control(value));
+            }
+            _ => {}
         }
         action
     }
@@ -393,7 +404,7 @@ impl Action {
         for (kind, value) in attributes(options) {
             match kind {
                 TCA_SKBEDIT_PARMS => {
-                    self.control = value.get(8..12).and_then(number).map(|control| control as i32);
+                    self.control = read_control(value);
                 }
                 TCA_SKBEDIT_MARK => mark = number(value),
                 TCA_SKBEDIT_MASK => mask = number(value).unwrap_or(mask),
@@ -402,6 +413,11 @@ impl Action {
         }
         self.mark = mark.map(|mark| (mark, mask));
     }
+}
+
+/// What becomes of a packet after an action: `tc_gen`, with which the parameters of an action begin.
+fn read_control(parameters: &[u8]) -> Option<i32> {
+    parameters.get(8..12).and_then(number).map(|control| control as i32)
 }
 
 /// The attribute of a filter's options that holds its actions.

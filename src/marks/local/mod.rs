@@ -17,6 +17,7 @@
 //! | nftables | `table inet lvs-dr`, all of it |
 //! | xtables | rules of chain OUTPUT in table `mangle` with the comment `lvs-dr` |
 
+mod firewall;
 mod nft;
 mod program;
 mod tool;
@@ -28,6 +29,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::firewall::Firewall;
 use self::tool::{Family, Kind, Tool, installed};
 use crate::address::check_vip;
 use crate::error::{Error, Result};

@@ -143,6 +143,20 @@ impl Tool {
         }
     }
 
+    /// Lists all rules: of every table with nft, of table `mangle` with iptables.
+    pub(super) fn list(&self) -> Result<String> {
+        match self.kind {
+            Kind::Nft => {
+                let list = ["-n", "list", "ruleset"];
+                match self.run(&list, None)? {
+                    output if output.status.success() => Ok(output.stdout),
+                    output => Err(self.failed(&list, &output)),
+                }
+            }
+            Kind::Xtables(..) => self.xtables(vec!["-S".to_owned()]),
+        }
+    }
+
     /// Sets these marks and no others, and says whether anything had to be changed.
     pub(super) fn write(&self, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<bool> {
         let found = self.read()?;

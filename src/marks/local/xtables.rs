@@ -59,7 +59,7 @@ pub(super) fn changes(found: &[Rule], wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -
 
 /// Splits a line as iptables quotes it: blanks separate, double quotes join, a backslash in quotes
 /// takes the next character as it is.
-fn words(line: &str) -> Vec<String> {
+pub(super) fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
     let mut characters = line.chars();
     while let Some(character) = characters.next() {

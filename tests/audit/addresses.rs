@@ -12,7 +12,7 @@ use crate::{answering, audit, by_hand, cluster, cluster_of, config, expect, expe
 
 #[test]
 fn a_backup_that_answers_arp_requests() {
-    let (cluster, mut nodes) = cluster(Fence::Quiesce);
+    let (cluster, mut nodes) = cluster(Fence::Marks);
     let (host, node) = (&cluster.nodes[1], &mut nodes[1]);
     let conf = |of: &str, what: &str, value: &str| host.sysctl(&format!("ipv4/conf/{of}/{what}"), value);
     assert_eq!(answering(&cluster), ["n1"]);
@@ -43,7 +43,7 @@ fn a_backup_that_answers_arp_requests() {
 
 #[test]
 fn route_localnet_undoes_mode_3() {
-    let with_3 = || Config { arp: with_arp(3, 2), ..config(Fence::Quiesce) };
+    let with_3 = || Config { arp: with_arp(3, 2), ..config(Fence::Marks) };
     let (cluster, mut nodes) = cluster_of(with_3);
     let host = &cluster.nodes[1];
     // kube-proxy.
@@ -63,7 +63,7 @@ fn route_localnet_undoes_mode_3() {
 
 #[test]
 fn a_second_interface_in_the_lan() {
-    let (cluster, mut nodes) = cluster(Fence::Quiesce);
+    let (cluster, mut nodes) = cluster(Fence::Marks);
     let host = &cluster.nodes[1];
     let here = rustix::thread::gettid().as_raw_nonzero();
     host.sh(&format!("ip link add eth1 type veth peer name n2b netns {here}"));
@@ -84,7 +84,7 @@ fn a_second_interface_in_the_lan() {
 
 #[test]
 fn a_backup_that_names_the_vip_in_its_own_arp_requests() {
-    let (cluster, mut nodes) = cluster(Fence::Quiesce);
+    let (cluster, mut nodes) = cluster(Fence::Marks);
     let host = &cluster.nodes[1];
     // The backup has to answer a client whose Ethernet address it does not know, from the VIP.
     let drawn = |host: &Host| {
@@ -108,7 +108,7 @@ fn a_backup_that_names_the_vip_in_its_own_arp_requests() {
 
 #[test]
 fn a_loopback_vip_without_scope_host() {
-    let (cluster, mut nodes) = cluster_of(|| Config { arp: with_arp(3, 2), ..config(Fence::Quiesce) });
+    let (cluster, mut nodes) = cluster_of(|| Config { arp: with_arp(3, 2), ..config(Fence::Marks) });
     let host = &cluster.nodes[1];
     host.sh("ip address delete 192.0.2.254/32 dev lo");
     host.sh("ip address add 192.0.2.254/32 dev lo");
@@ -121,7 +121,7 @@ fn a_loopback_vip_without_scope_host() {
 
 #[test]
 fn a_loopback_vip_with_a_mask_swallows_the_neighbours() {
-    let (cluster, mut nodes) = cluster(Fence::Quiesce);
+    let (cluster, mut nodes) = cluster(Fence::Marks);
     let host = &cluster.nodes[1];
     let reaches = |address: &str| host.get(address.parse().unwrap()).is_ok_and(|server| server == "n3");
     for (vip, prefix, neighbour) in [("192.0.2.254", 24, "192.0.2.13"), ("2001:db8::fe", 64, "2001:db8::13")] {
@@ -148,9 +148,9 @@ fn a_loopback_vip_with_a_mask_swallows_the_neighbours() {
 #[test]
 fn the_vip_on_the_interface_of_a_backup() {
     for owner in [VipOwner::Node, VipOwner::Keepalived] {
-        let cluster = Cluster::new(2);
-        let config = || Config { vip_owner: owner, ..config(Fence::Quiesce) };
-        let [master, host] = &cluster.nodes[..] else { unreachable!() };
+        let cluster = Cluster::new(3);
+        let config = || Config { vip_owner: owner, ..config(Fence::Marks) };
+        let [master, host, _] = &cluster.nodes[..] else { unreachable!() };
         let mut node = host.node(config());
         node.become_role(Role::Backup).unwrap();
         expect_nothing(&mut node);
@@ -173,7 +173,7 @@ fn a_director_whom_keepalived_has_given_no_vip() {
     let cluster = Cluster::new(1);
     let host = &cluster.nodes[0];
     let services = Some(web("-s rr", 11).parse().unwrap());
-    let mut node = host.node(Config { vip_owner: VipOwner::Keepalived, services, ..config(Fence::Quiesce) });
+    let mut node = host.node(Config { vip_owner: VipOwner::Keepalived, services, ..config(Fence::Marks) });
     node.become_role(Role::Master).unwrap();
     assert!(cluster.client.get(VIP4).is_err());
     let [v4, v6] = expect(&mut node, [("role-differs", Severity::Error), ("role-differs", Severity::Error)]);
@@ -188,7 +188,7 @@ fn a_director_whom_keepalived_has_given_no_vip() {
 
 #[test]
 fn an_ipv6_vip_that_duplicate_detection_found_elsewhere() {
-    let (cluster, mut nodes) = cluster(Fence::Quiesce);
+    let (cluster, mut nodes) = cluster(Fence::Marks);
     let host = &cluster.nodes[0];
     // A second director for a while (split brain), and a script that adds the VIP without nodad.
     cluster.nodes[1].sh("ip address add 2001:db8::fe/128 dev bond0 nodad");
@@ -210,7 +210,7 @@ fn an_ipv6_vip_that_duplicate_detection_found_elsewhere() {
 
 #[test]
 fn a_vip_that_somebody_removed() {
-    let (cluster, mut nodes) = cluster(Fence::Quiesce);
+    let (cluster, mut nodes) = cluster(Fence::Marks);
     for (index, vip, place, prefix) in
         [(0, VIP4, "bond0", 32), (1, VIP4, "lo", 32), (0, VIP6, "bond0", 128), (1, VIP6, "lo", 128)]
     {

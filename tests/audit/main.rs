@@ -6,6 +6,7 @@ mod cluster;
 #[path = "../kernel/lab.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod lab;
+mod marks;
 mod paths;
 mod settings;
 mod sync;
@@ -14,7 +15,6 @@ mod table;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use lvs_dr::arp::{ArpTarget, Settings};
 use lvs_dr::ipvs::Table;
@@ -33,8 +33,6 @@ fn new_path() -> PathBuf {
     path
 }
 
-const FENCES: [Fence; 4] = [Fence::Quiesce, Fence::Stateless, Fence::BackupOnly, Fence::Clear];
-
 /// The web service on both VIPs, on the nodes 11 to `last`.
 fn web(options: &str, last: u8) -> String {
     let mut text = String::new();
@@ -48,20 +46,12 @@ fn web(options: &str, last: u8) -> String {
     text
 }
 
-fn table(fence: Fence) -> Table {
-    let options = if fence == Fence::Stateless { "-s mh -b mh-fallback,mh-port" } else { "-s rr" };
-    web(options, 13).parse().unwrap()
+fn table() -> Table {
+    web("-s rr", 13).parse().unwrap()
 }
 
 fn config(fence: Fence) -> Config {
-    Config {
-        fence,
-        services: Some(table(fence)),
-        state_dir: new_path(),
-        settle: Duration::from_millis(50),
-        drain: Duration::from_millis(100),
-        ..Config::new("bond0", VIPS)
-    }
+    Config { fence, services: Some(table()), state_dir: new_path(), ..Config::new("bond0", VIPS) }
 }
 
 fn with_arp(ignore: i32, announce: i32) -> Option<ArpConfig> {
@@ -155,32 +145,24 @@ fn cluster_with(fence: Fence, [first, others]: [&str; 2]) -> (Cluster, Vec<Node>
 
 #[test]
 fn nothing_is_found_on_a_right_set_up() {
-    for fence in FENCES {
-        let cluster = Cluster::new(1);
-        let host = &cluster.nodes[0];
-        for loopback in [Loopback::Always, Loopback::Backup] {
-            let mut node = host.node(Config { loopback, ..config(fence) });
+    let cluster = Cluster::new(3);
+    let host = &cluster.nodes[0];
+    for fence in Fence::ALL {
+        for (loopback, scheduler) in [(Loopback::Always, "-s rr"), (Loopback::Backup, "-s mh -b mh-fallback,mh-port")] {
+            let services = Some(web(scheduler, 13).parse().unwrap());
+            let mut node = host.node(Config { loopback, services, ..config(fence) });
             expect_nothing(&mut node);
             for role in Role::ALL.into_iter().chain([Role::Master, Role::Backup]) {
                 node.become_role(role).unwrap();
                 expect_nothing(&mut node);
                 assert!(node.plan_fix().unwrap().is_empty());
             }
-            node.become_role(Role::Master).unwrap();
-            node.prepare_handover(&[], |_| ()).unwrap();
-            expect_nothing(&mut node);
-            let handing_over = !node.plan(Role::Master).unwrap().is_empty();
-            assert!(!handing_over || node.fix(|_| ()).is_err());
             node.release(|_| ()).unwrap();
             expect_nothing(&mut node);
             assert!(node.plan_fix().is_err() && node.fix(|_| ()).is_err());
         }
-        // keepalived's.
-        let mut node = host.node(Config {
-            vip_owner: VipOwner::Keepalived,
-            fence: if fence == Fence::BackupOnly { Fence::Quiesce } else { fence },
-            ..config(fence)
-        });
+        // keepalived owns the VIP on the interface.
+        let mut node = host.node(Config { vip_owner: VipOwner::Keepalived, ..config(fence) });
         let file = new_path().with_extension("conf");
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let text = "vrrp_instance web {\n state BACKUP\n nopreempt\n virtual_ipaddress {\n 192.0.2.254/32\n }\n}\n";
@@ -194,5 +176,6 @@ fn nothing_is_found_on_a_right_set_up() {
             node.become_role(role).unwrap();
             assert_eq!(node.audit(Some(&file)).unwrap(), [], "{fence:?} {role}");
         }
+        node.release(|_| ()).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! Where packets go: reverse path filtering, and who takes the VIP.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,11 +11,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster::{Cluster, Host, Session, VIP4, until};
 use crate::lab::ip;
-use crate::{by_hand, cluster, config, expect, expect_nothing, new_path};
+use crate::{by_hand, cluster_of, config, expect, expect_nothing, new_path, web};
 
 #[test]
 fn strict_filtering_drops_what_the_director_sends() {
-    let (cluster, mut nodes) = cluster(Fence::Stateless);
+    let services = || Some(web("-s mh -b mh-fallback,mh-port", 13).parse().unwrap());
+    let (cluster, mut nodes) = cluster_of(|| Config { services: services(), ..config(Fence::Marks) });
     let host = &cluster.nodes[2];
     // Clients come from elsewhere, and this server has a second interface, with its default route.
     second_cable(&cluster.client, host);
@@ -70,14 +71,34 @@ impl Drop for Keepalived {
     }
 }
 
-#[test]
-fn a_node_that_comes_back_and_preempts() {
-    let cluster = Cluster::new(3);
-    let dir = new_path();
-    std::fs::create_dir_all(&dir).unwrap();
-    // On every node the same, but for the priority.
-    let conf = |index: usize, more: &str| {
-        let path = dir.join(format!("n{index}.conf"));
+/// Three nodes of which the first, which goes and comes, serves nothing.
+struct Returning {
+    cluster: Cluster,
+    nodes: Vec<Node>,
+    dir: PathBuf,
+}
+
+impl Returning {
+    fn new(fence: Fence) -> Self {
+        let cluster = Cluster::new(3);
+        let dir = new_path();
+        std::fs::create_dir_all(&dir).unwrap();
+        let text = "-A -t 192.0.2.254:80 -s rr\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1\n-a -t 192.0.2.254:80 -r \
+                    192.0.2.13:80 -g -w 1\n";
+        let config = || Config {
+            vips: vec![VIP4],
+            vip_owner: VipOwner::Keepalived,
+            services: Some(text.parse().unwrap()),
+            ..config(fence)
+        };
+        let mut nodes: Vec<Node> = cluster.nodes.iter().map(|host| host.node(config())).collect();
+        nodes[2].become_role(Role::Backup).unwrap();
+        Returning { cluster, nodes, dir }
+    }
+
+    /// keepalived's file of a node: on every node the same, but for the priority.
+    fn conf(&self, index: usize, more: &str) -> PathBuf {
+        let path = self.dir.join(format!("n{index}.conf"));
         let text = format!(
             "global_defs {{\n router_id n{index}\n vrrp_version 3\n}}\nvrrp_instance web {{\n state BACKUP\n{more}\n interface bond0\n \
              virtual_router_id 51\n priority {}\n advert_int 0.2\n virtual_ipaddress {{\n 192.0.2.254/32 dev bond0\n }}\n}}\n",
@@ -85,59 +106,72 @@ fn a_node_that_comes_back_and_preempts() {
         );
         std::fs::write(&path, text).unwrap();
         path
-    };
-    // The first, which goes and comes, serves nothing.
-    let text = "-A -t 192.0.2.254:80 -s rr\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1\n\
-                -a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 1\n";
-    let config = || Config {
-        vips: vec![VIP4],
-        vip_owner: VipOwner::Keepalived,
-        services: Some(text.parse().unwrap()),
-        ..config(Fence::Quiesce)
-    };
-    let mut nodes: Vec<Node> = cluster.nodes.iter().map(|host| host.node(config())).collect();
-    let holds = |index: usize| cluster.nodes[index].sh("ip -o address show dev bond0").contains("192.0.2.254");
-    nodes[2].become_role(Role::Backup).unwrap();
+    }
 
-    for (more, preempts) in [("", true), (" nopreempt", false)] {
-        // The first is away, and the second directs; sessions are made, and fall silent.
-        nodes[0].release(|_| ()).unwrap();
-        nodes[1].become_role(Role::Backup).unwrap();
-        let second = Keepalived::start(&cluster.nodes[1], &conf(1, more));
-        until("the second holds the VIP", || holds(1));
-        nodes[1].become_role(Role::Master).unwrap();
-        let mut sessions: Vec<Session> = (0..6).map(|_| Session::open(&cluster.client, VIP4).unwrap()).collect();
-        // They are told to whoever listens, within two seconds.
+    fn holds(&self, index: usize) -> bool {
+        self.cluster.nodes[index].sh("ip -o address show dev bond0").contains("192.0.2.254")
+    }
+
+    /// The first is away, the second directs, and clients come. Then the first is back, and its keepalived starts.
+    fn come_back<T>(&mut self, more: &str, clients: impl FnOnce(&Cluster) -> T) -> (T, [Keepalived; 2]) {
+        self.nodes[0].release(|_| ()).unwrap();
+        self.nodes[1].become_role(Role::Backup).unwrap();
+        let second = Keepalived::start(&self.cluster.nodes[1], &self.conf(1, more));
+        until("the second holds the VIP", || self.holds(1));
+        self.nodes[1].become_role(Role::Master).unwrap();
+        let clients = clients(&self.cluster);
+        // The sync daemon sends what it has within two seconds, to nodes that are there.
         thread::sleep(Duration::from_secs(4));
-
-        // It comes back.
-        nodes[0].become_role(Role::Backup).unwrap();
-        let first = Keepalived::start(&cluster.nodes[0], &conf(0, more));
-        if preempts {
-            until("the first holds the VIP", || holds(0) && !holds(1));
+        self.nodes[0].become_role(Role::Backup).unwrap();
+        let first = Keepalived::start(&self.cluster.nodes[0], &self.conf(0, more));
+        if more.is_empty() {
+            until("the first holds the VIP", || self.holds(0) && !self.holds(1));
         } else {
             thread::sleep(Duration::from_secs(3));
-            assert!(holds(1) && !holds(0));
+            assert!(self.holds(1) && !self.holds(0));
         }
-        // Before the second was told of its demotion, which would tell of the sessions.
-        let lost = sessions.iter_mut().filter_map(|session| session.ask().err()).count();
-        assert_eq!(lost > 0, preempts, "{lost} of 6 were lost");
-        if preempts {
-            nodes[0].become_role(Role::Master).unwrap();
-            nodes[1].become_role(Role::Backup).unwrap();
+        (clients, [first, second])
+    }
+
+    /// keepalived's notifications arrive.
+    fn notify(&mut self) {
+        if self.holds(0) {
+            self.nodes[0].become_role(Role::Master).unwrap();
+            self.nodes[1].become_role(Role::Backup).unwrap();
         }
-        let path = conf(0, more);
-        let found: Vec<_> = nodes[0].audit(Some(&path)).unwrap();
+    }
+
+    fn expect(&mut self, more: &str, expected: &[(&str, Severity)]) {
+        let path = self.conf(0, more);
+        let found: Vec<_> = self.nodes[0].audit(Some(&path)).unwrap();
         let names: Vec<_> = found.iter().map(|finding| (finding.kind.name(), finding.severity)).collect();
-        assert_eq!(names, if preempts { vec![("preempting-vrrp", Severity::Warning)] } else { vec![] });
+        assert_eq!(names, expected);
         assert!(
             found.iter().all(|finding| finding.remedy.text.contains("nopreempt") && finding.reason.contains("web"))
         );
-        expect_nothing(&mut nodes[0]);
-        drop((first, second));
+        expect_nothing(&mut self.nodes[0]);
     }
-    assert!(nodes[0].audit(Some(&dir.join("none.conf"))).is_err());
-    // Where no sessions are kept anyway, or every node knows where they go, it does not matter.
-    let mut other = cluster.nodes[2].node(Config { fence: Fence::Clear, ..config() });
-    assert_eq!(other.audit(Some(&conf(2, ""))).unwrap(), []);
+}
+
+#[test]
+fn a_node_that_comes_back_and_preempts() {
+    for fence in Fence::ALL {
+        let mut test = Returning::new(fence);
+        for (more, preempts) in [("", true), (" nopreempt", false)] {
+            let open = |cluster: &Cluster| -> Vec<Session> {
+                (0..6).map(|_| Session::open(&cluster.client, VIP4).unwrap()).collect()
+            };
+            let (mut sessions, daemons) = test.come_back(more, open);
+            let lost = sessions.iter_mut().filter_map(|session| session.ask().err()).count();
+            // With marks the second still gets what the first does not know.
+            let harms = preempts && fence == Fence::Clear;
+            assert_eq!(lost > 0, harms, "{fence:?}: {lost} of 6 were lost");
+            test.notify();
+            assert!(harms || sessions.iter_mut().all(|session| session.ask().is_ok()));
+            test.expect(more, if harms { &[("preempting-vrrp", Severity::Warning)] } else { &[] });
+            drop(daemons);
+        }
+        let none = test.dir.join("none.conf");
+        assert!(test.nodes[0].audit(Some(&none)).is_err());
+    }
 }

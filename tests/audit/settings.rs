@@ -15,7 +15,10 @@ use crate::{at, by_hand, cluster_with, expect, expect_nothing, fix, web};
 fn a_persistent_client_and_a_dead_server() {
     for vip in VIPS {
         let text = web("-s rr -p 100", 13);
-        let (cluster, mut nodes) = cluster_with(Fence::Quiesce, [&text, &text]);
+        // Fence `marks` sets it by itself, until sysctl.conf is read again.
+        let fence = if vip == VIP4 { Fence::Marks } else { Fence::Clear };
+        let (cluster, mut nodes) = cluster_with(fence, [&text, &text]);
+        cluster.nodes.iter().for_each(|host| host.sysctl("ipv4/vs/expire_quiescent_template", "0"));
         let named = if vip == VIP4 { "192.0.2.254:80" } else { "[2001:db8::fe]:80" };
         let mut server = cluster.client.get(vip).unwrap();
         if server == "n1" {
@@ -108,8 +111,10 @@ const UDP_TIMEOUT: (&str, Severity) = ("udp-timeout", Severity::Notice);
 fn udp_flows_and_dead_servers() {
     for vip in VIPS {
         let text = dns(vip, 12) + &dns(vip, 13).lines().skip(1).map(|line| format!("{line}\n")).collect::<String>();
-        let (cluster, mut nodes) = cluster_with(Fence::Quiesce, [&text, &text]);
+        // With fence `marks` a server may hold the synchronised entry of such a flow, whatever the director does.
+        let (cluster, mut nodes) = cluster_with(Fence::Clear, [&text, &text]);
         let host = &cluster.nodes[0];
+        host.sysctl("ipv4/vs/expire_nodest_conn", "0");
         cluster.nodes.iter().for_each(|host| host.serve_udp(at(vip, 53)));
         let flow = Flow::open(&cluster.client, at(vip, 53));
         let ask = || flow.ask(Duration::from_millis(500));
@@ -122,10 +127,12 @@ fn udp_flows_and_dead_servers() {
         ip(&format!("link set {server} down"));
         host.sh(&format!("ipvsadm -d -u {named} -r {address}"));
         assert!((0..3).all(|_| ask().is_err()));
-        let [finding, _] = expect(&mut nodes[0], [("udp-dropped", Severity::Warning), UDP_TIMEOUT]);
+        let found = [("expire-nodest-conn", Severity::Warning), ("udp-dropped", Severity::Warning), UDP_TIMEOUT];
+        let [_, finding, _] = expect(&mut nodes[0], found);
         assert!(finding.remedy.is_ours(), "{finding}");
         nodes[0].fix(|_| ()).unwrap();
-        let next = ask().or_else(|_| ask()).unwrap();
+        let ask_again = || (0..5).find_map(|_| ask().ok());
+        let next = ask_again().unwrap();
         assert_ne!(next, server);
         let [finding] = expect(&mut nodes[0], [UDP_TIMEOUT]);
 
@@ -145,7 +152,8 @@ fn udp_flows_and_dead_servers() {
         expect_nothing(&mut nodes[0]);
         host.sh("ipvsadm --set 0 0 1");
         assert!(ask().is_err());
-        assert_eq!(ask_later().unwrap(), server);
+        thread::sleep(Duration::from_secs(3));
+        assert_eq!(ask_again(), Some(server));
         // Or the other remedy.
         host.sh("ipvsadm --set 0 0 300");
         host.sh(&format!("ipvsadm -E -u {named} -s rr -o"));

@@ -195,8 +195,9 @@ pub enum Kind {
         /// The addresses of these nodes, as destinations.
         peers: Vec<IpAddr>,
     },
-    /// Another node has the MAC address of a gateway. A rule for it would mark what clients send, and this node would serve all, so there is
-    /// none. Helps: an address of the server on the node's own link.
+    /// Another node has the MAC address of a gateway: the node is the gateway, or the gateway answers ARP requests for it (proxy ARP),
+    /// and its packets then take the gateway's way. A rule for that address would mark what clients send, and this node would serve
+    /// all, so there is none. Helps: an address of the server on the node's own link.
     #[non_exhaustive]
     PeerIsGateway {
         /// The node.
@@ -213,8 +214,8 @@ pub enum Kind {
         /// The gateway.
         gateway: IpAddr,
     },
-    /// A destination 127.0.0.1 or ::1: the other nodes learn its connections, and each sends their packets to itself. Helps: the node's own
-    /// address.
+    /// A destination 127.0.0.1 or ::1: the other nodes learn its connections, and each sends their packets to itself. They break when
+    /// another node becomes the director. Helps: the node's own address.
     #[non_exhaustive]
     LoopbackDestination {
         /// The service.
@@ -222,34 +223,47 @@ pub enum Kind {
         /// The destination.
         address: IpAddr,
     },
-    /// The node's own programs ask a VIP, and neither nftables nor xtables is there to mark that: another server may get the request, whose
-    /// answer does not reach the program. Helps: nftables.
+    /// The node's own programs ask a VIP, and their requests are not marked: another server may get one, whose answer does not reach the
+    /// program. Another program has removed the rules (`nft flush ruleset`), or neither nftables nor xtables works here. Helps: to add
+    /// the rules; nftables.
     OwnRequests,
-    /// A tc filter of another program sets a mark behind the node's rules, which then have no effect. Helps: a lower priority number.
+    /// The marks of the node's rules do not reach IPVS: a tc filter of another program sets a mark behind them, or keeps them from being
+    /// tried, or a rule of the firewall sets a mark without a test that there is none yet. What another node sends is then scheduled
+    /// once more. Helps: a lower priority number and `continue` for the filter; `-m mark --mark 0` or `meta mark 0` for the rule.
     #[non_exhaustive]
     MarkOverwritten {
-        /// The filter.
+        /// The filter or rule.
         by: String,
     },
-    /// Services of firewall marks of others: the rules that set their marks must test that a packet has none yet.
+    /// Services of firewall marks of other programs, and no rule was found that sets these marks: whether it leaves the node's marks
+    /// alone is unknown. As [`Kind::MarkOverwritten`].
     #[non_exhaustive]
     MarkedServices {
         /// The services.
         services: Vec<ServiceId>,
     },
-    /// `backup_only=1` where a backup sync daemon runs, which is every node of this cluster: IPVS ignores all packets (`backup_only` in
-    /// Documentation/networking/ipvs-sysctl.rst). Helps: 0.
+    /// The kernel has the destinations of a service with scheduler mh in another order than the one in which a node loads them. The
+    /// hash depends on the order, so two nodes may send the packets of a few unknown connections to different servers (of 4000 clients
+    /// with three equal servers, 0.2 to 0.35 % each). The hash depends on each destination's last weight other than 0, too, which
+    /// the kernel does not show: a destination that was added with weight 0 is not found. Helps: to load the service again.
+    #[non_exhaustive]
+    DestinationOrder {
+        /// The services.
+        services: Vec<ServiceId>,
+    },
+    /// `backup_only=1` where a backup sync daemon runs, as on every node: IPVS ignores all packets, and a director serves alone
+    /// (`backup_only` in Documentation/networking/ipvs-sysctl.rst). Helps: 0.
     BackupOnly,
-    /// `sync_threshold` that lets sessions go unsynchronised: with direct routing a director sees the client's packets only, and the
-    /// last of the handshake is number 2. With 1 nothing is told before packet 51, and with 3, the kernel's default, sessions that fall
-    /// silent after the handshake never are (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c). They break when the director
-    /// crashes. Helps: `2 0`, with `sync_refresh_period`.
+    /// `sync_threshold` other than `2 0`: with direct routing a director sees the client's packets only, and the last of the handshake
+    /// is number 2. With 1 nothing is sent before packet 51, with 3, the kernel's default, sessions that fall silent after the handshake
+    /// never are, and with `2 50` those whose first packet was sent twice (`ip_vs_sync_conn_needed()` in
+    /// net/netfilter/ipvs/ip_vs_sync.c). They break when the director crashes. Helps: `2 0`, with `sync_refresh_period`.
     #[non_exhaustive]
     SyncThreshold {
         /// What was found.
         found: String,
     },
-    /// The sync daemon of the role does not run, or is another one: sessions are not told, or not learned.
+    /// The sync daemon of the role does not run, or is another one: sessions are not sent, or not received.
     SyncDaemon,
     /// Persistent services without `expire_quiescent_template`: new connections of a known client go on to a server that a checker
     /// gave weight 0, dead or not, until its template expires, which each of them puts off (`ip_vs_check_template()` in
@@ -273,8 +287,9 @@ pub enum Kind {
         /// Where answers to it leave.
         through: String,
     },
-    /// An instance of keepalived takes the VIP back as soon as it is up again: before the node has learned the sessions made
-    /// meanwhile, and those that send just then break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state BACKUP`.
+    /// Fence `clear`, and an instance of keepalived takes the VIP back as soon as it is up again: before the node has learned the
+    /// sessions made meanwhile, and those that send just then break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state
+    /// BACKUP`.
     #[non_exhaustive]
     PreemptingVrrp {
         /// The instance's name.
@@ -346,6 +361,7 @@ impl Kind {
             Kind::OwnRequests => "own-requests",
             Kind::MarkOverwritten { .. } => "mark-overwritten",
             Kind::MarkedServices { .. } => "marked-services",
+            Kind::DestinationOrder { .. } => "destination-order",
             Kind::BackupOnly => "backup-only",
             Kind::SyncThreshold { .. } => "sync-threshold",
             Kind::SyncDaemon => "sync-daemon",

@@ -30,6 +30,9 @@ pub(super) fn mended(kept: &Table, seen: &Observation) -> Vec<(String, String)> 
     if !flows(kept).is_empty() && is_off(seen, "expire_nodest_conn") {
         mended.push(("expire_nodest_conn".to_owned(), "1".to_owned()));
     }
+    if ignores_packets(seen) {
+        mended.push(("backup_only".to_owned(), "0".to_owned()));
+    }
     mended
 }
 
@@ -39,6 +42,12 @@ fn sysctl<'a>(seen: &'a Observation, name: &str) -> Option<&'a str> {
 
 fn is_off(seen: &Observation, name: &str) -> bool {
     sysctl(seen, name) == Some("0")
+}
+
+/// Whether IPVS ignores all packets: `backup_only` is on, and a backup sync daemon runs.
+fn ignores_packets(seen: &Observation) -> bool {
+    let daemon = seen.daemons.get(&SyncRole::Backup).is_some_and(Option::is_some);
+    daemon && sysctl(seen, "backup_only").is_some_and(|value| value != "0")
 }
 
 fn persistent(table: &Table) -> Vec<ServiceId> {
@@ -290,8 +299,7 @@ impl<'a> Case<'a> {
     }
 
     fn fence(&mut self) {
-        let daemon = self.seen.daemons.get(&SyncRole::Backup).is_some_and(Option::is_some);
-        let switched = daemon && sysctl(self.seen, "backup_only").is_some_and(|value| value != "0");
+        let switched = ignores_packets(self.seen);
         if switched {
             let steps = self.take(|step| matches!(step, Step::Sysctl { name, .. } if name == "backup_only"));
             let reason = "a backup sync daemon runs, as on every node of the cluster, and backup_only is 1: IPVS ignores all packets";
@@ -299,7 +307,8 @@ impl<'a> Case<'a> {
                 true => Remedy::command("sysctl -w net.ipv4.vs.backup_only=0"),
                 false => Remedy::steps(steps),
             };
-            self.add(Severity::Error, Kind::BackupOnly, reason, remedy);
+            let severity = if self.is_backup() { Severity::Warning } else { Severity::Error };
+            self.add(severity, Kind::BackupOnly, reason, remedy);
         }
         if !self.is_backup() || switched || self.config.fence != Fence::Clear {
             return;
@@ -345,9 +354,21 @@ impl<'a> Case<'a> {
             _ => false,
         };
         let steps = self.take(is_marks);
+        // The service that they were for has been removed.
+        let only_removes = steps.iter().all(|step| match step {
+            Step::Marks(plan) => plan.changes().iter().all(|change| matches!(change, crate::marks::Change::Remove(_))),
+            Step::Table(plan) => plan.changes().iter().all(|change| matches!(change, ipvs::Change::RemoveService(_))),
+            _ => false,
+        });
         if !steps.is_empty() {
-            let reason = "rules or services of the marks are missing, or differ: what another node sends here is scheduled once more";
-            self.add(Severity::Error, Kind::MarksDiffer, reason, Remedy::steps(steps));
+            let (severity, reason) = match only_removes {
+                true => (Severity::Notice, "rules or services of the marks are needed no more"),
+                false => (
+                    Severity::Error,
+                    "rules or services of the marks are missing, or differ: what another node sends here is scheduled once more",
+                ),
+            };
+            self.add(severity, Kind::MarksDiffer, reason, Remedy::steps(steps));
         }
         for trouble in std::mem::take(&mut self.troubles) {
             let reason = trouble.to_string();
@@ -356,6 +377,11 @@ impl<'a> Case<'a> {
                     Severity::Warning,
                     Kind::PeerUnknown { peers },
                     "see with `ip neigh` whether it answers; MAC addresses can be configured ([marks] macs)",
+                ),
+                Trouble::Gateway { peer, gateway, .. } if peer == gateway => (
+                    Severity::Warning,
+                    Kind::PeerIsGateway { peer, gateway },
+                    "let this node have another gateway, where two directors at once must not harm",
                 ),
                 Trouble::Gateway { peer, gateway, .. } => (
                     Severity::Error,
@@ -368,48 +394,76 @@ impl<'a> Case<'a> {
                     "use a server on the node's own link, or tunnelling (-i in ipvsadm(8))",
                 ),
                 Trouble::Loopback { service, address } => (
-                    Severity::Error,
+                    Severity::Warning,
                     Kind::LoopbackDestination { service, address },
                     "name the node's own address on its interface instead",
                 ),
             };
             self.add(severity, kind, reason, Remedy::text(remedy));
         }
+        self.own_requests();
+        self.overwritten_marks();
+    }
+
+    fn own_requests(&mut self) {
+        let steps = self.take(|step| matches!(step, Step::OwnRequests(_)));
+        if !steps.is_empty() {
+            let reason = "requests of this node's own programs to a VIP are not marked: another server may get them, whose answer is lost";
+            self.add(Severity::Notice, Kind::OwnRequests, reason, Remedy::steps(steps));
+        }
         if let Some(missing) = self.seen.own_requests.as_ref().and_then(|found| found.missing.clone()) {
             let reason = format!(
                 "requests of this node's own programs to a VIP may reach another server, whose answer is lost: {missing}"
             );
             let remedy = Remedy::text(
-                "install nftables, or let own programs use the node's own address ([marks] own_requests = \"left-alone\" ends this notice)",
+                "install nftables, or let own programs use the node's own address ([marks] own_requests = \"left-alone\" ends this \
+                 notice)",
             );
             self.add(Severity::Notice, Kind::OwnRequests, reason, remedy);
         }
-        let last = crate::marks::PRIORITY.saturating_add(5);
-        let later: Vec<String> = self
-            .seen
-            .marks
-            .foreign
-            .iter()
-            .filter(|found| found.mark.is_some() && found.priority > last)
-            .map(ToString::to_string)
+    }
+
+    /// What keeps the marks of the node's rules from IPVS.
+    fn overwritten_marks(&mut self) {
+        let values = self.config.marks.values;
+        let first = crate::marks::PRIORITY;
+        let last = first.saturating_add(5);
+        let filters = self.seen.marks.foreign.iter().filter(|found| found.mark.is_some());
+        let filters: Vec<(String, &str)> = filters
+            .filter_map(|found| match found.priority {
+                before if before < first => found
+                    .ends
+                    .then_some((found.to_string(), "the node's rules are not tried for packets that it matches")),
+                behind => (behind > last).then_some((found.to_string(), "it overwrites the marks of the node's rules")),
+            })
             .collect();
-        for filter in later {
-            let reason = format!(
-                "{filter}: it may overwrite the mark of packets that another node has sent, which are then scheduled once more"
-            );
-            let remedy = Remedy::text(format!(
-                "give it a priority below {}, so that the node's rules come after it",
-                crate::marks::PRIORITY
-            ));
-            self.add(Severity::Warning, Kind::MarkOverwritten { by: filter }, reason, remedy);
+        for (by, what) in filters {
+            let reason = format!("{by}: {what}, and what another node sends here is scheduled once more");
+            let remedy =
+                Remedy::text(format!("give it a priority below {first}, and `continue` as its last action's control"));
+            self.add(self.backups(), Kind::MarkOverwritten { by }, reason, remedy);
         }
-        let services = ids(&self.seen.table, |content| {
-            matches!(content.service.id, ServiceId::Fwmark { .. }) && !values.owns(&content.service.id)
-        });
+        let slots = self.seen.marks.rules.iter().map(|rule| rule.mark).filter(|mark| values.contains(*mark));
+        let ours = slots.chain([values.local()]).collect();
+        for by in self.around.firewall.overwriting(&ours, &self.config.vips) {
+            let reason = format!(
+                "`{by}` sets a mark without a test that the packet has none: what another node sends here is scheduled once more"
+            );
+            let test = if by.starts_with("nft") { "`meta mark 0`" } else { "`-m mark --mark 0`" };
+            let remedy = Remedy::text(format!("add the test {test} to the rule"));
+            self.add(self.backups(), Kind::MarkOverwritten { by }, reason, remedy);
+        }
+        let known = self.around.firewall.marks();
+        let is_known =
+            |mark: u32| known.contains(&mark) || self.seen.marks.foreign.iter().any(|found| found.mark == Some(mark));
+        let services = ids(
+            &self.seen.table,
+            |content| matches!(content.service.id, ServiceId::Fwmark { mark, .. } if !values.contains(mark) && !is_known(mark.get())),
+        );
         if !services.is_empty() {
             let reason = format!(
-                "{}: the firewall rule that sets such a mark must leave packets alone that bear a mark already (iptables: -m mark --mark 0; \
-                 nft: meta mark 0), or what another node sends here is scheduled once more",
+                "{}: no rule was found that sets this mark. It must leave packets alone that bear a mark already (iptables: -m mark --mark \
+                 0; nft: meta mark 0), or what another node sends here is scheduled once more",
                 list(&services)
             );
             let remedy = Remedy::text("look into `iptables -t mangle -S` and `nft list ruleset`");
@@ -434,11 +488,11 @@ impl<'a> Case<'a> {
     fn sync(&mut self) {
         // Taking on a role sets it.
         let found = sysctl(self.seen, "sync_threshold").filter(|_| self.role.is_some()).map(str::to_owned);
-        if let Some(found) = found.filter(|found| found.split(' ').next() != Some("2")) {
+        if let Some(found) = found.filter(|found| found != "2 0") {
             let steps = self.take(|step| matches!(step, Step::Sysctl { name, .. } if name == "sync_threshold"));
             let reason = format!(
-                "sync_threshold is {found}: a director that sees the client's packets only does not tell the backups of a session at the end \
-                 of its handshake, and of one that is silent from then on, never"
+                "sync_threshold is {found}, required 2 0: a director that sees the client's packets only does not send every session at the \
+                 end of its handshake, and one that is silent from then on never"
             );
             self.add(Severity::Warning, Kind::SyncThreshold { found }, reason, Remedy::steps(steps));
         }
@@ -446,8 +500,7 @@ impl<'a> Case<'a> {
             |change: &ipvs::Change| matches!(change, ipvs::Change::StartDaemon(_) | ipvs::Change::StopDaemon(_));
         let steps = self.steps_of_tables(is_daemon);
         if !steps.is_empty() {
-            let reason =
-                "the sync daemon of this role does not run as it should: sessions are not told, or not learned";
+            let reason = "the sync daemon of this role does not run, or runs with other settings: sessions are not sent, or not received";
             self.add(Severity::Warning, Kind::SyncDaemon, reason, Remedy::steps(steps));
         }
     }
@@ -530,6 +583,19 @@ impl<'a> Case<'a> {
             self.add(severity, Kind::TableDiffers { changes: changes.len() }, reason, Remedy::steps(steps));
         }
         self.take(|step| matches!(step, Step::Table(_)));
+        let services = self.around.unordered.clone();
+        if !services.is_empty() {
+            let reason = format!(
+                "the kernel has the destinations in another order than a node loads them: {}. Packets of unknown connections of some clients \
+                 go to another server than on nodes that have another order",
+                list(&services)
+            );
+            let remedy = Remedy::text(
+                "harmless where all nodes have the same order. Otherwise load the services again on each node, while it is a backup: \
+                 `ipvsadm -D` for each of them, then `lvs-node apply --all`, or `ipvsadm -A` and `-a` sorted by address",
+            );
+            self.add(Severity::Notice, Kind::DestinationOrder { services }, reason, remedy);
+        }
         if self.role == Some(Role::Master) && self.kept.is_empty() {
             let remedy = Remedy::text("configure services, or add them with ipvsadm");
             self.add(Severity::Error, Kind::NoServices, "there are no services, so nothing is balanced", remedy);
@@ -547,6 +613,11 @@ impl<'a> Case<'a> {
             self.add(Severity::Error, Kind::RpFilter { interface, client, through }, reason, remedy);
         }
         let Some((file, instances)) = &self.around.keepalived else { return };
+        // Fence `marks`: the former director gets the packets of connections that the new one does not know, and sends it all of them
+        // when it is demoted.
+        if self.config.fence == Fence::Marks {
+            return;
+        }
         for instance in instances.iter() {
             if instance.preempts() && instance.addresses.iter().any(|address| self.config.vips.contains(address)) {
                 let reason = format!(

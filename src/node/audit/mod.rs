@@ -50,7 +50,8 @@ impl Node {
     /// As [`Node::status`]; [`Error::System`](crate::Error::System) when `keepalived` cannot be read.
     pub fn audit(&mut self, keepalived: Option<&Path>) -> Result<Vec<Finding>> {
         let memory = self.remember()?;
-        let seen = self.observe_for(&memory.state, Look::All)?;
+        // A peer that was never asked for its MAC address is not unknown.
+        let seen = self.observe_for(&memory.state, Look::AllAndResolve)?;
         let kept = planner::own_table(&self.config, &memory, &seen);
         let around = Surroundings::of(self, &kept, &seen.table, keepalived)?;
         let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);

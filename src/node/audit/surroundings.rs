@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use super::keepalived::{self, Instance};
 use crate::arp;
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{Ipvs, ServiceId, Table, Timeouts};
+use crate::ipvs::{Ipvs, Scheduler, ServiceId, Table, Timeouts};
+use crate::marks::Firewall;
 use crate::netlink::in_new_namespace;
-use crate::node::Node;
+use crate::node::{Fence, Node};
 use crate::sysctl;
 use crate::vip::Located;
 
@@ -26,6 +27,10 @@ pub(super) struct Surroundings {
     pub(super) astray: Option<(IpAddr, String)>,
     /// Services that the kernel refuses, and why.
     pub(super) refused: Vec<(ServiceId, String)>,
+    /// The firewall's rules that set marks; with fence `marks`.
+    pub(super) firewall: Firewall,
+    /// Services with scheduler mh whose destinations the kernel has in another order than the one in which a node loads them.
+    pub(super) unordered: Vec<ServiceId>,
     /// keepalived's file, and the instances in it.
     pub(super) keepalived: Option<(PathBuf, Vec<Instance>)>,
 }
@@ -45,6 +50,11 @@ impl Surroundings {
             timeouts: node.ipvs.timeouts()?,
             astray: astray(node)?,
             refused: refused(table, seen),
+            firewall: match node.config.fence {
+                Fence::Marks => Firewall::read(node.ipvs.netns())?,
+                Fence::Clear => Firewall::default(),
+            },
+            unordered: unordered(node, seen)?,
             keepalived: match keepalived {
                 Some(path) => {
                     let read = keepalived::read(path).map_err(|e| Error::system("read", path.display(), e))?;
@@ -111,6 +121,22 @@ fn astray(node: &mut Node) -> Result<Option<(IpAddr, String)>> {
         }
     }
     Ok(None)
+}
+
+/// The kernel lists the destination first that was added last. A node adds them sorted by address.
+fn unordered(node: &mut Node, seen: &Table) -> Result<Vec<ServiceId>> {
+    let mut found = Vec::new();
+    let hashed = seen.services().filter(|content| content.service.scheduler == Scheduler::MH);
+    for id in hashed.map(|content| content.service.id) {
+        match node.ipvs.entry(&id) {
+            Ok((_, destinations)) if destinations.iter().rev().is_sorted_by_key(|entry| entry.destination.address) => {}
+            Ok(_) => found.push(id),
+            // It has just gone.
+            Err(error) if error.cause() == Some(Cause::NoService) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Tries the services in a namespace made for it: nothing else knows what schedulers can be loaded. Those whose like is in the table

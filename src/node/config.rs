@@ -191,7 +191,8 @@ impl Config {
                     "fence `marks` uses this mark itself: name other marks in the configuration of one of them";
                 return refuse(&content.service.id.to_string(), reason.into());
             }
-            let is_loopback = |d: &&crate::ipvs::Destination| d.forward == Forward::Direct && d.address.ip().is_loopback();
+            let is_loopback =
+                |d: &&crate::ipvs::Destination| d.forward == Forward::Direct && d.address.ip().is_loopback();
             if let Some(destination) = content.destinations().find(is_loopback) {
                 let reason = "the other nodes learn its connections, and would send their packets to themselves: name the node's own \
                               address on its interface";

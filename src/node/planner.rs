@@ -413,7 +413,10 @@ impl<'a> Case<'a> {
             Some(Trouble::Gateway { peer: *peer, mac, gateway })
         };
         troubles.extend(servers.iter().filter_map(gateway));
-        let unknown = self.peers.iter().filter(|(peer, macs)| servers.contains(*peer) && macs.is_empty() && gateway(peer).is_none());
+        let unknown = self
+            .peers
+            .iter()
+            .filter(|(peer, macs)| servers.contains(*peer) && macs.is_empty() && gateway(peer).is_none());
         let peers: Vec<IpAddr> = unknown.map(|(peer, _)| *peer).collect();
         if !peers.is_empty() {
             troubles.push(Trouble::Unknown { peers });

@@ -357,10 +357,13 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     let words = "the destination 198.51.100.7 is behind the gateway 192.0.2.99";
     assert!(warnings.iter().any(|text| text.contains(words)), "{warnings:?}");
-    // The node's own loopback.
+    // The node's own loopback: refused in a configuration, and warned of where another program has loaded it.
     enter_with_peers();
     let services = TABLE.replace("192.0.2.11:80", "127.0.0.1:80");
-    let mut node = Node::open(config(Fence::Marks, Some(&services))).unwrap();
+    let refused = Node::open(config(Fence::Marks, Some(&services))).unwrap_err().to_string();
+    assert!(refused.contains("127.0.0.1:80 of tcp 192.0.2.254:80"), "{refused}");
+    feed("ipvsadm -R", &services);
+    let mut node = Node::open(config(Fence::Marks, None)).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     assert!(warnings.iter().any(|text| text.contains("has the destination 127.0.0.1")), "{warnings:?}");
     // A peer that nobody has seen.

@@ -60,6 +60,8 @@ fn two_directors(more: impl Fn(usize) -> MarksConfig) -> (Cluster, Vec<Node>) {
     cluster.nodes[1].sh("tc qdisc add dev bond0 clsact");
     cluster.nodes[1]
         .sh(&format!("tc filter add dev bond0 ingress pref 1 protocol arp flower src_mac {} action drop", macs[0]));
+    // It does not answer the first one either, which has to know it all the same.
+    cluster.nodes[0].sh(&format!("ip neighbour replace 192.0.2.12 lladdr {} dev bond0 nud permanent", macs[1]));
     cluster.client.sh(&format!("ip neighbour replace 192.0.2.254 lladdr {} dev eth0 nud permanent", macs[0]));
     let mut nodes: Vec<Node> = (0..3)
         .map(|index| {

@@ -476,6 +476,11 @@ mod tests {
         ] {
             assert_eq!(of_nft(&rules), 0, "{rules}");
         }
-        assert_eq!(found(nft("table ip x {\n\tchain forward {\n\t\ttype filter hook forward priority 0; policy accept;\n\t\tmeta mark set 0x1\n\t}\n}\n")), 0);
+        assert_eq!(
+            found(nft(
+                "table ip x {\n\tchain forward {\n\t\ttype filter hook forward priority 0; policy accept;\n\t\tmeta mark set 0x1\n\t}\n}\n"
+            )),
+            0
+        );
     }
 }

@@ -290,7 +290,16 @@ fn a_firewall_rule_that_overwrites_the_marks() {
         everywhere(format!("{program} -t mangle -A policy {}", rule("")));
         everywhere(format!("{program} -t mangle -A PREROUTING -j policy"));
         assert!(harmed(&cluster, vip));
-        expect_overwritten(&mut nodes[1], Severity::Error, "-A policy", "-m mark --mark 0");
+        // Where that rule must stay: what other nodes send is marked again behind it.
+        for (host, node) in cluster.nodes[1..].iter().zip(&mut nodes[1..]) {
+            let finding = expect_overwritten(node, Severity::Error, "-A policy", "-m mark --mark 0");
+            let commands = finding.remedy.text.split_once("before IPVS: ").unwrap().1.split("; ");
+            let of_vip = commands.filter(|command| command.contains(&format!("-d {vip} ")));
+            of_vip.for_each(|command| drop(host.sh(&command.replacen("tables ", "tables-legacy ", 1))));
+        }
+        assert!(!harmed(&cluster, vip));
+        on_backups(&cluster, &format!("{program} -t mangle -F INPUT"));
+        assert!(harmed(&cluster, vip));
         everywhere(format!("{program} -t mangle -I policy -m mark ! --mark 0 -j RETURN"));
         assert!(!harmed(&cluster, vip));
         nodes.iter_mut().for_each(expect_nothing);

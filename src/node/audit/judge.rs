@@ -1,5 +1,6 @@
 //! Judges what was seen. Pure.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::surroundings::Surroundings;
 use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
+use crate::marks::{Mac, Packets};
 use crate::node::config::{Config, VipOwner};
 use crate::node::fence::Fence;
 use crate::node::observation::Observation;
@@ -423,6 +425,23 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Commands of xtables that mark what other nodes send in chain INPUT.
+    fn marks_in_input(&self) -> impl Iterator<Item = String> {
+        let local = self.config.marks.values.local();
+        let rules: BTreeSet<(IpAddr, Mac)> = self
+            .seen
+            .marks
+            .rules
+            .iter()
+            .filter_map(|rule| if let Packets::From(mac) = rule.packets { Some((rule.vip, mac)) } else { None })
+            .filter(|(vip, _)| self.config.vips.contains(vip))
+            .collect();
+        rules.into_iter().map(move |(vip, mac)| {
+            let program = if vip.is_ipv4() { "iptables" } else { "ip6tables" };
+            format!("{program} -t mangle -A INPUT -d {vip} -m mac --mac-source {mac} -j MARK --set-mark {local}")
+        })
+    }
+
     /// What keeps the marks of the node's rules from IPVS.
     fn overwritten_marks(&mut self) {
         let values = self.config.marks.values;
@@ -450,7 +469,12 @@ impl<'a> Case<'a> {
                 "`{by}` sets a mark without a test that the packet has none: what another node sends here is scheduled once more"
             );
             let test = if by.starts_with("nft") { "`meta mark 0`" } else { "`-m mark --mark 0`" };
-            let remedy = Remedy::text(format!("add the test {test} to the rule"));
+            let again: Vec<String> = self.marks_in_input().collect();
+            let remedy = Remedy::text(format!(
+                "add the test {test} to the rule; or, where it must stay as it is, mark these packets again in mangle INPUT, which comes \
+                 after it and before IPVS: {}",
+                again.join("; ")
+            ));
             self.add(self.backups(), Kind::MarkOverwritten { by }, reason, remedy);
         }
         let known = self.around.firewall.marks();

@@ -1578,7 +1578,8 @@ fn killed_at_every_step_of_a_group() {
                 web.become_role(next);
                 groups.expect([next, other]);
                 if !died {
-                    assert!(step > 4, "{step} steps only");
+                    // A promotion beside another group's director: recorded, VIP, rule, recorded.
+                    assert!(step >= 4, "{step} steps only");
                     break;
                 }
             }

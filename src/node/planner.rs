@@ -721,8 +721,11 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     let rules = case.rules(&BTreeSet::new());
     steps.extend(rules.removed);
     let found = seen.table.filtered(|id| case.is_own_mark(id));
-    let shared =
-        |id: &ServiceId| matches!(id, ServiceId::Fwmark { mark, .. } if !last && *mark == config.marks.values.local());
+    let others = case.others_vips();
+    let shared = |id: &ServiceId| {
+        let ServiceId::Fwmark { mark, family } = id else { return false };
+        *mark == config.marks.values.local() && others.iter().any(|vip| ipvs::Family::of(*vip) == *family)
+    };
     steps.extend(change(&found, &found.filtered(shared)));
     steps.extend(case.own_requests(std::iter::empty()));
     if !last {
@@ -740,7 +743,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
         steps.extend(state.arp.iter().filter(|change| counts_still(change, seen)).cloned().map(Step::GiveBackArp));
         steps.extend(state.sysctls.iter().filter_map(|(name, values)| sysctl_back(name, values, seen)));
     }
-    if *state != State::default() {
+    if after != *state {
         steps.push(Step::Forget);
     }
     Ok(Plan { steps, warnings: Vec::new(), during, after })

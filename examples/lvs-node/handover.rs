@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use lvs_dr::Error;
 use lvs_dr::node::{Node, Role, VipOwner};
 
+use super::watch;
+
 const STEP: Duration = Duration::from_millis(20);
 
 /// Why there was no handover.
@@ -36,6 +38,10 @@ pub fn give_way(file: &Path) -> Result<(), Refused> {
 
 /// Says what became of it.
 pub fn begin(nodes: &mut [Node], file: &Path, limit: Duration) -> Result<&'static str, Refused> {
+    // A watch that holds this node out until it knows all connections does not end what an operator has begun.
+    if let Some(node) = nodes.first() {
+        let _ = fs::remove_file(watch::held_file(node));
+    }
     let mut directing = Vec::new();
     for node in nodes {
         if directs(node)? {

@@ -718,7 +718,7 @@ impl<'a> Watch<'a> {
 
     /// Says that it was this program that let others go first.
     fn held_file(&self) -> PathBuf {
-        self.config().state_dir.join("held-out")
+        held_file(self.members[0].node)
     }
 
     /// The director tells those who ask of everything.
@@ -850,6 +850,11 @@ fn started_daemon(plan: &Plan, role: SyncRole) -> bool {
 
 /// With many connections it is not written often.
 const FRESH: Duration = Duration::from_secs(120);
+
+/// Says that the watch keeps this node out of elections.
+pub fn held_file(node: &Node) -> PathBuf {
+    node.config().state_dir.join("held-out")
+}
 
 /// Where the watch writes how much this node knows.
 pub fn known_file(node: &Node) -> PathBuf {

@@ -27,7 +27,7 @@ pub const BOTH: [&str; 2] = [VIP, VIP6];
 pub const NODES: [u8; 3] = [11, 12, 13];
 
 /// The number of the clients that are made by hand: no host has its addresses, and every host knows its MAC address.
-const BY_HAND: u8 = 200;
+pub const BY_HAND: u8 = 200;
 
 /// Enters a new namespace that is the switch.
 pub fn enter_switch() {
@@ -46,14 +46,12 @@ pub fn host(number: u8) -> Netns {
     let port = format!("port{number}");
     cable(&port, &format!("02:00:00:00:01:{number:02x}"), &netns, INTERFACE);
     ip(&format!("link set {port} master br0"));
-    let (by_hand, mac) = (mac_text(mac(1)), mac_text(mac(number)));
+    let mac = mac_text(mac(number));
     let configure = || {
         ip_batch(&format!(
             "link set {INTERFACE} address {mac}\n\
              address add 192.0.2.{number}/24 dev {INTERFACE}\n\
-             address add 2001:db8::{number}/64 dev {INTERFACE} nodad\n\
-             neigh add 192.0.2.{BY_HAND} lladdr {by_hand} dev {INTERFACE} nud permanent\n\
-             neigh add 2001:db8::{BY_HAND} lladdr {by_hand} dev {INTERFACE} nud permanent\n"
+             address add 2001:db8::{number}/64 dev {INTERFACE} nodad\n"
         ));
     };
     netns.run(configure).unwrap();
@@ -204,6 +202,15 @@ impl Cluster {
         enter_switch();
         let client = host(1);
         let hosts: Vec<Netns> = NODES.iter().map(|number| host(*number)).collect();
+        // Where answers to handmade clients go.
+        let by_hand = mac_text(mac(1));
+        let neighbours = || {
+            ip_batch(&format!(
+                "neigh add 192.0.2.{BY_HAND} lladdr {by_hand} dev {INTERFACE} nud permanent\n\
+                 neigh add 2001:db8::{BY_HAND} lladdr {by_hand} dev {INTERFACE} nud permanent\n"
+            ));
+        };
+        hosts.iter().for_each(|host| host.run(neighbours).unwrap());
         let open = |(number, netns): (&u8, &Netns)| {
             serve(netns, *number);
             let mut config = Config::new(INTERFACE, BOTH.map(|vip| vip.parse().unwrap()));

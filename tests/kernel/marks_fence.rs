@@ -14,8 +14,8 @@ use lvs_dr::node::{OwnRequests, Role, Step, VipOwner};
 
 use crate::lab::{feed, ip, ip_batch, ipvsadm, run};
 use crate::lan::{
-    ACK, BOTH, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6, address,
-    mac, mac_text, move_as_keepalived, serve_on, services, steer, until, vips_arrive, vips_leave,
+    ACK, BOTH, BY_HAND, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6,
+    address, mac, mac_text, move_as_keepalived, serve_on, services, steer, until, vips_arrive, vips_leave,
 };
 use crate::local_marks::local_clients;
 
@@ -537,7 +537,7 @@ fn icmp_errors_reach_the_server() {
             hand.send_too_big(11, 1300);
             let node = NODES.iter().position(|number| *number == server).unwrap();
             // IPv6 does not show what it keeps for a source address.
-            let route = format!("route get {}", address(vip, 2));
+            let route = format!("route get {}", address(vip, BY_HAND));
             let learned = || match vip {
                 VIP => cluster.on(node, || ip(&route)).contains("mtu 1300"),
                 _ => cluster.on(node, too_big) > before[node],

@@ -8,17 +8,7 @@ use lvs_dr::node::{Apply, Config, Fence, Node, OwnRequests, Role, Step};
 use lvs_dr::{Error, ipvs};
 
 use crate::lab::{feed, ip, ip_batch, ipvsadm, run, try_run};
-use crate::node::{enter_node_netns, exit_code, kill, lend, new_path};
-
-pub(crate) const TABLE: &str = "\
--A -t 192.0.2.254:80 -s wrr
--a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 3
--a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 4
--a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 5
--A -t [2001:db8::fe]:80 -s rr
--a -t [2001:db8::fe]:80 -r [2001:db8::11]:80 -g -w 1
--a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
-";
+use crate::node::{WEB, enter_node_netns, exit_code, kill, lend, new_path};
 
 pub(crate) const HASHED: &str = "\
 -A -t 192.0.2.254:80 -s mh -b mh-fallback,mh-port
@@ -140,7 +130,7 @@ fn everything() -> String {
 #[test]
 fn every_role_has_the_whole_table_and_all_is_given_back() {
     enter_with_peers();
-    let mut config = config(Fence::Marks, Some(TABLE));
+    let mut config = config(Fence::Marks, Some(WEB));
     config.marks.own_requests = OwnRequests::ServedHere;
     let before = everything();
     let mut node = Node::open(config).unwrap();
@@ -148,11 +138,7 @@ fn every_role_has_the_whole_table_and_all_is_given_back() {
         node.become_role(role).unwrap();
         let master = role == Role::Master;
         let running = if master { vec!["master", "backup"] } else { vec!["backup"] };
-        assert_eq!(
-            (saved(), daemons()),
-            (TABLE.to_owned(), running.into_iter().map(str::to_owned).collect()),
-            "{role}"
-        );
+        assert_eq!((saved(), daemons()), (WEB.to_owned(), running.into_iter().map(str::to_owned).collect()), "{role}");
         assert_eq!(rules(), if master { OF_DIRECTOR } else { OF_BACKUP }, "{role}");
         // Port 1, and no other director is known.
         assert_eq!(
@@ -199,10 +185,10 @@ fn every_role_has_the_whole_table_and_all_is_given_back() {
 #[test]
 fn a_table_found_running_is_its_editors() {
     enter_with_peers();
-    feed("ipvsadm -R", TABLE);
+    feed("ipvsadm -R", WEB);
     let mut node = Node::open(config(Fence::Marks, None)).unwrap();
     node.become_role(Role::Backup).unwrap();
-    assert_eq!(saved(), TABLE);
+    assert_eq!(saved(), WEB);
     // A health check on a backup: one server fails, one gets another weight, one is new.
     ipvsadm("-d -t 192.0.2.254:80 -r 192.0.2.12:80");
     ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 0");
@@ -220,9 +206,9 @@ fn a_table_found_running_is_its_editors() {
 
 #[test]
 fn configured_services_are_loaded_once_and_then_their_editors() {
-    let (mut node, config) = enter(Fence::Marks, Some(TABLE));
+    let (mut node, config) = enter(Fence::Marks, Some(WEB));
     node.become_role(Role::Backup).unwrap();
-    assert_eq!(saved(), TABLE);
+    assert_eq!(saved(), WEB);
     // An editor's changes stay.
     ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0");
     ipvsadm("-D -t [2001:db8::fe]:80");
@@ -234,7 +220,7 @@ fn configured_services_are_loaded_once_and_then_their_editors() {
     node.repair(|_| ()).unwrap();
     assert_eq!(saved(), edited);
     // The configuration changes: that change, and no other.
-    let changed = TABLE.replace("192.0.2.13:80 -g -w 5", "192.0.2.13:80 -g -w 9");
+    let changed = WEB.replace("192.0.2.13:80 -g -w 5", "192.0.2.13:80 -g -w 9");
     let mut node = Node::open(Config { services: Some(changed.parse().unwrap()), ..config.clone() }).unwrap();
     let planned = node.plan_apply(Apply::Changes).unwrap().to_string();
     assert!(planned.contains("192.0.2.13:80") && !planned.contains("192.0.2.12:80"), "{planned}");
@@ -263,7 +249,7 @@ fn qdiscs_and_filters_of_others_stay() {
     let foreign = "protocol ip flower dst_ip 192.0.2.254 ip_proto tcp dst_port 81 action drop";
     for qdisc in ["clsact", "ingress"] {
         for filter in [false, true] {
-            let (mut node, _) = enter(Fence::Marks, Some(TABLE));
+            let (mut node, _) = enter(Fence::Marks, Some(WEB));
             tc(&format!("qdisc add dev bond0 {qdisc}"));
             if filter {
                 tc(&format!("filter add dev bond0 ingress pref 400 {foreign}"));
@@ -279,7 +265,7 @@ fn qdiscs_and_filters_of_others_stay() {
         }
     }
     // A filter that came later keeps the node's own qdisc.
-    let (mut node, _) = enter(Fence::Marks, Some(TABLE));
+    let (mut node, _) = enter(Fence::Marks, Some(WEB));
     node.become_role(Role::Backup).unwrap();
     tc(&format!("filter add dev bond0 ingress pref 400 {foreign}"));
     node.release(|_| ()).unwrap();
@@ -289,7 +275,7 @@ fn qdiscs_and_filters_of_others_stay() {
 
 #[test]
 fn what_uses_a_mark_of_the_node_is_refused() {
-    let (mut node, config) = enter(Fence::Marks, Some(TABLE));
+    let (mut node, config) = enter(Fence::Marks, Some(WEB));
     let clean = everything();
     let refused = |node: &mut Node| {
         let before = everything();
@@ -333,7 +319,7 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
         "route add default via 192.0.2.99\n\
          neigh replace 192.0.2.99 lladdr 02:00:00:00:00:12 dev bond0 nud permanent\n",
     );
-    let mut node = Node::open(config(Fence::Marks, Some(TABLE))).unwrap();
+    let mut node = Node::open(config(Fence::Marks, Some(WEB))).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     assert!(
         warnings.iter().any(|text| text.contains("192.0.2.12 has the MAC address of the gateway 192.0.2.99")),
@@ -345,21 +331,21 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     // A peer that is the gateway itself.
     enter_with_peers();
     ip("route add default via 192.0.2.12");
-    let mut node = Node::open(config(Fence::Marks, Some(TABLE))).unwrap();
+    let mut node = Node::open(config(Fence::Marks, Some(WEB))).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     assert!(warnings.iter().any(|text| text.contains("192.0.2.12") && text.contains("gateway")), "{warnings:?}");
     assert!(!tc("filter show dev bond0 ingress").contains("02:00:00:00:00:12"));
     // A destination behind a gateway.
     enter_with_peers();
     ip("route add 198.51.100.0/24 via 192.0.2.99");
-    let services = format!("{TABLE}-A -t 192.0.2.254:81 -s wrr\n-a -t 192.0.2.254:81 -r 198.51.100.7:81 -g -w 1\n");
+    let services = format!("{WEB}-A -t 192.0.2.254:81 -s wrr\n-a -t 192.0.2.254:81 -r 198.51.100.7:81 -g -w 1\n");
     let mut node = Node::open(config(Fence::Marks, Some(&services))).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     let words = "the destination 198.51.100.7 is behind the gateway 192.0.2.99";
     assert!(warnings.iter().any(|text| text.contains(words)), "{warnings:?}");
     // The node's own loopback: refused in a configuration, and warned of where another program has loaded it.
     enter_with_peers();
-    let services = TABLE.replace("192.0.2.11:80", "127.0.0.1:80");
+    let services = WEB.replace("192.0.2.11:80", "127.0.0.1:80");
     let refused = Node::open(config(Fence::Marks, Some(&services))).unwrap_err().to_string();
     assert!(refused.contains("127.0.0.1:80 of tcp 192.0.2.254:80"), "{refused}");
     feed("ipvsadm -R", &services);
@@ -385,7 +371,7 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
 
 #[test]
 fn repair_mends_what_was_removed() {
-    let (mut node, config) = enter(Fence::Marks, Some(TABLE));
+    let (mut node, config) = enter(Fence::Marks, Some(WEB));
     node.become_role(Role::Backup).unwrap();
     let before = everything();
     for damage in [
@@ -419,7 +405,7 @@ fn repair_mends_what_was_removed() {
     add_addresses();
     let mut node = Node::open(config).unwrap();
     node.repair(|_| ()).unwrap();
-    assert_eq!((rules(), saved(), daemons()), (OF_BACKUP, TABLE.to_owned(), vec!["backup".to_owned()]));
+    assert_eq!((rules(), saved(), daemons()), (OF_BACKUP, WEB.to_owned(), vec!["backup".to_owned()]));
     node.become_role(Role::Master).unwrap();
     assert_eq!(rules(), OF_DIRECTOR);
 }
@@ -434,12 +420,12 @@ fn sorted(text: &str) -> Vec<&str> {
 
 #[test]
 fn a_backup_of_fence_clear_has_no_services() {
-    let (mut node, _) = enter(Fence::Clear, Some(TABLE));
+    let (mut node, _) = enter(Fence::Clear, Some(WEB));
     let before = everything();
     for role in [Role::Backup, Role::Master, Role::Fault, Role::Master] {
         node.become_role(role).unwrap();
         let (table, running) = match role {
-            Role::Master => (TABLE, vec!["master", "backup"]),
+            Role::Master => (WEB, vec!["master", "backup"]),
             _ => ("", vec!["backup"]),
         };
         let running: Vec<String> = running.into_iter().map(str::to_owned).collect();
@@ -453,24 +439,24 @@ fn a_backup_of_fence_clear_has_no_services() {
     node.release(|_| ()).unwrap();
     assert_eq!(everything(), before);
     // It can do without its own daemons.
-    let (mut node, _) = enter(Fence::Clear, Some(TABLE));
+    let (mut node, _) = enter(Fence::Clear, Some(WEB));
     ipvsadm("--start-daemon master --mcast-interface bond0 --syncid 9");
     node.become_role(Role::Master).unwrap();
-    assert_eq!((saved(), daemons()), (TABLE.to_owned(), vec!["master".to_owned()]));
+    assert_eq!((saved(), daemons()), (WEB.to_owned(), vec!["master".to_owned()]));
     node.release(|_| ()).unwrap();
     assert_eq!(daemons(), ["master"]);
 }
 
 #[test]
 fn another_fence_leaves_nothing_of_the_old_one() {
-    let (_, config) = enter(Fence::Marks, Some(TABLE));
+    let (_, config) = enter(Fence::Marks, Some(WEB));
     let before = everything();
     for fence in [Fence::Marks, Fence::Clear, Fence::Marks, Fence::Clear] {
         for role in [Role::Backup, Role::Master, Role::Backup] {
             let mut node = Node::open(Config { fence, ..config.clone() }).unwrap();
             node.become_role(role).unwrap();
             let marks = fence == Fence::Marks;
-            let table = if marks || role == Role::Master { TABLE } else { "" };
+            let table = if marks || role == Role::Master { WEB } else { "" };
             assert_eq!(saved(), table, "{fence} {role}");
             let changed = ["sync_threshold", "sloppy_tcp", "expire_nodest_conn"].map(sysctl);
             assert_eq!(changed, if marks { ["2 0", "1", "0"] } else { ["2 0", "0", "1"] }, "{fence} {role}");
@@ -486,7 +472,7 @@ fn another_fence_leaves_nothing_of_the_old_one() {
 fn leave_as_version_1(state_dir: &Path, role: &str) {
     let live = match role {
         "backup" => quiesced(),
-        _ => TABLE.to_owned(),
+        _ => WEB.to_owned(),
     };
     ipvsadm("-C");
     feed("ipvsadm -R", &live);
@@ -500,14 +486,13 @@ fn leave_as_version_1(state_dir: &Path, role: &str) {
     let _ = fs::remove_file(state_dir.join("loaded"));
     let state = format!(
         "lvs-dr state 1\nsysctl sync_threshold=3 50 -> 2 0\nrole {role} reached\nfence quiesce\nsync on\n\
-         vip 192.0.2.254 bond0\nvip 2001:db8::fe bond0\ntable {held}\n{TABLE}end\n"
+         vip 192.0.2.254 bond0\nvip 2001:db8::fe bond0\ntable {held}\n{WEB}end\n"
     );
     fs::write(state_dir.join("state"), state).unwrap();
 }
 
 pub(crate) fn quiesced() -> String {
-    TABLE
-        .replace("-w 4", "-w 0")
+    WEB.replace("-w 4", "-w 0")
         .replace("-w 5", "-w 0")
         .replace("[2001:db8::12]:80 -g -w 1", "[2001:db8::12]:80 -g -w 0")
 }
@@ -515,7 +500,7 @@ pub(crate) fn quiesced() -> String {
 #[test]
 fn weights_of_the_earlier_version_come_back_wherever_the_node_is_killed() {
     for configured in [true, false] {
-        let (_, config) = enter(Fence::Marks, configured.then_some(TABLE));
+        let (_, config) = enter(Fence::Marks, configured.then_some(WEB));
         let node = || Node::open(config.clone()).unwrap();
         for then in [Role::Backup, Role::Master] {
             for step in 0.. {
@@ -534,7 +519,7 @@ fn weights_of_the_earlier_version_come_back_wherever_the_node_is_killed() {
                 }
                 node().become_role(then).unwrap();
                 let what = format!("{configured}: killed before step {step} of {then}");
-                assert_eq!((saved(), mark_services().len()), (TABLE.to_owned(), 7), "{what}");
+                assert_eq!((saved(), mark_services().len()), (WEB.to_owned(), 7), "{what}");
                 if ended == Ok(0) {
                     assert!(step > 3, "{step} steps only");
                     break;
@@ -543,13 +528,13 @@ fn weights_of_the_earlier_version_come_back_wherever_the_node_is_killed() {
             }
         }
         node().release(|_| ()).unwrap();
-        assert_eq!((saved(), daemons()), (if configured { String::new() } else { TABLE.to_owned() }, vec![]));
+        assert_eq!((saved(), daemons()), (if configured { String::new() } else { WEB.to_owned() }, vec![]));
     }
 }
 
 #[test]
 fn killed_at_every_step_a_node_reaches_its_next_role() {
-    let (_, config) = enter(Fence::Marks, Some(TABLE));
+    let (_, config) = enter(Fence::Marks, Some(WEB));
     let node = || Node::open(config.clone()).unwrap();
     for (first, then) in [(Role::Master, Role::Backup), (Role::Backup, Role::Master)] {
         for step in 0.. {
@@ -567,7 +552,7 @@ fn killed_at_every_step_a_node_reaches_its_next_role() {
             let wanted = if next == Role::Master { OF_DIRECTOR } else { OF_BACKUP };
             assert_eq!(
                 (rules(), saved()),
-                (wanted, TABLE.to_owned()),
+                (wanted, WEB.to_owned()),
                 "killed before step {step} of {then}, then {next}"
             );
             if ended == Ok(0) {

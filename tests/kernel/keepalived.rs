@@ -19,17 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::cli::lvs_node;
 use crate::lab::{cable, enter_new_netns, ip, ipvsadm, load_ipv6, new_netns, run};
 use crate::lan::{INTERFACE, Session, VIP, enter_switch, failing_during, host, kept, serve, session};
-use crate::node::{Numbers, VIPS, enter_node_netns, new_path};
-
-const TABLE: &str = "\
--A -t 192.0.2.254:80 -s wrr
--a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 3
--a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 4
--a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 5
--A -t [2001:db8::fe]:80 -s rr
--a -t [2001:db8::fe]:80 -r [2001:db8::11]:80 -g -w 1
--a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
-";
+use crate::node::{Numbers, VIPS, WEB, enter_node_netns, new_path};
 
 /// The other servers. Where there is none, its MAC address is known all the same.
 fn know_peers() {
@@ -119,7 +109,7 @@ impl Lab {
     fn new() -> Self {
         let dir = new_path();
         fs::create_dir_all(dir.join("tmp")).unwrap();
-        fs::write(dir.join("web.ipvs"), TABLE).unwrap();
+        fs::write(dir.join("web.ipvs"), WEB).unwrap();
         let state = dir.join("state");
         let file = format!(
             "interface = \"bond0\"\nvips = {VIPS:?}\nstate_dir = {state:?}\nvip_owner = \"keepalived\"\n\
@@ -185,7 +175,7 @@ impl Lab {
         let directs = roles == ["master"];
         let (table, daemons, rules) = (saved(), daemons(), rules("bond0"));
         // The table is the same in every role.
-        if table != TABLE {
+        if table != WEB {
             return Err(table);
         }
         if daemons != if directs { &["master", "backup"][..] } else { &["backup"] } {

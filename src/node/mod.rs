@@ -280,7 +280,7 @@ impl Node {
             let done = match node.promote_at_once(role, request, before)? {
                 Some(done) => match node.dir.load()?.group(&node.config.group).loaded {
                     Some(_) => done,
-                    // Whoever has loaded the services may have changed ports and servers since.
+                    // The program that loaded the services may have changed ports and servers since.
                     None => node.reach(role, Apply::Changes, request, before)?.preceded_by(done.steps),
                 },
                 None => {
@@ -582,7 +582,7 @@ impl Node {
 
     fn announce(&mut self, vip: IpAddr) -> Result<()> {
         match self.vips.announce(vip, &self.config.interface, self.config.announcements) {
-            // Nobody hears it while the link is down, and the kernel's neighbours learn when it comes up.
+            // It cannot be sent while the link is down, and the kernel's neighbours learn when it comes up.
             Err(error) if error.cause() == Some(Cause::InterfaceDown) => Ok(()),
             result => result.map(|_| ()),
         }
@@ -787,7 +787,7 @@ impl Node {
                 let table = self.own_table()?;
                 let entries = self.entries_of(&table, Duration::ZERO, Some(LAST_WORDS))?;
                 match self.ipvs.send_connections(daemon, &entries) {
-                    // Nobody hears it on an interface that is gone or down, and a node that has lost it must give up its role.
+                    // An announcement cannot be sent on an interface that is gone or down, and a node that has lost it must give up its role.
                     Err(error) if error.errno().is_some_and(|errno| UNHEARD.contains(&errno)) => Ok(()),
                     sent => sent.map(drop),
                 }

@@ -32,7 +32,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// A director that was not heard for this long is dead. While it takes on a role, it may be silent for some seconds.
 const DEAD: Duration = Duration::from_secs(8);
 
-/// A node that is gone is remembered for this long, so that a director that is silent is told from one that was never heard.
+/// A node that is gone is remembered for this long: a silent director differs from one that was never heard.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// No cluster has more.

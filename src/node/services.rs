@@ -49,7 +49,7 @@ pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply
             table.remove(&id);
             continue;
         };
-        // Somebody has removed it since it was loaded.
+        // Another program has removed it since it was loaded.
         if old.is_some() && now.is_none() {
             continue;
         }
@@ -134,7 +134,7 @@ mod tests {
     fn services_are_loaded_where_all_are_missing() {
         assert_eq!(desire(LOADED, "", ""), LOADED);
         assert_eq!(desire(LOADED, LOADED, ""), LOADED);
-        // Somebody else's.
+        // Another program owns it.
         assert_eq!(desire(LOADED, LOADED, "-A -t 192.0.2.9:80 -s rr\n"), LOADED);
     }
 

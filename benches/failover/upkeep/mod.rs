@@ -39,7 +39,7 @@ pub(crate) enum Upkeep {
     Servers,
     /// Sessions are idle beyond IPVS's TCP timeout, and then the director moves.
     Idle,
-    /// TCP packets of sessions that nobody has.
+    /// TCP packets of unknown sessions.
     Strays,
     /// A server is taken out on all nodes, and then a backup is promoted.
     TakenOut,

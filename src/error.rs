@@ -103,15 +103,15 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
-    /// A later request for a role arrived while this one waited, and has been carried out (or has failed, and said so) instead.
-    #[error("role {role} (generation {generation}) was overtaken by a later request (generation {latest})")]
+    /// A later request for a role arrived while this one waited, and was carried out (or failed, and reported it) instead.
+    #[error("{role} (request {generation}) was superseded by request {latest}")]
     #[non_exhaustive]
-    Overtaken {
+    Superseded {
         /// The role that was asked for.
         role: String,
         /// This request's number.
         generation: u64,
-        /// The number of the request that overtook it.
+        /// The number of the later request.
         latest: u64,
     },
     /// Another process holds the lock.
@@ -147,6 +147,19 @@ pub enum Error {
         /// Why it failed.
         source: Box<Error>,
     },
+    /// A demotion could not be carried out as planned, and the node has stopped directing as far as the kernel let it.
+    #[error("{source}; {}", given_up(role, done, left))]
+    #[non_exhaustive]
+    Demotion {
+        /// The role that was asked for.
+        role: String,
+        /// What was given up in spite of the failure.
+        done: Vec<String>,
+        /// What could not be given up, and why. Empty: the node directs no longer.
+        left: Vec<String>,
+        /// Why the plan failed.
+        source: Box<Error>,
+    },
     /// A list of changes failed at one of them.
     #[error("change {number} of {total} failed ({change}): {source}; {outcome}")]
     #[non_exhaustive]
@@ -170,7 +183,9 @@ impl Error {
         match self {
             Error::Refused { errno, .. } => Some(*errno),
             Error::System { source, .. } => source.raw_os_error(),
-            Error::Step { source, .. } | Error::Change { source, .. } => source.errno(),
+            Error::Step { source, .. } | Error::Change { source, .. } | Error::Demotion { source, .. } => {
+                source.errno()
+            }
             _ => None,
         }
     }
@@ -179,7 +194,9 @@ impl Error {
     pub fn cause(&self) -> Option<Cause> {
         match self {
             Error::Refused { cause, .. } => Some(*cause),
-            Error::Step { source, .. } | Error::Change { source, .. } => source.cause(),
+            Error::Step { source, .. } | Error::Change { source, .. } | Error::Demotion { source, .. } => {
+                source.cause()
+            }
             _ => None,
         }
     }
@@ -283,6 +300,15 @@ impl fmt::Display for Cause {
             }
             Cause::Other => "the kernel refused it",
         })
+    }
+}
+
+fn given_up(role: &str, done: &[String], left: &[String]) -> String {
+    match left.is_empty() {
+        true => {
+            format!("the node directs no longer (it gave up {}); ask for {role} again to complete it", done.join(", "))
+        }
+        false => format!("the node may still direct, as it could not give up {}", left.join("; ")),
     }
 }
 

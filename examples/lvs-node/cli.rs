@@ -252,7 +252,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             complain(message);
             ExitCode::from(2)
         }
-        Err(Failure::Error(error @ Error::Overtaken { .. })) => {
+        Err(Failure::Error(error @ Error::Superseded { .. })) => {
             complain(error);
             ExitCode::from(3)
         }

@@ -121,8 +121,8 @@ struct Member<'a> {
     follower: Option<Follower>,
     /// The role that was notified since the last look.
     notified: Option<Role>,
-    /// A role that was not reached, when, and for how long it is not tried again.
-    failed: Option<(Role, Instant, Duration)>,
+    /// A role that was not reached.
+    failed: Option<Failed>,
     /// What was seen to be missing at the last look, at which request.
     missing: Option<(u64, Vec<String>)>,
     under_way: Option<(u64, Instant)>,
@@ -130,6 +130,16 @@ struct Member<'a> {
     warned: Vec<String>,
     /// The other node that directs, as it was set last.
     director: Option<IpAddr>,
+}
+
+/// A role that was not reached, and is tried again after a pause.
+#[derive(Clone, Copy)]
+struct Failed {
+    role: Role,
+    at: Instant,
+    pause: Duration,
+    /// The number of the latest request at that time: a later one supersedes it.
+    request: u64,
 }
 
 impl Member<'_> {
@@ -396,9 +406,12 @@ impl<'a> Watch<'a> {
             match follower.look(member.node, notified, |text| tell(News::of("seen", text))) {
                 Ok(Some(role)) => self.take_on(index, role, None, tell),
                 Ok(None) => {
-                    let failed = member.failed.filter(|(_, at, pause)| at.elapsed() > *pause);
-                    if let Some((role, _, pause)) = failed {
-                        self.take_on(index, role, Some(pause), tell);
+                    let Some(failed) = member.failed.filter(|failed| failed.at.elapsed() > failed.pause) else {
+                        continue;
+                    };
+                    match member.node.generation() {
+                        Ok(latest) if latest != failed.request => member.failed = None,
+                        _ => self.take_on(index, failed.role, Some(failed.pause), tell),
                     }
                 }
                 Err(error) => self.fail("look", &error, tell),
@@ -424,10 +437,11 @@ impl<'a> Watch<'a> {
                 self.warn(index, plan.warnings(), tell);
             }
             // Another program has asked for another role since.
-            Err(Error::Overtaken { .. }) => {}
+            Err(Error::Superseded { .. }) => {}
             Err(error) => {
                 let pause = again.map_or(RETRY, |pause| (2 * pause).min(REMIND));
-                member.failed = Some((role, Instant::now(), pause));
+                let request = member.node.generation().unwrap_or_default();
+                member.failed = Some(Failed { role, at: Instant::now(), pause, request });
                 self.fail(&role.to_string(), &error, tell);
             }
         }
@@ -632,7 +646,7 @@ impl<'a> Watch<'a> {
                     false => self.asked |= started_daemon(&plan, SyncRole::Master),
                 }
             }
-            Err(Error::Overtaken { .. }) => {}
+            Err(Error::Superseded { .. }) => {}
             Err(error) => self.fail("repair", &error, tell),
         }
     }

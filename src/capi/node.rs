@@ -445,7 +445,7 @@ pub extern "C" fn lvs_node_plan(
 /// at most; with LVS_FENCE_MARKS the node waits up to 300 ms for the MAC addresses of nodes that it does not
 /// know, and up to 50 ms a VIP for the answer of another director.
 ///
-/// Fails as lvs_node_plan(), with LVS_ERR_OVERTAKEN when a later request superseded this one,
+/// Fails as lvs_node_plan(), with LVS_ERR_SUPERSEDED when a later request superseded this one,
 /// LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or the status of the step that failed. After any error the same
 /// request or another can be made again, and continues from the state that it finds.
 #[unsafe(no_mangle)]

@@ -79,7 +79,7 @@ pub const LVS_ERR_FOREIGN: c_int = -300;
 /// A file in the state directory is damaged, or was written by a later version.
 pub const LVS_ERR_STATE: c_int = -301;
 /// Superseded by a later request for a role, which arrived while this one waited.
-pub const LVS_ERR_OVERTAKEN: c_int = -302;
+pub const LVS_ERR_SUPERSEDED: c_int = -302;
 /// Another process held the node's lock until the time limit.
 pub const LVS_ERR_LOCKED: c_int = -303;
 /// The kernel reported no error for a change, but does not show its effect.
@@ -100,7 +100,7 @@ pub(super) const NAMES: &[(c_int, &str)] = named!(
     LVS_ERR_INTERFACE_DOWN LVS_ERR_ADDRESS_EXISTS LVS_ERR_NO_ADDRESS LVS_ERR_DAEMON_RUNS LVS_ERR_NO_DAEMON LVS_ERR_BUSY
     LVS_ERR_NO_MEMORY LVS_ERR_REQUEST
     LVS_ERR_SYSTEM LVS_ERR_NO_ANSWER LVS_ERR_MALFORMED
-    LVS_ERR_FOREIGN LVS_ERR_STATE LVS_ERR_OVERTAKEN LVS_ERR_LOCKED LVS_ERR_NOT_VERIFIED
+    LVS_ERR_FOREIGN LVS_ERR_STATE LVS_ERR_SUPERSEDED LVS_ERR_LOCKED LVS_ERR_NOT_VERIFIED
     LVS_ERR_PANIC
 );
 
@@ -114,10 +114,10 @@ fn status_of(error: &Error) -> c_int {
         Error::Parse { .. } => LVS_ERR_PARSE,
         Error::Foreign { .. } => LVS_ERR_FOREIGN,
         Error::State { .. } => LVS_ERR_STATE,
-        Error::Overtaken { .. } => LVS_ERR_OVERTAKEN,
+        Error::Superseded { .. } => LVS_ERR_SUPERSEDED,
         Error::Locked { .. } => LVS_ERR_LOCKED,
         Error::NotVerified { .. } => LVS_ERR_NOT_VERIFIED,
-        Error::Step { source, .. } | Error::Change { source, .. } => status_of(source),
+        Error::Step { source, .. } | Error::Change { source, .. } | Error::Demotion { source, .. } => status_of(source),
     }
 }
 

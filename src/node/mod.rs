@@ -34,9 +34,11 @@ mod peers;
 mod plan;
 mod planner;
 mod repair;
+mod requests;
 mod role;
 mod services;
 mod settings;
+mod stand_down;
 mod state;
 
 pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
@@ -68,13 +70,11 @@ use crate::vip::{Located, Vips};
 use digest::fnv;
 use observe::Look;
 use planner::Memory;
-use state::{Later, Request, State, StateDir};
+use requests::{Later, Pauses, Request};
+use state::{State, StateDir};
 
 /// Time limit for the requests before this one.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
-
-/// Interval at which a request that waits for a later one looks what has become of it.
-const TURN_STEP: Duration = Duration::from_millis(5);
 
 /// Connections that expire earlier are ignored.
 const LASTING: Duration = Duration::from_secs(5);
@@ -238,7 +238,7 @@ impl Node {
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing is.
     ///
     /// # Errors
-    /// As [`Node::plan`]; [`Error::Overtaken`]: a later request came while this one waited; [`Error::Locked`];
+    /// As [`Node::plan`]; [`Error::Superseded`]: a later request came while this one waited; [`Error::Locked`];
     /// [`Error::Step`]: a step failed, those before it are done; [`Error::NotVerified`]. Whatever the error, the same request (or
     /// another) can be made again, and goes on from what is there.
     pub fn become_role(&mut self, role: Role) -> Result<Plan> {
@@ -273,6 +273,32 @@ impl Node {
     fn take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
         &mut self,
         role: Role,
+        services: Option<R>,
+        before: &mut impl FnMut(&Step),
+    ) -> Result<Result<Plan, E>> {
+        match self.try_to_take_on(role, services, before) {
+            Ok(Ok(plan)) => Ok(Ok(plan)),
+            Ok(Err(unreadable)) => {
+                self.record_unreached(role);
+                if role != Role::Master {
+                    let error = self.stand_down(role, Error::invalid("services", "they cannot be read"));
+                    if matches!(&error, Error::Demotion { left, .. } if !left.is_empty()) {
+                        return Err(error);
+                    }
+                }
+                Ok(Err(unreadable))
+            }
+            Err(error @ Error::Superseded { .. }) => Err(error),
+            Err(error) => {
+                self.record_unreached(role);
+                Err(if role == Role::Master { error } else { self.stand_down(role, error) })
+            }
+        }
+    }
+
+    fn try_to_take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
+        &mut self,
+        role: Role,
         mut services: Option<R>,
         before: &mut impl FnMut(&Step),
     ) -> Result<Result<Plan, E>> {
@@ -299,17 +325,31 @@ impl Node {
         })
     }
 
+    /// Remembers that the node was told this role and has not reached it, where it has a role already.
+    fn record_unreached(&self, role: Role) {
+        let record = || -> Result<()> {
+            let _lock = self.dir.lock(Duration::ZERO)?;
+            let mut state = self.dir.load()?;
+            let Some(group) = state.groups.get_mut(&self.config.group) else { return Ok(()) };
+            if group.role.replace((role, false)) != Some((role, false)) {
+                self.dir.save(&state)?;
+            }
+            Ok(())
+        };
+        // The error of the role itself is reported.
+        let _ = record();
+    }
+
     /// Brings the configured services into the kernel's table: what was changed in the configuration since it was loaded, or all of it.
     /// Destinations are changed in place, and keep their connections.
     ///
     /// # Errors
     /// As [`Node::become_role`]; [`Error::Invalid`] where no role was taken on yet.
     pub fn apply(&mut self, apply: Apply, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.dir.prepare()?;
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
-        let role = self.present_role("apply")?;
-        let aside = self.dir.aside("of an apply")?;
-        self.reach(role, apply, &aside, &mut before)
+        self.beside("apply", LOCK_LIMIT, |node, request| {
+            let role = node.present_role("apply")?;
+            node.reach(role, apply, request, &mut before)
+        })
     }
 
     /// Plans what [`Node::apply`] would do. Changes nothing.
@@ -567,10 +607,10 @@ impl Node {
         if announce_again.is_zero() || vip_owner != VipOwner::Node || self.role()? != Some((Role::Master, true)) {
             return Ok(());
         }
-        let (generation, start) = (self.dir.latest_generation()?, Instant::now());
+        let (generation, start) = (self.dir.requests().latest()?, Instant::now());
         while start.elapsed() < announce_again {
             std::thread::sleep(WAIT_STEP);
-            if self.dir.latest_generation()? != generation {
+            if self.dir.requests().latest()? != generation {
                 return Ok(());
             }
         }
@@ -588,26 +628,56 @@ impl Node {
         }
     }
 
-    /// Does `work` under the lock, unless a later request is carried out instead. One that was killed is as if it had not been made: those
-    /// before it wait for what becomes of it.
+    /// Does `work` under the lock, unless a later request is carried out instead. Where the later request
+    /// was killed, or gave up without a change, the earlier one goes on.
     fn in_turn<T>(&mut self, role: &str, mut work: impl FnMut(&mut Self, &Request) -> Result<T>) -> Result<T> {
         self.dir.prepare()?;
-        let request = self.dir.request(role)?;
-        let start = Instant::now();
+        let request = self.dir.requests().draw(role)?;
+        let (start, mut pauses) = (Instant::now(), Pauses::new());
         loop {
             match request.later()? {
-                Later::Ended(latest) => return Err(request.overtaken(latest)),
-                Later::Lives(latest) if start.elapsed() > LOCK_LIMIT => return Err(request.overtaken(latest)),
-                Later::Lives(_) => std::thread::sleep(TURN_STEP),
-                Later::None => {
-                    let _lock = self.dir.lock(LOCK_LIMIT)?;
-                    if request.later()? == Later::None {
-                        match work(self, &request) {
-                            Err(Error::Overtaken { .. }) => {}
-                            result => return result,
+                Later::Ended(latest) => return Err(request.superseded(latest)),
+                Later::Lives(latest) if start.elapsed() > LOCK_LIMIT => return Err(request.superseded(latest)),
+                Later::Lives(_) => pauses.sleep(),
+                Later::None => match self.dir.lock(Duration::ZERO) {
+                    Err(Error::Locked { .. }) if start.elapsed() < LOCK_LIMIT => pauses.sleep(),
+                    Err(Error::Locked { object, .. }) => return Err(Error::Locked { object, waited: LOCK_LIMIT }),
+                    lock => {
+                        let _lock = lock?;
+                        if request.later()? == Later::None {
+                            request.begin();
+                            match work(self, &request) {
+                                Err(Error::Superseded { .. }) => {}
+                                result => return result,
+                            }
                         }
                     }
-                }
+                },
+            }
+        }
+    }
+
+    /// Does `work` under the lock, and supersedes no request. It yields to every request that waits or
+    /// comes meanwhile, and begins again after it, until `patience` has passed.
+    fn beside<T>(
+        &mut self,
+        what: &str,
+        patience: Duration,
+        mut work: impl FnMut(&mut Self, &Request) -> Result<T>,
+    ) -> Result<T> {
+        self.dir.prepare()?;
+        let (start, mut pauses) = (Instant::now(), Pauses::new());
+        loop {
+            let lock = self.dir.lock(LOCK_LIMIT)?;
+            let request = self.dir.requests().beside(what)?;
+            let result = match self.dir.requests().is_pending()? {
+                true => Err(request.superseded(self.dir.requests().latest()?)),
+                false => work(self, &request),
+            };
+            drop(lock);
+            match result {
+                Err(Error::Superseded { .. }) if start.elapsed() < patience => pauses.sleep(),
+                result => return result,
             }
         }
     }
@@ -663,7 +733,7 @@ impl Node {
     /// # Errors
     /// [`Error::System`]: the state directory cannot be read.
     pub fn generation(&self) -> Result<u64> {
-        self.dir.latest_generation()
+        self.dir.requests().latest()
     }
 
     /// What the node is. Changes nothing.
@@ -675,7 +745,7 @@ impl Node {
         let group = memory.state.group(&self.config.group);
         let entries = self.ipvs.entries()?;
         let seen = self.observe_with(&memory.state, entries.iter().cloned().collect(), Look::Services)?;
-        let generation = self.dir.latest_generation()?;
+        let generation = self.dir.requests().latest()?;
         let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();
         let plan = group.role.map(|(role, _)| planner::for_role(&self.config, role, Apply::Changes, &memory, &seen));
         let (missing, mut warnings) = match plan {
@@ -758,7 +828,7 @@ impl Node {
     fn run(&mut self, plan: &Plan, request: &Request, before: &mut impl FnMut(&Step)) -> Result<()> {
         for (index, step) in plan.steps().iter().enumerate() {
             if let Later::Lives(latest) | Later::Ended(latest) = request.later()? {
-                return Err(request.overtaken(latest));
+                return Err(request.superseded(latest));
             }
             before(step);
             self.act(step, plan).map_err(|error| Error::Step {

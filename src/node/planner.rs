@@ -643,7 +643,15 @@ fn peers(config: &Config, state: &State, seen: &Observation, table: &Table) -> B
     addresses.into_iter().map(|peer| (peer, macs(&peer))).collect()
 }
 
-fn directs(group: &Group) -> bool {
+/// These rules, and those that keep a node from scheduling new connections of its VIPs: on each interface
+/// that has rules of a VIP.
+pub(super) fn closed(config: &Config, rules: &BTreeSet<Rule>) -> BTreeSet<Rule> {
+    let own = rules.iter().filter(|rule| config.vips.contains(&rule.vip));
+    let opening = own.map(|rule| Rule { packets: Packets::Opening, mark: config.marks.values.local(), ..rule.clone() });
+    rules.iter().cloned().chain(opening).collect()
+}
+
+pub(super) fn directs(group: &Group) -> bool {
     matches!(group.role, Some((Role::Master, _)))
 }
 

@@ -1,5 +1,7 @@
 //! Repairs: what other programs have changed of what the role needs is set right again. The services of the table are their editors'.
 
+use std::time::Duration;
+
 use super::config::Config;
 use super::observation::Observation;
 use super::plan::{Plan, Step};
@@ -21,17 +23,18 @@ impl Node {
 
     /// Sets right what other programs have changed: VIPs, ARP settings, sysctls, sync daemons, the rules and services of the marks. Follows
     /// changes of the peers' MAC addresses. Loads the configured services where the kernel has none of them; services, destinations and
-    /// weights that differ stay. No request for a role is superseded by it.
+    /// weights that differ stay. It supersedes no request, and yields to each.
     ///
     /// # Errors
-    /// As [`Node::become_role`].
+    /// As [`Node::become_role`]; [`Error::Superseded`](crate::Error::Superseded) where it has yielded to a request.
     pub fn repair(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.dir.prepare()?;
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
-        let memory = self.remember()?;
-        let Some((role, _)) = memory.state.group(&self.config.group).role else { return Ok(nothing(&memory)) };
-        let aside = self.dir.aside("of a repair")?;
-        self.reach(role, Apply::Changes, &aside, &mut before)
+        self.beside("repair", Duration::ZERO, |node, request| {
+            let memory = node.remember()?;
+            match memory.state.group(&node.config.group).role {
+                Some((role, _)) => node.reach(role, Apply::Changes, request, &mut before),
+                None => Ok(nothing(&memory)),
+            }
+        })
     }
 
     /// Stops this node's sync daemons and starts them again. The kernel's daemons stay with the interface that they were started on: when

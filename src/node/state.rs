@@ -3,20 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use std::time::Duration;
 
 use super::config::Config;
 use super::digest::fnv;
 use super::fence::Fence;
 use super::fence::marks::MarkValues;
 use super::names;
+use super::requests::{Lock, Requests, remove_if_there};
 use super::role::Role;
 use crate::arp;
 use crate::error::{Error, Result};
@@ -86,6 +84,9 @@ pub(super) enum Legacy {
 const FIRST_LINE: &str = "lvs-dr state 2";
 const FIRST_LINE_1: &str = "lvs-dr state 1";
 const LAST_LINE: &str = "end";
+
+/// Begins the line that names the boot in which the file was written.
+const BOOT: &str = "boot ";
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -230,6 +231,18 @@ impl State {
         self.groups.get(name).cloned().unwrap_or_else(|| Group { slot: self.free_slot(), ..Group::default() })
     }
 
+    /// What is remembered from before a reboot: another node may have become the director meanwhile, so no
+    /// role of that time is more than a backup's, and none is reached.
+    fn of_earlier_boot(mut self) -> Self {
+        for (role, reached) in self.groups.values_mut().filter_map(|group| group.role.as_mut()) {
+            *reached = false;
+            if *role == Role::Master {
+                *role = Role::Backup;
+            }
+        }
+        self
+    }
+
     fn free_slot(&self) -> u8 {
         let taken = |slot: &u8| self.groups.values().any(|group| group.slot == *slot);
         (0..u8::MAX).find(|slot| !taken(slot)).unwrap_or(u8::MAX)
@@ -258,6 +271,17 @@ impl State {
     }
 }
 
+/// The boot in which a file was written. `None`: by an earlier version.
+fn boot_of(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix(BOOT))
+}
+
+/// This boot of the machine, a number that the kernel draws: see random(4).
+fn boot_id() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim_end().to_owned())
+}
+
 /// The table in the node's file as version 1 has written it; an empty one in that of this version.
 fn table_of_version_1(text: &str) -> Result<Table, String> {
     let Some(body) = text.strip_prefix(FIRST_LINE_1) else { return Ok(Table::default()) };
@@ -276,8 +300,9 @@ fn table_of_version_1(text: &str) -> Result<Table, String> {
 #[derive(Debug, Clone)]
 pub(super) struct StateDir {
     path: PathBuf,
-    /// What ends the names of the files that are the group's own.
+    /// Ends the names of the files that are the group's own.
     suffix: String,
+    requests: Requests,
 }
 
 /// A table that a node remembers in its state directory.
@@ -292,73 +317,26 @@ pub enum Kept {
     Legacy,
 }
 
-/// The node's lock, held until this is dropped; the kernel drops it with the process.
-#[derive(Debug)]
-pub(super) struct Lock(#[allow(dead_code, reason = "closing it is what it is for")] File);
-
-/// A request with its number. It has ended when this is dropped; of one that was killed, the kernel drops the lock without that.
-#[derive(Debug)]
-pub(super) struct Request {
-    dir: StateDir,
-    role: String,
-    number: u64,
-    /// For its lock. `None`: it took no number of its own.
-    alive: Option<File>,
-}
-
-impl Drop for Request {
-    fn drop(&mut self) {
-        if self.alive.is_none() {
-            return;
-        }
-        // Should that fail, it counts as killed.
-        let _ = self.dir.counts().and_then(|mut counts| {
-            counts.ended = counts.ended.max(self.number);
-            counts.write()?;
-            match counts.latest == self.number || !self.dir.latest_lives()? {
-                true => remove_if_there(&self.dir.request_file()),
-                false => Ok(()),
-            }
-        });
-    }
-}
-
-impl Request {
-    pub(super) fn overtaken(&self, latest: u64) -> Error {
-        Error::Overtaken { role: self.role.clone(), generation: self.number, latest }
-    }
-
-    /// What has become of those that were made later.
-    pub(super) fn later(&self) -> Result<Later> {
-        let path = self.dir.generation_file();
-        let look = || -> io::Result<Later> {
-            let counts = self.dir.counts()?;
-            Ok(match counts.ended > self.number {
-                true => Later::Ended(counts.ended),
-                // Not another one: where the count is lost, it begins anew.
-                false if counts.latest > self.number && self.dir.latest_lives()? => Later::Lives(counts.latest),
-                false => Later::None,
-            })
-        };
-        look().map_err(|e| Error::system("look for later requests in", path.display(), e))
-    }
-}
-
-/// What has become of the requests later than one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Later {
-    /// There are none, or they were killed.
-    None,
-    /// One is under way, or waits.
-    Lives(u64),
-    /// One was carried out, or has failed and said so.
-    Ended(u64),
-}
-
 impl StateDir {
     pub(super) fn new(path: &Path, group: &str) -> Self {
         let suffix = if group.is_empty() { String::new() } else { format!(".{}", names::escape(group)) };
-        StateDir { path: path.to_owned(), suffix }
+        StateDir { path: path.to_owned(), suffix, requests: Requests::new(path, group) }
+    }
+
+    /// The requests for the group's roles.
+    pub(super) fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// Waits until no other process works on this node.
+    ///
+    /// # Errors
+    /// As [`Requests::lock`].
+    pub(super) fn lock(&self, limit: Duration) -> Result<Lock> {
+        let lock = self.requests.lock(limit)?;
+        // A process that was killed while it wrote has left it.
+        let _ = fs::remove_file(self.new_file());
+        Ok(lock)
     }
 
     /// A number that stands for this directory: the owner of the rules that mark packets (FNV-1a of its path).
@@ -368,15 +346,6 @@ impl StateDir {
 
     pub(super) fn state_file(&self) -> PathBuf {
         self.path.join("state")
-    }
-
-    fn generation_file(&self) -> PathBuf {
-        self.path.join(format!("generation{}", self.suffix))
-    }
-
-    /// Of the latest request, which keeps it locked as long as it lives.
-    fn request_file(&self) -> PathBuf {
-        self.path.join(format!("request{}", self.suffix))
     }
 
     fn new_file(&self) -> PathBuf {
@@ -422,7 +391,13 @@ impl StateDir {
 
     /// What the node remembers; nothing, at its first start.
     pub(super) fn load(&self) -> Result<State> {
-        Ok(self.read(self.state_file(), State::parse)?.unwrap_or_default())
+        let boot = boot_id();
+        let parse = |text: &str| {
+            let state = State::parse(text)?;
+            let earlier = boot_of(text).is_some_and(|then| boot.as_deref().is_some_and(|now| now != then));
+            Ok(if earlier { state.of_earlier_boot() } else { state })
+        };
+        Ok(self.read(self.state_file(), parse)?.unwrap_or_default())
     }
 
     /// A table; an empty one where none was saved.
@@ -454,7 +429,12 @@ impl StateDir {
 
     /// Replaces what the node remembers: whoever reads, also after a crash, finds the old or the new.
     pub(super) fn save(&self, state: &State) -> Result<()> {
-        self.write(self.state_file(), &state.to_string())
+        let text = state.to_string();
+        let text = match boot_id() {
+            Some(boot) => text.replacen('\n', &format!("\n{BOOT}{boot}\n"), 1),
+            None => text,
+        };
+        self.write(self.state_file(), &text)
     }
 
     /// Replaces a table; an empty one is removed.
@@ -501,118 +481,6 @@ impl StateDir {
 
     fn remove_file(&self, path: PathBuf) -> Result<()> {
         remove_if_there(&path).map_err(|e| Error::system("remove", path.display(), e))
-    }
-
-    /// Draws the next number: of two requests, the later one has the higher.
-    pub(super) fn request(&self, role: &str) -> Result<Request> {
-        let draw = |mut counts: Counts| -> io::Result<Request> {
-            counts.latest = counts.latest.wrapping_add(1);
-            let path = self.request_file();
-            remove_if_there(&path)?;
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            counts.write()?;
-            Ok(Request { dir: self.clone(), role: role.to_owned(), number: counts.latest, alive: Some(file) })
-        };
-        let path = self.generation_file();
-        self.counts().and_then(draw).map_err(|e| Error::system("count requests in", path.display(), e))
-    }
-
-    /// What asks for nothing new, and so overtakes no request; those that come later overtake it.
-    pub(super) fn aside(&self, role: &str) -> Result<Request> {
-        Ok(Request { dir: self.clone(), role: role.to_owned(), number: self.latest_generation()?, alive: None })
-    }
-
-    /// The numbers of requests, which nobody else changes meanwhile: a matter of a few system calls.
-    fn counts(&self) -> io::Result<Counts> {
-        let path = self.generation_file();
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        let (latest, ended) = read_counts(&mut file)?;
-        Ok(Counts { latest, ended, file })
-    }
-
-    /// The number that was drawn last; 0 before the first.
-    pub(super) fn latest_generation(&self) -> Result<u64> {
-        let path = self.generation_file();
-        let read = || -> io::Result<u64> {
-            let mut file = File::open(&path)?;
-            flock(&file, FlockOperation::LockShared)?;
-            Ok(read_counts(&mut file)?.0)
-        };
-        match read() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            result => result.map_err(|e| Error::system("read", path.display(), e)),
-        }
-    }
-
-    /// Whether the request that was made last has not ended yet, and was not killed.
-    fn latest_lives(&self) -> io::Result<bool> {
-        let file = match File::open(self.request_file()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            opened => opened?,
-        };
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => Ok(true),
-            free => free.map(|()| false).map_err(io::Error::from),
-        }
-    }
-
-    /// Waits until no other process works on this node.
-    pub(super) fn lock(&self, limit: Duration) -> Result<Lock> {
-        let path = self.path.join("lock");
-        let failed = |e: io::Error| Error::system("lock", path.display(), e);
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-        let start = Instant::now();
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    // Of one that was killed while it wrote.
-                    let _ = fs::remove_file(self.new_file());
-                    return Ok(Lock(file));
-                }
-                Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < limit => {
-                    std::thread::sleep(Duration::from_millis(5))
-                }
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {
-                    return Err(Error::Locked { object: path.display().to_string(), waited: limit });
-                }
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
-    }
-}
-
-/// The numbers of the request that was made last, and of the highest that has ended, locked until this is dropped.
-struct Counts {
-    latest: u64,
-    ended: u64,
-    file: File,
-}
-
-impl Counts {
-    fn write(&mut self) -> io::Result<()> {
-        self.file.rewind()?;
-        // One length, so that one write replaces it all.
-        self.file.write_all(format!("{:020} {:020}\n", self.latest, self.ended).as_bytes())
-    }
-}
-
-/// The numbers in the first line. Whatever else is there was not written here: counting begins anew.
-fn read_counts(file: &mut File) -> io::Result<(u64, u64)> {
-    let mut octets = Vec::new();
-    file.take(64).read_to_end(&mut octets)?;
-    let text = String::from_utf8_lossy(&octets);
-    let mut numbers = text.lines().next().unwrap_or_default().split(' ').map(|number| number.parse().unwrap_or(0));
-    Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }
 
@@ -744,63 +612,6 @@ mod tests {
         fs::set_permissions(&dir.path, Permissions::from_mode(0o755)).unwrap();
         dir.prepare().unwrap();
         assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o777, 0o700);
-        fs::remove_dir_all(&dir.path).unwrap();
-    }
-
-    #[test]
-    fn requests_are_numbered_and_one_works_at_a_time() {
-        let dir = directory("lock");
-        dir.prepare().unwrap();
-        let (first, second) = (dir.request("backup").unwrap(), dir.request("backup").unwrap());
-        assert_eq!((first.number, second.number, dir.latest_generation().unwrap()), (1, 2, 2));
-        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(2), Later::None));
-        // As if killed: nobody tells that it has ended.
-        let third = dir.request("backup").unwrap();
-        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(3), Later::Lives(3)));
-        flock(third.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
-        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::None, Later::None));
-        drop(second);
-        assert_eq!(first.later().unwrap(), Later::Ended(2));
-        drop(first);
-        assert!(!dir.request_file().exists());
-        let held = dir.lock(Duration::ZERO).unwrap();
-        assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
-        drop(held);
-        dir.lock(Duration::ZERO).unwrap();
-        fs::remove_dir_all(&dir.path).unwrap();
-    }
-
-    #[test]
-    fn what_asks_for_nothing_new_overtakes_nobody() {
-        let dir = directory("aside");
-        dir.prepare().unwrap();
-        let waiting = dir.request("master").unwrap();
-        let aside = dir.aside("of a fix").unwrap();
-        assert_eq!(aside.later().unwrap(), Later::None);
-        drop(aside);
-        assert_eq!(waiting.later().unwrap(), Later::None);
-        let aside = dir.aside("of a fix").unwrap();
-        drop(dir.request("backup").unwrap());
-        assert!(matches!(aside.later().unwrap(), Later::Ended(_)));
-        fs::remove_dir_all(&dir.path).unwrap();
-    }
-
-    #[test]
-    fn counting_begins_anew_where_the_number_is_lost() {
-        let dir = directory("generation");
-        dir.prepare().unwrap();
-        assert_eq!(dir.latest_generation().unwrap(), 0);
-        for garbage in [&b""[..], b"7", b"garbage that is longer than any number is\nand goes on", b"\xff\0\n", b"\n\n"]
-        {
-            fs::write(dir.path.join("generation"), garbage).unwrap();
-            let first = dir.request("backup").unwrap().number;
-            assert_eq!(dir.latest_generation().unwrap(), first, "{garbage:?}");
-            assert_eq!(dir.request("backup").unwrap().number, first + 1, "{garbage:?}");
-            // Under a request that is under way.
-            let request = dir.request("backup").unwrap();
-            fs::write(dir.path.join("generation"), garbage).unwrap();
-            assert_eq!(request.later().unwrap(), Later::None, "{garbage:?}");
-        }
         fs::remove_dir_all(&dir.path).unwrap();
     }
 }

@@ -203,7 +203,7 @@ fn a_read_only_proc_is_named() {
 }
 
 #[allow(unsafe_code)]
-fn enter_new_mount_namespace() {
+pub(crate) fn enter_new_mount_namespace() {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     // SAFETY: the thread gets a mount namespace and a working directory of its own; no memory or descriptor is shared differently.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();

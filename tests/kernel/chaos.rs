@@ -14,8 +14,8 @@ use rustix::fs::{FlockOperation, flock};
 use crate::cli::lvs_node;
 use crate::lab::{ip, run};
 use crate::node::{
-    Numbers, VIPS, WEB, add_second_node, addresses, arp, enter_node_netns, exit_code, form, kernel_table, kill, lend,
-    load, new_path, rule_count, saved_marks, sync_daemons,
+    Numbers, VIPS, WEB, add_second_node, addresses, arp, enter_node_netns, exit_code, form, kernel_table, kill,
+    latest_request, lend, load, new_path, rule_count, saved_marks, sync_daemons,
 };
 
 /// Who asks for a role, and how that ends.
@@ -205,13 +205,13 @@ impl Chaos {
     }
 
     /// The number of the group's last request.
-    fn drawn(&self, group: usize) -> String {
+    fn drawn(&self, group: usize) -> u64 {
         let config = &self.configs[group];
         let name = match config.group.as_str() {
-            "" => "generation".to_owned(),
-            name => format!("generation.{}", name.replace(' ', "%20")),
+            "" => String::new(),
+            name => format!(".{}", name.replace(' ', "%20")),
         };
-        fs::read_to_string(config.state_dir.join(name)).unwrap_or_default().split(' ').next().unwrap().into()
+        latest_request(&config.state_dir, &name)
     }
 
     /// Some requests, each begun as soon as the one before it has its number. The last for a group that was not killed is the one that
@@ -371,10 +371,12 @@ fn chaos(kind: Kind, changes: usize) {
     let state_dir = &node.configs[0].state_dir;
     let mut files: Vec<String> =
         fs::read_dir(state_dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    // The last request of each group, whatever its number is.
+    files.iter_mut().for_each(|name| name.truncate(name.trim_end_matches(|c: char| c.is_ascii_digit()).len()));
     files.sort();
-    let generations =
-        if kind.groups { &["generation.my%20mail", "generation.web", "lock"][..] } else { &["generation", "lock"] };
-    assert_eq!(files, generations);
+    let requests =
+        if kind.groups { &["lock", "request.my%20mail.", "request.web."][..] } else { &["lock", "request."] };
+    assert_eq!(files, requests);
     let lock = fs::File::open(state_dir.join("lock")).unwrap();
     flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody holds the lock any more");
     fs::remove_dir_all(node.file.parent().unwrap()).unwrap();

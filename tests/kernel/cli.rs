@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::lab::{ip, ipvsadm, run};
 use crate::lan;
 use crate::node::{
-    TABLE, VIPS, WEB, add_second_node, enter_node_netns, load, new_path, rule_count, saved, saved_marks, sorted,
-    sync_daemons,
+    TABLE, VIPS, WEB, add_second_node, enter_node_netns, latest_request, load, new_path, rule_count, saved,
+    saved_marks, sorted, sync_daemons,
 };
 
 /// The program, as `cargo test` has just built it.
@@ -233,7 +233,7 @@ fn a_plan_changes_nothing() {
     assert!(master.contains("     -a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 3\n"), "{master}");
     assert_eq!(backup, "nothing to do\n");
     // Nothing is written either where requests were never counted.
-    fs::remove_file(lab.state_dir().join("generation")).unwrap();
+    fs::remove_file(lab.state_dir().join(format!("request.{}", latest_request(&lab.state_dir(), "")))).unwrap();
     plans_and_status();
     assert_eq!(lab.try_run("plan boss").0, Some(2));
 }
@@ -285,11 +285,10 @@ fn exit_codes() {
     let (code, _, stderr) = lab.try_run("role master");
     assert!(code == Some(1) && stderr.contains("remove it"), "{stderr}");
     fs::remove_file(lab.state_dir().join("state")).unwrap();
-    // Overtaken while it waits for the lock.
+    // Superseded while it waits for the lock.
     let lock = fs::File::open(lab.state_dir().join("lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let drawn =
-        || fs::read_to_string(lab.state_dir().join("generation")).unwrap().split(' ').next().unwrap().to_owned();
+    let drawn = || latest_request(&lab.state_dir(), "");
     let waiting = ["role master", "role backup"].map(|request| {
         let before = drawn();
         let process = lab.command(request).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -6,6 +6,7 @@ mod capi;
 mod chaos;
 mod cli;
 mod control;
+mod demotion;
 mod fence;
 mod handover;
 mod ipv6;

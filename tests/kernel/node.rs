@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -362,7 +362,7 @@ impl Bench {
         files.retain(|file| !(self.config.services.is_some() && file == "loaded"));
         files.retain(|file| !(self.config.fence == Fence::Clear && file == "table"));
         files.sort();
-        assert_eq!(files, ["generation", "lock", "state"]);
+        assert_eq!(files, ["lock", &format!("request.{}", status.generation), "state"]);
         let lock = fs::File::open(self.config.state_dir.join("lock")).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody holds the lock any more");
     }
@@ -395,6 +395,13 @@ fn assert_says(error: &Error, words: &[&str]) {
     let text = error.to_string();
     words.iter().for_each(|word| assert!(text.contains(word), "no {word:?} in: {text}"));
     assert!(!text.contains('\n'), "more than a line: {text}");
+}
+
+/// The number of the latest request in a state directory; `group`: what its files have in their names.
+pub(crate) fn latest_request(state_dir: &Path, group: &str) -> u64 {
+    let names = fs::read_dir(state_dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let prefix = format!("request{group}.");
+    names.filter_map(|name| name.strip_prefix(&prefix)?.parse().ok()).max().unwrap_or(0)
 }
 
 /// Runs `work` in a process of its own; its result is the exit code.
@@ -449,7 +456,7 @@ pub(crate) fn wait(pid: i32) -> Result<i32, i32> {
 pub(crate) fn exit_code(result: Result<Plan, Error>) -> i32 {
     match result {
         Ok(_) => 0,
-        Err(Error::Overtaken { .. }) => 3,
+        Err(Error::Superseded { .. }) => 3,
         Err(error) => {
             eprintln!("{error}");
             1
@@ -847,8 +854,7 @@ fn killed_at_any_moment() {
 fn of_requests_that_wait_only_the_latest_is_carried_out() {
     let bench = Bench::new(Fence::Marks, false);
     bench.become_role(Role::Backup);
-    let drawn =
-        || fs::read_to_string(bench.config.state_dir.join("generation")).unwrap().split(' ').next().unwrap().to_owned();
+    let drawn = || latest_request(&bench.config.state_dir, "");
     // Each way to end: with a role, and with none.
     let requests = [Some(Role::Master), Some(Role::Backup), None, Some(Role::Fault), Some(Role::Master)];
     for last in [requests.len(), 3] {

@@ -80,12 +80,11 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`], and as [`Node::plan_fix`].
     pub fn fix(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.dir.prepare()?;
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
-        let (role, memory) = self.mended_memory()?;
-        let aside = self.dir.aside("of a fix")?;
-        self.dir.save(&memory.state)?;
-        self.reach(role, Apply::Changes, &aside, &mut before)
+        self.beside("fix", LOCK_LIMIT, |node, request| {
+            let (role, memory) = node.mended_memory()?;
+            node.dir.save(&memory.state)?;
+            node.reach(role, Apply::Changes, request, &mut before)
+        })
     }
 
     /// The role that the node has, and what it remembers, with what a fix adds.

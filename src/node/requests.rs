@@ -1,0 +1,402 @@
+//! Requests for roles, across processes: they are numbered as they arrive, the latest one is carried
+//! out, and one process at a time works on a node.
+//!
+//! Each request has a file `request.N` in the state directory, which its process keeps locked. A file
+//! that is not locked is of a request that was killed, or says that it has ended. Nothing is shared
+//! between requests but the directory, so that no damaged or locked file holds up another request.
+
+use std::cell::Cell;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::names;
+use crate::error::{Error, Result};
+
+/// First and longest interval at which a request that waits looks again.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The content of the file of a request that has ended.
+const ENDED: &[u8] = b"ended\n";
+
+/// Pauses that grow: many requests that wait at once take little of a processor.
+#[derive(Debug)]
+pub(super) struct Pauses(Duration);
+
+impl Pauses {
+    pub(super) fn new() -> Self {
+        Pauses(FIRST_PAUSE)
+    }
+
+    pub(super) fn sleep(&mut self) {
+        thread::sleep(self.0);
+        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The requests for one group of VIPs.
+#[derive(Debug, Clone)]
+pub(super) struct Requests {
+    directory: PathBuf,
+    /// Ends the names of the files that are the group's own.
+    suffix: String,
+}
+
+/// The node's lock, held until this is dropped. The kernel releases it when the process ends.
+#[derive(Debug)]
+pub(super) struct Lock(#[allow(dead_code, reason = "closing the file releases the lock")] File);
+
+/// A request with its number.
+#[derive(Debug)]
+pub(super) struct Request {
+    requests: Requests,
+    role: String,
+    number: u64,
+    /// The file that is locked while the request lives. `None`: the request has no number of its own.
+    alive: Option<File>,
+    /// Whether the request has begun to change anything.
+    begun: Cell<bool>,
+}
+
+/// The state of the requests that were made after one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Later {
+    /// There are none, they were killed, or they gave up before they changed anything.
+    None,
+    /// One is under way, or waits.
+    Lives(u64),
+    /// One was carried out, or has failed and reported it.
+    Ended(u64),
+}
+
+impl Request {
+    /// Records that the request changes something from now on: when it ends, earlier requests are
+    /// superseded. A request that never begins supersedes none.
+    pub(super) fn begin(&self) {
+        self.begun.set(true);
+    }
+
+    pub(super) fn superseded(&self, latest: u64) -> Error {
+        Error::Superseded { role: self.role.clone(), generation: self.number, latest }
+    }
+
+    /// The state of later requests.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the state directory cannot be read.
+    pub(super) fn later(&self) -> Result<Later> {
+        let look = || -> io::Result<Later> {
+            let numbers = self.requests.numbers()?;
+            for number in numbers.into_iter().rev().take_while(|number| *number > self.number) {
+                match self.requests.condition(number)? {
+                    Condition::Lives => return Ok(Later::Lives(number)),
+                    Condition::Ended => return Ok(Later::Ended(number)),
+                    Condition::Gone => {}
+                }
+            }
+            Ok(Later::None)
+        };
+        look().map_err(|e| Error::system("look for later requests in", self.requests.directory.display(), e))
+    }
+}
+
+/// Records that the request has ended. A killed process does not; the kernel releases its lock.
+impl Drop for Request {
+    fn drop(&mut self) {
+        let Some(mut file) = self.alive.take() else { return };
+        // A request whose end cannot be recorded counts as killed.
+        let _ = match self.begun.get() {
+            true => file.write_all(ENDED),
+            false => remove_if_there(&self.requests.file(self.number)),
+        };
+        drop(file);
+        let _ = self.requests.remove_superseded();
+    }
+}
+
+/// The condition of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Condition {
+    /// Its process lives.
+    Lives,
+    /// It has ended, and may have changed something.
+    Ended,
+    /// It was killed, or has changed nothing.
+    Gone,
+}
+
+impl Requests {
+    pub(super) fn new(directory: &Path, group: &str) -> Self {
+        let suffix = if group.is_empty() { String::new() } else { format!(".{}", names::escape(group)) };
+        Requests { directory: directory.to_owned(), suffix }
+    }
+
+    fn file(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("request{}.{number}", self.suffix))
+    }
+
+    /// The numbers of all requests that have a file, in order.
+    fn numbers(&self) -> io::Result<Vec<u64>> {
+        let prefix = format!("request{}.", self.suffix);
+        let mut numbers = Vec::new();
+        let entries = match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(numbers),
+            entries => entries?,
+        };
+        for entry in entries {
+            let name = entry?.file_name();
+            numbers.extend(name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok()));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn condition(&self, number: u64) -> io::Result<Condition> {
+        let mut file = match File::open(self.file(number)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Condition::Gone),
+            opened => opened?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) => return Ok(Condition::Lives),
+            free => free?,
+        }
+        let mut content = Vec::new();
+        (&mut file).take(ENDED.len() as u64 + 1).read_to_end(&mut content)?;
+        Ok(if content == ENDED { Condition::Ended } else { Condition::Gone })
+    }
+
+    /// Draws the next number: of two requests, the later one has the higher. Waits for no lock.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the state directory cannot be written.
+    pub(super) fn draw(&self, role: &str) -> Result<Request> {
+        // It is locked before it has its number, so that no other process finds it unlocked.
+        let draw = |path: &Path| -> io::Result<(u64, File)> {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            let mut number = self.numbers()?.last().copied().unwrap_or(0);
+            loop {
+                number = number.saturating_add(1);
+                match fs::hard_link(path, self.file(number)) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    linked => return linked.map(|()| (number, file)),
+                }
+            }
+        };
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        let path = self.directory.join(format!("drawing{}.{}.{thread}", self.suffix, std::process::id()));
+        // Of a killed process that had the same ids.
+        let drawn = remove_if_there(&path).and_then(|()| draw(&path));
+        let _ = remove_if_there(&path);
+        let (number, file) = drawn.map_err(|e| Error::system("draw a number in", self.directory.display(), e))?;
+        Ok(self.request(role, number, Some(file)))
+    }
+
+    /// A request that supersedes none, and yields to each that lives or is made later.
+    pub(super) fn beside(&self, role: &str) -> Result<Request> {
+        Ok(self.request(role, self.latest()?, None))
+    }
+
+    fn request(&self, role: &str, number: u64, alive: Option<File>) -> Request {
+        Request { requests: self.clone(), role: role.to_owned(), number, alive, begun: Cell::new(false) }
+    }
+
+    /// The number of the latest request; 0 before the first. Waits for no lock.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the state directory cannot be read.
+    pub(super) fn latest(&self) -> Result<u64> {
+        let numbers = self.numbers().map_err(|e| Error::system("read", self.directory.display(), e))?;
+        Ok(numbers.last().copied().unwrap_or(0))
+    }
+
+    /// Whether a request is under way or waits.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the state directory cannot be read.
+    pub(super) fn is_pending(&self) -> Result<bool> {
+        let look = || -> io::Result<bool> {
+            for number in self.numbers()? {
+                if self.condition(number)? == Condition::Lives {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        look().map_err(|e| Error::system("look for requests in", self.directory.display(), e))
+    }
+
+    /// Removes the files of requests that are earlier than the last one that has ended, unless they live.
+    fn remove_superseded(&self) -> io::Result<()> {
+        let (mut numbers, mut superseded) = (self.numbers()?, false);
+        while let Some(number) = numbers.pop() {
+            match self.condition(number)? {
+                Condition::Lives => {}
+                _ if superseded => remove_if_there(&self.file(number))?,
+                condition => superseded = condition == Condition::Ended,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until no other process works on this node.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]: another process holds the lock for longer than `limit`; [`Error::System`].
+    pub(super) fn lock(&self, limit: Duration) -> Result<Lock> {
+        let path = self.directory.join("lock");
+        let failed = |e: io::Error| Error::system("lock", path.display(), e);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        let (start, mut pauses) = (Instant::now(), Pauses::new());
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock(file)),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < limit => pauses.sleep(),
+                Err(Errno::WOULDBLOCK | Errno::INTR) => {
+                    return Err(Error::Locked { object: path.display().to_string(), waited: limit });
+                }
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+    }
+}
+
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn requests(name: &str) -> Requests {
+        let path = std::env::temp_dir().join(format!("lvs-dr-test-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        Requests::new(&path, "")
+    }
+
+    #[test]
+    fn requests_are_numbered_and_one_works_at_a_time() {
+        let dir = requests("lock");
+        let draw = || {
+            let request = dir.draw("backup").unwrap();
+            request.begin();
+            request
+        };
+        let (first, second) = (draw(), draw());
+        assert_eq!((first.number, second.number, dir.latest().unwrap()), (1, 2, 2));
+        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(2), Later::None));
+        // As if killed: its end is not recorded.
+        let third = draw();
+        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(3), Later::Lives(3)));
+        flock(third.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
+        assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(2), Later::None));
+        drop(second);
+        assert_eq!(first.later().unwrap(), Later::Ended(2));
+        drop(first);
+        assert_eq!(dir.numbers().unwrap(), [2, 3]);
+        let held = dir.lock(Duration::ZERO).unwrap();
+        assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
+        drop(held);
+        dir.lock(Duration::ZERO).unwrap();
+        fs::remove_dir_all(&dir.directory).unwrap();
+    }
+
+    #[test]
+    fn a_request_that_did_nothing_supersedes_none() {
+        let dir = requests("nothing");
+        let waiting = dir.draw("master").unwrap();
+        let in_vain = dir.draw("backup").unwrap();
+        assert_eq!(waiting.later().unwrap(), Later::Lives(2));
+        drop(in_vain);
+        assert_eq!(waiting.later().unwrap(), Later::None);
+        // Repairs and fixes.
+        let beside = dir.beside("repair").unwrap();
+        beside.begin();
+        drop(beside);
+        assert_eq!(waiting.later().unwrap(), Later::None);
+        fs::remove_dir_all(&dir.directory).unwrap();
+    }
+
+    #[test]
+    fn a_repair_yields_to_requests_before_and_after_it() {
+        let dir = requests("beside");
+        assert!(!dir.is_pending().unwrap());
+        let waiting = dir.draw("backup").unwrap();
+        assert!(dir.is_pending().unwrap());
+        drop(waiting);
+        let beside = dir.beside("repair").unwrap();
+        assert_eq!(beside.later().unwrap(), Later::None);
+        let request = dir.draw("backup").unwrap();
+        assert!(matches!(beside.later().unwrap(), Later::Lives(_)));
+        request.begin();
+        drop(request);
+        assert!(matches!(beside.later().unwrap(), Later::Ended(_)));
+        fs::remove_dir_all(&dir.directory).unwrap();
+    }
+
+    #[test]
+    fn damaged_and_locked_files_hold_up_no_request() {
+        let dir = requests("damaged");
+        let draw = || {
+            let request = dir.draw("backup").unwrap();
+            request.begin();
+            request
+        };
+        drop(draw());
+        for damaged in [&b""[..], b"endee\n", b"ended\nended\n", b"\xff\0"] {
+            let waiting = draw();
+            let later = draw();
+            let path = dir.file(later.number);
+            drop(later);
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(waiting.later().unwrap(), Later::None, "{damaged:?}");
+            drop(waiting);
+            let _ = fs::remove_file(path);
+        }
+        // A program that keeps the last file locked.
+        let latest = dir.latest().unwrap();
+        let held = File::open(dir.file(latest)).unwrap();
+        flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert_eq!((draw().number, dir.latest().unwrap()), (latest + 1, latest + 1));
+        // Names that are no request's.
+        for name in ["request.", "request.x", "request.web.7", "request.99999999999999999999", "request.-1"] {
+            fs::write(dir.directory.join(name), "").unwrap();
+        }
+        assert_eq!(dir.latest().unwrap(), latest + 1);
+        fs::remove_dir_all(&dir.directory).unwrap();
+    }
+
+    #[test]
+    fn the_files_of_superseded_and_killed_requests_are_removed() {
+        let dir = requests("removed");
+        let draw = || {
+            let request = dir.draw("backup").unwrap();
+            request.begin();
+            request
+        };
+        let (first, killed, third) = (draw(), draw(), draw());
+        flock(killed.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
+        drop(third);
+        assert_eq!(dir.numbers().unwrap(), [1, 3]);
+        drop(first);
+        assert_eq!(dir.numbers().unwrap(), [3]);
+        assert_eq!(dir.draw("backup").unwrap().number, 4);
+        let groups = Requests::new(&dir.directory, "my web");
+        assert_eq!(groups.draw("backup").unwrap().number, 1);
+        std::mem::forget(killed);
+        fs::remove_dir_all(&dir.directory).unwrap();
+    }
+}

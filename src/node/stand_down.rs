@@ -1,0 +1,119 @@
+//! A demotion that cannot be carried out as planned: the node gives up its VIPs and stops directing
+//! all the same, as far as the kernel lets it. A node that keeps a VIP beside the new director draws
+//! clients away from it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::config::{Config, VipOwner};
+use super::fence::Fence;
+use super::role::Role;
+use super::state::State;
+use super::{Node, planner};
+use crate::arp::ArpTarget;
+use crate::error::{Cause, Error, Result};
+use crate::ipvs::SyncRole;
+use crate::marks;
+use crate::vip::{Located, Placement};
+
+/// What was given up, and what could not be.
+#[derive(Debug, Default)]
+struct Outcome {
+    done: Vec<String>,
+    left: Vec<String>,
+}
+
+impl Outcome {
+    fn note(&mut self, what: String, result: Result<bool>) {
+        match result {
+            Ok(true) => self.done.push(what),
+            Ok(false) => {}
+            Err(error) => self.left.push(format!("{what}: {error}")),
+        }
+    }
+}
+
+impl Node {
+    /// Gives up what a director has, each part by itself, and says so in the error that the demotion
+    /// failed with. Holds no lock and records nothing: both may be what has failed.
+    pub(super) fn stand_down(&mut self, role: Role, error: Error) -> Error {
+        let state = self.dir.load().unwrap_or_default();
+        let mut outcome = Outcome::default();
+        self.give_up_vips(&state, &mut outcome);
+        if self.config.fence == Fence::Marks {
+            outcome.note("rules for new connections".into(), self.stop_scheduling(&state));
+        }
+        if !state.others(&self.config).any(planner::directs) {
+            outcome.note("sync master".into(), self.stop_sending(&state));
+        }
+        let Outcome { done, left } = outcome;
+        if done.is_empty() && left.is_empty() {
+            return error;
+        }
+        Error::Demotion { role: role.to_string(), done, left, source: Box::new(error) }
+    }
+
+    /// Takes the VIPs off the interface. Before that they come to `lo`, where ARP is silent about it:
+    /// the node goes on serving its connections.
+    fn give_up_vips(&mut self, state: &State, outcome: &mut Outcome) {
+        if self.config.vip_owner != VipOwner::Node {
+            return;
+        }
+        for (vip, interface) in placed(&self.config, state) {
+            let on_interface = |found: &Located| found.interface == interface && !found.is_foreign();
+            match self.vips.locate(vip) {
+                Ok(found) if !found.iter().any(on_interface) => continue,
+                Ok(_) => {}
+                Err(error) => {
+                    outcome.left.push(format!("VIP {vip}: {error}"));
+                    continue;
+                }
+            }
+            if self.is_hidden_on_lo(vip) {
+                // Without it the node's own connections are lost, and the director is safe.
+                let _ = self.vips.add(vip, &Placement::Loopback);
+            }
+            let removed = self.vips.remove(vip, &Placement::Interface(interface.clone()));
+            outcome.note(format!("VIP {vip} on {interface}"), removed);
+        }
+    }
+
+    fn is_hidden_on_lo(&self, vip: IpAddr) -> bool {
+        let read = || -> Result<bool> {
+            let own = self.arp.get(&ArpTarget::Interface(self.config.interface.clone()))?;
+            let ignore = own.joined(self.arp.get(&ArpTarget::All)?).ignore;
+            Ok(ignore.hides_loopback_vip(true, self.arp.route_localnet()?))
+        };
+        // Linux answers neighbour solicitations for addresses of the receiving interface only.
+        vip.is_ipv6() || read().unwrap_or(false)
+    }
+
+    /// Adds the rules by which this node serves what the director sends it.
+    fn stop_scheduling(&mut self, state: &State) -> Result<bool> {
+        let interfaces = state.qdiscs.keys().map(String::as_str).chain([self.config.interface.as_str()]);
+        let seen = self.marks.observe(interfaces)?;
+        let plan = marks::Plan::between(&seen, &planner::closed(&self.config, &seen.rules));
+        if !plan.is_empty() {
+            self.marks.apply(&plan)?;
+        }
+        Ok(!plan.is_empty())
+    }
+
+    fn stop_sending(&mut self, state: &State) -> Result<bool> {
+        let wanted = self.config.sync.daemon(SyncRole::Master);
+        let running = self.ipvs.daemons()?.remove(&SyncRole::Master).flatten();
+        if !running.is_some_and(|running| state.syncs || wanted.is_met_by(&running)) {
+            return Ok(false);
+        }
+        match self.ipvs.stop_sync_daemon(SyncRole::Master) {
+            Err(error) if error.cause() == Some(Cause::NoDaemon) => Ok(false),
+            stopped => stopped.map(|()| true),
+        }
+    }
+}
+
+/// Where this group's VIPs are as a director's: as configured, and as remembered.
+fn placed(config: &Config, state: &State) -> BTreeSet<(IpAddr, String)> {
+    let configured = config.vips.iter().map(|vip| (*vip, config.interface.clone()));
+    configured.chain(state.group(&config.group).vips).collect()
+}

@@ -1,0 +1,245 @@
+//! What holds whatever happens to a node: a demotion gives up the VIP, no role is taken on that was not
+//! asked for, and what could not be finished is remembered as such. Judged by ip, tc and ipvsadm.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use lvs_dr::Error;
+use lvs_dr::node::{Config, Fence, Loopback, Node, OwnRequests, Role, VipOwner};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::arp::enter_new_mount_namespace;
+use crate::lab::{ip, ipvsadm, run};
+use crate::node::{
+    TABLE, VIPS, add_second_node, addresses, enter_node_netns, exit_code, new_path, rule_count, sync_daemons,
+};
+
+struct Bench {
+    config: Config,
+}
+
+impl Bench {
+    fn new(fence: Fence, loopback: Loopback) -> Self {
+        enter_node_netns();
+        add_second_node();
+        let mut config = Config::new("bond0", VIPS.map(|vip| vip.parse().unwrap()));
+        config.state_dir = new_path();
+        config.fence = fence;
+        config.loopback = loopback;
+        config.marks.own_requests = OwnRequests::LeftAlone;
+        config.services = Some(TABLE.parse().unwrap());
+        Bench { config }
+    }
+
+    fn node(&self) -> Node {
+        Node::open(self.config.clone()).unwrap()
+    }
+
+    fn state_dir(&self) -> String {
+        self.config.state_dir.display().to_string()
+    }
+
+    fn edit_state(&self, edit: impl FnOnce(String) -> String) {
+        let file = self.config.state_dir.join("state");
+        fs::write(&file, edit(fs::read_to_string(&file).unwrap())).unwrap();
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.config.state_dir);
+    }
+}
+
+/// The VIPs that are on the node's interface.
+fn on_interface() -> Vec<String> {
+    addresses()
+        .into_iter()
+        .filter(|line| line.starts_with("bond0 ") && VIPS.iter().any(|vip| line.contains(vip)))
+        .collect()
+}
+
+fn assert_directs_no_longer(what: &str) {
+    assert_eq!(on_interface(), Vec::<String>::new(), "{what}");
+    assert!(!sync_daemons().contains(&"master".to_owned()), "{what}");
+}
+
+/// A trouble that meets a director: it is made, and mended.
+type Trouble = (&'static str, fn(&Bench), fn(&Bench));
+
+const TROUBLES: [Trouble; 7] = [
+    (
+        "the state directory is lost, and is a file now",
+        |bench| {
+            fs::remove_dir_all(&bench.config.state_dir).unwrap();
+            fs::write(&bench.config.state_dir, "").unwrap();
+        },
+        |bench| fs::remove_file(&bench.config.state_dir).unwrap(),
+    ),
+    (
+        "the state directory is full",
+        |bench| {
+            run(&format!("mount -t tmpfs -o size=12k,mode=700 none {}", bench.state_dir()));
+            fs::write(bench.config.state_dir.join("full"), [0; 1 << 12]).unwrap();
+            let _ = fs::write(bench.config.state_dir.join("more"), [0; 1 << 16]);
+        },
+        |bench| drop(run(&format!("umount {}", bench.state_dir()))),
+    ),
+    (
+        "the state directory is read-only",
+        |bench| drop(run(&format!("mount -t tmpfs -o ro,mode=700 none {}", bench.state_dir()))),
+        |bench| drop(run(&format!("umount {}", bench.state_dir()))),
+    ),
+    (
+        "what is remembered is damaged",
+        |bench| bench.edit_state(|text| text.replace("role master", "role boss")),
+        |bench| bench.edit_state(|text| text.replace("role boss", "role master")),
+    ),
+    (
+        "/proc/sys is read-only, and ARP settings are to be changed",
+        |_| {
+            fs::write("/proc/sys/net/ipv4/conf/bond0/arp_announce", "0").unwrap();
+            run("mount -o bind /proc/sys /proc/sys");
+            run("mount -o remount,bind,ro /proc/sys");
+        },
+        |_| drop(run("umount /proc/sys")),
+    ),
+    (
+        "IPv6 is disabled on lo, which is to get the VIP",
+        |_| fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "1").unwrap(),
+        |_| fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0").unwrap(),
+    ),
+    (
+        "the VIP is on lo in the form of another program",
+        |_| {
+            let _ = crate::lab::try_run(&format!("ip address del {}/32 dev lo", VIPS[0]));
+            ip(&format!("address add {}/24 dev lo", VIPS[0]));
+        },
+        |_| drop(ip(&format!("address del {}/24 dev lo", VIPS[0]))),
+    ),
+];
+
+#[test]
+fn a_demotion_gives_up_the_vip_whatever_else_fails() {
+    enter_new_mount_namespace();
+    for (fence, loopback) in
+        [(Fence::Marks, Loopback::Backup), (Fence::Marks, Loopback::Always), (Fence::Clear, Loopback::Backup)]
+    {
+        for (what, make, mend) in TROUBLES {
+            let bench = Bench::new(fence, loopback);
+            bench.node().become_role(Role::Master).unwrap();
+            assert_eq!(on_interface().len(), 2);
+            let rules = rule_count("bond0");
+            make(&bench);
+            let result = bench.node().become_role(Role::Backup);
+            let shown = format!("{fence}, {loopback:?}: {what}: {result:?}");
+            assert_directs_no_longer(&shown);
+            if fence == Fence::Marks {
+                assert_eq!(rule_count("bond0"), rules + 2, "{shown}");
+            }
+            // With the VIPs on `lo` already, IPv6 that is disabled there makes nothing fail.
+            match result {
+                Err(Error::Demotion { ref left, .. }) => assert!(left.is_empty(), "{shown}"),
+                Err(_) => panic!("{shown}"),
+                Ok(_) => assert!(what.starts_with("IPv6"), "{shown}"),
+            }
+            mend(&bench);
+            bench.node().become_role(Role::Backup).unwrap_or_else(|error| panic!("{what} is mended: {error}"));
+            assert_directs_no_longer(what);
+        }
+    }
+}
+
+/// Reboots are numbered by the kernel; a state directory may outlive one.
+#[test]
+fn a_role_of_an_earlier_boot_is_at_most_a_backups() {
+    for fence in Fence::ALL {
+        let bench = Bench::new(fence, Loopback::Always);
+        bench.node().become_role(Role::Master).unwrap();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        bench.edit_state(|text| {
+            assert_eq!(text.matches(boot.trim_end()).count(), 1, "{text}");
+            text.replace(boot.trim_end(), "00000000-0000-4000-8000-000000000000")
+        });
+        // What a reboot takes away.
+        for vip in VIPS {
+            let length = if vip.contains(':') { 128 } else { 32 };
+            ip(&format!("address del {vip}/{length} dev bond0"));
+        }
+        ipvsadm("-C");
+        if fence == Fence::Marks {
+            run("tc qdisc del dev bond0 clsact");
+        }
+        assert_eq!(bench.node().status().unwrap().role, Some((Role::Backup, false)));
+        bench.node().repair(|_| ()).unwrap();
+        assert_directs_no_longer("repaired");
+        assert_eq!(bench.node().status().unwrap().role, Some((Role::Backup, true)));
+        bench.node().become_role(Role::Master).unwrap();
+        assert_eq!(on_interface().len(), 2);
+    }
+}
+
+#[test]
+fn a_promotion_that_cannot_be_finished_is_remembered_as_such() {
+    let mut bench = Bench::new(Fence::Marks, Loopback::Always);
+    bench.config.vip_owner = VipOwner::Keepalived;
+    bench.node().become_role(Role::Backup).unwrap();
+    ip(&format!("address add {}/32 dev bond0", VIPS[0]));
+    ip(&format!("address add {}/128 dev bond0 nodad preferred_lft 0", VIPS[1]));
+    // Its services have to be read again.
+    ipvsadm("-C");
+    let result = bench.node().become_role_reading(Role::Master, || Err("unreadable"), |_| ());
+    assert_eq!(result.unwrap().unwrap_err(), "unreadable");
+    assert_eq!(bench.node().status().unwrap().role, Some((Role::Master, false)));
+    // A demotion without services is one.
+    bench.node().become_role(Role::Master).unwrap();
+    let result = bench.node().become_role_reading(Role::Backup, || Err("unreadable"), |_| ());
+    assert_eq!(result.unwrap().unwrap_err(), "unreadable");
+    assert_eq!(bench.node().status().unwrap().role, Some((Role::Backup, false)));
+    assert!(!sync_daemons().contains(&"master".to_owned()));
+    // And one that the kernel or another program prevents.
+    let foreign = format!("address add {}/24 dev lo", VIPS[0]);
+    bench.node().become_role(Role::Backup).unwrap();
+    ip(&format!("address del {}/32 dev lo", VIPS[0]));
+    ip(&foreign);
+    bench.node().become_role(Role::Master).unwrap_err();
+    assert_eq!(bench.node().role().unwrap(), Some((Role::Master, false)));
+}
+
+#[test]
+fn a_request_file_that_another_process_locks_blocks_no_role() {
+    let bench = Bench::new(Fence::Marks, Loopback::Always);
+    bench.node().become_role(Role::Backup).unwrap();
+    let last = bench.config.state_dir.join(format!("request.{}", bench.node().generation().unwrap()));
+    let last = fs::File::open(last).unwrap();
+    flock(&last, FlockOperation::NonBlockingLockExclusive).unwrap();
+    bench.node().become_role(Role::Master).unwrap();
+    assert_eq!(bench.node().status().unwrap().role, Some((Role::Master, true)));
+    bench.node().become_role(Role::Backup).unwrap();
+    bench.node().release(|_| ()).unwrap();
+}
+
+/// As a VRRP daemon forks them that flaps.
+#[test]
+fn two_hundred_notifications_at_once_end_in_the_last() {
+    let bench = &Bench::new(Fence::Marks, Loopback::Always);
+    bench.node().become_role(Role::Backup).unwrap();
+    let before = bench.node().generation().unwrap();
+    // Threads stand for processes, which take long to start here; each has files of its own.
+    let (ends, last) = thread::scope(|scope| {
+        let role = |n: usize| [Role::Master, Role::Backup][n % 2];
+        let threads: Vec<_> =
+            (0..199).map(|n| scope.spawn(move || exit_code(bench.node().become_role(role(n))))).collect();
+        // The last one is made when all others have their numbers.
+        while bench.node().generation().unwrap() < before + 199 {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let last = exit_code(bench.node().become_role(Role::Master));
+        (threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<i32>>(), last)
+    });
+    assert!(ends.iter().all(|end| [0, 3].contains(end)), "{ends:?}");
+    assert_eq!((last, on_interface().len()), (0, 2));
+    assert_eq!(bench.node().status().unwrap().role, Some((Role::Master, true)));
+    println!("{} of 200 carried out", 1 + ends.iter().filter(|end| **end == 0).count());
+}

@@ -9,7 +9,8 @@ use std::time::Duration;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Anything that can go wrong. Every message names the operation, the object and the cause, and says
-/// what to do where that is known.
+/// what to do where that is known. A message is complete: the error has no
+/// [`source()`](std::error::Error::source), which programs that print the chain would repeat.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -56,7 +57,7 @@ pub enum Error {
         reason: String,
     },
     /// A system call other than a netlink request failed.
-    #[error("cannot {operation} {object}: {source}")]
+    #[error("cannot {operation} {object}: {error}")]
     #[non_exhaustive]
     System {
         /// What was tried, as a verb: `open`.
@@ -64,7 +65,7 @@ pub enum Error {
         /// What it was tried on, often a path.
         object: String,
         /// The system's answer.
-        source: io::Error,
+        error: io::Error,
     },
     /// Refused here, before the kernel was asked: the value makes no sense, or the kernel would accept it
     /// although it is wrong.
@@ -134,7 +135,7 @@ pub enum Error {
     },
     /// A step of a plan failed; those before it are done, those after it are not.
     #[error(
-        "step {number} of {total} failed ({step}): {source}; the steps before it are done: run the same again to go on"
+        "step {number} of {total} failed ({step}): {error}; the steps before it are done: run the same again to go on"
     )]
     #[non_exhaustive]
     Step {
@@ -145,10 +146,10 @@ pub enum Error {
         /// The step, as a plan prints it.
         step: String,
         /// Why it failed.
-        source: Box<Error>,
+        error: Box<Error>,
     },
     /// A demotion could not be carried out as planned, and the node has stopped directing as far as the kernel let it.
-    #[error("{source}; {}", given_up(role, done, left))]
+    #[error("{error}; {}", given_up(role, done, left))]
     #[non_exhaustive]
     Demotion {
         /// The role that was asked for.
@@ -158,10 +159,10 @@ pub enum Error {
         /// What could not be given up, and why. Empty: the node directs no longer.
         left: Vec<String>,
         /// Why the plan failed.
-        source: Box<Error>,
+        error: Box<Error>,
     },
     /// A list of changes failed at one of them.
-    #[error("change {number} of {total} failed ({change}): {source}; {outcome}")]
+    #[error("change {number} of {total} failed ({change}): {error}; {outcome}")]
     #[non_exhaustive]
     Change {
         /// Which change, counted from 1.
@@ -171,7 +172,7 @@ pub enum Error {
         /// The change, as a plan prints it.
         change: String,
         /// Why it failed.
-        source: Box<Error>,
+        error: Box<Error>,
         /// What the table is like now: as before, or what could not be undone.
         outcome: String,
     },
@@ -182,10 +183,8 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Error::Refused { errno, .. } => Some(*errno),
-            Error::System { source, .. } => source.raw_os_error(),
-            Error::Step { source, .. } | Error::Change { source, .. } | Error::Demotion { source, .. } => {
-                source.errno()
-            }
+            Error::System { error, .. } => error.raw_os_error(),
+            Error::Step { error, .. } | Error::Change { error, .. } | Error::Demotion { error, .. } => error.errno(),
             _ => None,
         }
     }
@@ -194,15 +193,13 @@ impl Error {
     pub fn cause(&self) -> Option<Cause> {
         match self {
             Error::Refused { cause, .. } => Some(*cause),
-            Error::Step { source, .. } | Error::Change { source, .. } | Error::Demotion { source, .. } => {
-                source.cause()
-            }
+            Error::Step { error, .. } | Error::Change { error, .. } | Error::Demotion { error, .. } => error.cause(),
             _ => None,
         }
     }
 
-    pub(crate) fn system(operation: &'static str, object: impl fmt::Display, source: impl Into<io::Error>) -> Self {
-        Error::System { operation, object: object.to_string(), source: source.into() }
+    pub(crate) fn system(operation: &'static str, object: impl fmt::Display, error: impl Into<io::Error>) -> Self {
+        Error::System { operation, object: object.to_string(), error: error.into() }
     }
 
     pub(crate) fn invalid(object: impl fmt::Display, reason: impl Into<String>) -> Self {
@@ -316,4 +313,18 @@ fn given_up(role: &str, done: &[String], left: &[String]) -> String {
 fn errno_text(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
     format!("{}, errno {errno}", text.split(" (os error").next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs with anyhow print the chain of sources with `{:#}`.
+    #[test]
+    fn an_error_prints_its_cause_once() {
+        let refused = Error::system("write", "/run/x", io::Error::from_raw_os_error(28));
+        let step = Error::Step { number: 1, total: 2, step: "record".into(), error: Box::new(refused) };
+        assert_eq!((step.errno(), step.to_string().matches("No space left").count()), (Some(28), 1));
+        assert_eq!(format!("{:#}", anyhow::Error::from(step)).matches("No space left").count(), 1);
+    }
 }

@@ -44,9 +44,9 @@ pub fn run(
 
     let plan = draft.plan();
     ipvs.apply(&plan).map_err(|error| match &error {
-        Error::Change { number, source, outcome, .. } => {
+        Error::Change { number, error, outcome, .. } => {
             let change = plan.changes().get(number.wrapping_sub(1));
-            let refusal = edit::refused(change.map_or(Operation::Other, operation), source);
+            let refusal = edit::refused(change.map_or(Operation::Other, operation), error);
             match change.and_then(|change| line_of(change, &lines)) {
                 Some(line) => refusal.at(line, outcome),
                 None => refusal,

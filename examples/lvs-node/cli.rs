@@ -16,6 +16,7 @@ mod watch;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -62,6 +63,10 @@ const AFTER_HELP: &str = r#"THE FILE
 
   [handover]                      # for `lvs-node handover`
   file = "/run/lvs-dr.handover"   # what keepalived watches, see below
+
+  [watch]                         # for `lvs-node watch`, where its command line does not name them
+  fifo = "/run/lvs-dr.fifo"       # keepalived's vrrp_notify_fifo
+  metrics = "/run/lvs-dr.prom"
 
   [[group]]                       # instead of interface and vips: VIPs that different elections decide about (active/active)
   name = "my web"                 # the VRRP instance's name
@@ -181,6 +186,9 @@ enum Command {
         /// Let this node direct again.
         #[arg(long)]
         end: bool,
+        /// With --end: only where `watch` keeps this node out of elections. For a service whose watch has ended.
+        #[arg(long, requires = "end")]
+        held: bool,
     },
     /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO, resynchronise nodes that join late,
     /// and write metrics. For a service (examples/systemd); it takes less than one hundredth of a processor.
@@ -334,7 +342,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 true => tell(&news.json()),
                 false => tell(&news),
             };
-            match watch::run(&mut nodes, netns, options.clone(), track_file, log)? {}
+            let options = options.clone().or(&file.watch);
+            match watch::run(&mut nodes, netns, options, track_file, log)? {}
         }
         Command::Apply { dry_run, all } => {
             let apply = if *all { Apply::All } else { Apply::Changes };
@@ -369,7 +378,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Command::Handover { to: _, limit, end } => {
+        Command::Handover { to: _, limit, end, held } => {
+            let held_file = watch::held_file(&nodes[0]);
+            if *held && !held_file.exists() {
+                return Ok(());
+            }
             handover::check(&nodes[0]).map_err(Failure::Usage)?;
             let needed = "handover: [handover] with the file that keepalived watches was expected (see --help)";
             let file = track_file.ok_or_else(|| Failure::Usage(format!("{}: {needed}", cli.config.display())))?;
@@ -380,6 +393,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             };
             match done {
                 Ok(done) => {
+                    if *end {
+                        // The watch holds this node out no longer.
+                        let _ = fs::remove_file(held_file);
+                    }
                     tell(&done);
                     Ok(())
                 }

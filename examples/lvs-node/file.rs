@@ -20,6 +20,8 @@ pub struct NodeFile {
     pub configs: Vec<Config>,
     /// The file that keepalived watches.
     pub track_file: Option<PathBuf>,
+    /// The files of `lvs-node watch`, where the command line names no others.
+    pub watch: WatchFiles,
     /// What the file says in the words of an earlier version, and what to write instead.
     pub warnings: Vec<String>,
     /// Where services are that are not read yet, and the line that says so.
@@ -91,6 +93,7 @@ pub fn read_without_services(path: &Path) -> Result<NodeFile, String> {
         (format!("{}: line {}", path.display(), line(&text, saved.span().start)), path.with_file_name(saved.get_ref()))
     });
     let track_file = file.handover.as_mut().and_then(|handover| handover.file.take());
+    let watch = std::mem::take(&mut file.watch);
     let warnings = file.superseded();
     let warnings = warnings
         .into_iter()
@@ -98,7 +101,7 @@ pub fn read_without_services(path: &Path) -> Result<NodeFile, String> {
         .collect();
     let configs = file.into_configs();
     let configs = configs.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))?;
-    Ok(NodeFile { configs, track_file, warnings, services_file })
+    Ok(NodeFile { configs, track_file, watch, warnings, services_file })
 }
 
 /// What is wrong with a file that is well-formed, and where it is, in octets from the beginning.
@@ -138,6 +141,8 @@ struct File {
     arp: Option<Spanned<Arp>>,
     sync: Option<Spanned<SyncTable>>,
     handover: Option<Handover>,
+    #[serde(default)]
+    watch: WatchFiles,
     services: Option<Spanned<PathBuf>>,
     service: Option<Vec<Spanned<ServiceTable>>>,
 }
@@ -160,6 +165,14 @@ enum FenceName {
     Quiesce,
     Stateless,
     BackupOnly,
+}
+
+/// The files of `lvs-node watch`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchFiles {
+    pub fifo: Option<PathBuf>,
+    pub metrics: Option<PathBuf>,
 }
 
 /// A group, or what stands in a file without groups, and where its VIPs stand.

@@ -26,6 +26,7 @@ use sd_notify::NotifyState;
 use serde_json::{Value, json};
 
 use super::fifo::{self, Follower, TICK};
+use super::file::WatchFiles;
 use super::handover;
 use super::metrics::{self, Counts};
 
@@ -51,13 +52,13 @@ const RESYNC: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// keepalived's notify_fifo; left out: roles come by `notify` or `role`.
+    /// keepalived's notify_fifo. Left out: `[watch] fifo` of the file; without that, roles come by `notify` or `role`.
     #[arg(long, value_name = "PATH")]
     fifo: Option<PathBuf>,
     /// The VRRP instance whose states count, for a file without groups; left out: every instance's. A [[group]] is named as its instance.
     #[arg(long)]
     instance: Option<String>,
-    /// Where to write metrics, in Prometheus' text format.
+    /// Where to write metrics, in Prometheus' text format. Left out: `[watch] metrics` of the file.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
     /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen, learned, told, elections, director,
@@ -67,6 +68,15 @@ pub struct Options {
 }
 
 impl Options {
+    /// These options, with files of the configuration where the command line names none.
+    pub fn or(self, files: &WatchFiles) -> Self {
+        Options {
+            fifo: self.fifo.or_else(|| files.fifo.clone()),
+            metrics: self.metrics.or_else(|| files.metrics.clone()),
+            ..self
+        }
+    }
+
     /// What `lvs-node fifo` is asked for.
     pub fn follow(path: PathBuf, instance: Option<String>) -> Self {
         Options { fifo: Some(path), instance, metrics: None, json: false }

@@ -117,7 +117,7 @@ fn status_of(error: &Error) -> c_int {
         Error::Superseded { .. } => LVS_ERR_SUPERSEDED,
         Error::Locked { .. } => LVS_ERR_LOCKED,
         Error::NotVerified { .. } => LVS_ERR_NOT_VERIFIED,
-        Error::Step { source, .. } | Error::Change { source, .. } | Error::Demotion { source, .. } => status_of(source),
+        Error::Step { error, .. } | Error::Change { error, .. } | Error::Demotion { error, .. } => status_of(error),
     }
 }
 
@@ -304,7 +304,7 @@ mod tests {
             number: 1,
             total: 2,
             step: "a step".into(),
-            source: Box::new(Error::Refused {
+            error: Box::new(Error::Refused {
                 operation: "add service",
                 object: "x".into(),
                 errno: 1,

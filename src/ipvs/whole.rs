@@ -123,7 +123,7 @@ impl Ipvs {
         }
         // Not what the plan was made from: that can be old, or leave out what it does not know of.
         let before = self.touched(plan)?;
-        let Some((index, source)) = self.carry_out(plan.changes()) else { return Ok(()) };
+        let Some((index, error)) = self.carry_out(plan.changes()) else { return Ok(()) };
         let outcome = match self.undo(plan, &before) {
             Ok(()) => "the table is as it was before".into(),
             Err(error) => format!("and what was done could not be undone: {error}"),
@@ -132,7 +132,7 @@ impl Ipvs {
             number: index + 1,
             total: plan.changes().len(),
             change: plan.changes().get(index).map(Change::to_string).unwrap_or_default(),
-            source: Box::new(source),
+            error: Box::new(error),
             outcome,
         })
     }

@@ -445,7 +445,7 @@ fn failed(changes: &[Change], at: usize, source: Error, outcome: &str) -> Error 
         number: at + 1,
         total: changes.len(),
         change: changes[at].to_string(),
-        source: source.into(),
+        error: source.into(),
         outcome: outcome.into(),
     }
 }

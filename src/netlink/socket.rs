@@ -73,7 +73,7 @@ impl Failure {
                 let (errno, message) = (Errno::NOENT.raw_os_error(), Some(format!("no netlink family {name}")));
                 Error::Refused { operation, object, errno, cause: Cause::NoIpvs, message }
             }
-            Failure::Socket(source) => Error::System { operation, object, source },
+            Failure::Socket(error) => Error::System { operation, object, error },
             Failure::NoAnswer(waited) => Error::NoAnswer { operation, object, waited },
             Failure::Malformed(reason) => Error::Malformed { operation, object, reason },
         }

@@ -836,7 +836,7 @@ impl Node {
                 total: plan.steps().len(),
                 // The changes of a table are not repeated: its error names the one that failed.
                 step: step.to_string().lines().next().unwrap_or_default().to_owned(),
-                source: Box::new(error),
+                error: Box::new(error),
             })?;
         }
         Ok(())

@@ -50,7 +50,7 @@ impl Node {
         if done.is_empty() && left.is_empty() {
             return error;
         }
-        Error::Demotion { role: role.to_string(), done, left, source: Box::new(error) }
+        Error::Demotion { role: role.to_string(), done, left, error: Box::new(error) }
     }
 
     /// Takes the VIPs off the interface. Before that they come to `lo`, where ARP is silent about it:

@@ -194,9 +194,9 @@ fn a_read_only_proc_is_named() {
     let arp = Arp::open().unwrap();
     assert_eq!(arp.get(&ArpTarget::All).unwrap(), Settings::KERNEL);
     match arp.set(&ArpTarget::All, Settings::HIDE).unwrap_err() {
-        Error::System { object, source, .. } => {
+        Error::System { object, error, .. } => {
             assert_eq!(object, "/proc/sys/net/ipv4/conf/all/arp_ignore");
-            assert_eq!(source.raw_os_error(), Some(30));
+            assert_eq!(error.raw_os_error(), Some(30));
         }
         other => panic!("{other}"),
     }

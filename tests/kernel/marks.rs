@@ -101,7 +101,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn foreign(result: Result<(), Error>) -> String {
     match result {
-        Err(Error::Change { source, .. }) if matches!(*source, Error::Foreign { .. }) => source.to_string(),
+        Err(Error::Change { error, .. }) if matches!(*error, Error::Foreign { .. }) => error.to_string(),
         other => panic!("not refused as foreign: {other:?}"),
     }
 }
@@ -401,7 +401,7 @@ fn refusals_carry_errno_and_the_kernels_words() {
     let wrong = [rule("a/b", VIPS[0], peer(), 1), rule("eth0", "224.0.0.1", peer(), 1)];
     for rule in wrong {
         let error = marks.apply(&Plan::of([Change::Add(rule)])).unwrap_err();
-        assert!(matches!(&error, Error::Change { source, .. } if matches!(**source, Error::Invalid { .. })), "{error}");
+        assert!(matches!(&error, Error::Change { error, .. } if matches!(**error, Error::Invalid { .. })), "{error}");
     }
     assert!(matches!(marks.observe(["a/b"]), Err(Error::Invalid { .. })));
 

@@ -1102,6 +1102,23 @@ fn without_what_it_needs_nothing_is_changed() {
     assert!(!bench.config.state_dir.exists());
 }
 
+/// As examples/systemd grants them.
+#[test]
+fn two_capabilities_are_enough() {
+    let bench = Bench::new(Fence::Marks, true).with(|config| config.marks.own_requests = OwnRequests::ServedHere);
+    let all = capabilities(None).unwrap();
+    let two = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    set_capabilities(None, CapabilitySets { effective: two, permitted: all.permitted, ..all }).unwrap();
+    bench.become_role(Role::Backup);
+    bench.become_role(Role::Master);
+    let placed = addresses();
+    bench.node().audit(None).unwrap();
+    bench.node().repair(|_| ()).unwrap();
+    bench.node().release(|_| ()).unwrap();
+    set_capabilities(None, all).unwrap();
+    assert_eq!(placed, bench.wanted_addresses(Role::Master));
+}
+
 #[test]
 fn an_interface_that_is_down() {
     Fence::ALL.into_iter().for_each(interface_down);

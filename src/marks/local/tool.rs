@@ -119,7 +119,7 @@ impl Tool {
             Err(_) => self.read().map(drop),
         }
         .map_err(|error| match error {
-            Error::System { source, .. } => format!("{self} does not work: {source}"),
+            Error::System { error, .. } => format!("{self} does not work: {error}"),
             error => format!("{self} does not work: {error}"),
         })
     }

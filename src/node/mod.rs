@@ -56,6 +56,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::iter;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::arp::{Arp, ArpTarget, Settings};
@@ -826,7 +827,31 @@ impl Node {
     }
 
     fn run(&mut self, plan: &Plan, request: &Request, before: &mut impl FnMut(&Step)) -> Result<()> {
-        for (index, step) in plan.steps().iter().enumerate() {
+        let mut next = 0;
+        while next < plan.steps().len() {
+            let of_vips = plan.steps()[next..].iter().take_while(|step| step.is_of_a_vip()).count();
+            let end = next + of_vips.max(1);
+            if of_vips > 1 {
+                self.vips.begin_series()?;
+                let done = self.run_steps(plan, next..end, request, before);
+                let changes: Vec<_> = plan.steps()[next..end].iter().filter_map(Step::placement).collect();
+                self.vips.end_series(&changes, done)?;
+            } else {
+                self.run_steps(plan, next..end, request, before)?;
+            }
+            next = end;
+        }
+        Ok(())
+    }
+
+    fn run_steps(
+        &mut self,
+        plan: &Plan,
+        steps: Range<usize>,
+        request: &Request,
+        before: &mut impl FnMut(&Step),
+    ) -> Result<()> {
+        for (index, step) in plan.steps().iter().enumerate().take(steps.end).skip(steps.start) {
             if let Later::Lives(latest) | Later::Ended(latest) = request.later()? {
                 return Err(request.superseded(latest));
             }

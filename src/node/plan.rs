@@ -65,6 +65,20 @@ pub enum Step {
 }
 
 impl Step {
+    /// Whether the step only places or announces a VIP.
+    pub(super) fn is_of_a_vip(&self) -> bool {
+        matches!(self, Step::AddVip(..) | Step::RemoveVip(..) | Step::Announce(..))
+    }
+
+    /// The VIP that the step places or removes, where, and whether it is there afterwards.
+    pub(super) fn placement(&self) -> Option<(IpAddr, &Placement, bool)> {
+        match self {
+            Step::AddVip(vip, placement) => Some((*vip, placement, true)),
+            Step::RemoveVip(vip, placement) => Some((*vip, placement, false)),
+            _ => None,
+        }
+    }
+
     /// Whether the kernel shows afterwards that it was done.
     pub(super) fn leaves_a_trace(&self) -> bool {
         !matches!(self, Step::Record { .. } | Step::Keep { .. } | Step::Announce(..) | Step::Resync(_) | Step::Forget)

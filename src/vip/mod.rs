@@ -485,6 +485,38 @@ impl Vips {
         Ok(self.locate(spot.vip)?.into_iter().filter(|found| spot.holds(found)).collect())
     }
 
+    /// Begins a series of changes: the addresses are read now, and not for each change. That takes long
+    /// where there are hundreds of VIPs.
+    pub(crate) fn begin_series(&mut self) -> Result<()> {
+        self.route.begin_series()
+    }
+
+    /// Ends a series with this result, and verifies what it has changed: VIPs, places, and whether each
+    /// VIP is to be at its place.
+    ///
+    /// # Errors
+    /// That of the series; [`Error::NotVerified`] when another program has undone one of the changes.
+    pub(crate) fn end_series(&mut self, changes: &[(IpAddr, &Placement, bool)], result: Result<()>) -> Result<()> {
+        self.route.end_series();
+        result?;
+        let found: BTreeSet<(IpAddr, u32, u8)> =
+            self.route.addresses(None)?.iter().map(|entry| (entry.local, entry.index, entry.prefix)).collect();
+        let mut indexes: BTreeMap<&str, u32> = BTreeMap::new();
+        for (vip, placement, wanted) in changes {
+            let spot = Spot::new(*vip, placement)?;
+            let name = placement.interface();
+            let index = match indexes.get(name) {
+                Some(index) => *index,
+                None => *indexes.entry(name).or_insert(self.route.link_of_name(name)?.index),
+            };
+            if found.contains(&(*vip, index, spot.prefix())) != *wanted {
+                let found = self.found_at(&spot)?;
+                return Err(not_verified(if *wanted { "add" } else { "remove" }, &spot, &found));
+            }
+        }
+        Ok(())
+    }
+
     fn put(&mut self, spot: &Spot, index: u32) -> Result<bool> {
         let found = self.found_at(spot)?;
         if found.iter().any(|found| found.fits(spot.placement)) {

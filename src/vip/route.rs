@@ -1,5 +1,6 @@
 //! Addresses over rtnetlink, see rtnetlink(7).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -19,19 +20,43 @@ use crate::netns::Netns;
 #[derive(Debug)]
 pub(super) struct RouteSocket {
     client: RouteClient,
+    /// The addresses during a series of changes, as they were read before it and as the kernel has
+    /// acknowledged its changes since.
+    series: Option<BTreeMap<IpAddr, Vec<Entry>>>,
 }
 
 impl RouteSocket {
     pub(super) fn open(netns: Netns) -> Result<Self> {
-        Ok(RouteSocket { client: RouteClient::open(netns)? })
+        Ok(RouteSocket { client: RouteClient::open(netns)?, series: None })
     }
 
     pub(super) fn netns(&self) -> &Netns {
         self.client.netns()
     }
 
+    /// Begins a series of changes: until it ends, addresses are not read again.
+    pub(super) fn begin_series(&mut self) -> Result<()> {
+        let mut known: BTreeMap<IpAddr, Vec<Entry>> = BTreeMap::new();
+        for entry in self.addresses(None)? {
+            known.entry(entry.local).or_default().push(entry);
+        }
+        self.series = Some(known);
+        Ok(())
+    }
+
+    /// Ends a series.
+    pub(super) fn end_series(&mut self) {
+        self.series = None;
+    }
+
     /// All addresses; with `vip`, at least those that are equal to it.
     pub(super) fn addresses(&mut self, vip: Option<IpAddr>) -> Result<Vec<Entry>> {
+        if let Some(known) = &self.series {
+            return Ok(match vip {
+                Some(vip) => known.get(&vip).cloned().unwrap_or_default(),
+                None => known.values().flatten().cloned().collect(),
+            });
+        }
         let mut question = AddressMessage::default();
         question.header.family = vip.map_or(AddressFamily::Unspec, family);
         let entries = self.client.list(&RouteNetlinkMessage::GetAddress(question), |message| match message {
@@ -54,9 +79,15 @@ impl RouteSocket {
         }
         let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
         match self.client.request(RouteNetlinkMessage::NewAddress(message), flags) {
-            Err(failure) if is(&failure, Errno::EXIST) => Ok(()),
-            result => result.map(|_| ()).map_err(|failure| explain(failure, "add address", spot)),
+            Err(failure) if is(&failure, Errno::EXIST) => return Ok(()),
+            result => result.map_err(|failure| explain(failure, "add address", spot))?,
+        };
+        if let Some(known) = &mut self.series {
+            let entries = known.entry(spot.vip).or_default();
+            entries.retain(|entry| !entry.is_at(spot, index));
+            entries.push(Entry::added(spot, index));
         }
+        Ok(())
     }
 
     /// Removes the address; one that is not there is no error.
@@ -64,9 +95,13 @@ impl RouteSocket {
         // No flags: NLM_F_EXCL would be NLM_F_BULK here.
         let message = address(spot, index);
         match self.client.request(RouteNetlinkMessage::DelAddress(message), 0) {
-            Err(failure) if is(&failure, Errno::ADDRNOTAVAIL) => Ok(()),
-            result => result.map(|_| ()).map_err(|failure| explain(failure, "remove address", spot)),
+            Err(failure) if is(&failure, Errno::ADDRNOTAVAIL) => {}
+            result => drop(result.map_err(|failure| explain(failure, "remove address", spot))?),
         }
+        if let Some(entries) = self.series.as_mut().and_then(|known| known.get_mut(&spot.vip)) {
+            entries.retain(|entry| !entry.is_at(spot, index));
+        }
+        Ok(())
     }
 
     /// Whether the kernel takes packets for the address because this interface holds it. See `ip route get VIP oif INTERFACE`.
@@ -172,14 +207,32 @@ fn scope(scope: AddressScope) -> Scope {
 pub(super) struct Entry {
     pub(super) local: IpAddr,
     pub(super) index: u32,
+    pub(super) prefix: u8,
     peer: Option<IpAddr>,
-    prefix: u8,
     scope: Scope,
     flags: AddressFlags,
     mark: Option<u8>,
 }
 
 impl Entry {
+    /// An address as [`RouteSocket::add`] makes it.
+    fn added(spot: &Spot, index: u32) -> Self {
+        let deprecated = if spot.vip.is_ipv6() { AddressFlags::Deprecated } else { AddressFlags::empty() };
+        Entry {
+            local: spot.vip,
+            index,
+            peer: None,
+            prefix: spot.prefix(),
+            scope: spot.placement.scope(),
+            flags: AddressFlags::Permanent | deprecated,
+            mark: Some(MARK),
+        }
+    }
+
+    fn is_at(&self, spot: &Spot, index: u32) -> bool {
+        self.index == index && self.prefix == spot.prefix()
+    }
+
     fn of(message: &AddressMessage) -> Option<Self> {
         let (mut local, mut other, mut mark) = (None, None, None);
         // The attribute holds all flags, the header the first eight.

@@ -243,3 +243,25 @@ fn two_hundred_notifications_at_once_end_in_the_last() {
     assert_eq!(bench.node().status().unwrap().role, Some((Role::Master, true)));
     println!("{} of 200 carried out", 1 + ends.iter().filter(|end| **end == 0).count());
 }
+
+/// Addresses are read once for all VIPs of a role.
+#[test]
+fn three_hundred_vips_move_together() {
+    let mut bench = Bench::new(Fence::Marks, Loopback::Backup);
+    let last = |n: u32| if n < 150 { format!("198.51.100.{}", n + 1) } else { format!("2001:db8:1::{n:x}") };
+    bench.config.vips = (0..300).map(|n| last(n).parse().unwrap()).collect();
+    bench.config.services = None;
+    let placed = |interface: &str| {
+        let all = addresses();
+        let on = |vip: &&std::net::IpAddr| all.iter().any(|line| line.starts_with(&format!("{interface} {vip}/")));
+        bench.config.vips.iter().filter(on).count()
+    };
+    for (role, counts) in [(Role::Backup, [0, 300]), (Role::Master, [300, 0]), (Role::Backup, [0, 300])] {
+        let start = std::time::Instant::now();
+        bench.node().become_role(role).unwrap();
+        println!("{role}: {:?}", start.elapsed());
+        assert_eq!([placed("bond0"), placed("lo")], counts, "{role}");
+    }
+    bench.node().release(|_| ()).unwrap();
+    assert_eq!([placed("bond0"), placed("lo")], [0, 0]);
+}

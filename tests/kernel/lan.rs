@@ -506,7 +506,9 @@ impl Tap {
         let mut found = Vec::new();
         while let Some((frame, interface)) = self.socket.receive() {
             let packet = Packet::read(&frame).filter(|packet| BOTH.iter().any(|vip| packet.to.to_string() == *vip));
-            found.extend(packet.filter(|packet| interface != self.bridge && matches!(packet.protocol, 6 | 17 | 44)));
+            found.extend(
+                packet.filter(|packet| interface != self.bridge && matches!(packet.protocol, 6 | 17 | 44 | 132)),
+            );
         }
         found
     }
@@ -657,13 +659,17 @@ impl Handmade {
     pub fn answer(&mut self) -> Option<Answer> {
         let start = Instant::now();
         loop {
-            let Some((frame, _)) = self.socket.receive() else {
-                if start.elapsed() > Duration::from_millis(600) {
-                    return None;
-                }
-                thread::sleep(Duration::from_millis(1));
-                continue;
-            };
+            match self.received() {
+                None if start.elapsed() > Duration::from_millis(600) => return None,
+                None => thread::sleep(Duration::from_millis(1)),
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The next segment for this client, of those that have come.
+    fn received(&mut self) -> Option<Answer> {
+        while let Some((frame, _)) = self.socket.receive() {
             let Some(packet) = Packet::read(&frame) else { continue };
             let Some((from, to, seq, flags, payload)) = packet.tcp() else { continue };
             if (from, to, packet.from) != (self.vip.port(), self.from.port(), self.vip.ip()) {
@@ -673,10 +679,13 @@ impl Handmade {
             self.acknowledged = seq.wrapping_add(length);
             return Some(Answer { flags, server: packet.from_mac[5], payload: payload.to_vec() });
         }
+        None
     }
 
-    /// Asks by this node for an octet, and returns the next answer that is a reset, or more than an acknowledgement.
+    /// Asks by this node for an octet, and returns the next answer that is a reset, or more than an acknowledgement. What has come before
+    /// is no answer: a server repeats what this client has not acknowledged.
     pub fn ask(&mut self, to: u8) -> Option<Answer> {
+        while self.received().is_some() {}
         self.send(to, ACK, &[0]);
         loop {
             let answer = self.answer()?;

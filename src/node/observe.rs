@@ -112,7 +112,7 @@ impl Node {
     }
 
     fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
-        let needed = settings::needed_sysctls(&self.config, state).into_keys();
+        let needed = settings::needed_sysctls(&self.config, state, false).into_keys();
         let names: BTreeSet<String> =
             needed.chain(state.sysctls.keys().cloned()).chain(audit::SYSCTLS.map(str::to_owned)).collect();
         let paths: Vec<String> = names.iter().map(|name| sysctl_path(name)).collect();

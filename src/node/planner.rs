@@ -18,6 +18,7 @@ use super::settings::{
 };
 use super::state::{Group, Kept, Legacy, QdiscOwner, State};
 use crate::error::{Error, Result};
+use crate::ipvs::settings::SYNC_PERSIST_MODE;
 use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac, Packets, Rule};
 use crate::vip::Placement;
@@ -80,6 +81,8 @@ struct Case<'a> {
     /// The group's services in the kernel, and what they are to be wherever they are.
     live: Table,
     table: Table,
+    /// Whether a service is persistent, of this group or another program.
+    persistent: bool,
     peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
 }
 
@@ -105,7 +108,8 @@ impl<'a> Case<'a> {
             table = desired(services, loaded, &table, apply);
         }
         let peers = peers(config, state, seen, &table);
-        Case { config, role, memory, seen, group, live, table, peers }
+        let persistent = [&seen.table, &table].iter().any(|table| has_persistent(config, state, table));
+        Case { config, role, memory, seen, group, live, table, persistent, peers }
     }
 
     fn state(&self) -> &State {
@@ -162,7 +166,7 @@ impl<'a> Case<'a> {
         let on_interface = Placement::Interface(config.interface.clone());
         match self.directs() {
             true => {
-                steps.extend(sysctl_steps(config, state, seen));
+                steps.extend(sysctl_steps(config, state, seen, self.persistent));
                 steps.extend(services.first);
                 steps.extend(rules.added);
                 steps.extend(change(&self.live, &kernel_table));
@@ -178,7 +182,7 @@ impl<'a> Case<'a> {
                 steps.extend(services.first);
                 steps.extend(rules.added);
                 steps.extend(rules.removed);
-                steps.extend(sysctl_steps(config, state, seen));
+                steps.extend(sysctl_steps(config, state, seen, self.persistent));
                 steps.extend(change(&self.live, &kernel_table));
             }
         }
@@ -356,7 +360,7 @@ impl<'a> Case<'a> {
                 .map(|(name, group)| (name.clone(), group.clone()))
                 .collect(),
             arp: during.arp.iter().filter(|change| !is_obsolete(config, state, change)).cloned().collect(),
-            sysctls: still_needed(config, state, &during.sysctls),
+            sysctls: still_needed(config, state, &during.sysctls, self.persistent),
             marks: (config.fence == Fence::Marks).then_some(config.marks.values),
             legacy: state.legacy.filter(|_| !state.is_complete(config)),
             ..during.clone()
@@ -540,6 +544,12 @@ pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> O
     Some(Plan { steps, warnings: arrival_warnings(config, seen), during, after })
 }
 
+/// Whether one of these services is persistent, but for those of the node's own marks.
+fn has_persistent(config: &Config, state: &State, table: &Table) -> bool {
+    let own = |id: &ServiceId| [Some(config.marks.values), state.marks].into_iter().flatten().any(|own| own.owns(id));
+    table.services().any(|content| content.service.persistence.is_some() && !own(&content.service.id))
+}
+
 fn brief<'a>(config: &'a Config, memory: &'a Memory, group: &Group, seen: &'a Observation) -> Case<'a> {
     Case {
         config,
@@ -549,6 +559,8 @@ fn brief<'a>(config: &'a Config, memory: &'a Memory, group: &Group, seen: &'a Ob
         group: group.clone(),
         live: Table::new(),
         table: Table::new(),
+        // What was found when the table was looked at last.
+        persistent: !memory.state.sysctls.contains_key(SYNC_PERSIST_MODE.name()),
         peers: memory.state.peers.clone(),
     }
 }
@@ -562,7 +574,7 @@ fn promotion_steps(config: &Config, state: &State, group: &Group, seen: &Observa
     steps.extend(rule_steps(state, seen, &left).removed);
     steps.extend(case.daemon_steps());
     steps.extend(arp_steps(config, seen));
-    steps.extend(sysctl_steps(config, state, seen));
+    steps.extend(sysctl_steps(config, state, seen, case.persistent));
     steps
 }
 
@@ -935,9 +947,14 @@ mod tests {
                 table: Table::new(),
                 daemons: no_daemons(),
                 own: [own.address].into(),
-                sysctls: [("sloppy_tcp", "0"), ("expire_nodest_conn", "0"), ("sync_threshold", "3 50")]
-                    .map(|(name, value)| (name.to_owned(), Some(value.to_owned())))
-                    .into(),
+                sysctls: [
+                    ("sloppy_tcp", "0"),
+                    ("expire_nodest_conn", "0"),
+                    ("sync_threshold", "3 50"),
+                    ("sync_persist_mode", "0"),
+                ]
+                .map(|(name, value)| (name.to_owned(), Some(value.to_owned())))
+                .into(),
                 marks: marks::Observed { qdiscs: [("eth0".into(), None)].into(), ..Default::default() },
                 link: Link { macs: [(ip("192.0.2.12"), Mac([2, 0, 0, 0, 0, 2]))].into(), ..Link::default() },
                 own_requests: None,
@@ -1222,6 +1239,29 @@ mod tests {
         assert_eq!(point(&mut world, Some("192.0.2.99")), "192.0.2.11:1");
         assert_eq!(point(&mut world, Some("192.0.2.12")), "192.0.2.12:1");
         assert_eq!(point(&mut world, None), "192.0.2.11:1");
+    }
+
+    #[test]
+    fn sync_persist_mode_depends_on_persistent_services() {
+        let mut world = World::new(config(Fence::Marks));
+        let mode = |world: &World| world.seen.sysctls["sync_persist_mode"].clone().unwrap();
+        world.take_on(Role::Backup);
+        assert_eq!(mode(&world), "1");
+        // A promotion in brief does not look at the table.
+        assert!(promotion(&world.config, &world.memory.state, &world.seen).is_some());
+        world.take_on(Role::Master);
+        assert_eq!(mode(&world), "1");
+        // A persistent service of another program, and then none again.
+        let other = "-A -t 198.51.100.1:80 -s rr -p 300\n".parse::<Table>().unwrap();
+        let service = other.services().next().unwrap().service.clone();
+        for role in [Role::Master, Role::Backup, Role::Master] {
+            world.seen.table.insert(service.clone());
+            world.take_on(role);
+            assert_eq!(mode(&world), "0", "{role}");
+        }
+        world.seen.table.retain(|id| *id != service.id);
+        world.take_on(Role::Backup);
+        assert_eq!(mode(&world), "1");
     }
 
     #[test]

@@ -74,16 +74,17 @@ pub(super) fn remembered_arp(state: &State, steps: &[Step]) -> Vec<arp::Change> 
     remembered
 }
 
-/// The sysctls of IPVS that the node needs: the fence's, and those that an audit's fix has set.
-pub(super) fn needed_sysctls(config: &Config, state: &State) -> BTreeMap<String, String> {
+/// The sysctls of IPVS that the node needs: the fence's, and those that an audit's fix has set. `persistent`: one of the user's
+/// services is persistent.
+pub(super) fn needed_sysctls(config: &Config, state: &State, persistent: bool) -> BTreeMap<String, String> {
     let mut needed = state.mended.clone();
-    needed.extend(fence::sysctls(config.fence).into_iter().map(|(name, value)| (name.to_owned(), value)));
+    needed.extend(fence::sysctls(config.fence, persistent).into_iter().map(|(name, value)| (name.to_owned(), value)));
     needed
 }
 
 /// Sysctls that the node needs, and those that an earlier fence needed.
-pub(super) fn sysctl_steps(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
-    let needed = needed_sysctls(config, state);
+pub(super) fn sysctl_steps(config: &Config, state: &State, seen: &Observation, persistent: bool) -> Vec<Step> {
+    let needed = needed_sysctls(config, state, persistent);
     let obsolete = state.sysctls.iter().filter(|(name, _)| !needed.contains_key(*name));
     let mut steps: Vec<Step> = obsolete.filter_map(|(name, values)| sysctl_back(name, values, seen)).collect();
     for (name, value) in needed {
@@ -119,8 +120,9 @@ pub(super) fn still_needed(
     config: &Config,
     state: &State,
     sysctls: &BTreeMap<String, (String, String)>,
+    persistent: bool,
 ) -> BTreeMap<String, (String, String)> {
-    let needed = needed_sysctls(config, state);
+    let needed = needed_sysctls(config, state, persistent);
     let still = sysctls.iter().filter(|(name, _)| needed.contains_key(*name));
     still.map(|(name, values)| (name.clone(), values.clone())).collect()
 }

@@ -161,8 +161,9 @@ fn every_role_has_the_whole_table_and_all_is_given_back() {
             "conn_reuse_mode",
             "sloppy_tcp",
             "expire_quiescent_template",
+            "sync_persist_mode",
         ];
-        assert_eq!(names.map(sysctl), ["2 0", "10", "1", "0", "1", "1"], "{role}");
+        assert_eq!(names.map(sysctl), ["2 0", "10", "1", "0", "1", "1", "1"], "{role}");
         assert!(node.plan(role).unwrap().is_empty(), "{role}");
     }
     // The operator's own entries of the neighbour table are left alone.

@@ -18,14 +18,23 @@
 //! the one that the director's sync daemon sends, which replaces it and counts for the right destination (`ip_vs_proc_conn()` in
 //! net/netfilter/ipvs/ip_vs_sync.c). A destination is never removed from these services while a node directs, as its connections would
 //! be dropped: weights choose.
+//!
+//! The entries of rule 1 lead to a director, not to a server. Sent by the sync daemon, they would replace the entry of the server on
+//! that director and elsewhere, and its connection would be reset or its packets loop. So the service of that mark is persistent, and with
+//! `sync_persist_mode` the kernel sends the templates of persistent services but not their connections. The setting is for all services
+//! of the node: while one of the user's is persistent, it stays off, and entries of rule 1 are sent. A template leads to one destination
+//! until its weight is 0 (`expire_quiescent_template`), also one that came from another node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
 
 use super::{Sysctl, set};
 use crate::error::{Error, Result};
-use crate::ipvs::{Connection, Destination, Family, Forward, Scheduler, Service, ServiceId, Table, settings};
+use crate::ipvs::{
+    Connection, Destination, Family, Forward, Netmask, Persistence, Scheduler, Service, ServiceId, Table, settings,
+};
 use crate::marks::{Mac, Packets, Rule};
 use crate::vip::Located;
 
@@ -165,32 +174,38 @@ impl Facts<'_> {
                     ),
                 ));
             };
-            insert(&mut table, self.values.local(), family, [(own.address, 1)])?;
+            let id = |mark| ServiceId::Fwmark { mark, family };
+            insert(&mut table, Service::new(id(self.values.local()), Scheduler::RR), [(own.address, 1)])?;
             let later = self.vips.iter().any(|vip| Family::of(*vip) == family && !ports(self.table, *vip).is_empty());
             if later {
                 let peers = self.peers.keys().copied().filter(|peer| Family::of(*peer) == family);
                 let to = self.director.get(&family).copied().unwrap_or(own.address);
                 let all = peers.chain([own.address]).map(|address| (address, u32::from(address == to)));
-                insert(&mut table, self.values.director(self.slot), family, all)?;
+                let service = Service::new(id(self.values.director(self.slot)), Scheduler::RR);
+                insert(&mut table, service.persistence(one_template(family)), all)?;
             }
         }
         Ok(table)
     }
 }
 
-fn insert(
-    table: &mut Table,
-    mark: NonZeroU32,
-    family: Family,
-    destinations: impl IntoIterator<Item = (IpAddr, u32)>,
-) -> Result<()> {
-    let id = ServiceId::Fwmark { mark, family };
-    table.insert(Service::new(id, Scheduler::RR));
+fn insert(table: &mut Table, service: Service, destinations: impl IntoIterator<Item = (IpAddr, u32)>) -> Result<()> {
+    let id = service.id;
+    table.insert(service);
     for (address, weight) in destinations {
         // Its service was inserted just now.
         let _ = table.insert_destination(&id, Destination::new(SocketAddr::new(address, PORT)).weight(weight));
     }
     Ok(())
+}
+
+/// All clients share one template, or two: the kernel takes no netmask of no bits.
+fn one_template(family: Family) -> Persistence {
+    let netmask = match family {
+        Family::V4 => Netmask::V4(Ipv4Addr::new(128, 0, 0, 0)),
+        Family::V6 => Netmask::V6(1),
+    };
+    Persistence { timeout: Duration::from_secs(60), netmask }
 }
 
 /// Tells the connections of the marks' services from those of this table. With direct routing a connection to a server on port 1 has
@@ -277,8 +292,11 @@ pub(in crate::node) fn own(
 
 /// `sloppy_tcp`: a packet without SYN of an unknown connection reaches the service of its mark, or the mh service of its address.
 /// `expire_quiescent_template`: a backup's weights are those of its editor, so a template of a server with weight 0 is stale.
-pub(super) fn sysctls() -> Vec<Sysctl> {
-    vec![set(settings::SLOPPY_TCP, "1"), set(settings::EXPIRE_QUIESCENT_TEMPLATE, "1")]
+/// `sync_persist_mode`: see the head of this file; `persistent`: one of the user's services is persistent.
+pub(super) fn sysctls(persistent: bool) -> Vec<Sysctl> {
+    let mut sysctls = vec![set(settings::SLOPPY_TCP, "1"), set(settings::EXPIRE_QUIESCENT_TEMPLATE, "1")];
+    sysctls.extend((!persistent).then(|| set(settings::SYNC_PERSIST_MODE, "1")));
+    sysctls
 }
 
 #[cfg(test)]
@@ -351,7 +369,7 @@ mod tests {
         let local = "-A -f 100 -s rr\n-a -f 100 -r 10.0.0.1:1 -g -w 1\n";
         let to = |one, two, three| {
             format!(
-                "{local}-A -f 102 -s rr\n-a -f 102 -r 10.0.0.1:1 -g -w {one}\n-a -f 102 -r 10.0.0.2:1 -g -w {two}\n-a -f 102 -r \
+                "{local}-A -f 102 -s rr -p 60 -M 128.0.0.0\n-a -f 102 -r 10.0.0.1:1 -g -w {one}\n-a -f 102 -r 10.0.0.2:1 -g -w {two}\n-a -f 102 -r \
                  10.0.0.3:1 -g -w {three}\n"
             )
         };

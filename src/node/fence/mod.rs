@@ -116,10 +116,10 @@ pub(super) fn no_daemons() -> BTreeMap<SyncRole, Option<SyncDaemon>> {
 /// A sysctl of IPVS, below net.ipv4.vs, with the value that a fence needs.
 pub(super) type Sysctl = (&'static str, String);
 
-/// The sysctls that a fence needs, in every role.
-pub(super) fn sysctls(fence: Fence) -> Vec<Sysctl> {
+/// The sysctls that a fence needs, in every role. `persistent`: one of the user's services is persistent.
+pub(super) fn sysctls(fence: Fence, persistent: bool) -> Vec<Sysctl> {
     let own = match fence {
-        Fence::Marks => marks::sysctls(),
+        Fence::Marks => marks::sysctls(persistent),
         Fence::Clear => clear::sysctls(),
     };
     [own, of_sync_daemons()].concat()

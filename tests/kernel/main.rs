@@ -20,6 +20,7 @@ mod marks_fence;
 mod node;
 mod ocf;
 mod probe;
+mod sctp;
 mod sync;
 mod vip;
 mod watch;

@@ -672,7 +672,10 @@ fn marks_in_the_file() {
     {
         assert_eq!(filters.matches(&format!("src_mac {mac}")).count(), 2, "{mac}: {filters}");
     }
-    assert!(ipvsadm("-Sn").contains("-A -f 4096 -s rr\n") && ipvsadm("-Sn").contains("-A -f 4097 -s rr\n"));
+    assert!(
+        ipvsadm("-Sn").contains("-A -f 4096 -s rr\n")
+            && ipvsadm("-Sn").contains("-A -f 4097 -s rr -p 60 -M 128.0.0.0\n")
+    );
     // Another base: of the old one nothing stays.
     write("[marks]\nbase = 8192\nown_requests = \"left-alone\"\n");
     lab.run("role master");

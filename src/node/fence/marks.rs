@@ -208,8 +208,11 @@ fn one_template(family: Family) -> Persistence {
     Persistence { timeout: Duration::from_secs(60), netmask }
 }
 
-/// Tells the connections of the marks' services from those of this table. With direct routing a connection to a server on port 1 has
+/// Tells the connections of [`MarkValues::local`] from those of this table. With direct routing a connection to a server on port 1 has
 /// that port at the VIP too.
+///
+/// Those of rule 1 are not told apart: connections of a persistent service of a mark have the port of the VIP, not the destination's. The
+/// former director's sync daemon replaces each of them within some seconds.
 pub(in crate::node) fn is_of_mark(table: &Table) -> impl Fn(&Connection) -> bool {
     let destinations = table.services().flat_map(|content| content.destinations()).map(|found| found.address);
     let others: BTreeSet<SocketAddr> = destinations.filter(|address| address.port() == PORT).collect();

@@ -1,6 +1,5 @@
 //! The client: observes and changes rules.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
@@ -9,6 +8,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rustix::io::Errno;
 
 use super::explain;
+use super::filters::{self, Held, Request};
 use super::plan::{Change, Plan};
 use super::rule::Rule;
 use super::wire::{self, EGRESS, Filter, INGRESS, PRIORITY, Slot};
@@ -46,6 +46,8 @@ pub enum Qdisc {
 pub struct Observed {
     /// Our rules.
     pub rules: BTreeSet<Rule>,
+    /// Our rules in the form of an earlier version (`flower` filters, priorities 300 to 305). They work, and cost more.
+    pub outdated: BTreeSet<Rule>,
     /// Each interface that exists, and its qdisc. A missing interface is absent.
     pub qdiscs: BTreeMap<String, Option<Qdisc>>,
     /// The interfaces whose `clsact` holds no filter, ours or another's, of arriving or departing packets.
@@ -171,12 +173,19 @@ impl Marks {
             seen.others.insert(name.into());
         }
         for filter in ingress {
-            match (filter.owner(), filter.rule(name)) {
-                (Some(owner), Some(rule)) if owner == self.owner => {
-                    seen.rules.insert(rule);
+            let outdated = filter.outdated_rule(name);
+            match (filter.owner(), filter.rules(name).or_else(|| Some(vec![outdated.clone()?]))) {
+                (Some(owner), Some(_)) if owner == self.owner && outdated.is_some() => {
+                    seen.outdated.extend(outdated);
                     continue;
                 }
-                (Some(owner), Some(rule)) => seen.strangers.push(Stranger { owner, rule }),
+                (Some(owner), Some(rules)) if owner == self.owner => {
+                    seen.rules.extend(rules);
+                    continue;
+                }
+                (Some(owner), Some(rules)) => {
+                    seen.strangers.extend(rules.into_iter().map(|rule| Stranger { owner, rule }));
+                }
                 _ if filter.is_container() => continue,
                 _ => seen.foreign.push(Foreign::of(&filter, name, self.owner)),
             }
@@ -193,9 +202,8 @@ impl Marks {
     ///
     /// # Errors
     /// [`Error::Change`] with the change that failed and the reason:
-    /// - [`Error::Foreign`] when another program's filter (or another owner's rule) is in the way of a rule: it matches the same
-    ///   packets at the same priority, or it has another kind or protocol at that priority (`EEXIST`, `EINVAL`);
-    ///   also when a qdisc to be removed is not an empty `clsact`.
+    /// - [`Error::Foreign`] when another program's filter is in the way of a rule: it has another kind or protocol at our priority
+    ///   (`EINVAL`); when another owner has a rule for the same packets; also when a qdisc to be removed is not an empty `clsact`.
     /// - [`Error::Refused`] with `EOPNOTSUPP` when the qdisc uses a shared block (`ingress_block`), `EINVAL` when the interface
     ///   has no qdisc; also as [`Marks`].
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
@@ -234,8 +242,7 @@ impl Marks {
         range: Range<usize>,
         failures: &mut Vec<(usize, Error)>,
     ) -> Result<()> {
-        let mut additions = Vec::new();
-        let mut removals: BTreeMap<&str, Vec<(usize, &Rule)>> = BTreeMap::new();
+        let mut rules: BTreeMap<&str, Vec<(usize, &Change)>> = BTreeMap::new();
         let mut collect = |at: usize, outcome: Result<()>| match outcome {
             Err(error @ (Error::Refused { .. } | Error::Foreign { .. } | Error::Invalid { .. })) => {
                 failures.push((at, error));
@@ -247,19 +254,22 @@ impl Marks {
             match &changes[at] {
                 Change::AddQdisc(name) => collect(at, self.add_qdisc(name))?,
                 Change::RemoveQdisc(name) => collect(at, self.remove_qdisc(name))?,
-                Change::Add(rule) => additions.push((at, rule)),
-                Change::Remove(rule) => removals.entry(&rule.interface).or_default().push((at, rule)),
+                change @ (Change::Add(rule) | Change::Remove(rule) | Change::RemoveOutdated(rule)) => {
+                    match if matches!(change, Change::Add(_)) { rule.check() } else { Ok(()) } {
+                        Ok(()) => rules.entry(&rule.interface).or_default().push((at, change)),
+                        wrong => collect(at, wrong)?,
+                    }
+                }
             }
         }
-        for (at, outcome) in self.add(&additions)? {
-            collect(at, outcome)?;
-        }
-        for (name, rules) in removals {
-            match self.remove(name, &rules) {
+        for (name, changes) in rules {
+            match self.change_rules(name, &changes) {
                 Ok(outcomes) => outcomes.into_iter().try_for_each(|(at, outcome)| collect(at, outcome))?,
-                Err(error) => collect(rules[0].0, Err(error))?,
+                Err(error) => collect(changes[0].0, Err(error))?,
             }
         }
+        // The first in the plan is the one that is told of.
+        failures.sort_by_key(|(at, _)| *at);
         Ok(())
     }
 
@@ -290,125 +300,162 @@ impl Marks {
         }
     }
 
-    /// Adds rules and returns an outcome for each.
-    fn add(&mut self, rules: &[(usize, &Rule)]) -> Result<Vec<(usize, Result<()>)>> {
+    /// Changes the rules of one interface, all of them in the same way, and returns an outcome for each change that was refused.
+    fn change_rules(&mut self, name: &str, changes: &[(usize, &Change)]) -> Result<Vec<(usize, Result<()>)>> {
+        let index = match (self.index(name)?, changes) {
+            (Some(index), _) => index,
+            (None, [(_, Change::Add(_)), ..]) => self.client.link_of_name(name)?.index,
+            // A missing interface holds no rules.
+            (None, _) => return Ok(Vec::new()),
+        };
+        let filters = self.filters(name, index, INGRESS)?;
+        if let [(_, Change::RemoveOutdated(_)), ..] = changes {
+            return self.remove_outdated(name, index, &filters, changes);
+        }
         let mut outcomes = Vec::new();
-        let mut indices: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut requests = Vec::new();
-        for &(at, rule) in rules {
-            if let Err(error) = rule.check() {
-                outcomes.push((at, Err(error)));
-                continue;
-            }
-            let index = match indices.get(rule.interface.as_str()) {
-                Some(&index) => index,
-                None => match self.client.link_of_name(&rule.interface) {
-                    Ok(link) => *indices.entry(&rule.interface).or_insert(link.index),
-                    Err(error @ Error::Refused { .. }) => {
-                        outcomes.push((at, Err(error)));
-                        continue;
+        for ipv6 in [false, true] {
+            let (mut add, mut remove, mut all) = (Vec::new(), Vec::new(), Vec::new());
+            for (at, change) in changes {
+                match change {
+                    Change::Add(rule) if rule.vip.is_ipv6() == ipv6 => match self.conflict(rule, &filters) {
+                        Some(error) => outcomes.push((*at, Err(error))),
+                        None => {
+                            add.push(rule);
+                            all.push((*at, rule));
+                        }
+                    },
+                    Change::Remove(rule) if rule.vip.is_ipv6() == ipv6 => {
+                        remove.push(rule);
+                        all.push((*at, rule));
                     }
-                    Err(error) => return Err(error),
-                },
-            };
-            requests.push(((at, rule, index), wire::add_filter(rule, self.owner, index, 0)));
-        }
-        let mut found: BTreeMap<u32, Vec<Filter>> = BTreeMap::new();
-        for ((at, rule, index), result) in self.batch(requests, NLM_F_CREATE | NLM_F_EXCL, "add", "rules")? {
-            let outcome = match result {
-                Err(failure) if is(&failure, Errno::EXIST) || is(&failure, Errno::INVAL) => {
-                    let filters = match found.entry(index) {
-                        Entry::Occupied(entry) => entry.into_mut(),
-                        Entry::Vacant(entry) => entry.insert(self.filters(&rule.interface, index, INGRESS)?),
-                    };
-                    self.settle(rule, index, filters, failure)
+                    _ => {}
                 }
-                result => result.map_err(|failure| explain_missing(failure, "add", rule)),
-            };
-            outcomes.push((at, outcome));
+            }
+            let Some(&(_, rule)) = all.first() else { continue };
+            let ours = filters.iter().filter(|filter| filter.owner() == Some(self.owner));
+            let now: Vec<Held> = ours.filter_map(|filter| filter.held(ipv6)).collect();
+            let requests = filters::change(&now, &add, &remove, ipv6);
+            let outcome = requests.and_then(|requests| self.send(index, ipv6, requests, rule, &filters));
+            match outcome {
+                Ok(()) => {}
+                Err(error @ (Error::Refused { .. } | Error::Foreign { .. } | Error::Invalid { .. })) => {
+                    // The first rule stands for all of them: they share filters.
+                    outcomes.push((all[0].0, Err(error)));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        outcomes.sort_by_key(|(at, _)| *at);
         Ok(outcomes)
     }
 
-    /// Finds the filter that is in the way of a rule. One of ours with another mark is replaced.
-    fn settle(&mut self, rule: &Rule, index: u32, filters: &[Filter], failure: Failure) -> Result<()> {
-        if let Some(filter) = filters.iter().find(|filter| filter.kind == "flower" && filter.matches_as(rule)) {
-            if filter.owner() != Some(self.owner) {
-                let (object, reason) = match filter.owner() {
-                    Some(owner) => (
-                        format!("the filter of owner {owner:016x} that matches the same packets as {rule}"),
-                        "it is a rule of another node directory in this network namespace: use one of them only",
-                    ),
-                    None => (
-                        Foreign::of(filter, &rule.interface, self.owner).text,
-                        "it matches the same packets at a priority that belongs to this program: move it to another one",
-                    ),
-                };
-                return Err(Error::Foreign { object, reason: reason.into() });
-            }
-            if filter.rule(&rule.interface).as_ref() == Some(rule) {
-                return Ok(());
-            }
-            let request = wire::add_filter(rule, self.owner, index, filter.handle);
-            let result = self.client.request(request, NLM_F_CREATE);
-            return result.map(|_| ()).map_err(|failure| explain_missing(failure, "replace", rule));
+    /// A rule of another owner for the same packets.
+    fn conflict(&self, rule: &Rule, filters: &[Filter]) -> Option<Error> {
+        let others =
+            filters.iter().filter_map(|filter| Some((filter.owner().filter(|owner| *owner != self.owner)?, filter)));
+        let mut rules = others.flat_map(|(owner, filter)| {
+            let rules = filter.rules(&rule.interface).unwrap_or_default();
+            rules.into_iter().chain(filter.outdated_rule(&rule.interface)).map(move |rule| (owner, rule))
+        });
+        let (owner, _) = rules.find(|(_, other)| (other.vip, other.packets) == (rule.vip, rule.packets))?;
+        Some(Error::Foreign {
+            object: format!("the filter of owner {owner:016x} that matches the same packets as {rule}"),
+            reason: "it is a rule of another node directory in this network namespace: use one of them only".into(),
+        })
+    }
+
+    /// Sends requests for filters of one family, for the sake of this rule and others.
+    fn send(&mut self, index: u32, ipv6: bool, requests: Vec<Request>, rule: &Rule, filters: &[Filter]) -> Result<()> {
+        let (mut messages, mut operations) = (Vec::new(), Vec::new());
+        for request in requests {
+            let (message, operation) = match request {
+                Request::Put { handle, mark, program } => {
+                    (wire::put_filter(index, ipv6, handle, &program, mark, self.owner), "add")
+                }
+                Request::Remove { handle } => (wire::remove_filter(index, ipv6, handle), "remove"),
+            };
+            messages.push(message);
+            operations.push(operation);
         }
-        let slot = Slot::of(rule);
+        let outcomes = self.batch(messages, "change", rule)?;
+        for (outcome, operation) in outcomes.into_iter().zip(operations) {
+            let Err(failure) = outcome else { continue };
+            if operation == "add" {
+                return Err(self.explain_addition(rule, ipv6, filters, failure));
+            }
+            // Gone, or its interface is.
+            if !failure.is_not_found() && !is(&failure, Errno::NODEV) {
+                return Err(explain(failure, "remove", rule));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the filter of another program that is in the way.
+    fn explain_addition(&self, rule: &Rule, ipv6: bool, filters: &[Filter], failure: Failure) -> Error {
+        let slot = Slot::of(ipv6);
         let in_the_way = filters
             .iter()
-            .find(|filter| filter.slot.priority == slot.priority && (filter.slot != slot || filter.kind != "flower"));
+            .filter(|_| is(&failure, Errno::EXIST) || is(&failure, Errno::INVAL))
+            .find(|filter| filter.slot.priority == slot.priority && (filter.slot != slot || filter.kind != "bpf"));
         match in_the_way {
-            Some(filter) => Err(Error::Foreign {
+            Some(filter) => Error::Foreign {
                 object: Foreign::of(filter, &rule.interface, self.owner).text,
                 reason: format!(
-                    "priorities {PRIORITY} to {} belong to this program: move it to another one",
-                    PRIORITY + 5
+                    "priorities {PRIORITY} and {} belong to this program: move it to another one",
+                    PRIORITY + 1
                 ),
-            }),
-            None => Err(explain_missing(failure, "add", rule)),
+            },
+            None => explain_missing(failure, "add", rule),
         }
     }
 
-    /// Removes rules of one interface and returns an outcome for each.
-    fn remove(&mut self, name: &str, rules: &[(usize, &Rule)]) -> Result<Vec<(usize, Result<()>)>> {
-        // A missing interface holds no rules.
-        let Some(index) = self.index(name)? else { return Ok(Vec::new()) };
-        let filters = self.filters(name, index, INGRESS)?;
-        let ours: BTreeMap<Rule, &Filter> = filters
-            .iter()
-            .filter(|filter| filter.owner() == Some(self.owner))
-            .filter_map(|filter| Some((filter.rule(name)?, filter)))
-            .collect();
-        let requests = rules
-            .iter()
-            .filter_map(|&(at, rule)| Some(((at, rule), wire::remove_filter(ours.get(rule)?, index))))
-            .collect();
-        let outcomes = self.batch(requests, 0, "remove", "rules")?.into_iter().map(|((at, rule), result)| {
-            let outcome = match result {
-                Err(failure) if failure.is_not_found() || is(&failure, Errno::NODEV) => Ok(()),
-                result => result.map_err(|failure| explain(failure, "remove", rule)),
-            };
-            (at, outcome)
+    fn remove_outdated(
+        &mut self,
+        name: &str,
+        index: u32,
+        filters: &[Filter],
+        changes: &[(usize, &Change)],
+    ) -> Result<Vec<(usize, Result<()>)>> {
+        let (mut messages, mut rules) = (Vec::new(), Vec::new());
+        for filter in filters.iter().filter(|filter| filter.owner() == Some(self.owner)) {
+            let Some(found) = filter.outdated_rule(name) else { continue };
+            let wanted =
+                |(_, change): &&(usize, &Change)| matches!(change, Change::RemoveOutdated(rule) if *rule == found);
+            if let Some((at, _)) = changes.iter().find(wanted) {
+                messages.push(wire::remove_outdated(index, filter));
+                rules.push((*at, found));
+            }
+        }
+        let outcomes = self.batch(messages, "remove outdated filters of", name)?;
+        let outcomes = rules.into_iter().zip(outcomes).map(|((at, rule), outcome)| match outcome {
+            Err(failure) if failure.is_not_found() || is(&failure, Errno::NODEV) => (at, Ok(())),
+            outcome => (at, outcome.map_err(|failure| explain(failure, "remove", rule))),
         });
         Ok(outcomes.collect())
     }
 
-    /// Sends requests, many at once, and returns each one's name and outcome.
-    fn batch<T>(
+    /// Sends requests, many at once, in order, and returns an outcome for each.
+    fn batch(
         &mut self,
-        requests: Vec<(T, RouteMessage)>,
-        flags: u16,
+        messages: Vec<RouteMessage>,
         operation: &'static str,
-        object: &str,
-    ) -> Result<Vec<(T, Result<(), Failure>)>> {
-        let mut outcomes = Vec::with_capacity(requests.len());
-        let (names, messages): (Vec<T>, Vec<RouteMessage>) = requests.into_iter().unzip();
-        for some in messages.chunks(FILTERS) {
-            let found = self.client.exchange(|socket| socket.batch(some.to_vec(), flags));
-            outcomes.extend(found.map_err(|failure| explain(failure, operation, object))?);
+        object: impl fmt::Display,
+    ) -> Result<Vec<Result<(), Failure>>> {
+        let mut outcomes = Vec::with_capacity(messages.len());
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let (mut some, mut octets) = (Vec::new(), 0);
+            while let Some(next) = messages.next_if(|next| {
+                octets += next.octets().len();
+                some.is_empty() || some.len() < FILTERS && octets < OCTETS
+            }) {
+                some.push(next);
+            }
+            // Without `NLM_F_EXCL` a filter with a handle is replaced. To a removal it means nothing.
+            let found = self.client.exchange(|socket| socket.batch(some, NLM_F_CREATE));
+            outcomes.extend(found.map_err(|failure| explain(failure, operation, &object))?);
         }
-        Ok(names.into_iter().zip(outcomes).collect())
+        Ok(outcomes)
     }
 
     /// The interface's index. `None`: there is no such interface.
@@ -439,6 +486,9 @@ impl Marks {
 /// Filters in one send. Since Linux 6.12 a refusal carries the kernel's words here, and 256 of them do not fit the default
 /// receive buffer (`ENOBUFS`).
 const FILTERS: usize = 64;
+
+/// Octets in one send: a part of the default send buffer.
+const OCTETS: usize = 64 * 1024;
 
 fn failed(changes: &[Change], at: usize, source: Error, outcome: &str) -> Error {
     Error::Change {

@@ -48,11 +48,13 @@
 //! ```
 
 mod client;
+mod filters;
 mod local;
 mod monitor;
 mod neighbours;
 mod plan;
 mod probe;
+mod program;
 mod routing;
 mod rule;
 #[cfg(all(test, target_endian = "little"))]

@@ -18,6 +18,8 @@ pub enum Change {
     Add(Rule),
     /// Removes a rule of ours.
     Remove(Rule),
+    /// Removes the filter in which an earlier version kept this rule.
+    RemoveOutdated(Rule),
 }
 
 /// `add mark 1 on eth0 for 192.0.2.1: TCP with SYN`.
@@ -28,11 +30,13 @@ impl fmt::Display for Change {
             Change::RemoveQdisc(interface) => write!(f, "remove qdisc clsact from {interface}"),
             Change::Add(rule) => write!(f, "add {rule}"),
             Change::Remove(rule) => write!(f, "remove {rule}"),
+            Change::RemoveOutdated(rule) => write!(f, "remove the outdated filter of {rule}"),
         }
     }
 }
 
-/// The changes that lead from what was seen to what is wanted: qdiscs first, then the rules to add, then those to remove.
+/// The changes that lead from what was seen to what is wanted: qdiscs first, then the rules to add, then those to remove, then
+/// the filters of an earlier version.
 ///
 /// A rule that overrides another one's mark is added before it and removed after it, so that no packet gets a mark in between
 /// that it gets neither before nor after.
@@ -57,6 +61,7 @@ impl Plan {
         let mut removals: Vec<&Rule> = seen.rules.difference(wanted).collect();
         removals.sort_by_key(|rule| rule.packets.order());
         changes.extend(removals.into_iter().cloned().map(Change::Remove));
+        changes.extend(seen.outdated.iter().cloned().map(Change::RemoveOutdated));
         Plan { changes }
     }
 

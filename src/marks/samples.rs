@@ -34,7 +34,8 @@ fn no_octets_make_a_reader_panic() {
 
 fn read_all(message: &RouteMessage) {
     if let Some(filter) = Filter::read(message) {
-        filter.rule("eth0");
+        filter.rules("eth0");
+        filter.outdated_rule("eth0");
         filter.owner();
     }
     read_qdisc(message);

@@ -1,9 +1,12 @@
 //! What the kernel can do.
 
+use std::num::NonZeroU32;
+
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
 use super::client::explain_missing;
-use super::rule::{Packets, Rule};
+use super::program::Matches;
+use super::rule::Packets;
 use super::wire;
 use crate::error::{Error, Result};
 use crate::netlink::{RouteClient, RouteMessage, in_new_namespace};
@@ -15,7 +18,7 @@ use crate::netns::Netns;
 ///
 /// # Errors
 /// - [`Error::Refused`] with [`Cause::NoTcModule`](crate::Cause::NoTcModule) when a module is missing; the message names the
-///   module (`sch_ingress`, `cls_flower`, `act_skbedit`) and the packages that hold it.
+///   module (`sch_ingress`, `cls_bpf`, `act_skbedit`) and the packages that hold it.
 /// - [`Error::System`] when no namespace can be made (`EPERM`); also as [`Marks`](super::Marks).
 pub fn supported() -> Result<()> {
     in_new_namespace(attempt).map_err(|e| Error::system("create", "a network namespace to try tc filters in", e))?
@@ -24,16 +27,13 @@ pub fn supported() -> Result<()> {
 fn attempt() -> Result<()> {
     let mut client = RouteClient::open(Netns::current()?)?;
     let index = client.link_of_name("lo")?.index;
-    let rule = Rule {
-        interface: "lo".into(),
-        vip: [192, 0, 2, 1].into(),
-        packets: Packets::Opening,
-        mark: std::num::NonZeroU32::MIN,
-    };
+    let rules = [([192, 0, 2, 1].into(), Packets::Opening)].into();
+    let program = Matches { rules, ..Matches::default() }.program(false).unwrap_or_default();
+    let filter = wire::put_filter(index, false, 0, &program, NonZeroU32::MIN, 0);
     let steps: [(&str, RouteMessage); 3] = [
         ("module sch_ingress (qdisc clsact)", wire::clsact(libc::RTM_NEWQDISC, index)),
-        ("module cls_flower (filter flower)", wire::add_bare_filter(index)),
-        ("module act_skbedit (action skbedit)", wire::add_filter(&rule, 0, index, 0)),
+        ("module cls_bpf (filter bpf)", wire::add_bare_filter(index)),
+        ("module act_skbedit (action skbedit)", filter),
     ];
     for (module, request) in steps {
         client

@@ -4,12 +4,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
 
 use super::client::Qdisc;
+use super::filters::Held;
+use super::program::{Instruction, Matches};
 use super::rule::{Mac, Packets, Rule};
 use crate::netlink::{RouteMessage, attributes, number, push_attribute, string};
 
-/// The first of the six filter priorities (`pref` in tc) of our rules: 300 to 305. All filters of one priority have one protocol
-/// and one kind, so another program's filter at one of them makes the kernel refuse ours.
-pub const PRIORITY: u16 = 300;
+/// The first of the two filter priorities (`pref` in tc) of our rules: 306 for IPv4, 307 for IPv6. All filters of one priority
+/// have one protocol and one kind, so another program's filter at one of them can make the kernel refuse ours.
+pub const PRIORITY: u16 = 306;
+
+/// The first of the six priorities of an earlier version's flower filters.
+const OUTDATED_PRIORITY: u16 = 300;
 
 /// `struct tcmsg`: family u8, padding, ifindex i32, handle u32, parent u32, info u32, in host order.
 const TC_HEADER: usize = 20;
@@ -26,10 +31,13 @@ const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_CHAIN: u16 = 11;
 
-const TCA_FLOWER_ACT: u16 = 3;
+const TCA_BPF_ACT: u16 = 1;
+const TCA_BPF_OPS_LEN: u16 = 4;
+const TCA_BPF_OPS: u16 = 5;
+const TCA_BPF_FLAGS_GEN: u16 = 9;
+
 const TCA_FLOWER_KEY_ETH_SRC: u16 = 6;
 const TCA_FLOWER_KEY_ETH_SRC_MASK: u16 = 7;
-const TCA_FLOWER_KEY_ETH_TYPE: u16 = 8;
 const TCA_FLOWER_KEY_IP_PROTO: u16 = 9;
 const TCA_FLOWER_KEY_IPV4_SRC: u16 = 10;
 const TCA_FLOWER_KEY_IPV4_DST: u16 = 12;
@@ -39,7 +47,6 @@ const TCA_FLOWER_KEY_IPV6_DST: u16 = 16;
 const TCA_FLOWER_KEY_IPV6_DST_MASK: u16 = 17;
 const TCA_FLOWER_KEY_TCP_SRC: u16 = 18;
 const TCA_FLOWER_KEY_TCP_DST: u16 = 19;
-const TCA_FLOWER_FLAGS: u16 = 22;
 const TCA_FLOWER_KEY_TCP_DST_MASK: u16 = 36;
 const TCA_FLOWER_KEY_TCP_FLAGS: u16 = 71;
 const TCA_FLOWER_KEY_TCP_FLAGS_MASK: u16 = 72;
@@ -110,31 +117,65 @@ pub(super) fn list_filters(index: u32, parent: u32) -> RouteMessage {
     RouteMessage::new(libc::RTM_GETTFILTER, &header(index, 0, parent, 0))
 }
 
-/// `RTM_NEWTFILTER` for this rule. With a handle other than 0 it replaces the filter of that handle.
-pub(super) fn add_filter(rule: &Rule, owner: u64, index: u32, handle: u32) -> RouteMessage {
-    let mut options = Keys::of(rule).encode();
-    push_attribute(&mut options, TCA_FLOWER_FLAGS, &SKIP_HW.to_ne_bytes());
-    push_attribute(&mut options, TCA_FLOWER_ACT, &actions(rule.mark, owner));
-    RouteMessage::new(libc::RTM_NEWTFILTER, &header(index, handle, INGRESS, Slot::of(rule).info()))
-        .with(TCA_KIND, b"flower\0")
-        .with(TCA_OPTIONS, &options)
+/// `RTM_NEWTFILTER` for a filter of ours. With a handle other than 0 it replaces the filter of that handle.
+pub(super) fn put_filter(
+    index: u32,
+    ipv6: bool,
+    handle: u32,
+    program: &[Instruction],
+    mark: NonZeroU32,
+    owner: u64,
+) -> RouteMessage {
+    filter(index, ipv6, handle, program, Some(&actions(mark, owner)))
 }
 
-/// `RTM_NEWTFILTER` for a filter without an action, which tells whether the kernel has `cls_flower`.
+/// `RTM_NEWTFILTER` for a filter without an action, which tells whether the kernel has `cls_bpf`.
 pub(super) fn add_bare_filter(index: u32) -> RouteMessage {
-    let slot = Slot { priority: PRIORITY, protocol: ETH_P_IP };
+    filter(index, false, 0, &Matches::default().program(false).unwrap_or_default(), None)
+}
+
+fn filter(index: u32, ipv6: bool, handle: u32, program: &[Instruction], actions: Option<&[u8]>) -> RouteMessage {
+    let mut octets = Vec::with_capacity(8 * program.len());
+    for instruction in program {
+        octets.extend(instruction.code.to_ne_bytes());
+        octets.extend([instruction.jump_true, instruction.jump_false]);
+        octets.extend(instruction.k.to_ne_bytes());
+    }
     let mut options = Vec::new();
-    push_attribute(&mut options, TCA_FLOWER_KEY_ETH_TYPE, &ETH_P_IP.to_be_bytes());
-    push_attribute(&mut options, TCA_FLOWER_KEY_IPV4_DST, &[192, 0, 2, 1]);
-    RouteMessage::new(libc::RTM_NEWTFILTER, &header(index, 0, INGRESS, slot.info()))
-        .with(TCA_KIND, b"flower\0")
+    push_attribute(&mut options, TCA_BPF_OPS_LEN, &(program.len() as u16).to_ne_bytes());
+    push_attribute(&mut options, TCA_BPF_OPS, &octets);
+    push_attribute(&mut options, TCA_BPF_FLAGS_GEN, &SKIP_HW.to_ne_bytes());
+    if let Some(actions) = actions {
+        push_attribute(&mut options, TCA_BPF_ACT, actions);
+    }
+    RouteMessage::new(libc::RTM_NEWTFILTER, &header(index, handle, INGRESS, Slot::of(ipv6).info()))
+        .with(TCA_KIND, b"bpf\0")
         .with(TCA_OPTIONS, &options)
 }
 
-/// `RTM_DELTFILTER` for one filter.
-pub(super) fn remove_filter(filter: &Filter, index: u32) -> RouteMessage {
+/// `RTM_DELTFILTER` for one filter of ours.
+pub(super) fn remove_filter(index: u32, ipv6: bool, handle: u32) -> RouteMessage {
+    let header = header(index, handle, INGRESS, Slot::of(ipv6).info());
+    RouteMessage::new(libc::RTM_DELTFILTER, &header).with(TCA_KIND, b"bpf\0")
+}
+
+/// `RTM_DELTFILTER` for one filter of an earlier version.
+pub(super) fn remove_outdated(index: u32, filter: &Filter) -> RouteMessage {
     let header = header(index, filter.handle, INGRESS, filter.slot.info());
     RouteMessage::new(libc::RTM_DELTFILTER, &header).with(TCA_KIND, b"flower\0")
+}
+
+fn read_program(octets: &[u8]) -> Vec<Instruction> {
+    let instruction = |octets: &[u8]| match *octets {
+        [c0, c1, jump_true, jump_false, k0, k1, k2, k3] => Instruction {
+            code: u16::from_ne_bytes([c0, c1]),
+            jump_true,
+            jump_false,
+            k: u32::from_ne_bytes([k0, k1, k2, k3]),
+        },
+        _ => unreachable!("chunks of eight"),
+    };
+    octets.chunks_exact(8).map(instruction).collect()
 }
 
 /// A list of one skbedit action.
@@ -163,8 +204,17 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn of(rule: &Rule) -> Self {
-        let priority = PRIORITY + 2 * rule.packets.order();
+    /// Where the filters of a family are.
+    pub(super) fn of(ipv6: bool) -> Self {
+        match ipv6 {
+            false => Slot { priority: PRIORITY, protocol: ETH_P_IP },
+            true => Slot { priority: PRIORITY + 1, protocol: ETH_P_IPV6 },
+        }
+    }
+
+    /// Where an earlier version had this rule.
+    fn outdated(rule: &Rule) -> Self {
+        let priority = OUTDATED_PRIORITY + 2 * rule.packets.order();
         match rule.vip {
             IpAddr::V4(_) => Slot { priority, protocol: ETH_P_IP },
             IpAddr::V6(_) => Slot { priority: priority + 1, protocol: ETH_P_IPV6 },
@@ -179,7 +229,7 @@ impl Slot {
 /// A value and which of its bits are compared.
 type Masked<T> = Option<(T, T)>;
 
-/// What a flower filter compares, as far as rules use it.
+/// What a flower filter compares, as far as rules of an earlier version used it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Keys {
     source: Masked<[u8; 6]>,
@@ -212,37 +262,6 @@ impl Keys {
             }
         }
         keys
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut octets = Vec::new();
-        let mut put = |kind, value: &[u8]| push_attribute(&mut octets, kind, value);
-        let ether_type = if self.v4.is_some() { ETH_P_IP } else { ETH_P_IPV6 };
-        put(TCA_FLOWER_KEY_ETH_TYPE, &ether_type.to_be_bytes());
-        if let Some((value, mask)) = self.source {
-            put(TCA_FLOWER_KEY_ETH_SRC, &value);
-            put(TCA_FLOWER_KEY_ETH_SRC_MASK, &mask);
-        }
-        if let Some(protocol) = self.protocol {
-            put(TCA_FLOWER_KEY_IP_PROTO, &[protocol]);
-        }
-        if let Some((value, mask)) = self.v4 {
-            put(TCA_FLOWER_KEY_IPV4_DST, &value);
-            put(TCA_FLOWER_KEY_IPV4_DST_MASK, &mask);
-        }
-        if let Some((value, mask)) = self.v6 {
-            put(TCA_FLOWER_KEY_IPV6_DST, &value);
-            put(TCA_FLOWER_KEY_IPV6_DST_MASK, &mask);
-        }
-        if let Some((value, mask)) = self.port {
-            put(TCA_FLOWER_KEY_TCP_DST, &value.to_be_bytes());
-            put(TCA_FLOWER_KEY_TCP_DST_MASK, &mask.to_be_bytes());
-        }
-        if let Some((value, mask)) = self.flags {
-            put(TCA_FLOWER_KEY_TCP_FLAGS, &value.to_be_bytes());
-            put(TCA_FLOWER_KEY_TCP_FLAGS_MASK, &mask.to_be_bytes());
-        }
-        octets
     }
 
     fn decode(options: &[u8]) -> Self {
@@ -280,7 +299,10 @@ pub(super) struct Filter {
     pub(super) chain: u32,
     pub(super) kind: String,
     pub(super) actions: Vec<Action>,
-    pub(super) keys: Keys,
+    /// Of a `bpf` filter in classic BPF.
+    program: Vec<Instruction>,
+    /// Of a `flower` filter.
+    keys: Keys,
 }
 
 /// One action of a filter.
@@ -318,6 +340,11 @@ impl Filter {
             handle: u32::from_ne_bytes([h0, h1, h2, h3]),
             chain,
             actions: attributes(list).map(|(_, value)| Action::read(value)).collect(),
+            program: match kind.as_str() {
+                "bpf" => attributes(options).find(|(kind, _)| *kind == TCA_BPF_OPS),
+                _ => None,
+            }
+            .map_or_else(Vec::new, |(_, octets)| read_program(octets)),
             keys: if kind == "flower" { Keys::decode(options) } else { Keys::default() },
             kind,
         })
@@ -342,13 +369,34 @@ impl Filter {
         }
     }
 
-    /// The rule that this filter is. `None`: it is none, whatever cookie it bears.
-    pub(super) fn rule(&self, interface: &str) -> Option<Rule> {
+    /// The mark that it gives, if that is all that it does.
+    fn mark(&self) -> Option<NonZeroU32> {
         let [action] = self.actions.as_slice() else { return None };
-        let mark = match action.mark {
-            Some((mark, u32::MAX)) => NonZeroU32::new(mark)?,
-            _ => return None,
-        };
+        let sets = self.chain == 0 && action.kind == "skbedit" && action.control == Some(CONTINUE);
+        match action.mark {
+            Some((mark, u32::MAX)) if sets => NonZeroU32::new(mark),
+            _ => None,
+        }
+    }
+
+    /// What it matches and the mark that it gives, if it holds rules of this family. `None`: it holds none, whatever cookie it bears.
+    pub(super) fn held(&self, ipv6: bool) -> Option<Held> {
+        let mark = self.mark()?;
+        let ours = self.kind == "bpf" && self.slot == Slot::of(ipv6);
+        let matches = ours.then(|| Matches::read(&self.program, ipv6)).flatten()?;
+        Some(Held { handle: self.handle, mark, matches })
+    }
+
+    /// The rules that it holds. `None`: it is no filter of this version.
+    pub(super) fn rules(&self, interface: &str) -> Option<Vec<Rule>> {
+        let Held { mark, matches, .. } = self.held(false).or_else(|| self.held(true))?;
+        let rule = |(vip, packets)| Rule { interface: interface.into(), vip, packets, mark };
+        Some(matches.rules.into_iter().map(rule).collect())
+    }
+
+    /// The rule that it was for an earlier version.
+    pub(super) fn outdated_rule(&self, interface: &str) -> Option<Rule> {
+        let mark = self.mark()?;
         let vip = match (self.keys.v4, self.keys.v6) {
             (Some((vip, _)), None) => IpAddr::V4(Ipv4Addr::from(vip)),
             (None, Some((vip, _))) => IpAddr::V6(Ipv6Addr::from(vip)),
@@ -361,17 +409,8 @@ impl Filter {
             _ => return None,
         };
         let rule = Rule { interface: interface.into(), vip, packets, mark };
-        let exact = self.kind == "flower"
-            && self.chain == 0
-            && self.matches_as(&rule)
-            && action.kind == "skbedit"
-            && action.control == Some(CONTINUE);
+        let exact = self.kind == "flower" && self.slot == Slot::outdated(&rule) && self.keys == Keys::of(&rule);
         exact.then_some(rule)
-    }
-
-    /// Whether it matches the same packets at the same priority as this rule's filter: the kernel does not take both.
-    pub(super) fn matches_as(&self, rule: &Rule) -> bool {
-        self.slot == Slot::of(rule) && self.keys == Keys::of(rule)
     }
 }
 
@@ -423,7 +462,8 @@ fn read_control(parameters: &[u8]) -> Option<i32> {
 /// The attribute of a filter's options that holds its actions.
 fn action_attribute(kind: &str) -> Option<u16> {
     match kind {
-        "bpf" | "cgroup" => Some(1),
+        "bpf" => Some(TCA_BPF_ACT),
+        "cgroup" => Some(1),
         "matchall" => Some(2),
         "basic" | "flower" => Some(3),
         "fw" => Some(4),
@@ -454,18 +494,19 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_read() {
+    fn filters_of_an_earlier_version_are_read() {
         let filter = Filter::read(&message(samples::FROM)).unwrap();
         assert_eq!((filter.slot.priority, filter.handle, filter.owner()), (302, 1, Some(OWNER)));
         let from = Packets::From(Mac([2, 0, 0, 0, 0, 2]));
-        assert_eq!(filter.rule("eth0"), Some(rule("192.0.2.254", from, 1)));
+        assert_eq!(filter.outdated_rule("eth0"), Some(rule("192.0.2.254", from, 1)));
+        assert_eq!(filter.rules("eth0"), None);
 
         let filter = Filter::read(&message(samples::OPENING)).unwrap();
-        assert_eq!(filter.rule("eth0"), Some(rule("2001:db8::fe", Packets::Opening, 2)));
+        assert_eq!(filter.outdated_rule("eth0"), Some(rule("2001:db8::fe", Packets::Opening, 2)));
 
         let alone = Filter::read(&message(samples::PRIORITY_ALONE)).unwrap();
         assert!(alone.is_container());
-        assert_eq!(alone.rule("eth0"), None);
+        assert_eq!((alone.outdated_rule("eth0"), alone.rules("eth0")), (None, None));
     }
 
     #[test]
@@ -473,39 +514,45 @@ mod tests {
         let filter = Filter::read(&message(samples::U32)).unwrap();
         assert_eq!((filter.kind.as_str(), filter.actions.len()), ("u32", 1));
         assert_eq!((filter.actions[0].mark, filter.owner()), (Some((7, u32::MAX)), None));
-        assert_eq!(filter.rule("eth0"), None);
+        assert_eq!(filter.rules("eth0"), None);
         assert!(!filter.is_container());
         assert!(Filter::read(&message(samples::U32_TABLE)).unwrap().is_container());
     }
 
-    #[test]
-    fn what_is_written_is_read_back() {
+    /// A filter of a kind of rule each.
+    fn written(ipv6: bool) -> (Filter, Vec<Rule>) {
+        let vip = if ipv6 { "2001:db8::fe" } else { "192.0.2.254" };
         let kinds = [
             Packets::Later { port: None },
             Packets::Later { port: NonZeroU16::new(443) },
             Packets::From(Mac([2, 0, 0, 0, 0, 2])),
             Packets::Opening,
         ];
-        for vip in ["192.0.2.254", "2001:db8::fe"] {
-            for packets in kinds {
-                let rule = rule(vip, packets, u32::MAX);
-                let filter = Filter::read(&add_filter(&rule, OWNER, 2, 5)).unwrap();
-                assert_eq!((filter.rule("eth0"), filter.owner(), filter.handle), (Some(rule), Some(OWNER), 5));
-            }
+        let rules: Vec<Rule> = kinds.map(|packets| rule(vip, packets, u32::MAX)).into();
+        let matches = rules.iter().map(|rule| (rule.vip, rule.packets)).collect();
+        let program = Matches { rules: matches, ..Matches::default() }.program(ipv6).unwrap();
+        let mark = NonZeroU32::MAX;
+        (Filter::read(&put_filter(2, ipv6, 5, &program, mark, OWNER)).unwrap(), rules)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for ipv6 in [false, true] {
+            let (filter, rules) = written(ipv6);
+            assert_eq!((filter.rules("eth0"), filter.owner(), filter.handle), (Some(rules), Some(OWNER), 5));
+            assert_eq!(filter.outdated_rule("eth0"), None);
         }
     }
 
     #[test]
-    fn what_differs_from_a_rule_is_none() {
-        let good = Filter::read(&message(samples::FROM)).unwrap();
-        let changes: [fn(&mut Filter); 10] = [
+    fn what_differs_from_a_filter_of_ours_is_none() {
+        let (good, _) = written(false);
+        let changes: [fn(&mut Filter); 8] = [
             |filter| filter.chain = 1,
             |filter| filter.kind = "u32".into(),
             |filter| filter.slot.priority = 300,
             |filter| filter.slot.protocol = ETH_P_IPV6,
-            |filter| filter.keys.other = true,
-            |filter| filter.keys.v4 = Some(([192, 0, 2, 0], [255, 255, 255, 0])),
-            |filter| filter.keys.protocol = Some(17),
+            |filter| filter.program[0].k += 1,
             |filter| filter.actions[0].control = Some(0),
             |filter| filter.actions[0].mark = Some((1, 0xff)),
             |filter| filter.actions.push(Action::default()),
@@ -513,27 +560,42 @@ mod tests {
         for (number, change) in changes.iter().enumerate() {
             let mut filter = good.clone();
             change(&mut filter);
-            assert_eq!(filter.rule("eth0"), None, "change {number}");
+            assert_eq!(filter.rules("eth0"), None, "change {number}");
+        }
+        let good = Filter::read(&message(samples::FROM)).unwrap();
+        let changes: [fn(&mut Filter); 8] = [
+            |filter| filter.chain = 1,
+            |filter| filter.kind = "bpf".into(),
+            |filter| filter.slot.priority = 300,
+            |filter| filter.keys.other = true,
+            |filter| filter.keys.v4 = Some(([192, 0, 2, 0], [255, 255, 255, 0])),
+            |filter| filter.keys.protocol = Some(17),
+            |filter| filter.actions[0].control = Some(0),
+            |filter| filter.actions.push(Action::default()),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut filter = good.clone();
+            change(&mut filter);
+            assert_eq!(filter.outdated_rule("eth0"), None, "change {number}");
         }
     }
 
     #[test]
     fn the_request_for_a_filter() {
-        let rule = rule("192.0.2.254", Packets::Opening, 2);
-        let request = add_filter(&rule, OWNER, 2, 0);
+        let program = [Instruction { code: 6, jump_true: 1, jump_false: 2, k: 0x0304_0506 }];
+        let request = put_filter(2, false, 0, &program, NonZeroU32::new(2).unwrap(), OWNER);
         let expected = [
             // struct tcmsg
-            &[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0xf2, 0xff, 0xff, 0xff, 0x08, 0x00, 0x30, 0x01][..],
-            &[11, 0, 1, 0],
-            b"flower\0\0",
-            // TCA_OPTIONS: protocol, destination, flags, skip_hw
-            &[136, 0, 2, 0],
-            &[6, 0, 8, 0, 0x08, 0x00, 0, 0, 5, 0, 9, 0, 6, 0, 0, 0],
-            &[8, 0, 12, 0, 192, 0, 2, 254, 8, 0, 13, 0, 255, 255, 255, 255],
-            &[6, 0, 71, 0, 0x00, 0x02, 0, 0, 6, 0, 72, 0, 0x00, 0x12, 0, 0],
-            &[8, 0, 22, 0, 1, 0, 0, 0],
-            // TCA_FLOWER_ACT, the first action
-            &[76, 0, 3, 0, 72, 0, 1, 0],
+            &[0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0xf2, 0xff, 0xff, 0xff, 0x08, 0x00, 0x32, 0x01][..],
+            &[8, 0, 1, 0],
+            b"bpf\0",
+            // TCA_OPTIONS: number of instructions, instructions, skip_hw
+            &[108, 0, 2, 0],
+            &[6, 0, 4, 0, 1, 0, 0, 0],
+            &[12, 0, 5, 0, 6, 0, 1, 2, 6, 5, 4, 3],
+            &[8, 0, 9, 0, 1, 0, 0, 0],
+            // TCA_BPF_ACT, the first action
+            &[76, 0, 1, 0, 72, 0, 1, 0],
             &[12, 0, 1, 0],
             b"skbedit\0",
             &[20, 0, 6, 0],

@@ -158,7 +158,6 @@ impl RouteMessage {
         self.octets.split_first_chunk()
     }
 
-    #[cfg(test)]
     pub(crate) fn octets(&self) -> &[u8] {
         &self.octets
     }

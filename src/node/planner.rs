@@ -247,7 +247,8 @@ impl<'a> Case<'a> {
     /// The changes of the rules of this group's VIPs, and of VIPs that no group has.
     fn rules(&self, wanted: &BTreeSet<Rule>) -> RuleSteps {
         let others: BTreeSet<IpAddr> = self.others_vips();
-        let of_others = self.seen.marks.rules.iter().filter(|rule| others.contains(&rule.vip));
+        let marks = &self.seen.marks;
+        let of_others = marks.rules.union(&marks.outdated).filter(|rule| others.contains(&rule.vip));
         let wanted: BTreeSet<Rule> = wanted.iter().chain(of_others).cloned().collect();
         rule_steps(self.state(), self.seen, &wanted)
     }
@@ -503,10 +504,14 @@ fn rule_steps(state: &State, seen: &Observation, wanted: &BTreeSet<Rule>) -> Rul
     let step = |plan: marks::Plan| (!plan.is_empty()).then_some(Step::Marks(plan));
     let union: BTreeSet<Rule> = seen.marks.rules.union(wanted).cloned().collect();
     let added = marks::Plan::between(&seen.marks, &union);
+    // Outdated filters go last: a promotion may end the marks that they give.
+    let is_last = |change: &&marks::Change| matches!(change, marks::Change::RemoveOutdated(_));
+    let added = marks::Plan::of(added.changes().iter().filter(|change| !is_last(change)).cloned());
     let ours = state.qdiscs.iter().filter(|(_, owner)| **owner == QdiscOwner::Node);
     let ours = ours.map(|(interface, _)| interface.clone()).collect();
     let removed = seen.marks.rules.difference(wanted).cloned().map(marks::Change::Remove);
-    let removed = marks::Plan::of(removed).and_remove_qdiscs(&seen.marks, wanted, &ours);
+    let outdated = seen.marks.outdated.iter().cloned().map(marks::Change::RemoveOutdated);
+    let removed = marks::Plan::of(removed.chain(outdated)).and_remove_qdiscs(&seen.marks, wanted, &ours);
     RuleSteps { added: step(added), removed: step(removed) }
 }
 
@@ -522,6 +527,7 @@ pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> O
         && state.marks == Some(config.marks.values)
         && state.legacy.is_none()
         && !state.peers.is_empty()
+        && seen.marks.outdated.is_empty()
         && group.loaded.is_none_or(|sign| seen.table.service(&sign).is_some());
     let families: BTreeSet<_> = config.vips.iter().map(|vip| ipvs::Family::of(*vip)).collect();
     let mark = |family| ServiceId::Fwmark { mark: config.marks.values.local(), family };
@@ -1021,6 +1027,7 @@ mod tests {
                     }
                     marks::Change::Add(rule) => drop(self.seen.marks.rules.insert(rule.clone())),
                     marks::Change::Remove(rule) => drop(self.seen.marks.rules.remove(rule)),
+                    marks::Change::RemoveOutdated(rule) => drop(self.seen.marks.outdated.remove(rule)),
                 }),
                 Step::Announce(..) | Step::Resync(_) | Step::OwnRequests(_) => {}
             }

@@ -9,7 +9,7 @@ use super::surroundings::Surroundings;
 use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
-use crate::marks::{Mac, Packets};
+use crate::marks::{self, Mac, Packets};
 use crate::node::config::{Config, VipOwner};
 use crate::node::fence::Fence;
 use crate::node::observation::Observation;
@@ -356,15 +356,23 @@ impl<'a> Case<'a> {
             _ => false,
         };
         let steps = self.take(is_marks);
-        // The service that they were for has been removed.
+        // The service that they were for has been removed, or the program is newer than the filters.
+        let works = |change: &marks::Change| match change {
+            marks::Change::Remove(_) | marks::Change::RemoveOutdated(_) => true,
+            marks::Change::Add(rule) => self.seen.marks.outdated.contains(rule),
+            _ => false,
+        };
         let only_removes = steps.iter().all(|step| match step {
-            Step::Marks(plan) => plan.changes().iter().all(|change| matches!(change, crate::marks::Change::Remove(_))),
+            Step::Marks(plan) => plan.changes().iter().all(works),
             Step::Table(plan) => plan.changes().iter().all(|change| matches!(change, ipvs::Change::RemoveService(_))),
             _ => false,
         });
         if !steps.is_empty() {
             let (severity, reason) = match only_removes {
-                true => (Severity::Notice, "rules or services of the marks are needed no more"),
+                true => (
+                    Severity::Notice,
+                    "rules or services of the marks are needed no more, or rules are in the form of an earlier version, which costs more",
+                ),
                 false => (
                     Severity::Error,
                     "rules or services of the marks are missing, or differ: what another node sends here is scheduled once more",
@@ -445,8 +453,8 @@ impl<'a> Case<'a> {
     /// What keeps the marks of the node's rules from IPVS.
     fn overwritten_marks(&mut self) {
         let values = self.config.marks.values;
-        let first = crate::marks::PRIORITY;
-        let last = first.saturating_add(5);
+        let first = marks::PRIORITY;
+        let last = first.saturating_add(1);
         let filters = self.seen.marks.foreign.iter().filter(|found| found.mark.is_some());
         let filters: Vec<(String, &str)> = filters
             .filter_map(|found| match found.priority {

@@ -107,7 +107,7 @@
 #define LVS_ERR_NO_FAMILY -103
 
 /**
- * The scheduler, persistence engine, or part of traffic control (cls_flower, act_skbedit) is unknown, and its
+ * The scheduler, persistence engine, or part of traffic control (cls_bpf, act_skbedit) is unknown, and its
  * module could not be loaded.
  */
 #define LVS_ERR_NO_MODULE -104
@@ -387,7 +387,7 @@
 
 /**
  * Every node has the same table. tc rules mark the packets that come from the MAC address of another
- * node, and this node serves them itself. Needs cls_flower and act_skbedit in the kernel.
+ * node, and this node serves them itself. Needs cls_bpf and act_skbedit in the kernel.
  *
  * 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier versions.
  * They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.

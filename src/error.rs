@@ -223,7 +223,7 @@ pub enum Cause {
     NoFamily,
     /// The scheduler or persistence engine is unknown and its module could not be loaded.
     NoModule,
-    /// The kernel lacks a module of traffic control (`sch_ingress`, `cls_flower`, `act_skbedit`), and could not load it.
+    /// The kernel lacks a module of traffic control (`sch_ingress`, `cls_bpf`, `act_skbedit`), and could not load it.
     NoTcModule,
     /// No such virtual service.
     NoService,
@@ -273,7 +273,7 @@ impl fmt::Display for Cause {
                  or load its module (`modprobe ip_vs_NAME`, `modprobe ip_vs_pe_NAME`)"
             }
             Cause::NoTcModule => {
-                "the kernel lacks a module for tc filters (sch_ingress, cls_flower, act_skbedit): install the package that \
+                "the kernel lacks a module for tc filters (sch_ingress, cls_bpf, act_skbedit): install the package that \
                  holds it (Debian: linux-image; RHEL: kernel-modules-core, kernel-modules-extra) for the running kernel"
             }
             Cause::NoService => "there is no such virtual service: add it first",

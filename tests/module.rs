@@ -78,7 +78,7 @@ fn a_missing_module_for_marks_is_named() {
         Ok("guest"),
         "this test hides modules: it runs in the lab's guest only"
     );
-    for module in ["sch_ingress", "cls_flower", "act_skbedit"] {
+    for module in ["sch_ingress", "cls_bpf", "act_skbedit"] {
         assert!(run("mount -t tmpfs none /lib/modules"));
         let error = lvs_dr::marks::supported().unwrap_err();
         assert_eq!(error.cause(), Some(Cause::NoTcModule), "{error}");

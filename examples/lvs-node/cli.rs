@@ -35,7 +35,7 @@ const AFTER_HELP: &str = r#"THE FILE
   vips = ["192.168.0.254"]        # IPv4 and IPv6
   vip_owner = "node"              # or "keepalived": its virtual_ipaddress moves the VIP on the interface
   fence = "marks"                 # all nodes have the live table; packets from another node's MAC address are marked, and
-                                  # served here. "clear": a backup has no table, for kernels without cls_flower
+                                  # served here. "clear": a backup has no table, for kernels without cls_bpf
   loopback = "always"             # or "backup": the VIP leaves lo while this node directs
   state_dir = "/run/lvs-dr"       # a directory for root alone; below /var/lib it outlives a reboot
   announcements = 5               # gratuitous ARP (IPv6: neighbour advertisements) after a move

@@ -36,7 +36,7 @@ pub const LVS_FENCE_DEFAULT: u32 = 0;
 /// kernels without the modules that LVS_FENCE_MARKS needs.
 pub const LVS_FENCE_CLEAR: u32 = 1;
 /// Every node has the same table. tc rules mark the packets that come from the MAC address of another
-/// node, and this node serves them itself. Needs cls_flower and act_skbedit in the kernel.
+/// node, and this node serves them itself. Needs cls_bpf and act_skbedit in the kernel.
 ///
 /// 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier versions.
 /// They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.

@@ -35,7 +35,7 @@ pub const LVS_ERR_PERMISSION: c_int = -101;
 pub const LVS_ERR_NO_IPVS: c_int = -102;
 /// The kernel lacks this address family (usually IPv6 switched off).
 pub const LVS_ERR_NO_FAMILY: c_int = -103;
-/// The scheduler, persistence engine, or part of traffic control (cls_flower, act_skbedit) is unknown, and its
+/// The scheduler, persistence engine, or part of traffic control (cls_bpf, act_skbedit) is unknown, and its
 /// module could not be loaded.
 pub const LVS_ERR_NO_MODULE: c_int = -104;
 /// No such virtual service.

@@ -59,9 +59,10 @@ impl FromStr for Mac {
 /// stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Packets {
-    /// TCP packets without SYN: those of a connection that is open already.
+    /// TCP packets without SYN: those of a connection that is open already. Fragments count among them.
     Later {
-        /// Only those to this port. `None`: to any port. With a port, fragments other than the first are not matched.
+        /// Only those to this port. `None`: to any port. With a port, fragments are not matched. Of a rule with a port and one without that
+        /// give different marks, either may win.
         port: Option<NonZeroU16>,
     },
     /// Every packet of any protocol that comes from this source MAC address.
@@ -71,7 +72,7 @@ pub enum Packets {
 }
 
 impl Packets {
-    /// The place in the order in which the kernel tries the rules: 0, 1 or 2.
+    /// The place in the order of overriding: 0, 1 or 2.
     pub(super) fn order(&self) -> u16 {
         match self {
             Packets::Later { .. } => 0,

@@ -1278,7 +1278,7 @@ mod tests {
             change(&mut world);
             world.plan(Role::Backup).unwrap_err().to_string()
         };
-        assert!(refused(&|world| world.seen.unsupported = Some("no cls_flower".into())).contains("no cls_flower"));
+        assert!(refused(&|world| world.seen.unsupported = Some("no cls_bpf".into())).contains("no cls_bpf"));
         let used = refused(&|world| world.seen.mark_uses = vec!["ip rule 7".into()]);
         assert!(used.contains("ip rule 7") && used.contains("[marks] base"), "{used}");
         let foreign = |world: &mut World| {

@@ -9,7 +9,7 @@ use lvs_dr::node::audit::{Finding, Kind, Severity};
 use lvs_dr::node::{Config, Fence, MarksConfig, Node, OwnRequests, Role};
 
 use crate::cluster::{Cluster, Flow, VIP4, VIP6, VIPS};
-use crate::lab::ipvsadm;
+use crate::lab::{ipvsadm, remove_rules, rules};
 use crate::{at, cluster, cluster_of, cluster_with, config, expect, expect_nothing, failures, fix, web};
 
 const MARK: &str = "1280725760";
@@ -26,12 +26,15 @@ fn rules_or_services_of_the_marks_that_another_program_removed() {
     let commands = [
         ("tc qdisc delete dev bond0 clsact", &VIPS[..]),
         ("tc filter delete dev bond0 ingress", &VIPS),
-        ("tc filter delete dev bond0 ingress pref 302", &[]),
+        ("the rules for other nodes", &[]),
         (&format!("ipvsadm -D -f {MARK}"), &[VIP4]),
         (&format!("ipvsadm -D -f {MARK} -6"), &[VIP6]),
     ];
     for (command, harms) in commands {
-        cluster.nodes[1..].iter().for_each(|host| drop(host.sh(command)));
+        cluster.nodes[1..].iter().for_each(|host| match command {
+            "the rules for other nodes" => host.netns.run(|| remove_rules("bond0", "all from")).unwrap(),
+            command => drop(host.sh(command)),
+        });
         // Without the rule for the sender's MAC address, the one for SYNs holds while there is one director.
         for vip in VIPS {
             assert_eq!(harmed(&cluster, vip), harms.contains(&vip), "{command}");
@@ -162,7 +165,7 @@ fn a_destination_for_which_the_gateway_answers() {
     // It is not marked: the node would serve all alone.
     nodes[0].become_role(Role::Backup).unwrap();
     nodes[0].become_role(Role::Master).unwrap();
-    assert!(!host.sh("tc filter show dev bond0 ingress").contains(&router.mac));
+    assert!(!host.netns.run(|| rules("bond0")).unwrap().concat().contains(&router.mac));
     host.sh("ipvsadm -d -t 192.0.2.254:80 -r 192.0.2.50:80");
     assert!(!harmed(&cluster, VIP4));
     expect_nothing(&mut nodes[0]);
@@ -236,7 +239,7 @@ fn a_filter_that_overwrites_the_marks() {
         on_backups(&cluster, &filter("add", pref, control));
         assert!(VIPS.into_iter().all(|vip| harmed(&cluster, vip)), "{pref} {control}");
         nodes[1..].iter_mut().for_each(|node| {
-            expect_overwritten(node, Severity::Error, &format!("priority {pref}"), "below 300, and `continue`");
+            expect_overwritten(node, Severity::Error, &format!("priority {pref}"), "below 306, and `continue`");
         });
         on_backups(&cluster, &filter("delete", pref, control));
         on_backups(&cluster, &filter("add", 10, "continue"));
@@ -245,7 +248,7 @@ fn a_filter_that_overwrites_the_marks() {
         on_backups(&cluster, &filter("delete", 10, "continue"));
     }
     cluster.nodes[0].sh(&filter("add", 400, "continue"));
-    expect_overwritten(&mut nodes[0], Severity::Warning, "priority 400", "below 300");
+    expect_overwritten(&mut nodes[0], Severity::Warning, "priority 400", "below 306");
 }
 
 #[test]

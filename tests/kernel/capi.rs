@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Output;
 
-use crate::lab::{enter_new_netns, ip, ipvsadm, run, try_run};
+use crate::lab::{enter_new_netns, ip, ipvsadm, rules, run, try_run};
 
 /// A program that `make` has built below the target directory, where this test is, too.
 fn program(name: &str) -> String {
@@ -79,8 +79,8 @@ fn a_program_in_c_makes_a_node_master_and_backup() {
     // The default fence, marks: the table stays, and a rule has the MAC address of the other node.
     assert_eq!((table(), vips("eth0")), (TABLE.to_owned(), String::new()));
     assert!(vips("lo").contains("scope host"));
-    let rules = run("tc filter show dev eth0 ingress");
-    assert!(rules.contains("src_mac 02:00:00:00:00:12"), "{rules}");
+    let rules = rules("eth0").join("\n");
+    assert!(rules.contains("all from 02:00:00:00:00:12"), "{rules}");
 
     let output = director("master");
     assert!(output.status.success(), "{output:?}");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use serde_json::{Value, json};
 
-use crate::lab::{ip, ipvsadm, run};
+use crate::lab::{ip, ipvsadm, rules, run};
 use crate::lan;
 use crate::node::{
     TABLE, VIPS, WEB, add_second_node, enter_node_netns, latest_request, load, new_path, rule_count, saved,
@@ -578,9 +578,9 @@ fn status_with_marks() {
         assert!(text.contains(line), "no {line:?} in {text}");
     }
     // Rules are removed by another program.
-    run("tc filter del dev bond0 ingress pref 302");
+    run("tc filter del dev bond0 ingress pref 306");
     let (code, text, _) = lab.try_run("status");
-    assert!(code == Some(1) && text.contains("missing  marks: 2 changes\n"), "{text}");
+    assert!(code == Some(1) && text.contains("missing  marks: 4 changes\n"), "{text}");
     lab.run("role backup");
     lab.run("role master");
     let text = lab.run("status");
@@ -666,11 +666,11 @@ fn marks_in_the_file() {
          macs = { \"192.0.2.12\" = [\"02:00:00:00:02:12\"], \"2001:db8::12\" = [\"02:00:00:00:03:12\", \"02:00:00:00:04:12\"] }\n",
     );
     lab.run("role backup");
-    let filters = run("tc filter show dev bond0 ingress");
+    let filters = rules("bond0").join("\n");
     // Those that it sees, and those of the file.
     for mac in ["02:00:00:00:00:12", "02:00:00:00:02:12", "02:00:00:00:03:12", "02:00:00:00:04:12", "02:00:00:00:00:13"]
     {
-        assert_eq!(filters.matches(&format!("src_mac {mac}")).count(), 2, "{mac}: {filters}");
+        assert_eq!(filters.matches(&format!("all from {mac}")).count(), 2, "{mac}: {filters}");
     }
     assert!(
         ipvsadm("-Sn").contains("-A -f 4096 -s rr\n")

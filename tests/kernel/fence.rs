@@ -7,7 +7,7 @@ use std::path::Path;
 use lvs_dr::node::{Apply, Config, Fence, Node, OwnRequests, Role, Step};
 use lvs_dr::{Error, ipvs};
 
-use crate::lab::{feed, ip, ip_batch, ipvsadm, run, try_run};
+use crate::lab::{self, feed, ip, ip_batch, ipvsadm, run, try_run};
 use crate::node::{WEB, enter_node_netns, exit_code, kill, lend, new_path};
 
 pub(crate) const HASHED: &str = "\
@@ -89,14 +89,15 @@ fn mark_services() -> Vec<String> {
     found
 }
 
-/// How many rules of each priority there are, from 300 to 305.
+/// How many rules of each kind there are, for IPv4 and for IPv6.
 fn rules() -> [usize; 6] {
-    let shown = tc("filter show dev bond0 ingress");
-    [300, 301, 302, 303, 304, 305].map(|priority| {
-        // Each filter is listed with its handle.
-        let head = format!("pref {priority} flower");
-        shown.lines().filter(|line| line.contains(&head) && line.contains("handle")).count()
-    })
+    let found = lab::rules("bond0");
+    let kinds = ["TCP without SYN", "all from", "TCP with SYN"];
+    let count = |kind: &str, ipv6: bool| {
+        found.iter().filter(|line| line.contains(kind) && line.contains("2001:db8") == ipv6).count()
+    };
+    let [later, from, opening] = kinds.map(|kind| [count(kind, false), count(kind, true)]);
+    [later, from, opening].concat().try_into().unwrap()
 }
 
 const OF_DIRECTOR: [usize; 6] = [1, 1, 2, 2, 0, 0];
@@ -327,7 +328,7 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
         "{warnings:?}"
     );
     assert_eq!(rules(), [1, 1, 1, 1, 1, 1]);
-    let shown = tc("filter show dev bond0 ingress");
+    let shown = lab::rules("bond0").concat();
     assert!(!shown.contains("02:00:00:00:00:12") && shown.contains("02:00:00:00:00:13"), "{shown}");
     // A peer that is the gateway itself.
     enter_with_peers();
@@ -335,7 +336,7 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     let mut node = Node::open(config(Fence::Marks, Some(WEB))).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     assert!(warnings.iter().any(|text| text.contains("192.0.2.12") && text.contains("gateway")), "{warnings:?}");
-    assert!(!tc("filter show dev bond0 ingress").contains("02:00:00:00:00:12"));
+    assert!(!lab::rules("bond0").concat().contains("02:00:00:00:00:12"));
     // A destination behind a gateway.
     enter_with_peers();
     ip("route add 198.51.100.0/24 via 192.0.2.99");
@@ -362,7 +363,7 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     // It is known now, and remembered when it is not seen any more.
     ip("neigh replace 192.0.2.12 lladdr 02:00:00:00:00:12 dev bond0 nud permanent");
     node.repair(|_| ()).unwrap();
-    let known = || tc("filter show dev bond0 ingress").contains("02:00:00:00:00:12");
+    let known = || lab::rules("bond0").concat().contains("02:00:00:00:00:12");
     assert!(known());
     ip("neigh del 192.0.2.12 dev bond0");
     node.repair(|_| ()).unwrap();
@@ -378,7 +379,7 @@ fn repair_mends_what_was_removed() {
     for damage in [
         "tc qdisc del dev bond0 clsact",
         "tc filter del dev bond0 ingress",
-        "tc filter del dev bond0 ingress pref 304",
+        "tc filter del dev bond0 ingress pref 306",
         "ipvsadm -D -f 1280725760",
         "ipvsadm -e -f 1280725761 -r 192.0.2.13:1 -g -w 1",
         "ipvsadm --stop-daemon backup",

@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::lvs_node;
-use crate::lab::{cable, enter_new_netns, ip, ipvsadm, load_ipv6, new_netns, run};
+use crate::lab::{self, cable, enter_new_netns, ip, ipvsadm, load_ipv6, new_netns, run};
 use crate::lan::{INTERFACE, Session, VIP, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::{Numbers, VIPS, WEB, enter_node_netns, new_path};
 
@@ -41,13 +41,13 @@ fn saved() -> String {
     table.to_string()
 }
 
-/// The rules that mark packets on an interface, as tc shows them.
+/// The rules that mark packets on an interface.
 fn rules(interface: &str) -> String {
-    run(&format!("tc -s filter show dev {interface} ingress"))
+    lab::rules(interface).join("\n")
 }
 
-/// How tc shows the rule that only a node has that does not direct.
-const OPENING: &str = "tcp_flags 0x2/12";
+/// The rule that only a node has that does not direct.
+const OPENING: &str = "TCP with SYN";
 
 /// A process of a test, ended with it.
 struct Process(Child);
@@ -181,7 +181,7 @@ impl Lab {
         if daemons != if directs { &["master", "backup"][..] } else { &["backup"] } {
             return Err(daemons.join(" "));
         }
-        if rules.contains(OPENING) == directs || !rules.contains("src_mac 02:00:00:00:00:12") {
+        if rules.contains(OPENING) == directs || !rules.contains("all from 02:00:00:00:00:12") {
             return Err(rules);
         }
         if on("lo") { Ok(()) } else { Err("VIP not on lo".into()) }
@@ -870,7 +870,7 @@ fn health_checks_of_keepalived_decide_about_servers_in_every_role() {
     for member in &members {
         member.netns.run(|| run(&format!("tc filter del dev {INTERFACE} ingress"))).unwrap();
     }
-    soon("rules again", &members, || members.iter().all(|member| member.rules(INTERFACE).contains("src_mac")));
+    soon("rules again", &members, || members.iter().all(|member| member.rules(INTERFACE).contains("all from")));
     for member in &members {
         assert_eq!(weights(member), [None, down, full], "{}", member.lab.logs());
     }
@@ -925,14 +925,15 @@ fn with_a_virtual_mac_address_peers_are_recognised_on_the_interface_below() {
         for interface in [INTERFACE, "vrrp.254"] {
             let rules = member.rules(interface);
             let opening = rules.contains(OPENING);
-            assert!(rules.contains("src_mac") && opening == (member.number == 12), "{interface}: {rules}");
+            assert!(rules.contains("all from") && opening == (member.number == 12), "{interface}: {rules}");
         }
     }
     let mut sessions: Vec<(Session, u8)> = (0..10).map(|_| session(&client, VIP)).collect();
     let servers = |number| sessions.iter().filter(|(_, server)| *server == number).count();
     assert_eq!([11, 12].map(servers), [5, 5]);
     let marked = |member: &Member, interface: &str| {
-        let rules = member.rules(interface);
+        let show = || run(&format!("tc -s filter show dev {interface} ingress"));
+        let rules = member.netns.run(show).unwrap();
         let sent = |line: &str| line.trim().strip_prefix("Sent ")?.split_whitespace().nth(2)?.parse::<u64>().ok();
         rules.lines().filter_map(sent).sum::<u64>()
     };

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use lvs_dr::Netns;
+use lvs_dr::marks::{Change, Marks, Plan, Stranger};
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 
 /// Moves the calling thread (and the programs that it starts from here on) into a new network namespace with `lo` up.
@@ -75,6 +76,27 @@ pub fn try_run(command: &str) -> Output {
     let mut words = command.split_whitespace();
     let program = words.next().unwrap();
     Command::new(program).args(words).output().unwrap_or_else(|e| panic!("cannot run {program}: {e}"))
+}
+
+/// The rules on an interface that mark packets, whoever their owner is, as one line each: `mark 1 on eth0 for 192.0.2.1: TCP with SYN`.
+/// tc shows the programs that they are.
+pub fn rules(interface: &str) -> Vec<String> {
+    strangers(interface).into_iter().map(|found| found.rule.to_string()).collect()
+}
+
+/// Removes the rules whose line holds this, one of which there is.
+pub fn remove_rules(interface: &str, part: &str) {
+    let found: Vec<Stranger> =
+        strangers(interface).into_iter().filter(|found| found.rule.to_string().contains(part)).collect();
+    let mut marks = Marks::open(found.first().expect("such a rule").owner).unwrap();
+    marks.apply(&Plan::of(found.into_iter().map(|found| Change::Remove(found.rule)))).unwrap();
+}
+
+fn strangers(interface: &str) -> Vec<Stranger> {
+    // No node has this number.
+    let seen = Marks::open(0).unwrap().observe([interface]).unwrap();
+    assert!(seen.rules.is_empty(), "{:?}", seen.rules);
+    seen.strangers
 }
 
 /// `ip ARGUMENTS`, see ip(8).

@@ -364,7 +364,7 @@ pub fn steer(client: &Netns, number: u8) {
 }
 
 /// A packet socket on one interface, or on all of the namespace.
-struct PacketSocket {
+pub struct PacketSocket {
     socket: OwnedFd,
     interface: i32,
 }
@@ -372,7 +372,7 @@ struct PacketSocket {
 const ETH_P_ALL: u16 = 3;
 
 impl PacketSocket {
-    fn open(interface: Option<&str>) -> Self {
+    pub fn open(interface: Option<&str>) -> Self {
         let index = interface.map_or(0, |name| nix::net::if_::if_nametoindex(name).unwrap().cast_signed());
         // SAFETY: the descriptor is owned by nobody else; the address and the option outlive the calls.
         unsafe {
@@ -401,7 +401,7 @@ impl PacketSocket {
         address
     }
 
-    fn send(&self, frame: &[u8]) {
+    pub fn send(&self, frame: &[u8]) {
         let address = Self::address(self.interface);
         // SAFETY: frame and address outlive the call.
         let sent = unsafe {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,8 @@ use lvs_dr::{Cause, Error, Netns};
 use rustix::net::RecvFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns, run};
+use crate::lab::{cable, enter_new_netns, ip, load_ipv6, new_netns};
+use crate::lan::PacketSocket;
 
 const OWNER: u64 = 0x1122_3344_5566_7788;
 const PEER: &str = "02:00:00:00:00:02";
@@ -49,20 +52,42 @@ fn put(marks: &mut Marks, interface: &str, wanted: &BTreeSet<Rule>) {
     assert_eq!(marks.observe([interface]).unwrap().rules, *wanted);
 }
 
+/// A no-break space stands for a blank in an argument.
 fn tc(arguments: &str) -> String {
-    run(&format!("tc {arguments}"))
+    let arguments = arguments.split_ascii_whitespace().map(|word| word.replace('\u{a0}', " "));
+    let output = Command::new("tc").args(arguments.collect::<Vec<_>>()).output().unwrap();
+    assert!(output.status.success(), "tc: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn shown(interface: &str) -> String {
     tc(&format!("-s filter show dev {interface} ingress"))
 }
 
-/// The number of packets that filters of this priority marked.
-fn marked(interface: &str, priority: u16) -> u64 {
-    let text = tc(&format!("-s filter show dev {interface} ingress pref {priority}"));
-    text.lines()
-        .filter_map(|line| line.trim().strip_prefix("Sent ")?.split_whitespace().nth(2)?.parse::<u64>().ok())
-        .sum()
+/// How often each filter's action was done: priority, mark, packets. In the order in which the kernel tries the filters.
+fn actions(interface: &str) -> Vec<(u16, u32, u64)> {
+    let text = shown(interface);
+    let (mut found, mut priority, mut number) = (Vec::new(), 0, 0);
+    for line in text.lines().map(str::trim) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["filter", "protocol", _, "pref", pref, ..] => priority = pref.parse().unwrap(),
+            ["action", "order", _, "skbedit", "mark", mark, ..] => number = mark.parse().unwrap(),
+            ["Sent", _, "bytes", packets, "pkt", ..] => found.push((priority, number, packets.parse().unwrap())),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The number of packets that got this mark from a rule for the family of this VIP.
+fn marked(interface: &str, vip: &str, number: u32) -> u64 {
+    let of_vip = |(priority, found, _): &&(u16, u32, u64)| (*priority, *found) == (priority_of(vip), number);
+    actions(interface).iter().filter(of_vip).map(|(_, _, packets)| packets).sum()
+}
+
+fn priority_of(vip: &str) -> u16 {
+    PRIORITY + u16::from(vip.contains(':'))
 }
 
 /// A new namespace with eth0, and a peer on the other end of its cable: 192.0.2.1 and .2, 2001:db8::1 and ::2. Both VIPs are on
@@ -116,17 +141,11 @@ fn tc_shows_what_was_added() {
     assert!(tc("qdisc show dev eth0").contains("qdisc clsact ffff: parent ffff:fff1"));
     let text = shown("eth0");
     for part in [
-        "protocol ip pref 300 flower",
-        "protocol ipv6 pref 301 flower",
-        "protocol ip pref 302 flower",
-        "protocol ipv6 pref 305 flower",
-        "dst_ip 192.0.2.254",
-        "dst_ip 2001:db8::fe",
-        "dst_port 80",
-        "src_mac 02:00:00:00:00:02",
-        "ip_proto tcp",
-        "tcp_flags 0x0/2",
-        "tcp_flags 0x2/12",
+        "protocol ip pref 306 bpf",
+        "protocol ipv6 pref 307 bpf",
+        // 192.0.2.254, and the last octets of the MAC address.
+        "3221226238",
+        "bytecode",
         "skip_hw",
         "skbedit  mark 3 continue",
         "cookie 6c76732d647200001122334455667788",
@@ -211,30 +230,30 @@ fn connection(listener: &TcpListener, other: &Netns, vip: &str) -> u32 {
 fn packets_are_marked() {
     let (mut marks, other) = with_peer();
     let listener = accept();
-    for (at, vip) in (0..).zip(VIPS) {
+    for vip in VIPS {
         let connect = || connection(&listener, &other, vip);
         assert_eq!(connect(), 0);
         let mut wanted = BTreeSet::from([rule("eth0", vip, later(0), 3)]);
         put(&mut marks, "eth0", &wanted);
         assert_eq!(connect(), 0);
         // ACK and data, at least.
-        assert!(marked("eth0", PRIORITY + at) >= 2);
+        assert!(marked("eth0", vip, 3) >= 2);
 
         wanted.insert(rule("eth0", vip, peer(), 1));
         put(&mut marks, "eth0", &wanted);
         assert_eq!(connect(), 1);
-        let before = marked("eth0", PRIORITY + 2 + at);
+        let before = marked("eth0", vip, 1);
         // In three fragments, of which the first alone has ports.
         let to = SocketAddr::new(vip.parse().unwrap(), 9);
         let datagram = || UdpSocket::bind("[::]:0").unwrap().send_to(&[0; 4000], to).unwrap();
         other.run(datagram).unwrap();
-        until("all fragments are marked", || marked("eth0", PRIORITY + 2 + at) >= before + 3);
+        until("all fragments are marked", || marked("eth0", vip, 1) >= before + 3);
 
         // A later kind overrides an earlier one.
         wanted.insert(rule("eth0", vip, Packets::Opening, 2));
         put(&mut marks, "eth0", &wanted);
         assert_eq!(connect(), 2);
-        assert_eq!(marked("eth0", PRIORITY + 4 + at), 1);
+        assert_eq!(marked("eth0", vip, 2), 1);
 
         // Another host's MAC address, and another destination.
         let unknown = Packets::From("02:00:00:00:00:03".parse().unwrap());
@@ -244,6 +263,242 @@ fn packets_are_marked() {
         put(&mut marks, "eth0", &BTreeSet::from([rule("eth0", elsewhere, peer(), 1)]));
         assert_eq!(connect(), 0);
     }
+}
+
+/// A frame to a VIP of [`VIPS`], and its description.
+fn frames() -> Vec<(String, Vec<u8>)> {
+    let mut frames = Vec::new();
+    let mut add = |name: String, source: u8, ether_type: &[u8], packet: Vec<u8>| {
+        let head = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, source][..], ether_type].concat();
+        frames.push((format!("{name} from {source}"), [head, packet].concat()));
+    };
+    let each = [
+        (254, 80, "SYN", 2),
+        (254, 80, "SYN, ACK", 0x12),
+        (254, 80, "ACK", 0x10),
+        (254, 81, "ACK", 0x10),
+        (253, 80, "ACK", 0x10),
+    ];
+    for (source, (last, port, name, flags)) in [2, 3].into_iter().flat_map(|source| each.map(|each| (source, each))) {
+        let segment = segment(port, flags);
+        let name = format!("{last} port {port}, {name}");
+        for (kind, options, fragment, protocol) in [
+            ("plain", 0, [0x40, 0], 6),
+            ("with options", 2, [0, 0], 6),
+            ("first fragment", 0, [0x20, 0], 6),
+            ("last fragment", 0, [0, 9], 6),
+            ("UDP", 0, [0, 0], 17),
+        ] {
+            let packet = ipv4(last, options, fragment, protocol, &segment);
+            add(format!("IPv4 {name}, {kind}"), source, &[8, 0], packet);
+        }
+        // Extension headers: options of hops, routing, options of the destination; a fragment's.
+        for (kind, headers) in [
+            ("plain", &[6][..]),
+            ("UDP", &[17]),
+            ("one header", &[60, 6]),
+            ("three headers", &[0, 43, 60, 6]),
+            ("a fragment", &[44, 6]),
+            ("a fragment behind options", &[0, 44, 6]),
+        ] {
+            add(format!("IPv6 {name}, {kind}"), source, &[0x86, 0xdd], ipv6(last, headers, &segment));
+        }
+    }
+    let tagged = [&[0, 100, 8, 0][..], &ipv4(254, 0, [0x40, 0], 6, &segment(80, 2))].concat();
+    add("tagged".into(), 2, &[0x81, 0], tagged);
+    frames
+}
+
+fn segment(port: u8, flags: u8) -> Vec<u8> {
+    [&[0x30, 0x39, 0, port, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0][..], &[0; 20]].concat()
+}
+
+fn ipv4(last: u8, options: u8, fragment: [u8; 2], protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = vec![0x45 + options, 0, 0, 60 + 4 * options, 0, 0, fragment[0], fragment[1], 64, protocol, 0, 0];
+    header.extend([198, 51, 100, 9, 192, 0, 2, last]);
+    header.extend(vec![1; 4 * usize::from(options)]);
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    [&header, payload].concat()
+}
+
+fn ipv6(last: u8, headers: &[u8], payload: &[u8]) -> Vec<u8> {
+    let length = 8 * (headers.len() as u8 - 1) + payload.len() as u8;
+    let mut packet = vec![0x60, 0, 0, 0, 0, length, headers[0], 64];
+    packet.extend([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+    packet.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+    // The second octet: options that fill the header, or a length of 0 more words.
+    headers.windows(2).for_each(|pair| packet.extend([pair[1], 0, 1, if pair[0] == 44 { 1 } else { 4 }, 0, 0, 0, 0]));
+    [&packet, payload].concat()
+}
+
+/// How often each frame was marked, with which mark in the end.
+fn marks_of(other: &Netns, interface: &str, frames: &[(String, Vec<u8>)]) -> Vec<(u32, usize)> {
+    let socket = other.run(|| PacketSocket::open(Some(interface))).unwrap();
+    let mut before = actions("eth0");
+    let mut found = Vec::new();
+    for (_, frame) in frames {
+        socket.send(frame);
+        let after = actions("eth0");
+        assert_eq!(after.len(), before.len());
+        let done: Vec<u32> =
+            after.iter().zip(&before).filter(|(after, before)| after.2 > before.2).map(|(after, _)| after.1).collect();
+        found.push((done.last().copied().unwrap_or(0), done.len()));
+        before = after;
+    }
+    found
+}
+
+/// What an earlier version wrote for the rules of [`all_kinds`].
+fn outdated(numbers: [u32; 4]) -> Vec<String> {
+    let cookie = format!("cookie 6c76732d64720000{OWNER:016x}");
+    let mut lines = Vec::new();
+    for (at, (vip, protocol)) in VIPS.into_iter().zip(["ip", "ipv6"]).enumerate() {
+        let keys = [
+            (300, "ip_proto tcp dst_port 80 tcp_flags 0x0/0x2".to_owned()),
+            (300, "ip_proto tcp tcp_flags 0x0/0x2".to_owned()),
+            (302, format!("src_mac {PEER}")),
+            (304, "ip_proto tcp tcp_flags 0x2/0x12".to_owned()),
+        ];
+        for ((pref, keys), mark) in keys.into_iter().zip(numbers).filter(|(_, mark)| *mark > 0) {
+            lines.push(format!(
+                "filter add dev eth0 ingress pref {} protocol {protocol} flower skip_hw dst_ip {vip} {keys} action skbedit mark \
+                 {mark} continue {cookie}",
+                pref + at
+            ));
+        }
+    }
+    lines
+}
+
+/// The programs give each packet the mark that the flower filters of an earlier version gave it, and do so in one action.
+#[test]
+fn packets_are_marked_as_flower_marks_them() {
+    let (mut marks, other) = with_peer();
+    let frames = frames();
+    for (numbers, rules) in [
+        ([4, 0, 1, 1], vec![(later(80), 4), (peer(), 1), (Packets::Opening, 1)]),
+        ([0, 3, 1, 2], vec![(later(0), 3), (peer(), 1), (Packets::Opening, 2)]),
+    ] {
+        tc("qdisc add dev eth0 clsact");
+        let lines = outdated(numbers);
+        lines.iter().for_each(|line| drop(tc(line)));
+        let flower = marks_of(&other, "eth0", &frames);
+        // It is recognised, and replaced.
+        let seen = marks.observe(["eth0"]).unwrap();
+        let wanted: BTreeSet<Rule> = VIPS
+            .iter()
+            .flat_map(|vip| rules.iter().map(|(packets, number)| rule("eth0", vip, *packets, *number)))
+            .collect();
+        assert_eq!((&seen.outdated, seen.rules.len()), (&wanted, 0));
+        assert!(seen.foreign.is_empty() && seen.strangers.is_empty() && seen.others.is_empty());
+        let plan = Plan::between(&seen, &wanted);
+        assert_eq!(plan.changes().len(), 2 * wanted.len());
+        for change in plan.changes() {
+            marks.apply(&Plan::of([change.clone()])).unwrap();
+        }
+        assert_eq!(marks.observe(["eth0"]).unwrap().rules, wanted);
+        assert!(marks.observe(["eth0"]).unwrap().outdated.is_empty() && !shown("eth0").contains("flower"));
+        tc("filter del dev eth0 ingress");
+        put(&mut marks, "eth0", &wanted);
+        let found = marks_of(&other, "eth0", &frames);
+        for (((name, _), flower), found) in frames.iter().zip(&flower).zip(&found) {
+            assert_eq!(found.0, flower.0, "{name}");
+            assert!(found.1 <= 1, "{name}: {} actions", found.1);
+        }
+        let count = |number: u32| found.iter().filter(|(mark, _)| *mark == number).count();
+        println!("{} frames: {:?}", frames.len(), [0, 1, 2, 3, 4].map(count));
+        assert!(count(0) > 20 && count(1) > 20 && numbers.iter().all(|number| *number == 0 || count(*number) > 3));
+        tc("qdisc del dev eth0 clsact");
+    }
+}
+
+/// Each step of an upgrade leaves each packet its mark.
+#[test]
+fn rules_of_an_earlier_version_are_replaced_without_a_gap() {
+    let (mut marks, other) = with_peer();
+    let listener = accept();
+    tc("qdisc add dev eth0 clsact");
+    outdated([0, 3, 1, 0]).iter().for_each(|line| drop(tc(line)));
+    let connect = || VIPS.map(|vip| connection(&listener, &other, vip));
+    assert_eq!(connect(), [1, 1]);
+    // One of them is wanted no more.
+    let wanted: BTreeSet<Rule> = VIPS.iter().map(|vip| rule("eth0", vip, peer(), 1)).collect();
+    let seen = marks.observe(["eth0"]).unwrap();
+    let plan = Plan::between(&seen, &wanted);
+    assert_eq!(plan.changes().len(), 6, "{plan}");
+    for change in plan.changes() {
+        marks.apply(&Plan::of([change.clone()])).unwrap();
+        assert_eq!(connect(), [1, 1], "{change}");
+    }
+    assert_eq!(marks.observe(["eth0"]).unwrap().rules, wanted);
+    assert!(!shown("eth0").contains("flower"));
+    // Those of another owner stay.
+    outdated([0, 0, 5, 0]).iter().for_each(|line| drop(tc(&line.replace("8877", "8876").replace("7788", "7789"))));
+    let seen = marks.observe(["eth0"]).unwrap();
+    assert_eq!((seen.outdated.len(), seen.strangers.len(), seen.strangers[0].owner), (0, 2, OWNER + 1));
+    assert!(Plan::between(&seen, &wanted).is_empty());
+}
+
+/// While rules are changed, no packet is without its mark.
+#[test]
+fn filters_are_replaced_at_once() {
+    let (mut marks, other) = with_peer();
+    let kinds = [(later(0), 3), (peer(), 1)];
+    let wanted: BTreeSet<Rule> = kinds.map(|(packets, number)| rule("eth0", VIPS[0], packets, number)).into();
+    put(&mut marks, "eth0", &wanted);
+    // Counted behind the rules, as a filter that is replaced counts anew.
+    tc("filter add dev eth0 ingress pref 400 protocol ip handle 1 fw action continue");
+    tc("filter add dev eth0 ingress pref 401 protocol ip u32 match ip dst 192.0.2.254 action continue");
+    let (_, frame) = frames().into_iter().find(|(name, _)| name == "IPv4 254 port 80, ACK, plain from 2").unwrap();
+    let socket = other.run(|| PacketSocket::open(Some("eth0"))).unwrap();
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                (0..20).for_each(|_| socket.send(&frame));
+                sent.fetch_add(20, Ordering::Relaxed);
+                thread::yield_now();
+            }
+        });
+        let _end = crate::lan::StopAtEnd(&stop);
+        // A promotion and a demotion, other peers that come and go.
+        let opening = rule("eth0", VIPS[0], Packets::Opening, 1);
+        for round in 0..200 {
+            let unknown = rule("eth0", VIPS[0], Packets::From(Mac([2, 0, 0, 0, 1, round])), 1);
+            let more = [opening.clone(), unknown];
+            marks.apply(&Plan::of(more.clone().map(Change::Add))).unwrap();
+            marks.apply(&Plan::of(more.map(Change::Remove))).unwrap();
+        }
+    });
+    let sent = sent.load(Ordering::Relaxed);
+    println!("{sent} packets");
+    assert!(sent > 1000, "{sent}");
+    let counted = [400, 401].map(|pref| {
+        let text = tc(&format!("-s filter show dev eth0 ingress pref {pref}"));
+        let packets = |line: &str| line.trim().strip_prefix("Sent ")?.split_whitespace().nth(2)?.parse::<u64>().ok();
+        text.lines().find_map(packets).unwrap()
+    });
+    assert_eq!(counted, [sent, sent]);
+}
+
+/// More than one program can hold: filters are added, found and removed all the same.
+#[test]
+fn thousands_of_rules() {
+    let mut marks = enter_with("eth0");
+    let rules = |count: u16| -> BTreeSet<Rule> {
+        let vip = |n: u16| VIPS[usize::from(n % 2)];
+        let mac = |n: u16| Packets::From(Mac([2, 0, 0, 0, (n >> 8) as u8, n as u8]));
+        (0..count).map(|n| rule("eth0", vip(n), mac(n), 1)).collect()
+    };
+    for count in [5000, 4990, 10, 0] {
+        put(&mut marks, "eth0", &rules(count));
+        let filters = shown("eth0").matches("cookie").count();
+        println!("{count} rules in {filters} filters");
+        assert!((1 + usize::from(count) / 2000..=12).contains(&(filters + usize::from(count == 0))), "{filters}");
+    }
+    assert_eq!(shown("eth0"), "");
 }
 
 #[test]
@@ -269,6 +524,8 @@ fn filters_of_others_are_seen_and_left_alone() {
         "ingress pref 30 protocol ip u32 match u32 0 0 action skbedit mark 5",
         "ingress pref 40 protocol ip chain 3 flower ip_proto udp action drop",
         "ingress pref 302 protocol ip flower dst_ip 192.0.2.9 action skbedit mark 1 continue",
+        // At the priority of the rules, of the same kind and protocol.
+        "ingress pref 306 protocol ip bpf bytecode 1,6\u{a0}0\u{a0}0\u{a0}0 action skbedit mark 6 continue",
     ] {
         tc(&format!("filter add dev eth0 {filter}"));
     }
@@ -282,6 +539,7 @@ fn filters_of_others_are_seen_and_left_alone() {
         (30, "u32", Some(5)),
         (40, "flower", None),
         (302, "flower", Some(1)),
+        (306, "bpf", Some(6)),
     ];
     for filter in &expected {
         assert!(found.contains(filter), "{filter:?} is missing in {found:?}");
@@ -342,20 +600,18 @@ fn what_is_in_the_way_is_named() {
     let add = |packets| {
         Plan::of([Change::Add(rule("eth0", VIPS[0], packets, 1)), Change::Add(rule("eth0", VIPS[1], packets, 1))])
     };
-    // The same match at the same priority; another kind; another protocol.
-    tc(
-        "filter add dev eth0 ingress pref 302 protocol ip flower dst_ip 192.0.2.254 src_mac 02:00:00:00:00:02 action ok",
-    );
-    let text = foreign(marks.apply(&add(peer())));
-    assert!(text.contains("flower filter at priority 302 on eth0") && text.contains("move it"), "{text}");
-    tc("filter add dev eth0 ingress pref 304 protocol ip matchall action ok");
+    // Another kind; another protocol. What is not in the way is added all the same.
+    tc("filter add dev eth0 ingress pref 306 protocol ip matchall action ok");
     let text = foreign(marks.apply(&add(Packets::Opening)));
-    assert!(text.contains("matchall filter at priority 304 on eth0") && text.contains("300 to 305"), "{text}");
-    tc("filter add dev eth0 ingress pref 300 protocol ipv6 flower dst_ip 2001:db8::7 action ok");
-    let text = foreign(marks.apply(&add(later(0))));
-    assert!(text.contains("flower filter at priority 300 on eth0"), "{text}");
-    // What was not in the way was added all the same.
-    assert_eq!(marks.observe(["eth0"]).unwrap().rules.len(), 3);
+    assert!(text.contains("matchall filter at priority 306 on eth0") && text.contains("306 and 307"), "{text}");
+    assert_eq!(marks.observe(["eth0"]).unwrap().rules, [rule("eth0", VIPS[1], Packets::Opening, 1)].into());
+    tc("filter del dev eth0 ingress");
+    tc("filter add dev eth0 ingress pref 307 protocol ip bpf bytecode 1,6\u{a0}0\u{a0}0\u{a0}0 action ok");
+    let text = foreign(marks.apply(&add(peer())));
+    assert!(text.contains("bpf filter at priority 307 on eth0") && text.contains("move it"), "{text}");
+    assert_eq!(marks.observe(["eth0"]).unwrap().rules, [rule("eth0", VIPS[0], peer(), 1)].into());
+    tc("filter del dev eth0 ingress");
+    marks.apply(&add(peer())).unwrap();
 
     // Another owner.
     let mut stranger = Marks::open(2).unwrap();
@@ -445,14 +701,13 @@ fn reading_takes_no_privileges() {
 /// The peer's packets to the VIP are marked on this interface.
 fn assert_marked_on(marks: &mut Marks, interface: &str, other: &Netns, vip: &str) {
     put(marks, interface, &BTreeSet::from([rule(interface, vip, peer(), 1)]));
-    let at = if vip.contains(':') { 3 } else { 2 };
     let send = || {
         let socket = UdpSocket::bind("[::]:0").unwrap();
         let _ = socket.send_to(&[0], (vip.parse::<IpAddr>().unwrap(), 9));
     };
     until(&format!("a packet for {vip} is marked on {interface}"), || {
         other.run(send).unwrap();
-        marked(interface, PRIORITY + at) > 0
+        marked(interface, vip, 1) > 0
     });
 }
 
@@ -473,6 +728,12 @@ fn vlan_with_a_dotted_name() {
     }
     assert_eq!(marks.macs("eth0.100").unwrap(), BTreeSet::from(["02:00:00:00:00:01".parse().unwrap()]));
     assert!(marks.observe(["eth0"]).unwrap().rules.is_empty());
+    // Frames that keep their tag on the VLAN's interface.
+    ip("link set eth0.100 type vlan reorder_hdr off");
+    for vip in ["198.51.100.254", "2001:db8:1::fe"] {
+        put(&mut marks, "eth0.100", &BTreeSet::new());
+        assert_marked_on(&mut marks, "eth0.100", &other, vip);
+    }
 }
 
 #[test]

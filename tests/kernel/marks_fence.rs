@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use lvs_dr::node::{OwnRequests, Role, Step, VipOwner};
 
-use crate::lab::{feed, ip, ip_batch, ipvsadm, run};
+use crate::lab::{feed, ip, ip_batch, ipvsadm, remove_rules, rules, run};
 use crate::lan::{
     ACK, BOTH, BY_HAND, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6,
     address, mac, mac_text, move_as_keepalived, serve_on, services, steer, until, vips_arrive, vips_leave,
@@ -104,7 +104,7 @@ fn a_handshake_goes_on_at_the_new_director() {
         }
         tap.assert_hops(HOPS);
         // Without the rule the new director sends it to any server, or answers itself.
-        cluster.on(1, || ["300", "301"].map(|pref| tc(&format!("filter del dev {INTERFACE} ingress pref {pref}"))));
+        cluster.on(1, || remove_rules(INTERFACE, "TCP without SYN"));
         let mut reset = 0;
         for vip in BOTH {
             for _ in 0..4 {
@@ -403,7 +403,7 @@ fn wlc_counts_right_after_two_moves() {
 fn an_unknown_mac_address_makes_no_loop() {
     let mut cluster = Cluster::new(&services("wrr"), |_| ());
     for node in [1, 2] {
-        cluster.on(node, || ["302", "303"].map(|pref| tc(&format!("filter del dev {INTERFACE} ingress pref {pref}"))));
+        cluster.on(node, || remove_rules(INTERFACE, "all from"));
     }
     let tap = Tap::open();
     let tally = cluster.during(&BOTH, Duration::from_millis(300), |_, _| ());
@@ -411,7 +411,7 @@ fn an_unknown_mac_address_makes_no_loop() {
     tap.assert_hops(HOPS);
     // Without that rule, too, nodes pass SYNs to each other.
     for node in [1, 2] {
-        cluster.on(node, || ["304", "305"].map(|pref| tc(&format!("filter del dev {INTERFACE} ingress pref {pref}"))));
+        cluster.on(node, || remove_rules(INTERFACE, "TCP with SYN"));
     }
     for port in 7300..7306 {
         Handmade::new(&cluster.client, VIP, port).send(11, SYN, &[]);
@@ -438,8 +438,8 @@ fn changed_and_swapped_mac_addresses_are_followed() {
         host.run(change).unwrap();
     };
     let macs = |cluster: &Cluster, node: usize| -> BTreeSet<String> {
-        let shown = cluster.on(node, || tc(&format!("filter show dev {INTERFACE} ingress pref 302")));
-        shown.lines().filter_map(|line| line.trim().strip_prefix("src_mac ")).map(str::to_owned).collect()
+        let shown = cluster.on(node, || rules(INTERFACE));
+        shown.iter().filter_map(|line| line.split_once("all from ")).map(|(_, mac)| mac.to_owned()).collect()
     };
     let announce = |cluster: &Cluster| vips_announce(&cluster.hosts[0]);
     let new = "02:00:00:00:07:11";

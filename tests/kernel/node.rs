@@ -20,7 +20,7 @@ use lvs_dr::{Cause, Error};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, run, try_run};
+use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, rules, run, try_run};
 
 pub(crate) const VIPS: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 
@@ -162,7 +162,7 @@ pub(crate) fn sync_daemons() -> Vec<String> {
 
 /// How many rules mark packets on this interface.
 pub(crate) fn rule_count(interface: &str) -> usize {
-    run(&format!("tc filter show dev {interface} ingress")).matches("skbedit  mark").count()
+    rules(interface).len()
 }
 
 pub(crate) fn sorted(lines: &str) -> String {

@@ -15,15 +15,15 @@ use lvs_dr::node::Beacon;
 use serde_json::Value;
 
 use crate::cli::lvs_node;
-use crate::lab::{cable, ip, ipvsadm, keep, new_netns, run};
+use crate::lab::{cable, ip, ipvsadm, keep, new_netns, rules, run};
 use crate::lan::{INTERFACE, Session, VIP, VIP6, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::new_path;
 
 /// The marks of a node begin with this one; the next one leads to the director of the first group.
 const MARK: u32 = 0x4c56_5300;
 
-/// How tc shows the rule that only a node has that does not direct.
-const OPENING: &str = "tcp_flags 0x2/12";
+/// The rule that only a node has that does not direct.
+const OPENING: &str = "TCP with SYN";
 
 /// A host with a file of its own for `lvs-node`.
 struct Node {
@@ -156,7 +156,7 @@ impl Node {
 
     /// The rules that mark packets, as tc shows them.
     fn rules(&self) -> String {
-        self.netns.run(|| run(&format!("tc filter show dev {INTERFACE} ingress"))).unwrap()
+        self.netns.run(|| rules(INTERFACE)).unwrap().join("\n")
     }
 
     fn state(&self) -> String {
@@ -293,7 +293,7 @@ fn what_others_change_is_repaired() {
     let arp_ignore = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_ignore");
     let before = nodes[1].metric("lvs_node_repairs_total");
     let rules = nodes[1].rules();
-    for kind in ["tcp_flags 0x0/2", OPENING, "src_mac"] {
+    for kind in ["TCP without SYN", OPENING, "all from"] {
         assert!(rules.contains(kind), "{rules}");
     }
     soon("the director", &nodes, || nodes[1].points_to(0) == to(11));
@@ -306,7 +306,7 @@ fn what_others_change_is_repaired() {
     let tc = |node: &Node, arguments: &str| drop(node.netns.run(|| run(&format!("tc {arguments}"))).unwrap());
     let setting = |node: &Node| node.netns.run(|| fs::read_to_string(&arp_ignore).unwrap()).unwrap();
     let is_whole = |node: &Node| {
-        node.rules().matches(" flower ").count() == rules.matches(" flower ").count()
+        node.rules() == rules
             && saved(node) == services
             && node.ip("address show dev lo").contains(VIP)
             && setting(node) == "1\n"
@@ -329,7 +329,7 @@ fn what_others_change_is_repaired() {
         },
         // One rule, and the weight of the director.
         &|node| {
-            tc(node, &format!("filter del dev {INTERFACE} ingress pref 300"));
+            tc(node, &format!("filter del dev {INTERFACE} ingress pref 306"));
             node.ipvsadm(&format!("-e -f {} -r 192.0.2.11:1 -g -w 0", MARK + 1));
         },
     ];
@@ -595,7 +595,7 @@ fn mac_addresses_of_peers_are_learned_and_followed() {
     nodes[0].watch("");
     nodes[0].tell("MASTER");
     soon("a director", &nodes, || nodes[0].directs());
-    let ports = [0, 1].map(|slave| format!("src_mac 02:00:00:00:2{slave}:0c"));
+    let ports = [0, 1].map(|slave| format!("all from 02:00:00:00:2{slave}:0c"));
     let knows_both = |node: &Node| ports.iter().all(|mac| node.rules().contains(mac));
     assert!(!knows_both(&nodes[0]), "{}", nodes[0].rules());
     let repairs = nodes[0].metric("lvs_node_repairs_total");
@@ -633,7 +633,7 @@ fn mac_addresses_of_peers_are_learned_and_followed() {
     for mac in ["02:00:00:00:03:01", "02:00:00:00:03:02"] {
         let (failed, all) = failing_during(&client, &[VIP, VIP6], || {
             nodes[0].ip(&format!("link set {INTERFACE} address {mac}"));
-            soon("the new MAC address", &nodes, || nodes[1].rules().contains(&format!("src_mac {mac}")));
+            soon("the new MAC address", &nodes, || nodes[1].rules().contains(&format!("all from {mac}")));
         });
         assert_eq!(failed, 0, "{mac}: of {all}");
     }
@@ -691,7 +691,7 @@ fn other_versions_are_understood() {
     let to_come = format!("{presence} quorum=3 address=2001:db8::13 experimental mood=good=very");
     soon("a director of a later version", &nodes, || {
         send(&to_come);
-        nodes.iter().all(|node| node.points_to(0) == to(13) && node.rules().contains("src_mac 02:00:00:00:00:77"))
+        nodes.iter().all(|node| node.points_to(0) == to(13) && node.rules().contains("all from 02:00:00:00:00:77"))
     });
     assert!(nodes.iter().all(|node| node.logged("director") == ["192.0.2.13 directs"]));
     assert!(nodes.iter().all(|node| node.metric("lvs_node_failures_total") == 0), "{}", nodes[0].log());

@@ -42,7 +42,8 @@ use crate::vip::Located;
 const PORT: u16 = 1;
 
 /// Above this many ports of one VIP, rule 1 is for all its ports. Connections to a port without a service then fail on a director whose
-/// predecessor is alive. Lookups take the same time however many ports there are: flower keeps them in a hash table.
+/// predecessor is alive. The programs of the rules take a few more instructions for
+/// each doubling of the number of ports.
 const MAX_PORTS: usize = 256;
 
 /// The packet marks of a node: a range of 256 from [`MarkValues::base`] on.

@@ -1208,6 +1208,38 @@ mod tests {
     }
 
     #[test]
+    fn filters_of_an_earlier_version_are_replaced() {
+        let is_needed = |rule: &&Rule| rule.packets != Packets::Opening;
+        for role in [Role::Backup, Role::Master] {
+            let groups = [String::new(), "mail".to_owned()].into();
+            let mut world = World::new(Config { groups, ..config(Fence::Marks) });
+            world.take_on(Role::Backup);
+            // One of another group of the node's, whose role does not change.
+            let mut other = world.seen.marks.rules.first().unwrap().clone();
+            other.vip = ip("192.0.2.253");
+            let of_other = Group { vips: [(other.vip, "eth0".to_owned())].into(), ..world.memory.state.group("") };
+            world.memory.state.groups.insert("mail".into(), of_other);
+            world.seen.vips.insert(other.vip, Vec::new());
+            let mut rules = std::mem::take(&mut world.seen.marks.rules);
+            rules.insert(other.clone());
+            world.seen.marks.outdated = rules.clone();
+            assert!(promotion(&world.config, &world.memory.state, &world.seen).is_none());
+            let plan = world.plan(role).unwrap();
+            for step in plan.steps() {
+                world.act(step, &plan);
+                let there = |rule: &Rule| {
+                    let marks = &world.seen.marks;
+                    marks.rules.contains(rule) || marks.outdated.contains(rule)
+                };
+                assert!(rules.iter().filter(is_needed).all(there), "{plan}");
+            }
+            let wanted = rules.iter().filter(|rule| role == Role::Backup || is_needed(rule));
+            assert_eq!(world.seen.marks.rules, wanted.cloned().collect(), "{plan}");
+            assert!(world.seen.marks.outdated.is_empty(), "{plan}");
+        }
+    }
+
+    #[test]
     fn the_state_of_version_1_is_taken_over() {
         let mut world = World::new(config(Fence::Marks));
         let text = format!(

@@ -371,6 +371,57 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     assert!(known());
 }
 
+/// The filters of an earlier version, as tc writes them, of the rules that a node has now.
+fn as_flower() -> Vec<String> {
+    let shown = tc("filter show dev bond0 ingress");
+    let cookie = shown.split_once("cookie ").unwrap().1.split_whitespace().next().unwrap();
+    let filter = |line: String| {
+        let (head, packets) = line.split_once(": ").unwrap();
+        let words: Vec<&str> = head.split(' ').collect();
+        let [_, mark, _, interface, _, vip] = words[..] else { panic!("{line}") };
+        let (order, keys) = match packets.split(' ').collect::<Vec<_>>()[..] {
+            ["all", "from", mac] => (2, format!("src_mac {mac}")),
+            ["TCP", "without", "SYN", "to", "port", port] => {
+                (0, format!("ip_proto tcp dst_port {port} tcp_flags 0x0/0x2"))
+            }
+            ["TCP", "with", "SYN"] => (4, "ip_proto tcp tcp_flags 0x2/0x12".to_owned()),
+            _ => panic!("{line}"),
+        };
+        let (protocol, pref) = if vip.contains(':') { ("ipv6", 301 + order) } else { ("ip", 300 + order) };
+        format!(
+            "filter add dev {interface} ingress pref {pref} protocol {protocol} flower skip_hw dst_ip {vip} {keys} action skbedit \
+             mark {mark} continue cookie {cookie}"
+        )
+    };
+    lab::rules("bond0").into_iter().map(filter).collect()
+}
+
+/// A node that an earlier version left in its role.
+#[test]
+fn filters_of_an_earlier_version_are_replaced() {
+    for (role, repair) in [(Role::Backup, true), (Role::Backup, false), (Role::Master, false)] {
+        let (mut node, config) = enter(Fence::Marks, Some(WEB));
+        node.become_role(Role::Backup).unwrap();
+        let lines = as_flower();
+        tc("filter del dev bond0 ingress");
+        lines.iter().for_each(|line| drop(tc(line)));
+        let mut node = Node::open(config).unwrap();
+        assert!(!node.status().unwrap().drift.is_empty());
+        match repair {
+            true => drop(node.repair(|_| ()).unwrap()),
+            false => drop(node.become_role(role).unwrap()),
+        }
+        assert_eq!(rules(), if role == Role::Master { OF_DIRECTOR } else { OF_BACKUP });
+        assert!(!tc("filter show dev bond0 ingress").contains("flower"));
+        assert!(node.status().unwrap().drift.is_empty());
+        // Released from the old form, nothing is left.
+        tc("filter del dev bond0 ingress");
+        lines.iter().for_each(|line| drop(tc(line)));
+        node.release(|_| ()).unwrap();
+        assert_eq!((tc("filter show dev bond0 ingress"), ipvsadm("-Sn")), (String::new(), String::new()));
+    }
+}
+
 #[test]
 fn repair_mends_what_was_removed() {
     let (mut node, config) = enter(Fence::Marks, Some(WEB));

@@ -204,6 +204,8 @@ impl Marks {
     /// [`Error::Change`] with the change that failed and the reason:
     /// - [`Error::Foreign`] when another program's filter is in the way of a rule: it has another kind or protocol at our priority
     ///   (`EINVAL`); when another owner has a rule for the same packets; also when a qdisc to be removed is not an empty `clsact`.
+    /// - [`Error::Invalid`] for one mark of [`Packets::Later`](super::Packets::Later) and [`Packets::Opening`](super::Packets::Opening)
+    ///   while [`Packets::From`](super::Packets::From) has another, on one interface and for one family.
     /// - [`Error::Refused`] with `EOPNOTSUPP` when the qdisc uses a shared block (`ingress_block`), `EINVAL` when the interface
     ///   has no qdisc; also as [`Marks`].
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {

@@ -9,6 +9,10 @@
 //!
 //! The rules themselves stand in the program behind its code, as data that is never run. The kernel returns the program when it
 //! lists the filter, so that the rules can be read, and the program compared with the one that they give.
+//!
+//! An eBPF program that sets the mark itself costs a packet some 300 instructions instead of 540, as it needs no action and no second
+//! program. But the kernel does not return its instructions, so that rules could neither be read nor compared without a copy elsewhere;
+//! and bpf(2) takes `CAP_BPF` in the first user namespace, where a filter takes `CAP_NET_ADMIN` in that of the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -223,7 +223,8 @@ pub enum Cause {
     NoFamily,
     /// The scheduler or persistence engine is unknown and its module could not be loaded.
     NoModule,
-    /// The kernel lacks a module of traffic control (`sch_ingress`, `cls_bpf`, `act_skbedit`), and could not load it.
+    /// The kernel lacks a module of traffic control (`sch_ingress`, `cls_bpf`, `act_skbedit`), and
+    /// could not load it.
     NoTcModule,
     /// No such virtual service.
     NoService,

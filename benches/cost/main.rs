@@ -1,8 +1,9 @@
-//! What the rules of fence `marks` cost a packet on a director, in instructions. `benches/cost/run` starts it in a guest whose clock counts
-//! instructions.
+//! What the rules of fence `marks` cost a packet on a director, in instructions.
+//! `benches/cost/run` starts it in a guest whose clock counts instructions.
 //!
-//! A client sends packets of one known connection over a cable or a network card; the director forwards each to a server. From that is
-//! taken what a packet to a foreign MAC address costs: sending it, and its way to the director's IP layer.
+//! A client sends packets of one known connection over a cable or a network card; the director
+//! forwards each to a server. From that is taken what a packet to a foreign MAC address costs:
+//! sending it, and its way to the director's IP layer.
 
 use std::env;
 use std::fs;
@@ -166,8 +167,8 @@ struct Sender(OwnedFd);
 impl Sender {
     fn open() -> Result<Self> {
         let index = nix::net::if_::if_nametoindex("c0")?.cast_signed();
-        // SAFETY: the descriptor is owned by nobody else; the address and the option outlive the calls; all fields of an address are
-        // numbers.
+        // SAFETY: the descriptor is owned by nobody else; the address and the option outlive the
+        // calls; all fields of an address are numbers.
         unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
             ensure!(fd >= 0, "no packet socket: {}", std::io::Error::last_os_error());
@@ -192,7 +193,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Instructions for a packet, as the clock counts them. The first rounds fill caches of the kernel.
+    /// Instructions for a packet, as the clock counts them. The first rounds fill caches of the
+    /// kernel.
     fn cost(&self, frame: &[u8]) -> Result<f64> {
         let mut last = 0.0;
         for _ in 0..4 {

@@ -46,7 +46,8 @@ pub enum Qdisc {
 pub struct Observed {
     /// Our rules.
     pub rules: BTreeSet<Rule>,
-    /// Our rules in the form of an earlier version (`flower` filters, priorities 300 to 305). They work, and cost more.
+    /// Our rules in the form of an earlier version (`flower` filters, priorities 300 to 305). They
+    /// work, and cost more.
     pub outdated: BTreeSet<Rule>,
     /// Each interface that exists, and its qdisc. A missing interface is absent.
     pub qdiscs: BTreeMap<String, Option<Qdisc>>,
@@ -202,10 +203,12 @@ impl Marks {
     ///
     /// # Errors
     /// [`Error::Change`] with the change that failed and the reason:
-    /// - [`Error::Foreign`] when another program's filter is in the way of a rule: it has another kind or protocol at our priority
-    ///   (`EINVAL`); when another owner has a rule for the same packets; also when a qdisc to be removed is not an empty `clsact`.
-    /// - [`Error::Invalid`] for one mark of [`Packets::Later`](super::Packets::Later) and [`Packets::Opening`](super::Packets::Opening)
-    ///   while [`Packets::From`](super::Packets::From) has another, on one interface and for one family.
+    /// - [`Error::Foreign`] when another program's filter is in the way of a rule: it has another
+    ///   kind or protocol at our priority (`EINVAL`); when another owner has a rule for the same
+    ///   packets; also when a qdisc to be removed is not an empty `clsact`.
+    /// - [`Error::Invalid`] for one mark of [`Packets::Later`](super::Packets::Later) and
+    ///   [`Packets::Opening`](super::Packets::Opening) while
+    ///   [`Packets::From`](super::Packets::From) has another, on one interface and for one family.
     /// - [`Error::Refused`] with `EOPNOTSUPP` when the qdisc uses a shared block (`ingress_block`), `EINVAL` when the interface
     ///   has no qdisc; also as [`Marks`].
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
@@ -302,7 +305,8 @@ impl Marks {
         }
     }
 
-    /// Changes the rules of one interface, all of them in the same way, and returns an outcome for each change that was refused.
+    /// Changes the rules of one interface, all of them in the same way, and returns an outcome for
+    /// each change that was refused.
     fn change_rules(&mut self, name: &str, changes: &[(usize, &Change)]) -> Result<Vec<(usize, Result<()>)>> {
         let index = match (self.index(name)?, changes) {
             (Some(index), _) => index,
@@ -453,7 +457,8 @@ impl Marks {
             }) {
                 some.push(next);
             }
-            // Without `NLM_F_EXCL` a filter with a handle is replaced. To a removal it means nothing.
+            // Without `NLM_F_EXCL` a filter with a handle is replaced. To a removal it means
+            // nothing.
             let found = self.client.exchange(|socket| socket.batch(some, NLM_F_CREATE));
             outcomes.extend(found.map_err(|failure| explain(failure, operation, &object))?);
         }

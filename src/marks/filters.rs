@@ -31,19 +31,20 @@ pub(super) enum Request {
     },
 }
 
-/// Before it removes a filter the kernel before 6.18 describes it in a message of less than 4 KiB, and refuses where that is too
-/// short. A longer program is replaced first.
+/// Before it removes a filter the kernel before 6.18 describes it in a message of less than 4 KiB,
+/// and refuses where that is too short. A longer program is replaced first.
 const REMOVABLE: usize = 300;
 
-/// The requests after which the filters of one family on an interface hold `add`, too, and not `remove`. A rule that differs from
-/// one of `add` in the mark alone goes.
+/// The requests after which the filters of one family on an interface hold `add`, too, and not
+/// `remove`. A rule that differs from one of `add` in the mark alone goes.
 ///
-/// Each filter first matches all that it matched and all that it is to match, then no more than that: no packet is without a
-/// mark in between, and none gets a mark that it has neither before nor after.
+/// Each filter first matches all that it matched and all that it is to match, then no more than
+/// that: no packet is without a mark in between, and none gets a mark that it has neither before
+/// nor after.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a mark that [`Packets::Later`] and [`Packets::Opening`] have in common while [`Packets::From`] has another: no
-/// order of filters gives each packet the right one.
+/// [`Error::Invalid`] for a mark that [`Packets::Later`] and [`Packets::Opening`] have in common
+/// while [`Packets::From`] has another: no order of filters gives each packet the right one.
 pub(super) fn change(now: &[Held], add: &[&Rule], remove: &[&Rule], ipv6: bool) -> Result<Vec<Request>> {
     let mut then: Vec<Held> = now.to_vec();
     for rule in remove {
@@ -59,7 +60,8 @@ pub(super) fn change(now: &[Held], add: &[&Rule], remove: &[&Rule], ipv6: bool) 
         added.insert((rule.mark, key(rule)));
     }
     let marks: BTreeSet<NonZeroU32> = added.iter().map(|(mark, _)| *mark).collect();
-    // The kernel tries the newest filter first. One of a kind that overrides others had better be tried before them.
+    // The kernel tries the newest filter first. One of a kind that overrides others had better be
+    // tried before them.
     let mut new: Vec<(NonZeroU32, BTreeSet<_>)> = marks
         .into_iter()
         .map(|mark| (mark, added.iter().filter(|(of, _)| *of == mark).map(|(_, key)| *key).collect()))
@@ -119,8 +121,8 @@ fn union(one: &Matches, other: &Matches) -> Matches {
     }
 }
 
-/// Puts rules of one mark into the filters of that mark that have room, or into new ones. Rules stay in the filter that holds
-/// them.
+/// Puts rules of one mark into the filters of that mark that have room, or into new ones. Rules
+/// stay in the filter that holds them.
 fn fit(filters: &mut Vec<Held>, mark: NonZeroU32, mut rules: BTreeSet<(IpAddr, Packets)>, ipv6: bool) {
     for filter in filters.iter().filter(|filter| filter.mark == mark) {
         rules.retain(|rule| !filter.matches.rules.contains(rule));
@@ -154,8 +156,8 @@ fn has_room(matches: &Matches, ipv6: bool) -> bool {
     more.program(ipv6).is_some()
 }
 
-/// Lets each filter leave the marks of rules that override its own: then a packet gets the right mark in whatever order the filters are
-/// tried.
+/// Lets each filter leave the marks of rules that override its own: then a packet gets the right
+/// mark in whatever order the filters are tried.
 fn keep(filters: &mut [Held]) -> Result<()> {
     let of = |order: u16| -> BTreeSet<u32> {
         let has = |filter: &&Held| filter.matches.rules.iter().any(|(_, packets)| packets.order() == order);
@@ -203,7 +205,8 @@ mod tests {
     struct World(Vec<Held>);
 
     impl World {
-        /// Carries out a change. Each state on the way gives each packet a mark that it has before or after.
+        /// Carries out a change. Each state on the way gives each packet a mark that it has before
+        /// or after.
         fn change(&mut self, add: &[Rule], remove: &[Rule]) -> Vec<Request> {
             let (add, remove): (Vec<_>, Vec<_>) = (add.iter().collect(), remove.iter().collect());
             let requests = change(&self.0, &add, &remove, false).unwrap();

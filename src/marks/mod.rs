@@ -9,16 +9,20 @@
 //! | [`From`](Packets::From) | every packet of a source MAC address |
 //! | [`Opening`](Packets::Opening) | TCP with SYN and without ACK |
 //!
-//! - All rules of one mark and family on an interface are one filter at its ingress hook: a `bpf` filter, whose program (classic
-//!   BPF) the kernel checks and compiles, with one `skbedit` action, which a packet meets at most once. `tc -s filter show dev eth0
-//!   ingress` shows the program as numbers, the mark, and how many packets got it; [`Marks::observe`] shows the rules. See
-//!   tc-bpf(8), tc-skbedit(8), and the kernel's net/sched/cls_bpf.c, act_skbedit.c and sch_ingress.c.
-//! - A rule that is added or removed replaces the filter's program in one step. No packet is without its mark meanwhile. Rules that
-//!   are too many for one program (some 1500 MAC addresses) take several.
-//! - The priority of the filters is 306 for IPv4 and 307 for IPv6. Each action ends with `continue`, so that later filters are
-//!   tried too, those of other programs included. Filters of a lower priority number see packets before, filters of a higher one
-//!   after they are marked.
-//! - A packet that bears the mark of a rule that overrides another one is left alone by the latter, whoever set the mark.
+//! - All rules of one mark and family on an interface are one filter at its ingress hook: a `bpf`
+//!   filter, whose program (classic BPF) the kernel checks and compiles, with one `skbedit`
+//!   action, which a packet meets at most once. `tc -s filter show dev eth0 ingress` shows the
+//!   program as numbers, the mark, and how many packets got it; [`Marks::observe`] shows the
+//!   rules. See tc-bpf(8), tc-skbedit(8), and the kernel's net/sched/cls_bpf.c, act_skbedit.c and
+//!   sch_ingress.c.
+//! - A rule that is added or removed replaces the filter's program in one step. No packet is
+//!   without its mark meanwhile. Rules that are too many for one program (some 1000 MAC addresses)
+//!   take several.
+//! - The priority of the filters is 306 for IPv4 and 307 for IPv6. Each action ends with
+//!   `continue`, so that later filters are tried too, those of other programs included. Filters of
+//!   a lower priority number see packets before, filters of a higher one after they are marked.
+//! - A packet that bears the mark of a rule that overrides another one is left alone by the
+//!   latter, whoever set the mark.
 //! - Put a rule on the interface that carries the VIP's subnet: on `eth0.100` for a VLAN, on `bond0` and not on its slaves.
 //!   For a macvlan, put it on the lower interface; the mark stays with the packet.
 //! - A fragment has neither ports nor flags: prefer [`Packets::Later`] without a port.
@@ -26,10 +30,12 @@
 //!
 //! # What is ours
 //!
-//! A filter is ours if its action bears our cookie (`lvs-dr`, then the owner's number) and its program is, to the last
-//! instruction, the one of its rules. Filters in the form of an earlier version (`flower`, priorities 300 to 305) are
-//! [`Observed::outdated`]: a [`Plan`] adds what is wanted of them anew before it removes them. Two programs that use different owner numbers in one network namespace do not change each other's rules.
-//! Every other filter stays as it is. A qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty `clsact`.
+//! A filter is ours if its action bears our cookie (`lvs-dr`, then the owner's number) and its
+//! program is, to the last instruction, the one of its rules. Filters in the form of an earlier
+//! version (`flower`, priorities 300 to 305) are [`Observed::outdated`]: a [`Plan`] adds what is
+//! wanted of them anew before it removes them. Two programs that use different owner numbers in
+//! one network namespace do not change each other's rules. Every other filter stays as it is. A
+//! qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty `clsact`.
 //!
 //! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the network namespace. The
 //! kernel answers at once, or within the time that loading a module takes; after 5 s without an answer a call ends with

@@ -35,8 +35,8 @@ impl fmt::Display for Change {
     }
 }
 
-/// The changes that lead from what was seen to what is wanted: qdiscs first, then the rules to add, then those to remove, then
-/// the filters of an earlier version.
+/// The changes that lead from what was seen to what is wanted: qdiscs first, then the rules to
+/// add, then those to remove, then the filters of an earlier version.
 ///
 /// A rule that overrides another one's mark is added before it and removed after it, so that no packet gets a mark in between
 /// that it gets neither before nor after.

@@ -1,18 +1,23 @@
-//! Which packets a filter matches, as a program of classic BPF: linux/filter.h, and net/core/filter.c of the kernel.
+//! Which packets a filter matches, as a program of classic BPF: linux/filter.h, and
+//! net/core/filter.c of the kernel.
 //!
-//! One program stands for all rules of one mark and family on an interface, so that a packet runs as few programs and as few
-//! actions as possible. It reads a packet as cls_flower does: a fragment has neither ports nor flags; the extension headers of
-//! IPv6 before TCP are skipped.
+//! One program stands for all rules of one mark and family on an interface, so that a packet runs
+//! as few programs and as few actions as possible. It reads a packet as cls_flower does: a
+//! fragment has neither ports nor flags; the extension headers of IPv6 before TCP are skipped.
 //!
-//! Positive offsets count from the Ethernet header. For a device with a header of another length (a VLAN with
-//! `reorder_hdr off`, a tunnel) offsets count from the network header (`SKF_NET_OFF`), which costs more instructions.
+//! Positive offsets count from the Ethernet header. For a device with a header of another length
+//! (a VLAN with `reorder_hdr off`, a tunnel) offsets count from the network header
+//! (`SKF_NET_OFF`), which costs more instructions.
 //!
-//! The rules themselves stand in the program behind its code, as data that is never run. The kernel returns the program when it
-//! lists the filter, so that the rules can be read, and the program compared with the one that they give.
+//! The rules themselves stand in the program behind its code, as data that is never run. The
+//! kernel returns the program when it lists the filter, so that the rules can be read, and the
+//! program compared with the one that they give.
 //!
-//! An eBPF program that sets the mark itself costs a packet some 300 instructions instead of 540, as it needs no action and no second
-//! program. But the kernel does not return its instructions, so that rules could neither be read nor compared without a copy elsewhere;
-//! and bpf(2) takes `CAP_BPF` in the first user namespace, where a filter takes `CAP_NET_ADMIN` in that of the network.
+//! An eBPF program that sets the mark itself costs a packet some 300 instructions instead of 540,
+//! as it needs no action and no second program. But the kernel does not return its instructions,
+//! so that rules could neither be read nor compared without a copy elsewhere; and bpf(2) takes
+//! `CAP_BPF` in the first user namespace, where a filter takes `CAP_NET_ADMIN` in that of the
+//! network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -29,8 +34,8 @@ pub(super) struct Instruction {
     pub(super) k: u32,
 }
 
-/// The kernel takes 4096 instructions (`BPF_MAXINSNS`). One answer of a list holds 32 KiB: it must take the filter's other
-/// attributes, too.
+/// The kernel takes 4096 instructions (`BPF_MAXINSNS`). One answer of a list holds 32 KiB: it must
+/// take the filter's other attributes, too.
 const LIMIT: usize = 3500;
 
 /// `BPF_LD | BPF_W | BPF_ABS` and others: the class, the size, the mode.
@@ -76,7 +81,8 @@ const ACK: u32 = 0x10;
 /// Extension headers of IPv6: hop-by-hop, routing, destination, and the one of a fragment.
 const SKIPPED: [u32; 3] = [0, 43, 60];
 const FRAGMENT: u32 = 44;
-/// Extension headers that are skipped. RFC 8200 recommends at most five (section 4.1), one of them that of a fragment.
+/// Extension headers that are skipped. RFC 8200 recommends at most five (section 4.1), one of them
+/// that of a fragment.
 const HEADERS: usize = 5;
 
 /// The packets that one filter matches, all of one family.
@@ -91,12 +97,14 @@ pub(super) struct Matches {
 }
 
 impl Matches {
-    /// The program, which returns 0 for other packets. `None`: it would be too long for one filter.
+    /// The program, which returns 0 for other packets. `None`: it would be too long for one
+    /// filter.
     pub(super) fn program(&self, ipv6: bool) -> Option<Vec<Instruction>> {
         let grouped = Grouped::of(&self.rules);
         let mut code = Code::new(ipv6);
         let (accept, reject) = (code.label(), code.label());
-        // The sections in the order of how many packets they match. A section that matches nothing is left out.
+        // The sections in the order of how many packets they match. A section that matches nothing
+        // is left out.
         let (after_from, after_opening) = (code.label(), code.label());
         if !grouped.from.is_empty() {
             code.from(&grouped.from, &self.kept_by_from, accept, after_from);
@@ -123,7 +131,8 @@ impl Matches {
         Some(code.resolve()).filter(|program| program.len() <= LIMIT)
     }
 
-    /// Reads the data of a program. `None`: it is not, to the last instruction, the program of what it says.
+    /// Reads the data of a program. `None`: it is not, to the last instruction, the program of
+    /// what it says.
     pub(super) fn read(program: &[Instruction], ipv6: bool) -> Option<Self> {
         let (&[length, _], front) = program.split_last_chunk::<2>().map(|(front, last)| (last, front))?;
         let start = front.len().checked_sub(length.k as usize)?;
@@ -181,8 +190,8 @@ impl Matches {
     }
 }
 
-/// The rules by kind. Of [`Packets::Later`] the VIPs with the same ports, of [`Packets::From`] the MAC addresses with the same
-/// VIPs stand together: they share code.
+/// The rules by kind. Of [`Packets::Later`] the VIPs with the same ports, of [`Packets::From`] the
+/// MAC addresses with the same VIPs stand together: they share code.
 #[derive(Default)]
 struct Grouped {
     later: Vec<(Vec<IpAddr>, Vec<Option<NonZeroU16>>)>,
@@ -353,7 +362,8 @@ impl Code {
         }
     }
 
-    /// Every packet from one of the MAC addresses to one of its VIPs. The address comes first: those of clients are others.
+    /// Every packet from one of the MAC addresses to one of its VIPs. The address comes first:
+    /// those of clients are others.
     fn from(&mut self, groups: &[(Vec<Mac>, Vec<IpAddr>)], kept: &BTreeSet<u32>, accept: Label, other: Label) {
         self.kept(kept, other);
         let mut ends: BTreeMap<u32, Vec<(u32, usize)>> = BTreeMap::new();
@@ -572,7 +582,8 @@ impl Code {
         }
     }
 
-    /// Replaces labels by distances. A conditional jump reaches 255 instructions, [`GOTO`] any number.
+    /// Replaces labels by distances. A conditional jump reaches 255 instructions, [`GOTO`] any
+    /// number.
     fn resolve(self) -> Vec<Instruction> {
         let mut far = vec![false; self.lines.len()];
         let size = |line: &Line, far: bool| match line {

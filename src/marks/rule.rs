@@ -59,10 +59,11 @@ impl FromStr for Mac {
 /// stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Packets {
-    /// TCP packets without SYN: those of a connection that is open already. Fragments count among them.
+    /// TCP packets without SYN: those of a connection that is open already. Fragments count among
+    /// them.
     Later {
-        /// Only those to this port. `None`: to any port. With a port, fragments are not matched. Of a rule with a port and one without that
-        /// give different marks, either may win.
+        /// Only those to this port. `None`: to any port. With a port, fragments are not matched.
+        /// Of a rule with a port and one without that give different marks, either may win.
         port: Option<NonZeroU16>,
     },
     /// Every packet of any protocol that comes from this source MAC address.

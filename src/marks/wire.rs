@@ -9,8 +9,9 @@ use super::program::{Instruction, Matches};
 use super::rule::{Mac, Packets, Rule};
 use crate::netlink::{RouteMessage, attributes, number, push_attribute, string};
 
-/// The first of the two filter priorities (`pref` in tc) of our rules: 306 for IPv4, 307 for IPv6. All filters of one priority
-/// have one protocol and one kind, so another program's filter at one of them can make the kernel refuse ours.
+/// The first of the two filter priorities (`pref` in tc) of our rules: 306 for IPv4, 307 for IPv6.
+/// All filters of one priority have one protocol and one kind, so another program's filter at one
+/// of them can make the kernel refuse ours.
 pub const PRIORITY: u16 = 306;
 
 /// The first of the six priorities of an earlier version's flower filters.
@@ -117,7 +118,8 @@ pub(super) fn list_filters(index: u32, parent: u32) -> RouteMessage {
     RouteMessage::new(libc::RTM_GETTFILTER, &header(index, 0, parent, 0))
 }
 
-/// `RTM_NEWTFILTER` for a filter of ours. With a handle other than 0 it replaces the filter of that handle.
+/// `RTM_NEWTFILTER` for a filter of ours. With a handle other than 0 it replaces the filter of
+/// that handle.
 pub(super) fn put_filter(
     index: u32,
     ipv6: bool,
@@ -379,7 +381,8 @@ impl Filter {
         }
     }
 
-    /// What it matches and the mark that it gives, if it holds rules of this family. `None`: it holds none, whatever cookie it bears.
+    /// What it matches and the mark that it gives, if it holds rules of this family. `None`: it
+    /// holds none, whatever cookie it bears.
     pub(super) fn held(&self, ipv6: bool) -> Option<Held> {
         let mark = self.mark()?;
         let ours = self.kind == "bpf" && self.slot == Slot::of(ipv6);

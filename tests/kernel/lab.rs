@@ -78,8 +78,8 @@ pub fn try_run(command: &str) -> Output {
     Command::new(program).args(words).output().unwrap_or_else(|e| panic!("cannot run {program}: {e}"))
 }
 
-/// The rules on an interface that mark packets, whoever their owner is, as one line each: `mark 1 on eth0 for 192.0.2.1: TCP with SYN`.
-/// tc shows the programs that they are.
+/// The rules on an interface that mark packets, whoever their owner is, as one line each: `mark 1
+/// on eth0 for 192.0.2.1: TCP with SYN`. tc shows the programs that they are.
 pub fn rules(interface: &str) -> Vec<String> {
     strangers(interface).into_iter().map(|found| found.rule.to_string()).collect()
 }

@@ -64,7 +64,8 @@ fn shown(interface: &str) -> String {
     tc(&format!("-s filter show dev {interface} ingress"))
 }
 
-/// How often each filter's action was done: priority, mark, packets. In the order in which the kernel tries the filters.
+/// How often each filter's action was done: priority, mark, packets. In the order in which the
+/// kernel tries the filters.
 fn actions(interface: &str) -> Vec<(u16, u32, u64)> {
     let text = shown(interface);
     let (mut found, mut priority, mut number) = (Vec::new(), 0, 0);
@@ -372,7 +373,8 @@ fn outdated(numbers: [u32; 4]) -> Vec<String> {
     lines
 }
 
-/// The programs give each packet the mark that the flower filters of an earlier version gave it, and do so in one action.
+/// The programs give each packet the mark that the flower filters of an earlier version gave it,
+/// and do so in one action.
 #[test]
 fn packets_are_marked_as_flower_marks_them() {
     let (mut marks, other) = with_peer();

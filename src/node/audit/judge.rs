@@ -356,7 +356,8 @@ impl<'a> Case<'a> {
             _ => false,
         };
         let steps = self.take(is_marks);
-        // The service that they were for has been removed, or the program is newer than the filters.
+        // The service that they were for has been removed, or the program is newer than the
+        // filters.
         let works = |change: &marks::Change| match change {
             marks::Change::Remove(_) | marks::Change::RemoveOutdated(_) => true,
             marks::Change::Add(rule) => self.seen.marks.outdated.contains(rule),

@@ -23,9 +23,10 @@ use crate::ipvs::{SyncDaemon, SyncRole};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Fence {
-    /// Every node has the full, live table. tc rules mark the packets that come from the MAC address of another node, and an IPVS
-    /// service of that mark has the node itself as its only destination. A promotion moves the VIP and removes one rule; the table
-    /// stays as it is, and its weights are those of its editor. Needs cls_bpf and act_skbedit in the kernel.
+    /// Every node has the full, live table. tc rules mark the packets that come from the MAC
+    /// address of another node, and an IPVS service of that mark has the node itself as its only
+    /// destination. A promotion moves the VIP and removes one rule; the table stays as it is, and
+    /// its weights are those of its editor. Needs cls_bpf and act_skbedit in the kernel.
     #[default]
     Marks,
     /// A backup has no table: it is kept in a file, and restored at promotion. For kernels without the modules of [`Fence::Marks`].

@@ -6,6 +6,7 @@
 //! | [`vip`] | places virtual addresses on an interface or on `lo`, and announces them |
 //! | [`arp`] | the two ARP settings that hide an address on `lo` |
 //! | [`marks`] | marks packets by the MAC address that they come from, with traffic control; neighbours and routes |
+//! | [`files`] | replaces files where no other user can interfere |
 //! | [`node`] | the role of a node, in the order that loses no session; audit |
 //!
 //! Each can be used by itself. Changes need `CAP_NET_ADMIN`, announcements `CAP_NET_RAW`. A client belongs to one network namespace, that
@@ -30,6 +31,7 @@ pub mod arp;
 #[cfg(feature = "capi")]
 mod capi;
 mod error;
+pub mod files;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 #[allow(missing_docs, unreachable_pub)]

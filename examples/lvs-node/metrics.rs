@@ -1,9 +1,6 @@
 //! What a watched node shows: metrics in Prometheus' text format, for the textfile collector of node_exporter, say.
 
 use std::fmt::{Display, Write};
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use lvs_dr::node::{Fence, Role, Status};
@@ -137,11 +134,4 @@ pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Strin
         }
     }
     text.0
-}
-
-/// Replaces the file as a whole: whoever reads it finds the old or the new.
-pub fn write(path: &Path, text: &str) -> io::Result<()> {
-    let new = path.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(&new, path)
 }

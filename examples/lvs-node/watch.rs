@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use lvs_dr::ipvs::{Change, SyncRole};
+use lvs_dr::files::Replacement;
 use lvs_dr::marks::{Event as MonitorEvent, Monitor, Neighbour, NeighbourState};
 use lvs_dr::node::{
     Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, TableDigest, View,
@@ -58,7 +59,8 @@ pub struct Options {
     /// The VRRP instance whose states count, for a file without groups; left out: every instance's. A [[group]] is named as its instance.
     #[arg(long)]
     instance: Option<String>,
-    /// Where to write metrics, in Prometheus' text format. Left out: `[watch] metrics` of the file.
+    /// Where to write metrics, in Prometheus' text format: a file in a directory that only root can write to. Left out: `[watch] metrics`
+    /// of the file.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
     /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen, learned, told, elections, director,
@@ -661,10 +663,10 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn show(&mut self, groups: &[(String, Status)]) -> Result<(), String> {
+    fn show(&mut self, groups: &[(String, Status)]) -> Result<()> {
         let Some(path) = self.options.metrics.clone() else { return Ok(()) };
         let text = metrics::text(groups, self.config().fence, &self.counts);
-        metrics::write(&path, &text).map_err(|e| format!("{}: {e}", path.display()))
+        Replacement::new(&path).mode(0o644).write(text)
     }
 
     /// Takes in how much is known here, and lets this node take part in elections once that is all.
@@ -688,7 +690,7 @@ impl<'a> Watch<'a> {
             None => format!("knows {} connections\n", self.counts.known),
         };
         let unequal: String = unequal.iter().map(|text| format!("{text}\n")).collect();
-        let _ = fs::write(known_file(self.members[0].node), line + &unequal);
+        let _ = Replacement::new(&known_file(self.members[0].node)).write(line + &unequal);
         if self.learning.may_direct(now) {
             self.take_part(tell);
         }
@@ -711,9 +713,8 @@ impl<'a> Watch<'a> {
         if out || !self.members.iter().all(backup) {
             return;
         }
-        let held = self.members[0].node.prepare_state_dir().map_err(|error| error.to_string()).and_then(|()| {
-            fs::write(self.held_file(), "").map_err(|error| format!("{}: {error}", self.held_file().display()))
-        });
+        let node = &self.members[0].node;
+        let held = node.prepare_state_dir().and_then(|()| Replacement::new(&self.held_file()).write(""));
         match held {
             Ok(()) => {
                 tell(News::of("elections", &"takes no part in elections until it knows the director's connections"));

@@ -18,6 +18,7 @@ use super::requests::{Lock, Requests, remove_if_there};
 use super::role::Role;
 use crate::arp;
 use crate::error::{Error, Result};
+use crate::files::Replacement;
 use crate::ipvs::{ServiceId, Table};
 use crate::marks::Mac;
 
@@ -446,19 +447,7 @@ impl StateDir {
     }
 
     fn write(&self, path: PathBuf, text: &str) -> Result<()> {
-        let new = self.new_file();
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().map_err(|e| {
-            // On a full disk the rest of it would be in the way.
-            let _ = fs::remove_file(&new);
-            Error::system("write", path.display(), e)
-        })
+        Replacement::new(&path).temporary("state.new").durable().write(text)
     }
 
     /// Removes the tables of a group.

@@ -21,6 +21,12 @@ pub fn proc(octets: &[u8]) {
     ipvs::proc(&String::from_utf8_lossy(octets));
 }
 
+/// A beacon or presence of another node, sealed or not.
+pub fn beacon(octets: &[u8]) {
+    let Ok(text) = std::str::from_utf8(octets) else { return };
+    node::beacon(text);
+}
+
 /// A node's state file.
 pub fn state(octets: &[u8]) {
     let Ok(text) = std::str::from_utf8(octets) else { return };
@@ -64,6 +70,11 @@ mod tests {
     #[test]
     fn proc() {
         replay("proc", super::proc);
+    }
+
+    #[test]
+    fn beacon() {
+        replay("beacon", super::beacon);
     }
 
     #[test]

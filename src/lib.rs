@@ -36,6 +36,7 @@ pub mod files;
 #[doc(hidden)]
 #[allow(missing_docs, unreachable_pub)]
 pub mod fuzzing;
+mod hmac;
 mod interface;
 pub mod ipvs;
 pub mod marks;

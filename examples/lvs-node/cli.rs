@@ -60,6 +60,9 @@ const AFTER_HELP: &str = r#"THE FILE
   ttl = 1
   max_length = 1                  # octets that make a message full: 1 sends each connection at once; 1472 saves packets
                                   # where a thousand connections are opened in a second
+  key_file = "/etc/lvs-dr/key"    # left out: none. The nodes' beacons prove with it that they come from a node of the cluster. The same
+                                  # on all nodes, 16 octets or more, readable by root alone (`openssl rand -hex 32`, mode 600). `watch`
+                                  # reads it at its start: give it to the director first. The kernel's sync messages have no key
 
   [handover]                      # for `lvs-node handover`
   file = "/run/lvs-dr.handover"   # what keepalived watches, see below

@@ -218,6 +218,7 @@ struct SyncTable {
     port: Option<u16>,
     ttl: Option<u8>,
     max_length: Option<u16>,
+    key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -463,6 +464,7 @@ impl File {
             config.sync.id = sync.id.unwrap_or(config.sync.id);
             (config.sync.group, config.sync.port, config.sync.ttl) = (sync.group, sync.port, sync.ttl);
             config.sync.max_length = sync.max_length.or(config.sync.max_length);
+            config.sync.key_file.clone_from(&sync.key_file);
         }
         let default = Arp::default();
         let arp = self.arp.as_ref().map_or(&default, Spanned::get_ref);

@@ -16,6 +16,10 @@ pub struct Counts {
     pub at_director: Option<u64>,
     pub knows_all: bool,
     pub directors_heard: u64,
+    /// Other clusters with this one's sync id on its link.
+    pub other_clusters: usize,
+    /// Datagrams without the cluster's key.
+    pub refused: u64,
     /// How long it was not waiting.
     pub busy: Duration,
 }
@@ -73,6 +77,18 @@ pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Strin
     });
     each("lvs_node_hidden", "1: ARP keeps quiet about a VIP on lo.", &|status| usize::from(status.hidden));
     text.one("lvs_node_other_directors", "gauge", "Other directors that are heard.", counts.directors_heard);
+    text.one(
+        "lvs_node_other_clusters",
+        "gauge",
+        "Other clusters on the sync link that use this cluster's sync id.",
+        counts.other_clusters,
+    );
+    text.one(
+        "lvs_node_beacons_refused_total",
+        "counter",
+        "Beacons that were ignored because they lack the cluster's key.",
+        counts.refused,
+    );
     text.one("lvs_node_connections_known", "gauge", "Connections that this node knows.", counts.known);
     if let Some(at_director) = counts.at_director {
         text.one("lvs_node_connections_at_director", "gauge", "Connections that the director knows.", at_director);

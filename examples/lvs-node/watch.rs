@@ -13,12 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use lvs_dr::ipvs::{Change, SyncRole};
 use lvs_dr::files::Replacement;
+use lvs_dr::ipvs::{Change, SyncRole};
 use lvs_dr::marks::{Event as MonitorEvent, Monitor, Neighbour, NeighbourState};
 use lvs_dr::node::{
-    Beacon, Config, Heard, Learned, Learning, Node, Peers, Plan, Presence, Role, Status, Step, TableDigest, View,
-    VipOwner,
+    Beacon, Bucket, Config, Heard, Learned, Learning, Node, Peers, Plan, Plane, Presence, ResyncRequests, Role, Status,
+    Step, TableDigest, View, VipOwner,
 };
 use lvs_dr::vip::Vips;
 use lvs_dr::{Error, Netns, Result};
@@ -48,8 +48,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const REMIND: Duration = Duration::from_secs(60);
 /// Tables of two nodes that differ for longer are not about to become equal.
 const UNEQUAL: Duration = Duration::from_secs(30);
-/// Minimum interval between two resynchronisations of all connections.
-const RESYNC: Duration = Duration::from_secs(1);
+/// Other nodes' beacons can cause so many log lines or changes of the director at once, and then one in this time.
+const BURST: u32 = 8;
+const INTERVAL: Duration = Duration::from_secs(5);
+/// A beacon of a director that is new is answered, but not sooner than this after the last beacon.
+const ANSWER: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
@@ -142,6 +145,8 @@ struct Member<'a> {
     warned: Vec<String>,
     /// The other node that directs, as it was set last.
     director: Option<IpAddr>,
+    /// How often that may change.
+    turns: Bucket,
 }
 
 /// A role that was not reached, and is tried again after a pause.
@@ -173,6 +178,7 @@ struct Watch<'a> {
     track_file: Option<PathBuf>,
     looked: Instant,
     woke: Instant,
+    plane: Option<Plane>,
     peers: Option<Peers>,
     /// Its index.
     sync_interface: Option<u32>,
@@ -191,16 +197,15 @@ struct Watch<'a> {
     /// The node's table, and since when other nodes' were not equal to it.
     table: Option<TableDigest>,
     unequal: BTreeMap<u64, Instant>,
-    /// How often all connections were sent, and how many these were; when last; whether another node asks, and it is being done.
+    /// How often all connections were sent, and how many these were.
     told: (u64, u64),
-    told_at: Option<Instant>,
-    asked: bool,
-    telling: bool,
+    requests: ResyncRequests,
     finished: Option<Result<usize>>,
     /// What else was logged lately, about what, and when.
     lately: BTreeMap<String, (String, Instant)>,
-    /// To be logged.
+    /// To be logged, and how often.
     news: Option<String>,
+    learned_lines: Bucket,
     counts: Counts,
     checked: Due,
     beaconed: Due,
@@ -244,15 +249,18 @@ pub fn run(
 ) -> Result<Infallible> {
     let (mut watch, events) = Watch::new(nodes, netns, options, track_file)?;
     watch.open_peers(&tell);
-    watch.hear_peers();
     watch.hear_neighbours();
     watch.begin(&tell);
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
         watch.next(&events);
         watch.follow(&tell);
-        if let Some(news) = watch.news.take() {
+        let now = Instant::now();
+        if let Some(news) = watch.news.take().filter(|_| watch.learned_lines.take(now)) {
             tell(News::of("learned", &news));
+        }
+        if let Some(warning) = watch.plane.as_ref().and_then(|plane| plane.warning(now)) {
+            tell(News::of("warning", &warning));
         }
         watch.follow_directors(&tell);
         if watch.checked.is_now() {
@@ -271,6 +279,10 @@ pub fn run(
                 watch.open_peers(&tell);
             }
             watch.send_beacon();
+            // Whatever else fails, a node is not kept out of elections for ever.
+            if watch.learning.may_direct(now) {
+                watch.take_part(&tell);
+            }
         }
         let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         watch.counts.busy += watch.woke.elapsed();
@@ -303,9 +315,11 @@ impl<'a> Watch<'a> {
                 under_way: None,
                 warned: Vec::new(),
                 director,
+                turns: Bucket::new(BURST, INTERVAL),
             });
         }
         let now = Instant::now();
+        let view = View::of(members.iter().flat_map(|member| member.node.config().vips.clone()));
         let watch = Watch {
             members,
             netns,
@@ -314,9 +328,10 @@ impl<'a> Watch<'a> {
             track_file,
             looked: now,
             woke: now,
+            plane: None,
             peers: None,
             sync_interface: None,
-            view: View::default(),
+            view,
             me: number(),
             learning: Learning::new(now),
             minded: now,
@@ -327,12 +342,11 @@ impl<'a> Watch<'a> {
             table: None,
             unequal: BTreeMap::new(),
             told: (0, 0),
-            told_at: None,
-            asked: false,
-            telling: false,
+            requests: ResyncRequests::default(),
             finished: None,
             lately: BTreeMap::new(),
             news: None,
+            learned_lines: Bucket::new(BURST, INTERVAL),
             counts: Counts::default(),
             checked: Due(now),
             beaconed: Due(now),
@@ -350,11 +364,11 @@ impl<'a> Watch<'a> {
     }
 
     /// Beacons come in from now on.
-    fn hear_peers(&self) {
+    fn hear_peers(&self, plane: Plane) {
         let (netns, sender, sync) = (self.netns.clone(), self.sender.clone(), self.config().sync);
         thread::spawn(move || {
             loop {
-                if Peers::open_in(&netns, &sync).and_then(|peers| listen(&peers, &sender)).is_err() {
+                if Peers::open_in(&netns, &sync, &plane).and_then(|peers| listen(&peers, &sender)).is_err() {
                     thread::sleep(BEACON);
                 }
             }
@@ -493,9 +507,13 @@ impl<'a> Watch<'a> {
     }
 
     fn hear(&mut self, now: Instant, beacon: Beacon) {
-        // Who asked while it was told does not know that it has learned all. If it has not, it will ask again.
-        let just_told = self.telling || self.told_at.is_some_and(|at| now.duration_since(at) < BEACON / 2);
-        self.asked |= beacon.wants && !just_told;
+        let answer = beacon.role == Role::Master && !self.view.directors(now).any(|known| known.node == beacon.node);
+        if !self.view.heard(now, beacon.clone()) {
+            return;
+        }
+        if beacon.wants {
+            self.requests.ask(now, beacon.node);
+        }
         if beacon.role == Role::Master {
             self.director_heard = true;
             self.counts.at_director = Some(beacon.known);
@@ -509,19 +527,20 @@ impl<'a> Watch<'a> {
             }
         }
         // One director tells the other at once.
-        let answer = beacon.role == Role::Master && !self.view.directors(now).any(|known| known.node == beacon.node);
-        self.view.heard(now, beacon);
-        if answer && self.directs() {
+        if answer && self.directs() && self.beaconed.0 <= now + BEACON - ANSWER {
             self.send_beacon();
         }
     }
 
     /// Another node has these addresses, and sends from these MAC addresses.
     fn see(&mut self, now: Instant, presence: Presence) {
+        let (addresses, macs) = (presence.addresses.clone(), presence.macs.clone());
+        if !self.view.present(now, presence) {
+            return;
+        }
         self.director_heard = true;
-        let learned = self.members[0].node.learn_macs(&presence.addresses, &presence.macs);
+        let learned = self.members[0].node.learn_macs(&addresses, &macs);
         self.learned |= learned.is_ok_and(|new| new);
-        self.view.present(now, presence);
     }
 
     /// A neighbour's entry has changed.
@@ -569,7 +588,7 @@ impl<'a> Watch<'a> {
             let Ok(peers) = member.node.peers() else { continue };
             self.known.clone_from(&peers);
             let Ok(director) = self.view.director_of(now, member.name(), &peers, member.director) else { continue };
-            if director == member.director {
+            if director == member.director || !member.turns.take(now) {
                 continue;
             }
             member.director = director;
@@ -610,13 +629,22 @@ impl<'a> Watch<'a> {
             }
             all.push((self.members[index].name().to_owned(), status));
         }
-        let unequal = self.compare(&all);
+        let mut unequal = self.compare(&all);
+        self.counts.other_clusters = self.view.other_clusters(Instant::now());
+        if self.counts.other_clusters > 0 {
+            let sync = self.config().sync;
+            unequal.push(format!(
+                "another cluster on {} uses sync id {}: give one of the two another [sync] id",
+                sync.interface, sync.id
+            ));
+        }
+        self.counts.refused = self.plane.as_ref().map_or(0, Plane::refused);
         for (index, (_, status)) in all.iter().enumerate() {
             let warnings =
                 status.warnings.iter().chain(unequal.iter().filter(|_| index == 0)).cloned().collect::<Vec<_>>();
             self.warn(index, &warnings, tell);
         }
-        self.count(&all, &unequal, tell);
+        self.count(&all, &unequal);
         if let Err(error) = self.show(&all) {
             self.fail("metrics", &error, tell);
         }
@@ -655,7 +683,8 @@ impl<'a> Watch<'a> {
                 match started_daemon(&plan, SyncRole::Backup) {
                     // Nothing was learned without one, and the director was not asked.
                     true => self.learning.ask(),
-                    false => self.asked |= started_daemon(&plan, SyncRole::Master),
+                    false if started_daemon(&plan, SyncRole::Master) => self.requests.want(),
+                    false => {}
                 }
             }
             Err(Error::Superseded { .. }) => {}
@@ -669,8 +698,8 @@ impl<'a> Watch<'a> {
         Replacement::new(&path).mode(0o644).write(text)
     }
 
-    /// Takes in how much is known here, and lets this node take part in elections once that is all.
-    fn count(&mut self, groups: &[(String, Status)], unequal: &[String], tell: &impl Fn(News)) {
+    /// Takes in how much is known here.
+    fn count(&mut self, groups: &[(String, Status)], unequal: &[String]) {
         self.counts.known = match self.directs() {
             // What a resync sends.
             true => groups.iter().map(|(_, status)| status.connections()).sum(),
@@ -691,9 +720,6 @@ impl<'a> Watch<'a> {
         };
         let unequal: String = unequal.iter().map(|text| format!("{text}\n")).collect();
         let _ = Replacement::new(&known_file(self.members[0].node)).write(line + &unequal);
-        if self.learning.may_direct(now) {
-            self.take_part(tell);
-        }
     }
 
     /// Until it knows all, this node is no director that anybody would want.
@@ -749,7 +775,7 @@ impl<'a> Watch<'a> {
     /// The director tells those who ask of everything.
     fn tell_others(&mut self, tell: &impl Fn(News)) {
         if let Some(result) = self.finished.take() {
-            (self.telling, self.told_at) = (false, Some(Instant::now()));
+            self.requests.end(Instant::now());
             match result {
                 Ok(count) => {
                     self.told = (self.told.0 + 1, count as u64);
@@ -760,13 +786,12 @@ impl<'a> Watch<'a> {
                 Err(error) => self.fail("resync", &error, tell),
             }
         }
-        let lately = self.told_at.is_some_and(|at| at.elapsed() < RESYNC);
-        if !self.asked || self.telling || lately || !self.directs() {
+        if !self.directs() || !self.requests.is_due(Instant::now()) {
             return;
         }
         // Who asks has to know first how often others were told before.
         self.send_beacon();
-        (self.asked, self.telling) = (false, true);
+        self.requests.begin(Instant::now());
         let (config, netns, sender) = (self.config(), self.netns.clone(), self.sender.clone());
         // With very many connections it takes long, and roles do not wait for it.
         thread::spawn(move || {
@@ -778,7 +803,16 @@ impl<'a> Watch<'a> {
     }
 
     fn open_peers(&mut self, tell: &impl Fn(News)) {
-        let peers = match Peers::open_in(&self.netns, &self.config().sync) {
+        let sync = self.config().sync;
+        let plane = match self.plane.clone().map_or_else(|| Plane::open(&sync), Ok) {
+            Ok(plane) => plane,
+            Err(error) => return self.fail("beacons", &error, tell),
+        };
+        if self.plane.is_none() {
+            self.hear_peers(plane.clone());
+            self.plane = Some(plane.clone());
+        }
+        let peers = match Peers::open_in(&self.netns, &sync, &plane) {
             Ok(peers) => peers,
             Err(error) => return self.fail("beacons", &error, tell),
         };
@@ -792,7 +826,7 @@ impl<'a> Watch<'a> {
             }
             // What was told meanwhile nobody heard.
             self.learning.ask();
-            self.asked = true;
+            self.requests.want();
         }
     }
 
@@ -820,10 +854,11 @@ impl<'a> Watch<'a> {
             node: self.me,
             table: self.table,
             directs: directing.map(|member| member.name().to_owned()).collect(),
+            vips: Presence::digests(self.members.iter().flat_map(|member| member.node.config().vips.clone())),
             ..self.members[0].node.presence().unwrap_or_default()
         };
         // The interface is down, or new: it is opened again.
-        if peers.send(&beacon).and_then(|()| peers.send_presence(&presence)).is_err() {
+        if peers.send_presence(&presence).and_then(|()| peers.send(&beacon)).is_err() {
             self.peers = None;
         }
     }
@@ -903,13 +938,16 @@ pub fn resync(node: &mut Node, netns: &Netns, limit: Duration) -> Result<Result<
     if matches!(node.role()?, Some((Role::Master, _))) {
         return Ok(Ok(format!("sent {} connections to the other nodes", node.resync()?)));
     }
-    let peers = Peers::open_in(netns, &node.config().sync)?;
+    let sync = &node.config().sync;
+    let plane = Plane::open(sync)?;
+    let peers = Peers::open_in(netns, sync, &plane)?;
     let (mut learning, mut heard) = (Learning::new(Instant::now()), false);
     let (start, me, id) = (Instant::now(), number(), node.config().sync.id);
     let mut sent: Option<Instant> = None;
     while start.elapsed() < limit {
         if sent.is_none_or(|at| at.elapsed() > BEACON) {
             let role = node.role()?.map_or(Role::Stop, |(role, _)| role);
+            // With a key, nodes accept each other's texts after each has sent two.
             peers.send(&Beacon { id, node: me, role, known: 0, told: (0, 0), wants: learning.asks() })?;
             sent = Some(Instant::now());
         }

@@ -811,6 +811,7 @@ mod tests {
             port: Some(9000),
             ttl: Some(2),
             max_length: None,
+            key_file: None,
         };
         assert_eq!(found.sync, sync);
         assert_eq!(found.announce_again, Duration::from_secs(3));

@@ -1,13 +1,15 @@
-//! Netlink: one socket type that asks, lists and batches, and sockets for link-layer frames.
+//! Netlink: one socket type that asks, lists and batches, and sockets for link-layer frames. And one socket option.
 //!
 //! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
 
+mod bind;
 mod generic;
 mod namespace;
 mod packet;
 mod route;
 mod socket;
 
+pub(crate) use bind::bind_to_interface;
 pub(crate) use generic::GenericSocket;
 pub(crate) use namespace::in_new_namespace;
 pub(crate) use packet::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery, send_frame};

@@ -121,6 +121,7 @@ impl Config {
                 port: None,
                 ttl: None,
                 max_length: Some(1),
+                key_file: None,
             },
             vips,
             vip_owner: VipOwner::default(),
@@ -160,6 +161,9 @@ impl Config {
                 "state_dir",
                 format!("{} is relative: an absolute path was expected", self.state_dir.display()),
             );
+        }
+        if let Some(path) = self.sync.key_file.as_ref().filter(|path| !path.is_absolute()) {
+            return refuse("sync key_file", format!("{} is relative: an absolute path was expected", path.display()));
         }
         if let Some(arp) = &self.arp {
             let (ignore, announce) = (arp.settings.ignore.value(), arp.settings.announce.value());

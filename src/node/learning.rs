@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::peers::Beacon;
+use super::beacon::Beacon;
 
 /// Who does not hear the director for so long has missed sync messages too.
 const DEAF: Duration = Duration::from_secs(4);
 /// Without a director for so long there is nobody to learn from.
 const ALONE: Duration = Duration::from_secs(5);
+/// Beacons keep a node out of elections for so long at most, counted from its start. A node that lacks connections is better than none.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Who counts so few so often in a row has missed some; who still does when it has been told of all counts otherwise than the director.
 const PATIENCE: u32 = 5;
 /// Datagrams can be lost: it is told of everything again. More often would help no more.
@@ -47,8 +49,12 @@ impl Learning {
         self.asks
     }
 
-    /// Whether it knows all, or there is nobody who could tell.
+    /// Whether this node may take part in elections: it knows all connections, or no director can send them. Whatever other nodes send,
+    /// it may a minute after its start.
     pub fn may_direct(&self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= LIMIT {
+            return true;
+        }
         let begin = self.heard_at.unwrap_or(self.since).max(self.since);
         !self.asks || now.duration_since(begin) > ALONE
     }
@@ -86,7 +92,7 @@ impl Learning {
     /// rarely.
     pub fn counted(&mut self, learned: Learned) {
         let Learned { known, of } = learned;
-        let behind = known + of / 10 + 20 < of;
+        let behind = known.saturating_add(of / 10 + 20) < of;
         if !behind {
             self.patience = PATIENCE;
         }
@@ -137,6 +143,43 @@ mod tests {
         assert!(alone.may_direct(now + 2 * ALONE) && alone.asks());
         alone.heard(now + 2 * ALONE, &director(7, (1, 1)), || 0);
         assert!(!alone.may_direct(now + 2 * ALONE));
+    }
+
+    /// A director that never sends, one that claims ever more connections, ever other ones, and ones that fall silent.
+    #[test]
+    fn no_beacons_keep_a_node_out_of_elections_for_longer_than_a_minute() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let strangers: [&dyn Fn(u32) -> Option<Beacon>; 5] = [
+            &|_| Some(director(7, (1, u64::MAX))),
+            &|n| Some(Beacon { known: u64::MAX, ..director(7, (n.into(), u64::MAX)) }),
+            &|n| Some(director(n.into(), (n.into(), u64::MAX))),
+            &|n| (n % 24 == 0).then(|| director(7, (n.into(), u64::MAX))),
+            &|n| (n % 19 < 2).then(|| director((n % 2).into(), (1, 1))),
+        ];
+        for (number, stranger) in strangers.into_iter().enumerate() {
+            let mut learning = Learning::new(start);
+            let mut held_out = Duration::ZERO;
+            for step in 0..1000 {
+                let at = second / 4 * step;
+                if let Some(beacon) = stranger(step) {
+                    learning.heard(start + at, &beacon, || 0);
+                    learning.counted(Learned { known: 0, of: beacon.known });
+                }
+                learning.ask();
+                if !learning.may_direct(start + at) {
+                    held_out = at;
+                }
+            }
+            assert!(held_out < LIMIT, "{number}: {held_out:?}");
+            assert!(learning.asks());
+        }
+        // Within this time a node does wait for a director that has not sent its connections.
+        let mut learning = Learning::new(start);
+        for n in 0..59 {
+            assert_eq!(learning.heard(start + second * n, &director(7, (1, 1)), || 0), None);
+        }
+        assert!(!learning.may_direct(start + second * 59) && learning.may_direct(start + LIMIT));
     }
 
     #[test]

@@ -23,10 +23,13 @@
 //! ```
 
 pub mod audit;
+mod beacon;
 mod config;
 mod digest;
 mod fence;
 mod learning;
+mod limit;
+mod membership;
 mod names;
 mod observation;
 mod observe;
@@ -36,17 +39,21 @@ mod planner;
 mod repair;
 mod requests;
 mod role;
+mod seal;
 mod services;
 mod settings;
 mod stand_down;
 mod state;
 
+pub use beacon::{Beacon, Heard, Presence};
 pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
 pub use digest::TableDigest;
 pub use fence::marks::MarkValues;
 pub use fence::{Fence, Sync};
 pub use learning::{Learned, Learning};
-pub use peers::{Beacon, Heard, Peers, Presence, Unheard, View};
+pub use limit::{Bucket, ResyncRequests};
+pub use membership::{Unheard, View};
+pub use peers::{Peers, Plane};
 pub use plan::{Plan, Step};
 pub use role::Role;
 pub use services::Apply;
@@ -914,7 +921,32 @@ fn not_verified(step: &Step) -> Error {
 /// See the crate's `fuzzing`.
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing {
+    use std::time::Instant;
+
+    use super::beacon::Heard;
+    use super::membership::View;
+    use super::seal::{Key, Seal};
     use super::state::State;
+
+    /// A datagram of another node.
+    pub(crate) fn beacon(datagram: &str) {
+        let now = Instant::now();
+        let mut seal = Seal::new(Key::new(&[7; 16]).ok(), 1);
+        assert!(seal.open(now, datagram).is_err());
+        let Ok(heard) = Seal::text(datagram).parse::<Heard>() else { return };
+        let (text, sent) = match &heard {
+            Heard::Beacon(beacon) => (beacon.to_string(), beacon.to_string()),
+            Heard::Presence(presence) => (presence.to_string(), presence.datagram()),
+        };
+        assert_eq!(text.parse::<Heard>().unwrap(), heard);
+        assert!(sent.len() <= super::beacon::TEXT_LIMIT && sent.parse::<Heard>().is_ok(), "{sent}");
+        let mut view = View::of(["192.0.2.254".parse().unwrap()]);
+        let _ = match heard {
+            Heard::Beacon(beacon) => view.heard(now, beacon),
+            Heard::Presence(presence) => view.present(now, presence),
+        };
+        let _ = view.director_of(now, "web", &["192.0.2.11".parse().unwrap()].into(), None);
+    }
 
     pub(crate) fn state(text: &str) {
         if let Ok(state) = State::parse(text) {

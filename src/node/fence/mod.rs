@@ -8,6 +8,7 @@ pub(super) mod marks;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
@@ -86,6 +87,9 @@ pub struct Sync {
     /// a crash of the director loses what waits. 1: each connection is sent by itself (80 octets for IPv6, 44 for IPv4). `None`:
     /// the kernel's choice, 1472, which saves packets where a thousand connections are opened in a second.
     pub max_length: Option<u16>,
+    /// The file with the cluster's key, the same on all nodes: the nodes' beacons prove with it that they come from a node of the cluster.
+    /// `None`: they prove nothing. The kernel's sync messages have no key. See [`Plane::open`](crate::node::Plane::open).
+    pub key_file: Option<PathBuf>,
 }
 
 impl Sync {
@@ -164,7 +168,15 @@ mod tests {
 
     #[test]
     fn a_director_sends_and_everyone_receives() {
-        let sync = Sync { interface: "eth0".into(), id: 1, group: None, port: None, ttl: None, max_length: Some(1) };
+        let sync = Sync {
+            interface: "eth0".into(),
+            id: 1,
+            group: None,
+            port: None,
+            ttl: None,
+            max_length: Some(1),
+            key_file: None,
+        };
         let backup = daemons(&sync, false);
         assert_eq!((backup[&SyncRole::Master].is_some(), backup[&SyncRole::Backup].is_some()), (false, true));
         let master = daemons(&sync, true);

@@ -1,0 +1,266 @@
+//! The other nodes, as far as they were received lately. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::beacon::{Beacon, Presence, all_digests};
+use super::digest::TableDigest;
+use super::role::Role;
+
+/// A node that was not received for this long is gone.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// A director that was not received for this long is dead. While it takes on a role, it may be
+/// silent for some seconds.
+const DEAD: Duration = Duration::from_secs(8);
+
+/// A node that is gone is remembered for this long: a silent director differs from one that was
+/// never received.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// No cluster has more nodes.
+const NODES: usize = 64;
+
+/// The other nodes of the cluster, as far as they were received lately.
+///
+/// Two clusters on one link may use one sync id. A node whose presence names VIPs of which this
+/// node has none is of another cluster: its texts are ignored. One that names no VIPs is of an
+/// earlier version, and counts as a node of this cluster.
+#[derive(Debug, Default)]
+pub struct View {
+    /// Digests of all VIPs of this node. Empty: every node is of this cluster.
+    vips: BTreeSet<u32>,
+    heard: BTreeMap<u64, (Instant, Beacon)>,
+    present: BTreeMap<u64, (Instant, Presence)>,
+    /// Nodes of other clusters, and when each was received.
+    foreign: BTreeMap<u64, (Instant, BTreeSet<u32>)>,
+}
+
+impl View {
+    /// The view of a node with these VIPs, those of all its groups.
+    pub fn of(vips: impl IntoIterator<Item = IpAddr>) -> Self {
+        View { vips: all_digests(vips), ..View::default() }
+    }
+
+    /// Takes in a beacon. `false`: it is another cluster's.
+    pub fn heard(&mut self, now: Instant, beacon: Beacon) -> bool {
+        if self.foreign.get(&beacon.node).is_some_and(|(at, _)| now.duration_since(*at) < DEAD) {
+            return false;
+        }
+        self.heard.retain(|_, (at, _)| now.duration_since(*at) < SILENCE);
+        if self.heard.len() < NODES || self.heard.contains_key(&beacon.node) {
+            self.heard.insert(beacon.node, (now, beacon));
+        }
+        true
+    }
+
+    /// The other nodes that direct.
+    pub fn directors(&self, now: Instant) -> impl Iterator<Item = &Beacon> {
+        let lately = self.heard.values().filter(move |(at, _)| now.duration_since(*at) < SILENCE);
+        lately.map(|(_, beacon)| beacon).filter(|beacon| beacon.role == Role::Master)
+    }
+
+    /// Takes in which addresses a node has. `false`: it is of another cluster.
+    pub fn present(&mut self, now: Instant, presence: Presence) -> bool {
+        self.foreign.retain(|_, (at, _)| now.duration_since(*at) < DEAD);
+        let shares = presence.vips.is_empty() || self.vips.is_empty() || !self.vips.is_disjoint(&presence.vips);
+        if !shares {
+            // The number of a node of this cluster is not given away.
+            let known = self.present.get(&presence.node).is_some_and(|(at, _)| now.duration_since(*at) < SILENCE);
+            if !known && (self.foreign.len() < NODES || self.foreign.contains_key(&presence.node)) {
+                self.heard.remove(&presence.node);
+                self.foreign.insert(presence.node, (now, presence.vips));
+            }
+            return false;
+        }
+        self.present.retain(|_, (at, _)| now.duration_since(*at) < REMEMBERED);
+        if self.present.len() < NODES || self.present.contains_key(&presence.node) {
+            self.present.insert(presence.node, (now, presence));
+        }
+        true
+    }
+
+    /// The number of other clusters that use this cluster's sync id on its link. Nodes that name
+    /// the same VIPs are of one cluster.
+    pub fn other_clusters(&self, now: Instant) -> usize {
+        let lately = self.foreign.values().filter(|(at, _)| now.duration_since(*at) < DEAD);
+        lately.map(|(_, vips)| vips).collect::<BTreeSet<_>>().len()
+    }
+
+    /// The nodes that were received lately.
+    pub fn presences(&self, now: Instant) -> impl Iterator<Item = &Presence> {
+        self.present.values().filter(move |(at, _)| now.duration_since(*at) < SILENCE).map(|(_, presence)| presence)
+    }
+
+    /// The nodes that were received lately whose tables are not equal to this one, and why that
+    /// matters.
+    pub fn unequal(&self, now: Instant, own: TableDigest) -> impl Iterator<Item = (&Presence, &'static str)> {
+        self.presences(now).filter_map(move |presence| {
+            let theirs = presence.table?;
+            match (theirs.table == own.table, theirs.order == own.order) {
+                (true, true) => None,
+                (false, _) => Some((presence, "has other services, destinations or weights than this node")),
+                (true, false) => Some((
+                    presence,
+                    "lists the destinations of mh services in another order: it sends some clients of unknown connections to another \
+                     server; delete and add them in the order of their addresses, on each node",
+                )),
+            }
+        })
+    }
+
+    /// The address of the other node that directs this group, of those in `peers`. Of several,
+    /// `before` stays the one. `Err`: the nodes that are received do not say.
+    ///
+    /// A director that was received lately and is silent is dead: `Ok(None)`, unless another one
+    /// directs.
+    pub fn director_of(
+        &self,
+        now: Instant,
+        group: &str,
+        peers: &BTreeSet<IpAddr>,
+        before: Option<IpAddr>,
+    ) -> Result<Option<IpAddr>, Unheard> {
+        let directing = self.presences(now).filter(|presence| presence.directs.contains(group));
+        let found: Vec<IpAddr> =
+            directing.flat_map(|presence| presence.addresses.intersection(peers)).copied().collect();
+        if let Some(before) = before.filter(|before| found.contains(before)) {
+            return Ok(Some(before));
+        }
+        if let Some(first) = found.first() {
+            return Ok(Some(*first));
+        }
+        // A node has another number after each start.
+        let heard_at = |address: &IpAddr| {
+            let of_it = self.present.values().filter(|(_, presence)| presence.addresses.contains(address));
+            of_it.map(|(at, _)| *at).max()
+        };
+        match before.as_ref().and_then(heard_at) {
+            Some(at) if now.duration_since(at) >= DEAD => Ok(None),
+            _ => Err(Unheard),
+        }
+    }
+}
+
+/// No node that is heard says who directs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unheard;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::marks::Mac;
+
+    fn beacon(node: u64, role: Role) -> Beacon {
+        Beacon { id: 254, node, role, known: 1000, told: (3, 990), wants: node == 1 }
+    }
+
+    fn presence(node: u64, address: &str, directs: &[&str]) -> Presence {
+        Presence {
+            id: 254,
+            node,
+            addresses: [address.parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
+            macs: [Mac([2, 0, 0, 0, 0, 1])].into(),
+            directs: directs.iter().map(|name| (*name).to_owned()).collect(),
+            vips: BTreeSet::new(),
+            table: (node == 7).then_some(TableDigest { table: 7, order: u64::MAX }),
+        }
+    }
+
+    #[test]
+    fn directors_are_heard_until_they_are_silent() {
+        let now = Instant::now();
+        let mut view = View::default();
+        view.heard(now, beacon(7, Role::Master));
+        view.heard(now, beacon(9, Role::Backup));
+        assert_eq!(view.directors(now).count(), 1);
+        assert_eq!(view.directors(now + SILENCE).count(), 0);
+    }
+
+    #[test]
+    fn tables_are_compared() {
+        let (now, mut view) = (Instant::now(), View::default());
+        view.present(now, presence(7, "192.0.2.1", &[]));
+        view.present(now, presence(8, "192.0.2.2", &[]));
+        let unequal = |table, order| view.unequal(now, TableDigest { table, order }).next().map(|(_, why)| why);
+        assert_eq!(unequal(7, u64::MAX), None);
+        assert!(unequal(8, u64::MAX).is_some_and(|why| why.contains("weights")));
+        assert!(unequal(7, 1).is_some_and(|why| why.contains("order")));
+    }
+
+    #[test]
+    fn the_director_of_a_group_is_known_by_its_address() {
+        let (now, mut view) = (Instant::now(), View::default());
+        let [one, two]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        let peers = [one, two].into();
+        assert_eq!(view.director_of(now, "web", &peers, Some(one)), Err(Unheard));
+        view.present(now, presence(1, "192.0.2.1", &["web"]));
+        view.present(now, presence(2, "192.0.2.2", &["mail"]));
+        let director = |view: &View, at, before| view.director_of(at, "web", &peers, before);
+        assert_eq!(director(&view, now, None), Ok(Some(one)));
+        assert_eq!(view.director_of(now, "mail", &peers, None), Ok(Some(two)));
+        assert_eq!(view.director_of(now, "web", &[two].into(), None), Err(Unheard));
+        // Two at once: no change without need.
+        view.present(now, presence(2, "192.0.2.2", &["mail", "web"]));
+        assert_eq!((director(&view, now, Some(one)), director(&view, now, Some(two))), (Ok(Some(one)), Ok(Some(two))));
+        // The old one has stepped down.
+        view.present(now, presence(1, "192.0.2.1", &[]));
+        assert_eq!(director(&view, now, Some(one)), Ok(Some(two)));
+        // Both are silent.
+        assert_eq!(director(&view, now + SILENCE, Some(two)), Err(Unheard));
+        assert_eq!(director(&view, now + DEAD, Some(two)), Ok(None));
+        assert_eq!(director(&view, now + DEAD, "192.0.2.3".parse().ok()), Err(Unheard));
+        // Another node is heard meanwhile.
+        view.present(now + DEAD, presence(1, "192.0.2.1", &[]));
+        assert_eq!(director(&view, now + DEAD, Some(two)), Ok(None));
+        // The director was started again, and has stepped down.
+        view.present(now + DEAD, presence(3, "192.0.2.2", &[]));
+        assert_eq!(director(&view, now + DEAD, Some(two)), Err(Unheard));
+    }
+
+    /// Each cluster has VIPs of its own, and some of a version that does not name them.
+    #[test]
+    fn another_cluster_is_told_apart_by_its_vips() {
+        let now = Instant::now();
+        let vips = |last: u8| [IpAddr::from([192, 0, 2, last]), IpAddr::from([192, 0, 2, last + 1])];
+        let mut view = View::of(vips(250));
+        let of = |node: u64, last: u8| Presence {
+            vips: Presence::digests(vips(last)),
+            ..presence(node, "192.0.2.1", &["web"])
+        };
+        assert!(
+            view.present(now, of(1, 250))
+                && view.present(now, of(2, 251))
+                && view.present(now, presence(3, "192.0.2.3", &[]))
+        );
+        // Its beacon comes before its presence.
+        assert!(view.heard(now, beacon(9, Role::Master)));
+        assert_eq!((view.directors(now).count(), view.other_clusters(now)), (1, 0));
+        assert!(!view.present(now, of(9, 200)) && !view.present(now, of(10, 200)) && !view.present(now, of(11, 100)));
+        assert!(!view.heard(now, beacon(9, Role::Master)) && view.heard(now, beacon(1, Role::Backup)));
+        assert_eq!((view.directors(now).count(), view.other_clusters(now)), (0, 2));
+        assert_eq!(view.presences(now).map(|presence| presence.node).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(view.other_clusters(now + DEAD), 0);
+        assert!(view.heard(now + DEAD, beacon(9, Role::Master)));
+        // A node's number is not given away.
+        assert!(!view.present(now, of(1, 200)) && view.heard(now, beacon(1, Role::Master)));
+        // Without VIPs of its own a node believes all.
+        assert!(View::default().present(now, of(9, 200)));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (now, mut view) = (Instant::now(), View::of(["192.0.2.254".parse().unwrap()]));
+        for node in 1..10_000 {
+            view.heard(now, beacon(node, Role::Master));
+            view.present(now, presence(node, "192.0.2.1", &["web"]));
+            view.present(now, Presence { vips: [node as u32].into(), ..presence(20_000 + node, "192.0.2.1", &[]) });
+        }
+        assert_eq!((view.heard.len(), view.present.len(), view.foreign.len()), (NODES, NODES, NODES));
+        assert_eq!((view.directors(now).count(), view.other_clusters(now)), (NODES, NODES));
+        // Nodes that are there keep their places.
+        view.heard(now, beacon(1, Role::Backup));
+        assert_eq!(view.directors(now).count(), NODES - 1);
+    }
+}

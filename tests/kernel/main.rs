@@ -19,6 +19,7 @@ mod marks;
 mod marks_fence;
 mod node;
 mod ocf;
+mod plane;
 mod probe;
 mod sctp;
 mod sync;

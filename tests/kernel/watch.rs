@@ -26,20 +26,20 @@ const MARK: u32 = 0x4c56_5300;
 const OPENING: &str = "TCP with SYN";
 
 /// A host with a file of its own for `lvs-node`.
-struct Node {
-    netns: Netns,
-    dir: PathBuf,
+pub struct Node {
+    pub netns: Netns,
+    pub dir: PathBuf,
     watch: Option<Child>,
 }
 
 /// A node's file without state_dir. `sync`: its settings.
-fn file(servers: &[u8], sync: &str) -> String {
+pub fn file(servers: &[u8], sync: &str) -> String {
     let head =
         format!("interface = \"{INTERFACE}\"\nvips = [\"{VIP}\", \"{VIP6}\"]\nannounce_again = 0.0\n[sync]\n{sync}\n");
     head + &service(VIP, servers) + &service(VIP6, servers)
 }
 
-fn service(vip: &str, servers: &[u8]) -> String {
+pub fn service(vip: &str, servers: &[u8]) -> String {
     let (vip, network, end) =
         if vip.contains(':') { (format!("[{vip}]"), "[2001:db8::", "]") } else { (vip.to_owned(), "192.0.2.", "") };
     let destinations: Vec<String> =
@@ -49,11 +49,11 @@ fn service(vip: &str, servers: &[u8]) -> String {
 }
 
 impl Node {
-    fn new(number: u8, file: &str) -> Self {
+    pub fn new(number: u8, file: &str) -> Self {
         Node::on(host(number), number, file)
     }
 
-    fn on(netns: Netns, number: u8, file: &str) -> Self {
+    pub fn on(netns: Netns, number: u8, file: &str) -> Self {
         serve(&netns, number);
         let dir = new_path();
         fs::create_dir_all(&dir).unwrap();
@@ -62,25 +62,25 @@ impl Node {
         Node { netns, dir, watch: None }
     }
 
-    fn command(&self, arguments: &str) -> Command {
+    pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(lvs_node());
         command.arg("--config").arg(self.dir.join("node.toml")).args(arguments.split_whitespace());
         command
     }
 
-    fn run(&self, arguments: &str) -> String {
+    pub fn run(&self, arguments: &str) -> String {
         let (success, text) = self.try_run(arguments);
         assert!(success, "{arguments}: {text}");
         text
     }
 
-    fn try_run(&self, arguments: &str) -> (bool, String) {
+    pub fn try_run(&self, arguments: &str) -> (bool, String) {
         let output = self.netns.run(|| self.command(arguments).output().unwrap()).unwrap();
         let text = [output.stdout, output.stderr].map(|octets| String::from_utf8_lossy(&octets).into_owned()).concat();
         (output.status.success(), text)
     }
 
-    fn watch(&mut self, more: &str) {
+    pub fn watch(&mut self, more: &str) {
         let log = fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let arguments = format!(
             "watch --fifo {} --metrics {} {more}",
@@ -93,46 +93,46 @@ impl Node {
         self.watch = Some(self.netns.run(start).unwrap());
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut watch) = self.watch.take() {
             watch.kill().and_then(|()| watch.wait()).unwrap();
         }
     }
 
     /// As keepalived would.
-    fn tell(&self, state: &str) {
+    pub fn tell(&self, state: &str) {
         self.tell_of("web", state);
     }
 
-    fn tell_of(&self, instance: &str, state: &str) {
+    pub fn tell_of(&self, instance: &str, state: &str) {
         let mut fifo = fs::OpenOptions::new().write(true).open(self.dir.join("fifo")).unwrap();
         fifo.write_all(format!("INSTANCE \"{instance}\" {state} 100\n").as_bytes()).unwrap();
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
     /// The texts of one event, of a log in JSON.
-    fn logged(&self, event: &str) -> Vec<String> {
+    pub fn logged(&self, event: &str) -> Vec<String> {
         let log = self.log();
         let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
         let told = lines.filter(|line: &Value| line["event"] == event && line["time"].as_f64() > Some(1.7e9));
         told.map(|line| line["text"].as_str().unwrap().to_owned()).collect()
     }
 
-    fn metrics_file(&self) -> PathBuf {
+    pub fn metrics_file(&self) -> PathBuf {
         self.dir.join("metrics.prom")
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub fn metric(&self, name: &str) -> u64 {
         let text = fs::read_to_string(self.metrics_file()).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
     }
 
     /// The table as ipvsadm saves it, in the order of ours, without the services of the node's marks.
-    fn table(&self) -> String {
+    pub fn table(&self) -> String {
         let saved = self.netns.run(|| ipvsadm("-Sn")).unwrap();
         let mut table = saved.parse::<lvs_dr::ipvs::Table>().unwrap();
         table.retain(|id| !id.to_string().starts_with("fwmark"));
@@ -140,7 +140,7 @@ impl Node {
     }
 
     /// Where packets of unknown connections are sent, for the group with this number.
-    fn points_to(&self, group: u32) -> Vec<String> {
+    pub fn points_to(&self, group: u32) -> Vec<String> {
         let saved = self.netns.run(|| ipvsadm("-Sn")).unwrap();
         let start = format!("-a -f {} ", MARK + 1 + group);
         let chosen = saved.lines().filter(|line| line.starts_with(&start) && line.ends_with("-w 1"));
@@ -150,34 +150,34 @@ impl Node {
         found
     }
 
-    fn ipvsadm(&self, arguments: &str) -> String {
+    pub fn ipvsadm(&self, arguments: &str) -> String {
         self.netns.run(|| ipvsadm(arguments)).unwrap()
     }
 
     /// The rules that mark packets, as tc shows them.
-    fn rules(&self) -> String {
+    pub fn rules(&self) -> String {
         self.netns.run(|| rules(INTERFACE)).unwrap().join("\n")
     }
 
-    fn state(&self) -> String {
+    pub fn state(&self) -> String {
         fs::read_to_string(self.dir.join("state/state")).unwrap_or_default()
     }
 
     /// Whether its role is that of a director, and is reached.
-    fn directs(&self) -> bool {
+    pub fn directs(&self) -> bool {
         self.state().contains("role master reached\n") && !self.rules().contains(OPENING)
     }
 
-    fn known(&self) -> usize {
+    pub fn known(&self) -> usize {
         let rows = self.netns.run(|| fs::read_to_string("/proc/thread-self/net/ip_vs_conn").unwrap()).unwrap();
         rows.lines().filter(|row| row.contains("ESTABLISHED")).count()
     }
 
-    fn ip(&self, arguments: &str) -> String {
+    pub fn ip(&self, arguments: &str) -> String {
         self.netns.run(|| ip(arguments)).unwrap()
     }
 
-    fn mac(&self) -> String {
+    pub fn mac(&self) -> String {
         let shown = self.ip(&format!("-o link show {INTERFACE}"));
         shown.split_once("link/ether ").unwrap().1.split(' ').next().unwrap().to_owned()
     }
@@ -191,7 +191,7 @@ impl Drop for Node {
 }
 
 /// How long it takes.
-fn soon(what: &str, nodes: &[Node], mut is: impl FnMut() -> bool) -> Duration {
+pub fn soon(what: &str, nodes: &[Node], mut is: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !is() {
         if start.elapsed() > Duration::from_secs(30) {
@@ -204,12 +204,12 @@ fn soon(what: &str, nodes: &[Node], mut is: impl FnMut() -> bool) -> Duration {
     start.elapsed()
 }
 
-fn cluster(sync: &str) -> (Netns, Vec<Node>) {
+pub fn cluster(sync: &str) -> (Netns, Vec<Node>) {
     cluster_of(&[11, 12], sync)
 }
 
 /// The first one directs.
-fn cluster_of(numbers: &[u8], sync: &str) -> (Netns, Vec<Node>) {
+pub fn cluster_of(numbers: &[u8], sync: &str) -> (Netns, Vec<Node>) {
     enter_switch();
     let client = host(1);
     let mut nodes: Vec<Node> = numbers.iter().map(|number| Node::new(*number, &file(numbers, sync))).collect();
@@ -220,7 +220,7 @@ fn cluster_of(numbers: &[u8], sync: &str) -> (Netns, Vec<Node>) {
     (client, nodes)
 }
 
-fn start(nodes: &mut [Node]) {
+pub fn start(nodes: &mut [Node]) {
     for (index, node) in nodes.iter_mut().enumerate() {
         node.watch("");
         node.tell(if index == 0 { "MASTER" } else { "BACKUP" });
@@ -231,14 +231,14 @@ fn start(nodes: &mut [Node]) {
 }
 
 /// By a link of their own.
-fn connect(nodes: &[Node]) {
+pub fn connect(nodes: &[Node]) {
     nodes[0].netns.run(|| cable("side0", "02:00:00:00:02:11", &nodes[1].netns, "side0")).unwrap();
     nodes[0].ip("address add 198.51.100.11/24 dev side0");
     nodes[1].ip("address add 198.51.100.12/24 dev side0");
 }
 
 /// The director's addresses, as [`Node::points_to`] shows them.
-fn to(number: u8) -> Vec<String> {
+pub fn to(number: u8) -> Vec<String> {
     vec![format!("192.0.2.{number}:1"), format!("[2001:db8::{number}]:1")]
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::scene::{ASKED, Scene, failed, kept, open};
+use super::scene::{ASKED, Scene, failed, failures, kept, open};
 use crate::cluster::load::{Group, Load, Sessions};
 use crate::cluster::progress::Progress;
 use crate::cluster::ways::Way;
@@ -52,12 +52,11 @@ pub(super) fn tell(way: &Way, progress: Progress) -> Result<(Vec<(String, String
         let end = scene.start.elapsed();
         let requests = load.stop()?;
         let new = failed(&requests, begin, end);
-        let failures = requests.iter().filter_map(|r| Some(json!([r.sent.as_secs_f64(), r.served.err()?.to_string()])));
         lines.push(("new connections failed".to_owned(), new.to_string()));
         let directors: Vec<usize> = scene.directors()?.iter().map(|node| node + 1).collect();
         lines.push(("directs in the end".to_owned(), format!("{directors:?}")));
         let json = json!({ "way": way.name, "story": "rolling", "rounds": rounds, "new_failed": new.json(),
-            "failures": failures.collect::<Vec<_>>(), "watches": scene.said(), "steps": steps });
+            "failures": failures(&requests, Duration::ZERO, end), "watches": scene.said(), "steps": steps });
         Ok((lines, json))
     })
 }

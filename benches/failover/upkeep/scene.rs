@@ -324,6 +324,13 @@ pub(crate) fn failed(requests: &[Request], from: Duration, until: Duration) -> C
     Count { is: sent.clone().filter(|request| request.served.is_err()).count(), of: sent.count() }
 }
 
+/// When each of those that failed was sent, from `from` on, and why it failed.
+pub(crate) fn failures(requests: &[Request], from: Duration, until: Duration) -> Value {
+    let sent = requests.iter().filter(|request| (from..until).contains(&request.sent));
+    let failed = sent.filter_map(|r| Some(json!([(r.sent - from).as_secs_f64(), r.served.err()?.to_string()])));
+    failed.collect::<Vec<_>>().into()
+}
+
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} of {}", self.is, self.of)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::scene::{ASKED, Scene, failed, kept, open_some};
+use super::scene::{ASKED, Scene, failed, failures, kept, open_some};
 use super::split::tables;
 use crate::cluster::addresses::real;
 use crate::cluster::load::{Load, Sessions};
@@ -107,6 +107,7 @@ pub(super) fn tell(way: &Way, edit: Edit, progress: Progress) -> Result<(Vec<(St
             "edited": edited, "opened": opened, "active_kept": active.json(), "idle_kept": idle.json(),
             "of_changed_servers": { "active_kept": active_gone.json(), "idle_kept": idle_gone.json() },
             "new_failed_in_changes": changing.json(), "new_failed_in_moves": moving.json(),
+            "failures_in_moves": failures(&requests, moved, now),
             "tables": tables, "new_to_changed_servers": { "count": to_removed, "of": of },
         });
         Ok((lines, json))

@@ -4,7 +4,9 @@
 //! client and busy servers have CPUs of their own, and would not wait while a notification is carried out elsewhere.
 
 use std::io::{self, ErrorKind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use anyhow::{Context, Result, anyhow};
 use lvs_dr::Netns;
 use rustix::process::setpriority_process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::{self, Handle};
 use tokio::task::{self, JoinSet};
 use tokio::time::{interval, sleep, timeout};
@@ -27,6 +29,8 @@ pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 /// New connections, each with a request.
 pub(crate) const REQUEST_EVERY: Duration = Duration::from_millis(20);
 const PORT: u16 = 80;
+/// The first port of the client, and the first that it leaves to the kernel.
+pub(crate) const PORTS: Range<u16> = 1024..60_000;
 /// The thread's nice value.
 pub(crate) const PRIORITY: i32 = -20;
 
@@ -47,6 +51,8 @@ pub(crate) struct Load {
 struct Client {
     names: Arc<[String]>,
     start: Instant,
+    /// The port of the next connection.
+    port: Arc<AtomicU16>,
 }
 
 /// Sessions of one kind.
@@ -78,7 +84,8 @@ impl Load {
     }
 
     fn start_with(cluster: &Cluster, netns: &Netns, servers: &[&Node], start: Instant, paused: bool) -> Result<Self> {
-        let client = Client { names: cluster.all_servers().map(|node| node.name.clone()).collect(), start };
+        let names = cluster.all_servers().map(|node| node.name.clone()).collect();
+        let client = Client { names, start, port: Arc::new(PORTS.start.into()) };
         let listeners = servers.iter().copied().map(listen).collect::<Result<Vec<_>>>()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
         let load = runtime.handle().clone();
@@ -277,13 +284,25 @@ impl Client {
 
     /// Asks on a connection of its own; returns the node that answered.
     async fn request(&self) -> io::Result<usize> {
-        let mut stream = TcpStream::connect((vip(), PORT)).await?;
+        let mut stream = self.connect().await?;
         let answer = get(&mut stream, "close").await?;
         self.node_of(&answer)
     }
 
+    /// Connects from a port that was not used before. One client stands for many: the kernel uses ports again after ten seconds, and a
+    /// director that knows the earlier connection for two minutes sends the new one to the same server, be it dead or removed.
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let port = self.port.fetch_add(1, Ordering::Relaxed);
+        if !PORTS.contains(&port) {
+            return Err(ErrorKind::AddrNotAvailable.into());
+        }
+        let socket = if vip().is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.bind(SocketAddr::new(family().any(), port))?;
+        socket.connect(SocketAddr::new(vip(), PORT)).await
+    }
+
     async fn open_session(&self, every: Option<Duration>, sessions: &Mutex<Vec<Session>>) -> io::Result<Held> {
-        let mut stream = TcpStream::connect((vip(), PORT)).await?;
+        let mut stream = self.connect().await?;
         let node = self.node_of(&get(&mut stream, "keep-alive").await?)?;
         let mut sessions = lock(sessions);
         sessions.push(Session { node, every, answers: vec![self.start.elapsed()], broken: None });

@@ -200,9 +200,9 @@ impl Cluster {
             node.set_maintenance(false)?;
         }
         let client = Netns::named(CLIENT)?;
-        // One client stands for many: were its ports used again within minutes, directors would know them still.
-        let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535");
-        client.run(ports)?.context("cannot give the client more ports")?;
+        // The others are the load's own.
+        let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{} 65535", load::PORTS.end));
+        client.run(ports)?.context("cannot set the client's ports")?;
         Ok(Cluster { nodes, servers: Vec::new(), client, keepalived: BTreeMap::new(), watches: Vec::new(), namespaces })
     }
 

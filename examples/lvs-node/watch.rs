@@ -576,6 +576,11 @@ impl<'a> Watch<'a> {
             self.learning.ask();
         }
         self.directed = directs;
+        // A look at the whole may be seconds away. A director that stayed out of elections meanwhile would be replaced by each node that
+        // takes part.
+        if self.learning.may_direct(now) {
+            self.take_part(tell);
+        }
         if std::mem::take(&mut self.learned) {
             for index in 0..self.members.len() {
                 if let Err(error) = self.members[index].node.repair(|_| ()) {

@@ -15,7 +15,7 @@ use lvs_dr::node::Beacon;
 use serde_json::Value;
 
 use crate::cli::lvs_node;
-use crate::lab::{cable, ip, ipvsadm, keep, new_netns, rules, run};
+use crate::lab::{cable, feed, ip, ipvsadm, keep, new_netns, rules, run};
 use crate::lan::{INTERFACE, Session, VIP, VIP6, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::new_path;
 
@@ -776,17 +776,43 @@ fn groups_are_watched_side_by_side() {
     assert!(steps(&nodes[0])[before.len()..].iter().all(|step| !step.contains(VIP)), "{}", nodes[0].log());
 }
 
+/// A node whose VIPs are keepalived's, and the file that keepalived watches.
+fn of_keepalived(number: u8) -> (Node, PathBuf) {
+    let node = Node::new(number, &file(&[11, 12], ""));
+    let track = node.dir.join("track");
+    let text = fs::read_to_string(node.dir.join("node.toml")).unwrap();
+    let text = format!("vip_owner = \"keepalived\"\n{text}[handover]\nfile = {track:?}\n");
+    fs::write(node.dir.join("node.toml"), text).unwrap();
+    (node, track)
+}
+
+/// After a boot of all nodes one of them has to direct although it has learned nothing. If it stayed out of elections, the next nodes
+/// that take part would take over from it, one after the other.
+#[test]
+fn a_node_that_directs_takes_part_in_elections_at_once() {
+    enter_switch();
+    let (mut node, track) = of_keepalived(11);
+    // Looks at so many take longer, and are done more rarely.
+    let others: String = (1..4000).map(|mark| format!("-A -f {mark} -s rr\n")).collect();
+    node.netns.run(|| feed("ipvsadm -R", &others)).unwrap();
+    node.watch("");
+    let nodes = [node];
+    let tracked = || fs::read_to_string(&track).unwrap_or_default().trim().to_owned();
+    soon("it lets others go first", &nodes, || tracked() == "1");
+    soon("the first look", &nodes, || nodes[0].metrics_file().exists());
+    nodes[0].tell("MASTER");
+    soon("it directs", &nodes, || nodes[0].directs());
+    let took = soon("it takes part", &nodes, || tracked() == "0");
+    assert!(took < Duration::from_secs(2), "{took:?}: {}", nodes[0].log());
+}
+
 /// A node of keepalived's, which does what its files say.
 #[test]
 fn elections_and_handovers_that_are_given_up() {
     let (client, mut nodes) = cluster("");
     let mut session = Session::open(&client, VIP).unwrap();
     assert!(session.ask().is_some());
-    let mut late = Node::new(13, &file(&[11, 12], ""));
-    let track = late.dir.join("track");
-    let text = fs::read_to_string(late.dir.join("node.toml")).unwrap();
-    let text = format!("vip_owner = \"keepalived\"\n{text}[handover]\nfile = {track:?}\n");
-    fs::write(late.dir.join("node.toml"), text).unwrap();
+    let (mut late, track) = of_keepalived(13);
     let tracked = || fs::read_to_string(&track).unwrap_or_default().trim().to_owned();
     // After a boot it has no state directory, and knows nothing.
     assert!(!late.dir.join("state").exists());

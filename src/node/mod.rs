@@ -141,8 +141,7 @@ pub struct Status {
     pub table: Table,
     /// The same with their counters.
     pub entries: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
-    /// How many connections the services of the node's marks count, of all groups. A director knows them too, and they are not sent to
-    /// other nodes.
+    /// How many connections the services of the node's marks count, of all groups. The director of a backup knows them too.
     pub marked: u64,
     /// The sync daemons that run.
     pub daemons: Vec<SyncDaemon>,
@@ -381,56 +380,54 @@ impl Node {
     /// As [`Ipvs::connections`].
     pub fn known_connections(&mut self) -> Result<usize> {
         let mut known = 0;
-        let table = self.own_table()?;
-        self.each_entry(&table, LASTING, None, |_, _| known += 1)?;
+        let (table, _) = self.tables()?;
+        let make = sync::maker(&table);
+        self.each_connection(LASTING, None, |connection| known += usize::from(make(&connection).is_some()))?;
         Ok(known)
     }
 
-    /// Sends all connections of the node's services to the other nodes' sync daemons, also those opened before these nodes joined.
-    /// Returns how many these were.
+    /// Sends all connections of the node's services to the other nodes' sync daemons, also those opened before these nodes joined, and
+    /// those that this node served itself before it directed. Returns how many these were.
     ///
     /// # Errors
     /// As [`Ipvs::send_connections`].
     pub fn resync(&mut self) -> Result<usize> {
-        let table = self.own_table()?;
         // An entry that is about to expire would expire there as well.
-        let entries = self.entries_of(&table, 2 * LASTING, None)?;
+        let entries = self.entries(2 * LASTING, None)?;
         self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
         Ok(entries.len())
     }
 
-    /// Without connections of the node's marks: on another node they would replace the connection to the server.
-    fn entries_of(&mut self, table: &Table, lasting: Duration, limit: Option<Duration>) -> Result<Vec<sync::Entry>> {
-        let (mut entries, is_of_mark) = (Vec::new(), fence::marks::is_of_mark(table));
-        self.each_entry(table, lasting, limit, |connection, entry| {
-            if !is_of_mark(connection) {
-                entries.push(entry);
-            }
+    /// What the other nodes are to know, of connections that last so long; with a limit, those that are read in that time.
+    fn entries(&mut self, lasting: Duration, limit: Option<Duration>) -> Result<Vec<sync::Entry>> {
+        let mut entries = Vec::new();
+        let (table, of_marks) = self.tables()?;
+        let (make, seen_by_others) =
+            (sync::maker(&table), fence::marks::seen_by_others(&table, &of_marks, self.config.marks.values));
+        self.each_connection(lasting, limit, |connection| {
+            entries.extend(seen_by_others(connection).and_then(|connection| make(&connection)));
         })?;
         Ok(entries)
     }
 
-    /// Shows each connection of this table's services that lasts so long, as the sync daemon would send it. One by one: there may be many.
-    /// With a limit, those that are read in that time.
-    fn each_entry(
+    /// Shows each connection that lasts so long. One by one: there may be many.
+    fn each_connection(
         &mut self,
-        table: &Table,
         lasting: Duration,
         limit: Option<Duration>,
-        mut see: impl FnMut(&Connection, sync::Entry),
+        mut see: impl FnMut(Connection),
     ) -> Result<()> {
-        let make = sync::maker(table);
         self.ipvs.each_connection(limit, |connection| {
             if connection.expires >= lasting {
-                make(&connection).into_iter().for_each(|entry| see(&connection, entry));
+                see(connection);
             }
         })
     }
 
-    /// The table that connections are looked up in.
-    fn own_table(&mut self) -> Result<Table> {
-        let values = self.config.marks.values;
-        Ok(self.ipvs.table()?.filtered(|id| !values.owns(id)))
+    /// The table that connections are looked up in, and the services of the node's marks.
+    fn tables(&mut self) -> Result<(Table, Table)> {
+        let (table, values) = (self.ipvs.table()?, self.config.marks.values);
+        Ok((table.filtered(|id| !values.owns(id)), table.filtered(|id| values.owns(id))))
     }
 
     /// Plans and acts until the role is in place. The lock is held.
@@ -886,8 +883,7 @@ impl Node {
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
             Step::Announce(vip, _) => self.announce(*vip),
             Step::Resync(daemon) => {
-                let table = self.own_table()?;
-                let entries = self.entries_of(&table, Duration::ZERO, Some(LAST_WORDS))?;
+                let entries = self.entries(Duration::ZERO, Some(LAST_WORDS))?;
                 match self.ipvs.send_connections(daemon, &entries) {
                     // An announcement cannot be sent on an interface that is gone or down, and a node that has lost it must give up its role.
                     Err(error) if error.errno().is_some_and(|errno| UNHEARD.contains(&errno)) => Ok(()),

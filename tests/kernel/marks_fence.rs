@@ -75,6 +75,22 @@ fn a_move_before_any_notification_loses_nothing() {
     }
 }
 
+/// A new director serves itself what reaches it before it is notified. The other nodes learn of these sessions when it is demoted.
+#[test]
+fn sessions_of_a_director_that_is_not_notified_yet_are_kept() {
+    let mut cluster = Cluster::new(&services("wrr"), keepalived);
+    vips_leave(&cluster.hosts[0]);
+    vips_arrive(&cluster.hosts[1]);
+    let mut sessions = cluster.sessions(6, &BOTH);
+    assert_eq!(sessions.served(), [(NODES[1], 6)].into());
+    cluster.take_on(1, Role::Master);
+    cluster.take_on(0, Role::Backup);
+    for (from, to) in [(1, 2), (2, 0)] {
+        move_as_keepalived(&mut cluster.nodes, &cluster.hosts, from, to);
+        assert_eq!(sessions.kept(), 6, "n{}", to + 1);
+    }
+}
+
 /// Rule 1: the ACK of a handshake meets a node that has not seen its SYN.
 #[test]
 fn a_handshake_goes_on_at_the_new_director() {

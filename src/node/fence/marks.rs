@@ -209,17 +209,33 @@ fn one_template(family: Family) -> Persistence {
     Persistence { timeout: Duration::from_secs(60), netmask }
 }
 
-/// Tells the connections of [`MarkValues::local`] from those of this table. With direct routing a connection to a server on port 1 has
-/// that port at the VIP too.
+/// Returns what the other nodes are to know of a connection. `table`: the node's services without those of its marks.
 ///
-/// Those of rule 1 are not told apart: connections of a persistent service of a mark have the port of the VIP, not the destination's. The
+/// A connection that this node serves itself (rules 2 and 3) is one to the service's port here. The sync daemon has never sent those that
+/// were opened on a node that had a VIP and did not direct yet.
+///
+/// Connections of rule 1 are not told apart: those of a persistent service of a mark have the port of the VIP, not the destination's. The
 /// former director's sync daemon replaces each of them within some seconds.
-pub(in crate::node) fn is_of_mark(table: &Table) -> impl Fn(&Connection) -> bool {
-    let destinations = table.services().flat_map(|content| content.destinations()).map(|found| found.address);
-    let others: BTreeSet<SocketAddr> = destinations.filter(|address| address.port() == PORT).collect();
-    move |connection| {
+///
+/// With direct routing a connection to a server on port 1 has that port at the VIP too.
+pub(in crate::node) fn seen_by_others(
+    table: &Table,
+    of_marks: &Table,
+    values: MarkValues,
+) -> impl Fn(Connection) -> Option<Connection> + use<> {
+    let addresses = |table: &Table| -> BTreeSet<SocketAddr> {
+        table.services().flat_map(|content| content.destinations()).map(|found| found.address).collect()
+    };
+    let servers = addresses(table);
+    let own =
+        addresses(&of_marks.filtered(|id| matches!(id, ServiceId::Fwmark { mark, .. } if *mark == values.local())));
+    move |mut connection| {
         let to = connection.destination;
-        to.port() == PORT && connection.service.port() != PORT && !others.contains(&to)
+        if to.port() != PORT || connection.service.port() == PORT || servers.contains(&to) {
+            return Some(connection);
+        }
+        connection.destination.set_port(connection.service.port());
+        (own.contains(&to) && servers.contains(&connection.destination)).then_some(connection)
     }
 }
 
@@ -401,6 +417,34 @@ mod tests {
     fn peers_are_the_other_servers_on_the_link() {
         let own = [address("10.0.0.1")].into();
         assert_eq!(peers(&TABLE.parse().unwrap(), &own), [address("10.0.0.2"), address("10.0.0.3")].into());
+    }
+
+    #[test]
+    fn connections_of_the_marks_are_sent_as_what_they_are() {
+        let values = MarkValues::new(100).unwrap();
+        let of_marks = facts_of(TABLE, true, Some("10.0.0.2"), |facts| facts.services().unwrap());
+        let see = seen_by_others(&TABLE.parse().unwrap(), &of_marks, values);
+        let sent = |service: &str, destination: &str| {
+            let connection = Connection {
+                protocol: crate::ipvs::Protocol::Tcp,
+                client: "198.51.100.1:5000".parse().unwrap(),
+                service: service.parse().unwrap(),
+                destination: destination.parse().unwrap(),
+                state: "ESTABLISHED".into(),
+                expires: std::time::Duration::from_secs(900),
+                origin: None,
+                engine: None,
+            };
+            see(connection).map(|connection| connection.destination.to_string())
+        };
+        let found = |destination| sent("192.0.2.1:80", destination);
+        assert_eq!(found("10.0.0.2:80").as_deref(), Some("10.0.0.2:80"));
+        // Served here, and by the director before this one.
+        assert_eq!(found("10.0.0.1:1").as_deref(), Some("10.0.0.1:80"));
+        assert_eq!(found("10.0.0.2:1"), None);
+        // This node is no server of that port, so others would not know where to send it.
+        assert_eq!(sent("192.0.2.1:443", "10.0.0.1:1"), None);
+        assert_eq!(sent("192.0.2.1:1", "10.0.0.2:1").as_deref(), Some("10.0.0.2:1"));
     }
 
     #[test]

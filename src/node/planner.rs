@@ -171,6 +171,8 @@ impl<'a> Case<'a> {
                 steps.extend(rules.added);
                 steps.extend(change(&self.live, &kernel_table));
                 steps.extend(self.arrive(&on_interface));
+                // A connection is sent at its second packet, or not at all: the daemon runs before connections go to other nodes.
+                steps.extend(self.daemon_steps());
                 steps.extend(rules.removed);
             }
             false => {
@@ -184,9 +186,9 @@ impl<'a> Case<'a> {
                 steps.extend(rules.removed);
                 steps.extend(sysctl_steps(config, state, seen, self.persistent));
                 steps.extend(change(&self.live, &kernel_table));
+                steps.extend(self.daemon_steps());
             }
         }
-        steps.extend(self.daemon_steps());
         steps.extend(services.rest);
         steps.extend(self.own_requests(config.vips.iter().copied()));
         if let Some(services) =
@@ -577,8 +579,8 @@ fn promotion_steps(config: &Config, state: &State, group: &Group, seen: &Observa
     let opening = |rule: &Rule| rule.packets == Packets::Opening && config.vips.contains(&rule.vip);
     let left = seen.marks.rules.iter().filter(|rule| !opening(rule)).cloned().collect();
     let mut steps = case.arrive(&Placement::Interface(config.interface.clone()));
-    steps.extend(rule_steps(state, seen, &left).removed);
     steps.extend(case.daemon_steps());
+    steps.extend(rule_steps(state, seen, &left).removed);
     steps.extend(arp_steps(config, seen));
     steps.extend(sysctl_steps(config, state, seen, case.persistent));
     steps
@@ -1073,10 +1075,10 @@ mod tests {
 1. record: master is under way
 2. VIP: add 192.0.2.254 to eth0
 3. VIP: announce 192.0.2.254 on eth0
-4. marks: 1 change
-     remove mark 1280725760 on eth0 for 192.0.2.254: TCP with SYN
-5. IPVS: 1 change
+4. IPVS: 1 change
      --start-daemon master --mcast-interface eth0 --syncid 254 --sync-maxlen 1
+5. marks: 1 change
+     remove mark 1280725760 on eth0 for 192.0.2.254: TCP with SYN
 6. record: master is reached
 "
         );

@@ -15,7 +15,8 @@ use lvs_dr::node::{OwnRequests, Role, Step, VipOwner};
 use crate::lab::{feed, ip, ip_batch, ipvsadm, remove_rules, rules, run};
 use crate::lan::{
     ACK, BOTH, BY_HAND, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6,
-    address, mac, mac_text, move_as_keepalived, serve_on, services, steer, until, vips_arrive, vips_leave,
+    address, kept, mac, mac_text, move_as_keepalived, serve_on, services, session, steer, until, vips_arrive,
+    vips_leave,
 };
 use crate::local_marks::local_clients;
 
@@ -75,19 +76,27 @@ fn a_move_before_any_notification_loses_nothing() {
     }
 }
 
-/// A new director serves itself what reaches it before it is notified. The other nodes learn of these sessions when it is demoted.
+/// A new director serves itself what reaches it before it is promoted, which other nodes learn when it is demoted. From then on it
+/// synchronises what it schedules. The sessions are silent meanwhile.
 #[test]
-fn sessions_of_a_director_that_is_not_notified_yet_are_kept() {
+fn sessions_that_are_opened_at_any_moment_of_a_promotion_are_kept() {
     let mut cluster = Cluster::new(&services("wrr"), keepalived);
     vips_leave(&cluster.hosts[0]);
     vips_arrive(&cluster.hosts[1]);
-    let mut sessions = cluster.sessions(6, &BOTH);
-    assert_eq!(sessions.served(), [(NODES[1], 6)].into());
-    cluster.take_on(1, Role::Master);
+    let client = cluster.client.clone();
+    let mut sessions: Vec<(Session, u8)> = Vec::new();
+    let mut open = |sessions: &mut Vec<(Session, u8)>| {
+        sessions.extend((0..3).flat_map(|_| BOTH).map(|vip| session(&client, vip)));
+    };
+    open(&mut sessions);
+    assert!(sessions.iter().all(|(_, server)| *server == NODES[1]));
+    // Before each step.
+    cluster.nodes[1].become_role_with(Role::Master, |_| open(&mut sessions)).unwrap();
     cluster.take_on(0, Role::Backup);
+    assert!(sessions.iter().any(|(_, server)| *server != NODES[1]));
     for (from, to) in [(1, 2), (2, 0)] {
         move_as_keepalived(&mut cluster.nodes, &cluster.hosts, from, to);
-        assert_eq!(sessions.kept(), 6, "n{}", to + 1);
+        assert_eq!(kept(&mut sessions), sessions.len(), "n{}", to + 1);
     }
 }
 

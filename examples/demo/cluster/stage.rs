@@ -23,7 +23,7 @@ const MOVES: usize = 4;
 /// Scripts that keepalived started at the election may take this long.
 const SETTLE: Duration = Duration::from_secs(1);
 /// keepalived may take this long to elect.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A cluster under load, from `start` on.
 pub(crate) struct Stage<'a> {

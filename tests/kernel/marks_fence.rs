@@ -85,7 +85,7 @@ fn sessions_that_are_opened_at_any_moment_of_a_promotion_are_kept() {
     vips_arrive(&cluster.hosts[1]);
     let client = cluster.client.clone();
     let mut sessions: Vec<(Session, u8)> = Vec::new();
-    let mut open = |sessions: &mut Vec<(Session, u8)>| {
+    let open = |sessions: &mut Vec<(Session, u8)>| {
         sessions.extend((0..3).flat_map(|_| BOTH).map(|vip| session(&client, vip)));
     };
     open(&mut sessions);

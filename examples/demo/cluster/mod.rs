@@ -79,6 +79,13 @@ impl Node {
         fs::write(&path, if on { "1\n" } else { "0\n" }).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Whether `lvs-node` has reached this role here, and takes part in elections.
+    pub(crate) fn has_role(&self, role: &str) -> bool {
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+        read(self.etc.join("state/state")).contains(&format!("role {role} reached\n"))
+            && read(self.maintenance()).trim() == "0"
+    }
+
     /// Lets this node, which directs, hand over to that one. It is prepared when this returns, and keepalived is told.
     pub(crate) fn begin_handover(&self, to: &Node) -> Result<Child> {
         let mut command = Command::new(ways::install_lvs_node()?);

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Cluster;
 use super::addresses::{real, web};
 use super::load::{Group, Load, Sessions};
 use super::progress::Progress;
 use super::record::{Kind, Mark, Record, State, Turn};
 use super::watch::Watch;
 use super::ways::Way;
+use super::{Cluster, Node};
 
 /// From a crash until a health check takes the node out of the table.
 const HEALTH_CHECK: Duration = Duration::from_secs(2);
@@ -68,6 +68,14 @@ fn elect(cluster: &mut Cluster, way: &Way, progress: &mut Progress) -> Result<()
         let ready = nodes[director(nodes)?].destinations > 0 && !nodes.iter().any(State::without_vip);
         ready.then_some(())
     })?;
+    if way.hands_over {
+        // Sessions of a director whose program has not been told yet are no sessions of the cluster.
+        wait(&mut watch, progress, "all nodes to have their roles", |nodes| {
+            let director = director(nodes)?;
+            let ready = |(i, node): (usize, &Node)| node.has_role(if i == director { "master" } else { "backup" });
+            cluster.nodes.iter().enumerate().all(ready).then_some(())
+        })?;
+    }
     thread::sleep(SETTLE);
     watch.stop().map(drop)
 }

@@ -77,6 +77,44 @@ mod tests {
         replay("beacon", super::beacon);
     }
 
+    /// Texts of the words of the corpus, in any order.
+    #[test]
+    fn beacons_of_shuffled_words() {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus/beacon");
+        let files = fs::read_dir(&corpus).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+        let all: Vec<String> = files.collect();
+        let mut words: Vec<&str> = all.iter().flat_map(|text| text.split(' ')).collect();
+        words.extend([
+            "",
+            "=",
+            "id=",
+            "node=0",
+            "vip=",
+            "directs=%",
+            "directs=%ff",
+            "18446744073709551616",
+            "-1",
+            "+1",
+        ]);
+        // xorshift, from a fixed seed.
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut below = |limit: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % limit as u64) as usize
+        };
+        for _ in 0..20_000 {
+            let first = ["lvs-dr-node-1 node=7", "lvs-dr-beacon-1 254 7", words[below(words.len())]][below(3)];
+            let mut text = first.to_owned();
+            for _ in 0..below(14) {
+                text.push([' ', ' ', ' ', ' ', '\n', '='][below(6)]);
+                text += words[below(words.len())];
+            }
+            super::beacon(text.as_bytes());
+        }
+    }
+
     #[test]
     fn state() {
         replay("state", super::state);

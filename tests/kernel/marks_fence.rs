@@ -76,10 +76,8 @@ fn a_move_before_any_notification_loses_nothing() {
     }
 }
 
-/// A new director serves itself what reaches it before it is promoted, which other nodes learn when it is demoted. From then on it
-/// synchronises what it schedules. The sessions are silent meanwhile.
-#[test]
-fn sessions_that_are_opened_at_any_moment_of_a_promotion_are_kept() {
+/// The director moves from n1 to n2 while sessions are opened: before n2 is notified, and before each step of its promotion.
+fn promoted_under_load() -> (Cluster, Vec<(Session, u8)>) {
     let mut cluster = Cluster::new(&services("wrr"), keepalived);
     vips_leave(&cluster.hosts[0]);
     vips_arrive(&cluster.hosts[1]);
@@ -90,14 +88,34 @@ fn sessions_that_are_opened_at_any_moment_of_a_promotion_are_kept() {
     };
     open(&mut sessions);
     assert!(sessions.iter().all(|(_, server)| *server == NODES[1]));
-    // Before each step.
-    cluster.nodes[1].become_role_with(Role::Master, |_| open(&mut sessions)).unwrap();
+    // A director that is demoted sends all that it knows.
     cluster.take_on(0, Role::Backup);
-    assert!(sessions.iter().any(|(_, server)| *server != NODES[1]));
+    cluster.nodes[1].become_role_with(Role::Master, |_| open(&mut sessions)).unwrap();
+    (cluster, sessions)
+}
+
+/// A new director serves itself what reaches it before it is promoted. The other nodes learn of these sessions when it is demoted.
+#[test]
+fn sessions_that_are_opened_in_a_promotion_are_kept_in_further_moves() {
+    let (mut cluster, mut sessions) = promoted_under_load();
     for (from, to) in [(1, 2), (2, 0)] {
         move_as_keepalived(&mut cluster.nodes, &cluster.hosts, from, to);
         assert_eq!(kept(&mut sessions), sessions.len(), "n{}", to + 1);
     }
+}
+
+/// Nothing is sent in a crash: what a director has sent to another node is synchronised from the first session on.
+#[test]
+fn sessions_that_a_promotion_sends_to_other_nodes_are_synchronised() {
+    let (cluster, sessions) = promoted_under_load();
+    // The server itself has an entry of its own, and so has the director.
+    let ports: Vec<u16> =
+        sessions.iter().filter(|(_, server)| *server == NODES[0]).map(|(session, _)| session.port()).collect();
+    assert!(!ports.is_empty());
+    until("the third node learns them", || {
+        let shown = cluster.on(2, || ipvsadm("-Lnc"));
+        ports.iter().all(|port| shown.contains(&format!(":{port} ")))
+    });
 }
 
 /// Rule 1: the ACK of a handshake meets a node that has not seen its SYN.

@@ -18,7 +18,8 @@ mod header {
     const PREAMBLE: &str = "src/capi/preamble.h";
     const NOTE: &str = "/* Made from src/capi/ by cbindgen: `make header` brings it up to date. */";
 
-    /// Writes it below OUT_DIR, where cargo-c looks for headers too. A test compares it with include/lvs_dr.h.
+    /// Writes it below OUT_DIR, where cargo-c looks for headers too. A test compares it with
+    /// include/lvs_dr.h.
     pub fn write() {
         println!("cargo:rerun-if-changed=src/capi");
         let part = |name: &str| env::var(format!("CARGO_PKG_VERSION_{name}")).expect("set by cargo");

@@ -61,8 +61,8 @@
 #define LVS_ERR_NULL -1
 
 /**
- * The `size` of a structure is not one that this version knows, or a field that this version does not know
- * is set.
+ * The `size` of a structure is not one that this version knows, or a field that this version does
+ * not know is set.
  */
 #define LVS_ERR_SIZE -2
 
@@ -107,8 +107,8 @@
 #define LVS_ERR_NO_FAMILY -103
 
 /**
- * The scheduler, persistence engine, or part of traffic control (cls_bpf, act_skbedit) is unknown, and its
- * module could not be loaded.
+ * The scheduler, persistence engine, or part of traffic control (cls_bpf, act_skbedit) is
+ * unknown, and its module could not be loaded.
  */
 #define LVS_ERR_NO_MODULE -104
 
@@ -228,13 +228,14 @@
 #define LVS_ERR_PANIC -900
 
 /**
- * Each UDP packet is scheduled by itself. These flags are the kernel's, IP_VS_SVC_F_* in linux/ip_vs.h.
+ * Each UDP packet is scheduled by itself. These flags are the kernel's, IP_VS_SVC_F_* in
+ * linux/ip_vs.h.
  */
 #define LVS_SERVICE_ONE_PACKET 4
 
 /**
- * The scheduler's first flag: for sh and mh, another destination is chosen where the first choice has weight 0
- * or is overloaded.
+ * The scheduler's first flag: for sh and mh, another destination is chosen where the first choice
+ * has weight 0 or is overloaded.
  */
 #define LVS_SERVICE_SCHED1 8
 
@@ -249,7 +250,8 @@
 #define LVS_SERVICE_SCHED3 32
 
 /**
- * Direct routing: packets are passed on unchanged. (These numbers are this library's, not the kernel's.)
+ * Direct routing: packets are passed on unchanged. (These numbers are this library's, not the
+ * kernel's.)
  */
 #define LVS_FORWARD_DIRECT 0
 
@@ -309,8 +311,8 @@
 #define LVS_CHECKSUM_REMOTE 2
 
 /**
- * For lvs_ipvs_apply(): removes every service that the table does not list, including those of other
- * programs.
+ * For lvs_ipvs_apply(): removes every service that the table does not list, including those of
+ * other programs.
  */
 #define LVS_APPLY_REMOVE_OTHERS 1
 
@@ -330,7 +332,8 @@
 #define LVS_PLACE_TENTATIVE 4
 
 /**
- * In lvs_place: IPv6 duplicate address detection found the address on another node, so it is not usable.
+ * In lvs_place: IPv6 duplicate address detection found the address on another node, so it is not
+ * usable.
  */
 #define LVS_PLACE_DAD_FAILED 8
 
@@ -370,7 +373,8 @@
 #define LVS_VIP_OWNER_NODE 0
 
 /**
- * keepalived or another program moves the VIP on the interface. The node handles only the VIP on `lo`.
+ * keepalived or another program moves the VIP on the interface. The node handles only the VIP on
+ * `lo`.
  */
 #define LVS_VIP_OWNER_KEEPALIVED 1
 
@@ -380,17 +384,17 @@
 #define LVS_FENCE_DEFAULT 0
 
 /**
- * A backup has no services: its table is kept in the state directory, and restored at promotion. For
- * kernels without the modules that LVS_FENCE_MARKS needs.
+ * A backup has no services: its table is kept in the state directory, and restored at promotion.
+ * For kernels without the modules that LVS_FENCE_MARKS needs.
  */
 #define LVS_FENCE_CLEAR 1
 
 /**
- * Every node has the same table. tc rules mark the packets that come from the MAC address of another
- * node, and this node serves them itself. Needs cls_bpf and act_skbedit in the kernel.
+ * Every node has the same table. tc rules mark the packets that come from the MAC address of
+ * another node, and this node serves them itself. Needs cls_bpf and act_skbedit in the kernel.
  *
- * 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier versions.
- * They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.
+ * 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier
+ * versions. They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.
  */
 #define LVS_FENCE_MARKS 5
 
@@ -425,26 +429,26 @@
 #define LVS_ARP_ALL 3
 
 /**
- * With LVS_FENCE_MARKS, requests of the node's own programs to a VIP are served by this node. Needs
- * nftables or xtables; lvs_node_audit() reports when the node has neither.
+ * With LVS_FENCE_MARKS, requests of the node's own programs to a VIP are served by this node.
+ * Needs nftables or xtables; lvs_node_audit() reports when the node has neither.
  */
 #define LVS_OWN_REQUESTS_SERVED_HERE 0
 
 /**
- * Requests of the node's own programs are left alone. The kernel schedules them like a client's, and the
- * answer of another server does not reach the program.
+ * Requests of the node's own programs are left alone. The kernel schedules them like a client's,
+ * and the answer of another server does not reach the program.
  */
 #define LVS_OWN_REQUESTS_LEFT_ALONE 1
 
 /**
- * For lvs_node_apply(): changes what differs between the configuration and the one that was loaded last.
- * Changes that other programs made to the kernel's table stay.
+ * For lvs_node_apply(): changes what differs between the configuration and the one that was
+ * loaded last. Changes that other programs made to the kernel's table stay.
  */
 #define LVS_NODE_APPLY_CHANGES 0
 
 /**
- * For lvs_node_apply(): sets all configured services to the configuration. Changes that other programs
- * made to them are undone.
+ * For lvs_node_apply(): sets all configured services to the configuration. Changes that other
+ * programs made to them are undone.
  */
 #define LVS_NODE_APPLY_ALL 1
 
@@ -494,12 +498,14 @@ typedef struct lvs_node lvs_node;
 typedef struct lvs_peers lvs_peers;
 
 /**
- * The places of an address, as they were when the list was made. Several threads may read one list.
+ * The places of an address, as they were when the list was made. Several threads may read one
+ * list.
  */
 typedef struct lvs_places lvs_places;
 
 /**
- * Rules of LVS_FENCE_MARKS, as they were when the list was made. Several threads may read one list.
+ * Rules of LVS_FENCE_MARKS, as they were when the list was made. Several threads may read one
+ * list.
  */
 typedef struct lvs_rules lvs_rules;
 
@@ -538,8 +544,8 @@ typedef struct lvs_service {
      */
     uint32_t persistence;
     /**
-     * With persistence, which part of a client's address counts, as -M in ipvsadm(8): "255.255.255.0", for
-     * IPv6 "64". NULL: all of it.
+     * With persistence, which part of a client's address counts, as -M in ipvsadm(8):
+     * "255.255.255.0", for IPv6 "64". NULL: all of it.
      */
     const char *netmask;
     /**
@@ -561,7 +567,8 @@ typedef struct lvs_destination {
      */
     const char *address;
     /**
-     * Its share of new connections, up to 2147483647; 0: it gets none, and keeps those that it has.
+     * Its share of new connections, up to 2147483647; 0: it gets none, and keeps those that it
+     * has.
      */
     uint32_t weight;
     /**
@@ -659,10 +666,12 @@ typedef struct lvs_arp_settings {
 } lvs_arp_settings;
 
 /**
- * The configuration of a node. A field that is 0 or NULL has its default; the first four have none.
+ * The configuration of a node. A field that is 0 or NULL has its default; the first four have
+ * none.
  *
- * A node whose VIPs do not all move together has several groups of VIPs. Each has its own lvs_node; they
- * differ only in `group`, `interface`, `vips` and `services`, and list the same `groups`.
+ * A node whose VIPs do not all move together has several groups of VIPs. Each has its own
+ * lvs_node; they differ only in `group`, `interface`, `vips` and `services`, and list the same
+ * `groups`.
  */
 typedef struct lvs_node_config {
     /**
@@ -682,9 +691,9 @@ typedef struct lvs_node_config {
      */
     size_t vip_count;
     /**
-     * The services of the VIPs, in the format of `ipvsadm -Sn`. They are loaded when the kernel has none of
-     * them; afterwards they belong to the programs that edit the kernel's table, and lvs_node_apply()
-     * changes them. NULL: the node loads no services.
+     * The services of the VIPs, in the format of `ipvsadm -Sn`. They are loaded when the kernel
+     * has none of them; afterwards they belong to the programs that edit the kernel's table, and
+     * lvs_node_apply() changes them. NULL: the node loads no services.
      */
     const char *services;
     /**
@@ -705,8 +714,8 @@ typedef struct lvs_node_config {
      */
     const char *group;
     /**
-     * The names of all groups of the node, `group` among them. The VIPs of other groups that the node had
-     * before are released. NULL: only `group`.
+     * The names of all groups of the node, `group` among them. The VIPs of other groups that the
+     * node had before are released. NULL: only `group`.
      */
     const char *const *groups;
     /**
@@ -714,9 +723,9 @@ typedef struct lvs_node_config {
      */
     size_t group_count;
     /**
-     * With LVS_FENCE_MARKS, MAC addresses of other nodes, in addition to those that the node finds by
-     * itself: the address of the node as a destination, "=", the MAC address. Several entries may have the
-     * same node. "192.168.0.12=02:00:00:00:00:01".
+     * With LVS_FENCE_MARKS, MAC addresses of other nodes, in addition to those that the node
+     * finds by itself: the address of the node as a destination, "=", the MAC address. Several
+     * entries may have the same node. "192.168.0.12=02:00:00:00:00:01".
      */
     const char *const *peer_macs;
     /**
@@ -748,12 +757,13 @@ typedef struct lvs_node_config {
      */
     int32_t arp_announce;
     /**
-     * The number of announcements that are sent when the VIP is added to the interface. 0: 5. -1: none.
+     * The number of announcements that are sent when the VIP is added to the interface. 0: 5. -1:
+     * none.
      */
     int32_t announcements;
     /**
-     * The sync id of the cluster, 1 to 255: other clusters on the link need another. 0: the last octet of
-     * the first VIP, or 1 when that is 0.
+     * The sync id of the cluster, 1 to 255: other clusters on the link need another. 0: the last
+     * octet of the first VIP, or 1 when that is 0.
      */
     uint32_t sync_id;
     /**
@@ -765,8 +775,8 @@ typedef struct lvs_node_config {
      */
     uint32_t sync_ttl;
     /**
-     * The length at which a sync message is sent, in octets. 1 sends each connection at once. 0: 1.
-     * -1: the kernel's default, 1472.
+     * The length at which a sync message is sent, in octets. 1 sends each connection at once. 0:
+     * 1. -1: the kernel's default, 1472.
      */
     int32_t sync_max_length;
     /**
@@ -775,8 +785,8 @@ typedef struct lvs_node_config {
      */
     int32_t announce_again_ms;
     /**
-     * With LVS_FENCE_MARKS, the first of the 256 packet marks that the node uses. The marks do not leave
-     * the node; no other program may use them. 0: 1280725760 (0x4c565300).
+     * With LVS_FENCE_MARKS, the first of the 256 packet marks that the node uses. The marks do
+     * not leave the node; no other program may use them. 0: 1280725760 (0x4c565300).
      */
     uint32_t marks_base;
     /**
@@ -836,9 +846,9 @@ typedef struct lvs_node_status {
 } lvs_node_status;
 
 /**
- * A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP. When several
- * rules match a packet, the mark of the kind with the highest number in this order stays:
- * LVS_PACKETS_LATER, LVS_PACKETS_FROM, LVS_PACKETS_OPENING.
+ * A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP.
+ * When several rules match a packet, the mark of the kind with the highest number in this order
+ * stays: LVS_PACKETS_LATER, LVS_PACKETS_FROM, LVS_PACKETS_OPENING.
  */
 typedef struct lvs_rule {
     /**
@@ -908,20 +918,21 @@ const char *lvs_status_name(int status);
 int lvs_last_status(void);
 
 /**
- * The errno(3) that the kernel gave as reason for the last failure in this thread; 0 where there was none.
+ * The errno(3) that the kernel gave as reason for the last failure in this thread; 0 where there
+ * was none.
  */
 int lvs_last_errno(void);
 
 /**
- * Copies the message of the last failure in this thread: what was tried, on what, why it failed, and what to
- * do.
+ * Copies the message of the last failure in this thread: what was tried, on what, why it failed,
+ * and what to do.
  *
- * At most `size` octets are written, the NUL at the end among them; what is longer is cut between two
- * characters. Returns the message's length without the NUL, as snprintf(3) does: it was cut if that is not
- * below `size`. With `buffer` NULL or `size` 0 nothing is written. Reading the message does not change it.
+ * At most `size` octets are written, the NUL at the end among them; what is longer is cut between
+ * two characters. Returns the message's length without the NUL, as snprintf(3) does: it was cut
+ * if that is not below `size`. With `buffer` NULL or `size` 0 nothing is written. Reading the
+ * message does not change it.
  */
-size_t lvs_last_error_message(char *buffer,
-                              size_t size);
+size_t lvs_last_error_message(char *buffer, size_t size);
 
 /**
  * The version of the library that runs: "0.1.0". LVS_VERSION is that of this header.
@@ -938,12 +949,11 @@ void lvs_text_free(char *text);
 /**
  * Opens a client of IPVS, and loads the kernel's module where it is not loaded yet.
  *
- * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
- * `ipvs`: is set to the client; free it with lvs_ipvs_free(). Fails with LVS_ERR_NO_IPVS, or LVS_ERR_SYSTEM
- * where the namespace cannot be entered.
+ * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+ * calling thread's. `ipvs`: is set to the client; free it with lvs_ipvs_free(). Fails with
+ * LVS_ERR_NO_IPVS, or LVS_ERR_SYSTEM where the namespace cannot be entered.
  */
-int lvs_ipvs_open(const char *netns,
-                  struct lvs_ipvs **ipvs);
+int lvs_ipvs_open(const char *netns, struct lvs_ipvs **ipvs);
 
 /**
  * Frees the client. Its changes stay. NULL is ignored.
@@ -951,18 +961,16 @@ int lvs_ipvs_open(const char *netns,
 void lvs_ipvs_free(struct lvs_ipvs *ipvs);
 
 /**
- * Adds a service. Fails with LVS_ERR_SERVICE_EXISTS, LVS_ERR_NO_MODULE, or LVS_ERR_INVALID for what makes no
- * sense.
+ * Adds a service. Fails with LVS_ERR_SERVICE_EXISTS, LVS_ERR_NO_MODULE, or LVS_ERR_INVALID for
+ * what makes no sense.
  */
-int lvs_ipvs_add_service(struct lvs_ipvs *ipvs,
-                         const struct lvs_service *service);
+int lvs_ipvs_add_service(struct lvs_ipvs *ipvs, const struct lvs_service *service);
 
 /**
- * Sets a service to all of this; what it was set to before is lost. It keeps its destinations and connections.
- * Fails with LVS_ERR_NO_SERVICE, otherwise as lvs_ipvs_add_service().
+ * Sets a service to all of this; what it was set to before is lost. It keeps its destinations and
+ * connections. Fails with LVS_ERR_NO_SERVICE, otherwise as lvs_ipvs_add_service().
  */
-int lvs_ipvs_replace_service(struct lvs_ipvs *ipvs,
-                             const struct lvs_service *service);
+int lvs_ipvs_replace_service(struct lvs_ipvs *ipvs, const struct lvs_service *service);
 
 /**
  * Removes a service and its destinations. Fails with LVS_ERR_NO_SERVICE.
@@ -970,11 +978,10 @@ int lvs_ipvs_replace_service(struct lvs_ipvs *ipvs,
 int lvs_ipvs_remove_service(struct lvs_ipvs *ipvs, const char *id);
 
 /**
- * Lists all services, in the order in which ipvsadm does. `services`: is set to the list; free it with
- * lvs_services_free().
+ * Lists all services, in the order in which ipvsadm does. `services`: is set to the list; free it
+ * with lvs_services_free().
  */
-int lvs_ipvs_services(struct lvs_ipvs *ipvs,
-                      struct lvs_services **services);
+int lvs_ipvs_services(struct lvs_ipvs *ipvs, struct lvs_services **services);
 
 /**
  * Returns the number of services in a list; 0 for NULL.
@@ -982,8 +989,8 @@ int lvs_ipvs_services(struct lvs_ipvs *ipvs,
 size_t lvs_services_count(const struct lvs_services *services);
 
 /**
- * Fills `service` with the entry of this index, counted from 0; set its `size` before. The texts in it are the
- * list's, and live as long as that. Fails with LVS_ERR_INDEX.
+ * Fills `service` with the entry of this index, counted from 0; set its `size` before. The texts
+ * in it are the list's, and live as long as that. Fails with LVS_ERR_INDEX.
  */
 int lvs_services_get(const struct lvs_services *services,
                      size_t index,
@@ -995,33 +1002,31 @@ int lvs_services_get(const struct lvs_services *services,
 void lvs_services_free(struct lvs_services *services);
 
 /**
- * Adds a destination to the service of this id. Fails with LVS_ERR_NO_SERVICE, LVS_ERR_DESTINATION_EXISTS, or
- * LVS_ERR_INVALID for what makes no sense.
+ * Adds a destination to the service of this id. Fails with LVS_ERR_NO_SERVICE,
+ * LVS_ERR_DESTINATION_EXISTS, or LVS_ERR_INVALID for what makes no sense.
  */
 int lvs_ipvs_add_destination(struct lvs_ipvs *ipvs,
                              const char *id,
                              const struct lvs_destination *destination);
 
 /**
- * Sets a destination to all of this; what it was set to before is lost. It keeps its connections. To change
- * only the weight, read the destination from a list, change that, and give it here. Fails with
- * LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
+ * Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
+ * To change only the weight, read the destination from a list, change that, and give it here.
+ * Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
  */
 int lvs_ipvs_replace_destination(struct lvs_ipvs *ipvs,
                                  const char *id,
                                  const struct lvs_destination *destination);
 
 /**
- * Removes a destination; its connections break. `address`: "192.168.0.11:80". Fails with LVS_ERR_NO_SERVICE,
- * LVS_ERR_NO_DESTINATION.
+ * Removes a destination; its connections break. `address`: "192.168.0.11:80". Fails with
+ * LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
  */
-int lvs_ipvs_remove_destination(struct lvs_ipvs *ipvs,
-                                const char *id,
-                                const char *address);
+int lvs_ipvs_remove_destination(struct lvs_ipvs *ipvs, const char *id, const char *address);
 
 /**
- * Lists the destinations of a service, by address. `destinations`: is set to the list; free it with
- * lvs_destinations_free(). Fails with LVS_ERR_NO_SERVICE.
+ * Lists the destinations of a service, by address. `destinations`: is set to the list; free it
+ * with lvs_destinations_free(). Fails with LVS_ERR_NO_SERVICE.
  */
 int lvs_ipvs_destinations(struct lvs_ipvs *ipvs,
                           const char *id,
@@ -1033,8 +1038,8 @@ int lvs_ipvs_destinations(struct lvs_ipvs *ipvs,
 size_t lvs_destinations_count(const struct lvs_destinations *destinations);
 
 /**
- * Fills `destination` with the entry of this index, counted from 0; set its `size` before. The text in it is
- * the list's, and lives as long as that. Fails with LVS_ERR_INDEX.
+ * Fills `destination` with the entry of this index, counted from 0; set its `size` before. The
+ * text in it is the list's, and lives as long as that. Fails with LVS_ERR_INDEX.
  */
 int lvs_destinations_get(const struct lvs_destinations *destinations,
                          size_t index,
@@ -1046,43 +1051,37 @@ int lvs_destinations_get(const struct lvs_destinations *destinations,
 void lvs_destinations_free(struct lvs_destinations *destinations);
 
 /**
- * Reads all services with their destinations as one text, as `ipvsadm -Sn` prints them. `table`: is set to it;
- * free it with lvs_text_free().
+ * Reads all services with their destinations as one text, as `ipvsadm -Sn` prints them. `table`:
+ * is set to it; free it with lvs_text_free().
  */
-int lvs_ipvs_table(struct lvs_ipvs *ipvs,
-                   char **table);
+int lvs_ipvs_table(struct lvs_ipvs *ipvs, char **table);
 
 /**
- * Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of ipvsadm(8)
- * on each line, empty where nothing is to be done; free it with lvs_text_free().
+ * Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of
+ * ipvsadm(8) on each line, empty where nothing is to be done; free it with lvs_text_free().
  */
-int lvs_ipvs_plan(struct lvs_ipvs *ipvs,
-                  const char *table,
-                  uint32_t flags,
-                  char **plan);
+int lvs_ipvs_plan(struct lvs_ipvs *ipvs, const char *table, uint32_t flags, char **plan);
 
 /**
- * Makes the kernel's table what this text says, in the format of `ipvsadm -Sn`; commands of ipvsadm(8) for timeouts
- * (`--set`) and sync daemons (`--start-daemon`, `--stop-daemon`) may be among its lines. What is there already
- * keeps its connections; when a change fails, those before it are undone.
+ * Makes the kernel's table what this text says, in the format of `ipvsadm -Sn`; commands of
+ * ipvsadm(8) for timeouts (`--set`) and sync daemons (`--start-daemon`, `--stop-daemon`) may be
+ * among its lines. What is there already keeps its connections; when a change fails, those before
+ * it are undone.
  *
- * `flags`: 0, and services that the text does not name stay as they are; or LVS_APPLY_REMOVE_OTHERS. `done`: is
- * set to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is not needed. Fails with
- * LVS_ERR_PARSE, or as the functions for single changes do.
+ * `flags`: 0, and services that the text does not name stay as they are; or
+ * LVS_APPLY_REMOVE_OTHERS. `done`: is set to the plan that was carried out, as lvs_ipvs_plan()
+ * gives it; NULL if it is not needed. Fails with LVS_ERR_PARSE, or as the functions for single
+ * changes do.
  */
-int lvs_ipvs_apply(struct lvs_ipvs *ipvs,
-                   const char *table,
-                   uint32_t flags,
-                   char **done);
+int lvs_ipvs_apply(struct lvs_ipvs *ipvs, const char *table, uint32_t flags, char **done);
 
 /**
  * Opens a client for VIPs.
  *
- * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
- * `vips`: is set to the client; free it with lvs_vips_free().
+ * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+ * calling thread's. `vips`: is set to the client; free it with lvs_vips_free().
  */
-int lvs_vips_open(const char *netns,
-                  struct lvs_vips **vips);
+int lvs_vips_open(const char *netns, struct lvs_vips **vips);
 
 /**
  * Frees the client. Its changes stay. NULL is ignored.
@@ -1092,30 +1091,24 @@ void lvs_vips_free(struct lvs_vips *vips);
 /**
  * Places a VIP, and brings one that is there in another form into the right one.
  *
- * `vip`: "192.168.0.254". `interface`: "lo" for the loopback interface, where it gets scope host: the place of
- * every node that serves. Any other name: where neighbours find it, the director's place. `changed`: is set to
- * 1 if there was anything to do, otherwise to 0; NULL if it is not needed. Fails with
- * LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN when another program has added the
- * address already.
+ * `vip`: "192.168.0.254". `interface`: "lo" for the loopback interface, where it gets scope host:
+ * the place of every node that serves. Any other name: where neighbours find it, the director's
+ * place. `changed`: is set to 1 if there was anything to do, otherwise to 0; NULL if it is not
+ * needed. Fails with LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN when another
+ * program has added the address already.
  */
-int lvs_vips_add(struct lvs_vips *vips,
-                 const char *vip,
-                 const char *interface,
-                 int *changed);
+int lvs_vips_add(struct lvs_vips *vips, const char *vip, const char *interface, int *changed);
 
 /**
- * Removes a VIP from this interface. The arguments and errors are those of lvs_vips_add(); a VIP that is not
- * there is no error.
+ * Removes a VIP from this interface. The arguments and errors are those of lvs_vips_add(); a VIP
+ * that is not there is no error.
  */
-int lvs_vips_remove(struct lvs_vips *vips,
-                    const char *vip,
-                    const char *interface,
-                    int *changed);
+int lvs_vips_remove(struct lvs_vips *vips, const char *vip, const char *interface, int *changed);
 
 /**
- * Moves a VIP: it is added to interface `to`, then removed from `from`, whichever of the two has it now; for a
- * moment both have it. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when a third interface has
- * it.
+ * Moves a VIP: it is added to interface `to`, then removed from `from`, whichever of the two has
+ * it now; for a moment both have it. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when
+ * a third interface has it.
  */
 int lvs_vips_relocate(struct lvs_vips *vips,
                       const char *vip,
@@ -1124,21 +1117,16 @@ int lvs_vips_relocate(struct lvs_vips *vips,
                       int *changed);
 
 /**
- * Removes a VIP from `lo` and, unless that is NULL, from `interface`. An address that another program added
- * stays, and is no error.
+ * Removes a VIP from `lo` and, unless that is NULL, from `interface`. An address that another
+ * program added stays, and is no error.
  */
-int lvs_vips_withdraw(struct lvs_vips *vips,
-                      const char *vip,
-                      const char *interface,
-                      int *changed);
+int lvs_vips_withdraw(struct lvs_vips *vips, const char *vip, const char *interface, int *changed);
 
 /**
- * Finds the interfaces that hold an address. `places`: is set to the list, which may be empty; free it with
- * lvs_places_free().
+ * Finds the interfaces that hold an address. `places`: is set to the list, which may be empty;
+ * free it with lvs_places_free().
  */
-int lvs_vips_locate(struct lvs_vips *vips,
-                    const char *vip,
-                    struct lvs_places **places);
+int lvs_vips_locate(struct lvs_vips *vips, const char *vip, struct lvs_places **places);
 
 /**
  * Returns the number of places in a list; 0 for NULL.
@@ -1146,12 +1134,10 @@ int lvs_vips_locate(struct lvs_vips *vips,
 size_t lvs_places_count(const struct lvs_places *places);
 
 /**
- * Fills `place` with the entry of this index, counted from 0; set its `size` before. The texts in it are the
- * list's, and live as long as that. Fails with LVS_ERR_INDEX.
+ * Fills `place` with the entry of this index, counted from 0; set its `size` before. The texts in
+ * it are the list's, and live as long as that. Fails with LVS_ERR_INDEX.
  */
-int lvs_places_get(const struct lvs_places *places,
-                   size_t index,
-                   struct lvs_place *place);
+int lvs_places_get(const struct lvs_places *places, size_t index, struct lvs_place *place);
 
 /**
  * Frees the list. NULL is ignored.
@@ -1159,12 +1145,13 @@ int lvs_places_get(const struct lvs_places *places,
 void lvs_places_free(struct lvs_places *places);
 
 /**
- * Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests or
- * unsolicited neighbour advertisements at once. keepalived sends 5.
+ * Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests
+ * or unsolicited neighbour advertisements at once. keepalived sends 5.
  *
- * `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point, NOARP); NULL if it is not needed.
- * Fails with LVS_ERR_NO_ADDRESS where the interface does not hold the VIP, LVS_ERR_INTERFACE_DOWN,
- * LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without CAP_NET_RAW.
+ * `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point,
+ * NOARP); NULL if it is not needed. Fails with LVS_ERR_NO_ADDRESS where the interface does not
+ * hold the VIP, LVS_ERR_INTERFACE_DOWN, LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without
+ * CAP_NET_RAW.
  */
 int lvs_vips_announce(struct lvs_vips *vips,
                       const char *vip,
@@ -1175,11 +1162,10 @@ int lvs_vips_announce(struct lvs_vips *vips,
 /**
  * Opens a client for ARP settings.
  *
- * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
- * `arp`: is set to the client; free it with lvs_arp_free().
+ * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+ * calling thread's. `arp`: is set to the client; free it with lvs_arp_free().
  */
-int lvs_arp_open(const char *netns,
-                 struct lvs_arp **arp);
+int lvs_arp_open(const char *netns, struct lvs_arp **arp);
 
 /**
  * Frees the client. Its changes stay. NULL is ignored.
@@ -1187,16 +1173,14 @@ int lvs_arp_open(const char *netns,
 void lvs_arp_free(struct lvs_arp *arp);
 
 /**
- * Reads the settings of an interface, or of "all". `settings` is filled; set its `size` before. Fails with
- * LVS_ERR_NO_INTERFACE.
+ * Reads the settings of an interface, or of "all". `settings` is filled; set its `size` before.
+ * Fails with LVS_ERR_NO_INTERFACE.
  */
-int lvs_arp_get(const struct lvs_arp *arp,
-                const char *target,
-                struct lvs_arp_settings *settings);
+int lvs_arp_get(const struct lvs_arp *arp, const char *target, struct lvs_arp_settings *settings);
 
 /**
- * Reads the effective settings of an interface: of its own and those of "all", the greater number each.
- * Otherwise as lvs_arp_get().
+ * Reads the effective settings of an interface: of its own and those of "all", the greater number
+ * each. Otherwise as lvs_arp_get().
  */
 int lvs_arp_effective(const struct lvs_arp *arp,
                       const char *interface,
@@ -1205,10 +1189,10 @@ int lvs_arp_effective(const struct lvs_arp *arp,
 /**
  * Sets both settings of an interface, or of "all".
  *
- * `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL if it is not
- * needed. It may be the same structure as `settings`. After a failure one of the two may be set:
- * read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written
- * to (EACCES, EPERM, EROFS).
+ * `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL
+ * if it is not needed. It may be the same structure as `settings`. After a failure one of the two
+ * may be set: read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM
+ * where /proc/sys cannot be written to (EACCES, EPERM, EROFS).
  */
 int lvs_arp_set(const struct lvs_arp *arp,
                 const char *target,
@@ -1216,10 +1200,11 @@ int lvs_arp_set(const struct lvs_arp *arp,
                 struct lvs_arp_settings *previous);
 
 /**
- * Restores what lvs_arp_set() changed: from `settings`, which were set, to `previous`, which were found.
+ * Restores what lvs_arp_set() changed: from `settings`, which were set, to `previous`, which were
+ * found.
  *
- * A setting that another program changed since stays, and is no error: `kept` is set to 1 then, otherwise to 0; NULL
- * if it is not needed.
+ * A setting that another program changed since stays, and is no error: `kept` is set to 1 then,
+ * otherwise to 0; NULL if it is not needed.
  */
 int lvs_arp_give_back(const struct lvs_arp *arp,
                       const char *target,
@@ -1236,191 +1221,177 @@ int lvs_role_from_text(const char *text, uint32_t *role);
 /**
  * Opens a node. Changes nothing yet, and does not block.
  *
- * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling
- * thread's. `config`: the configuration; it is copied. `node`: is set to the node; free it with
- * lvs_node_free(). Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_IPVS, and
- * LVS_ERR_NO_INTERFACE. A node that has a role opens without its interface as well: it can take on
- * LVS_ROLE_FAULT or LVS_ROLE_STOP, and be released.
+ * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+ * calling thread's. `config`: the configuration; it is copied. `node`: is set to the node; free
+ * it with lvs_node_free(). Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services),
+ * LVS_ERR_NO_IPVS, and LVS_ERR_NO_INTERFACE. A node that has a role opens without its interface
+ * as well: it can take on LVS_ROLE_FAULT or LVS_ROLE_STOP, and be released.
  */
-int lvs_node_open(const char *netns,
-                  const struct lvs_node_config *config,
-                  struct lvs_node **node);
+int lvs_node_open(const char *netns, const struct lvs_node_config *config, struct lvs_node **node);
 
 /**
- * Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is ignored.
+ * Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is
+ * ignored.
  */
 void lvs_node_free(struct lvs_node *node);
 
 /**
  * Plans what lvs_node_become_role() would do. Changes nothing, and takes no lock.
  *
- * `plan`: is set to a text, a line for each warning and step, empty if nothing is to be done; free it with
- * lvs_text_free(). Fails with LVS_ERR_FOREIGN when a VIP, a mark or a sync daemon belongs to another
- * program, LVS_ERR_INVALID when the kernel lacks what the fence needs, LVS_ERR_STATE when the state
- * directory is damaged, LVS_ERR_NO_INTERFACE.
+ * `plan`: is set to a text, a line for each warning and step, empty if nothing is to be done;
+ * free it with lvs_text_free(). Fails with LVS_ERR_FOREIGN when a VIP, a mark or a sync daemon
+ * belongs to another program, LVS_ERR_INVALID when the kernel lacks what the fence needs,
+ * LVS_ERR_STATE when the state directory is damaged, LVS_ERR_NO_INTERFACE.
  */
-int lvs_node_plan(struct lvs_node *node,
-                  uint32_t role,
-                  char **plan);
+int lvs_node_plan(struct lvs_node *node, uint32_t role, char **plan);
 
 /**
  * Takes on a role. Writes nothing when the role is in place already.
  *
- * `done`: is set to the plan that was carried out, as lvs_node_plan() prints it; NULL if it is not needed.
+ * `done`: is set to the plan that was carried out, as lvs_node_plan() prints it; NULL if it is
+ * not needed.
  *
- * Requests are numbered, and the last one wins. The call waits up to 30 s for those before it, then fails
- * with LVS_ERR_LOCKED. The work itself: a director that is demoted reads and sends its connections, for 2 s
- * at most; with LVS_FENCE_MARKS the node waits up to 300 ms for the MAC addresses of nodes that it does not
- * know, and up to 50 ms a VIP for the answer of another director.
+ * Requests are numbered, and the last one wins. The call waits up to 30 s for those before it,
+ * then fails with LVS_ERR_LOCKED. The work itself: a director that is demoted reads and sends its
+ * connections, for 2 s at most; with LVS_FENCE_MARKS the node waits up to 300 ms for the MAC
+ * addresses of nodes that it does not know, and up to 50 ms a VIP for the answer of another
+ * director.
  *
  * Fails as lvs_node_plan(), with LVS_ERR_SUPERSEDED when a later request superseded this one,
- * LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or the status of the step that failed. After any error the same
- * request or another can be made again, and continues from the state that it finds.
+ * LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or the status of the step that failed. After any error
+ * the same request or another can be made again, and continues from the state that it finds.
  */
-int lvs_node_become_role(struct lvs_node *node,
-                         uint32_t role,
-                         char **done);
+int lvs_node_become_role(struct lvs_node *node, uint32_t role, char **done);
 
 /**
  * Plans what lvs_node_apply() would do. Changes nothing, and takes no lock. `extent`:
- * LVS_NODE_APPLY_... `plan`: as with lvs_node_plan(). Fails as lvs_node_plan(), and with LVS_ERR_INVALID
- * when the node has no role yet.
+ * LVS_NODE_APPLY_... `plan`: as with lvs_node_plan(). Fails as lvs_node_plan(), and with
+ * LVS_ERR_INVALID when the node has no role yet.
  */
-int lvs_node_plan_apply(struct lvs_node *node,
-                        uint32_t extent,
-                        char **plan);
+int lvs_node_plan_apply(struct lvs_node *node, uint32_t extent, char **plan);
 
 /**
- * Brings the configured `services` into the kernel's table. Destinations are changed in place, and keep
- * their connections. To load changed services, open a node with the new configuration and call this.
+ * Brings the configured `services` into the kernel's table. Destinations are changed in place,
+ * and keep their connections. To load changed services, open a node with the new configuration
+ * and call this.
  *
- * `extent`: LVS_NODE_APPLY_... `done`: as with lvs_node_become_role(). Waits up to 30 s for another
- * process that works on the node. Fails as lvs_node_become_role(), and with LVS_ERR_INVALID when the node
- * has no role yet.
+ * `extent`: LVS_NODE_APPLY_... `done`: as with lvs_node_become_role(). Waits up to 30 s for
+ * another process that works on the node. Fails as lvs_node_become_role(), and with
+ * LVS_ERR_INVALID when the node has no role yet.
  */
-int lvs_node_apply(struct lvs_node *node,
-                   uint32_t extent,
-                   char **done);
+int lvs_node_apply(struct lvs_node *node, uint32_t extent, char **done);
 
 /**
- * Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the errors: as with
- * lvs_node_plan().
+ * Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the
+ * errors: as with lvs_node_plan().
  */
-int lvs_node_plan_repair(struct lvs_node *node,
-                         char **plan);
+int lvs_node_plan_repair(struct lvs_node *node, char **plan);
 
 /**
- * Restores what other programs changed: VIPs, ARP settings, sysctls, sync daemons, the rules and services
- * of the marks. Follows changed MAC addresses of other nodes. Loads the configured services if the kernel
- * has none of them; services, destinations and weights that differ stay. Does nothing when the node has no
- * role yet, and supersedes no request for a role.
+ * Restores what other programs changed: VIPs, ARP settings, sysctls, sync daemons, the rules and
+ * services of the marks. Follows changed MAC addresses of other nodes. Loads the configured
+ * services if the kernel has none of them; services, destinations and weights that differ stay.
+ * Does nothing when the node has no role yet, and supersedes no request for a role.
  *
- * `done`: as with lvs_node_become_role(). Waits up to 30 s for another process that works on the node.
- * Fails as lvs_node_become_role().
+ * `done`: as with lvs_node_become_role(). Waits up to 30 s for another process that works on the
+ * node. Fails as lvs_node_become_role().
  */
-int lvs_node_repair(struct lvs_node *node,
-                    char **done);
+int lvs_node_repair(struct lvs_node *node, char **done);
 
 /**
- * Stops the node's sync daemons and starts them again. Needed after the sync interface was removed and
- * another one of the same name was made: the kernel's daemons stay with the old one, and then neither send
- * nor receive, without an error. Does nothing when the node runs no sync daemons.
+ * Stops the node's sync daemons and starts them again. Needed after the sync interface was
+ * removed and another one of the same name was made: the kernel's daemons stay with the old one,
+ * and then neither send nor receive, without an error. Does nothing when the node runs no sync
+ * daemons.
  *
- * Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
- * with LVS_ERR_STATE, LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION.
+ * Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED.
+ * Fails also with LVS_ERR_STATE, LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION.
  */
 int lvs_node_restart_sync_daemons(struct lvs_node *node);
 
 /**
- * Sets which other node directs this group's VIPs. With LVS_FENCE_MARKS, packets of connections that this
- * node does not know are sent to that node. For a program that monitors the nodes: lvs_node_become_role()
- * finds the director by itself, but does not notice when it dies later.
+ * Sets which other node directs this group's VIPs. With LVS_FENCE_MARKS, packets of connections
+ * that this node does not know are sent to that node. For a program that monitors the nodes:
+ * lvs_node_become_role() finds the director by itself, but does not notice when it dies later.
  *
- * `director`: the address of the node as a destination. NULL: the director is dead or not known, and this
- * node serves such packets itself. Does nothing with LVS_FENCE_CLEAR, and when the node has no role yet.
- * Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
- * with LVS_ERR_INVALID for a text that is not an address, LVS_ERR_STATE, LVS_ERR_PERMISSION.
+ * `director`: the address of the node as a destination. NULL: the director is dead or not known,
+ * and this node serves such packets itself. Does nothing with LVS_FENCE_CLEAR, and when the node
+ * has no role yet. Waits up to 30 s for another process that works on the node, then fails with
+ * LVS_ERR_LOCKED. Fails also with LVS_ERR_INVALID for a text that is not an address,
+ * LVS_ERR_STATE, LVS_ERR_PERMISSION.
  */
-int lvs_node_set_director(struct lvs_node *node,
-                          const char *director);
+int lvs_node_set_director(struct lvs_node *node, const char *director);
 
 /**
- * Sends all connections of the node's services to the sync daemons of the other nodes, also those that
- * were opened before these nodes joined.
+ * Sends all connections of the node's services to the sync daemons of the other nodes, also those
+ * that were opened before these nodes joined.
  *
- * `count`: is set to the number of connections; NULL if it is not needed. Blocks until the kernel's
- * connections are read, which takes a minute for 100000 of them on older kernels, and for 5 ms per 600
- * connections. Fails with LVS_ERR_SYSTEM when the sync interface is missing (ENODEV), is down (ENETDOWN) or
- * has no address (ENETUNREACH, EADDRNOTAVAIL).
+ * `count`: is set to the number of connections; NULL if it is not needed. Blocks until the
+ * kernel's connections are read, which takes a minute for 100000 of them on older kernels, and
+ * for 5 ms per 600 connections. Fails with LVS_ERR_SYSTEM when the sync interface is missing
+ * (ENODEV), is down (ENETDOWN) or has no address (ENETUNREACH, EADDRNOTAVAIL).
  */
-int lvs_node_resync(struct lvs_node *node,
-                    size_t *count);
+int lvs_node_resync(struct lvs_node *node, size_t *count);
 
 /**
- * Counts the connections of the node's services. Connections that expire within 5 s are ignored. `count`:
- * is set to the number. Blocks until the kernel's connections are read, see lvs_node_resync().
+ * Counts the connections of the node's services. Connections that expire within 5 s are ignored.
+ * `count`: is set to the number. Blocks until the kernel's connections are read, see
+ * lvs_node_resync().
  */
-int lvs_node_known_connections(struct lvs_node *node,
-                               size_t *count);
+int lvs_node_known_connections(struct lvs_node *node, size_t *count);
 
 /**
  * Looks for settings that do harm now, or will at the next failover. Changes nothing.
  *
- * `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of findings.
- * `findings`: is set to a text, for each finding its severity, kind, reason and remedy; free it with
- * lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and with LVS_ERR_SYSTEM when
- * keepalived's file cannot be read.
+ * `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of
+ * findings. `findings`: is set to a text, for each finding its severity, kind, reason and remedy;
+ * free it with lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and
+ * with LVS_ERR_SYSTEM when keepalived's file cannot be read.
  */
-int lvs_node_audit(struct lvs_node *node,
-                   const char *keepalived,
-                   size_t *count,
-                   char **findings);
+int lvs_node_audit(struct lvs_node *node, const char *keepalived, size_t *count, char **findings);
 
 /**
  * Announces the VIPs of a director once more, for neighbours that missed the first announcement.
  *
- * Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested, when the
- * node is not a director that owns its VIPs, or when `announce_again_ms` is -1. Fails as
+ * Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested,
+ * when the node is not a director that owns its VIPs, or when `announce_again_ms` is -1. Fails as
  * lvs_vips_announce(); that the interface is down is not an error here.
  */
 int lvs_node_announce_again(struct lvs_node *node);
 
 /**
- * Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the errors: as
- * with lvs_node_plan().
+ * Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the
+ * errors: as with lvs_node_plan().
  */
-int lvs_node_plan_release(struct lvs_node *node,
-                          char **plan);
+int lvs_node_plan_release(struct lvs_node *node, char **plan);
 
 /**
- * Releases the node: removes the VIPs that it added, and the rules and services of its marks; restores ARP
- * settings and sysctls; keeps or restores the services that it found running; deletes its state. Changes
- * that other programs made since stay. What several groups share is released with the last of them.
+ * Releases the node: removes the VIPs that it added, and the rules and services of its marks;
+ * restores ARP settings and sysctls; keeps or restores the services that it found running;
+ * deletes its state. Changes that other programs made since stay. What several groups share is
+ * released with the last of them.
  *
  * `done`, the blocking time and the errors: as with lvs_node_become_role().
  */
-int lvs_node_release(struct lvs_node *node,
-                     char **done);
+int lvs_node_release(struct lvs_node *node, char **done);
 
 /**
  * Reads the status of the node. Changes nothing, and takes no lock. For the places of a VIP, see
  * lvs_vips_locate(); for rules and other nodes, lvs_node_rules() and lvs_node_peers().
  *
- * `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing step
- * ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ..."); free it with
- * lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE, LVS_ERR_PERMISSION.
+ * `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing
+ * step ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ...");
+ * free it with lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE,
+ * LVS_ERR_PERMISSION.
  */
-int lvs_node_get_status(struct lvs_node *node,
-                        struct lvs_node_status *status,
-                        char **details);
+int lvs_node_get_status(struct lvs_node *node, struct lvs_node_status *status, char **details);
 
 /**
- * Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other groups
- * of the node among them. `rules`: is set to the list, which is empty with LVS_FENCE_CLEAR; free it with
- * lvs_rules_free(). Fails as lvs_node_get_status().
+ * Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other
+ * groups of the node among them. `rules`: is set to the list, which is empty with
+ * LVS_FENCE_CLEAR; free it with lvs_rules_free(). Fails as lvs_node_get_status().
  */
-int lvs_node_rules(struct lvs_node *node,
-                   struct lvs_rules **rules);
+int lvs_node_rules(struct lvs_node *node, struct lvs_rules **rules);
 
 /**
  * Returns the number of rules in a list; 0 for NULL.
@@ -1428,12 +1399,10 @@ int lvs_node_rules(struct lvs_node *node,
 size_t lvs_rules_count(const struct lvs_rules *rules);
 
 /**
- * Fills `rule` with the entry of this index, counted from 0; set its `size` before. The texts in it belong
- * to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ * Fills `rule` with the entry of this index, counted from 0; set its `size` before. The texts in
+ * it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
  */
-int lvs_rules_get(const struct lvs_rules *rules,
-                  size_t index,
-                  struct lvs_rule *rule);
+int lvs_rules_get(const struct lvs_rules *rules, size_t index, struct lvs_rule *rule);
 
 /**
  * Frees a list. NULL is ignored.
@@ -1441,11 +1410,10 @@ int lvs_rules_get(const struct lvs_rules *rules,
 void lvs_rules_free(struct lvs_rules *rules);
 
 /**
- * Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from. `peers`: is
- * set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
+ * Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from.
+ * `peers`: is set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
  */
-int lvs_node_peers(struct lvs_node *node,
-                   struct lvs_peers **peers);
+int lvs_node_peers(struct lvs_node *node, struct lvs_peers **peers);
 
 /**
  * Returns the number of entries in a list; 0 for NULL.
@@ -1453,12 +1421,10 @@ int lvs_node_peers(struct lvs_node *node,
 size_t lvs_peers_count(const struct lvs_peers *peers);
 
 /**
- * Fills `peer` with the entry of this index, counted from 0; set its `size` before. The texts in it belong
- * to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ * Fills `peer` with the entry of this index, counted from 0; set its `size` before. The texts in
+ * it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
  */
-int lvs_peers_get(const struct lvs_peers *peers,
-                  size_t index,
-                  struct lvs_peer *peer);
+int lvs_peers_get(const struct lvs_peers *peers, size_t index, struct lvs_peer *peer);
 
 /**
  * Frees a list. NULL is ignored.

@@ -8,8 +8,8 @@ use std::time::Duration;
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Anything that can go wrong. Every message names the operation, the object and the cause, and says
-/// what to do where that is known. A message is complete: the error has no
+/// Anything that can go wrong. Every message names the operation, the object and the cause, and
+/// says what to do where that is known. A message is complete: the error has no
 /// [`source()`](std::error::Error::source), which programs that print the chain would repeat.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,8 +30,8 @@ pub enum Error {
         /// The kernel's own words (netlink's extended acknowledgement), where it gave any.
         message: Option<String>,
     },
-    /// The kernel did not answer in time. Whether the request was carried out is not known: read the
-    /// state back.
+    /// The kernel did not answer in time. Whether the request was carried out is not known: read
+    /// the state back.
     #[error(
         "no answer from the kernel within {waited:?} to `{operation} {object}`: if it was to change something, \
          read the state back before going on"
@@ -67,8 +67,8 @@ pub enum Error {
         /// The system's answer.
         error: io::Error,
     },
-    /// Refused here, before the kernel was asked: the value makes no sense, or the kernel would accept it
-    /// although it is wrong.
+    /// Refused here, before the kernel was asked: the value makes no sense, or the kernel would
+    /// accept it although it is wrong.
     #[error("{object} is not usable: {reason}")]
     #[non_exhaustive]
     Invalid {
@@ -95,7 +95,8 @@ pub enum Error {
         /// How that was seen, and what to do.
         reason: String,
     },
-    /// A file of our own cannot be believed: cut short, changed by hand, written by a later version.
+    /// A file of our own cannot be believed: cut short, changed by hand, written by a later
+    /// version.
     #[error("{} cannot be used: {reason}", path.display())]
     #[non_exhaustive]
     State {
@@ -104,7 +105,8 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         reason: String,
     },
-    /// A later request for a role arrived while this one waited, and was carried out (or failed, and reported it) instead.
+    /// A later request for a role arrived while this one waited, and was carried out (or failed,
+    /// and reported it) instead.
     #[error("{role} (request {generation}) was superseded by request {latest}")]
     #[non_exhaustive]
     Superseded {
@@ -148,7 +150,8 @@ pub enum Error {
         /// Why it failed.
         error: Box<Error>,
     },
-    /// A demotion could not be carried out as planned, and the node has stopped directing as far as the kernel let it.
+    /// A demotion could not be carried out as planned, and the node has stopped directing as far
+    /// as the kernel let it.
     #[error("{error}; {}", given_up(role, done, left))]
     #[non_exhaustive]
     Demotion {
@@ -215,7 +218,8 @@ impl Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
-    /// `CAP_NET_ADMIN` is missing. IPVS wants it in the initial user namespace; a container's root is not enough.
+    /// `CAP_NET_ADMIN` is missing. IPVS wants it in the initial user namespace; a container's root
+    /// is not enough.
     Permission,
     /// The kernel has no IPVS, and could not load it.
     NoIpvs,

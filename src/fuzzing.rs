@@ -1,4 +1,5 @@
-//! What reads octets that others write, for the fuzz targets in tests/fuzz and for the test that replays their corpus.
+//! What reads octets that others write, for the fuzz targets in tests/fuzz and for the test that
+//! replays their corpus.
 
 use crate::ipvs::{Table, fuzzing as ipvs};
 use crate::node::fuzzing as node;
@@ -38,7 +39,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Every file of the corpus as it is, cut short anywhere, and with each of some octets in every place.
+    /// Every file of the corpus as it is, cut short anywhere, and with each of some octets in
+    /// every place.
     fn replay(name: &str, target: fn(&[u8])) {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
         let files: Vec<_> = fs::read_dir(&corpus).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Refuses what the kernel takes for no name (`dev_valid_name` in net/core/dev.c): such a name would also lead a path astray.
+/// Refuses what the kernel takes for no name (`dev_valid_name` in net/core/dev.c): such a name
+/// would also lead a path astray.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let good = (1..=15).contains(&name.len())
         && name != "."

@@ -1,4 +1,5 @@
-//! Linux IPVS in direct-routing mode, for web servers that balance their own load: each node serves, and one of them also directs.
+//! Linux IPVS in direct-routing mode, for web servers that balance their own load: each node
+//! serves, and one of them also directs.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -9,9 +10,10 @@
 //! | [`files`] | replaces files where no other user can interfere |
 //! | [`node`] | the role of a node, in the order that loses no session; audit |
 //!
-//! Each can be used by itself. Changes need `CAP_NET_ADMIN`, announcements `CAP_NET_RAW`. A client belongs to one network namespace, that
-//! of the calling thread or a [`Netns`]. Calls block for the time of their system calls unless they say otherwise; no thread goes on
-//! running behind them. Every error names the operation, the object and the kernel's errno.
+//! Each can be used by itself. Changes need `CAP_NET_ADMIN`, announcements `CAP_NET_RAW`. A client
+//! belongs to one network namespace, that of the calling thread or a [`Netns`]. Calls block for
+//! the time of their system calls unless they say otherwise; no thread goes on running behind
+//! them. Every error names the operation, the object and the kernel's errno.
 //!
 //! ```no_run
 //! use lvs_dr::ipvs::{Destination, Ipvs, Scheduler, Service, ServiceId};

@@ -15,8 +15,8 @@ const OWN: &str = "/proc/thread-self/ns/net";
 
 /// A network namespace, held open: it lives at least as long as this handle.
 ///
-/// Everything in this crate that touches the kernel belongs to one namespace, chosen when it is opened, whatever
-/// thread it is used from later. See network_namespaces(7).
+/// Everything in this crate that touches the kernel belongs to one namespace, chosen when it is
+/// opened, whatever thread it is used from later. See network_namespaces(7).
 #[derive(Clone)]
 pub struct Netns {
     handle: Arc<OwnedFd>,
@@ -32,11 +32,12 @@ impl Netns {
         Self::open_as(Path::new(OWN), "the present one".into())
     }
 
-    /// The namespace that `path` refers to: `/proc/PID/ns/net`, or a bind mount such as `/run/netns/NAME`.
+    /// The namespace that `path` refers to: `/proc/PID/ns/net`, or a bind mount such as
+    /// `/run/netns/NAME`.
     ///
     /// # Errors
-    /// [`Error::System`] when the file cannot be opened, [`Error::Invalid`] when it is no namespace. That it is one of another kind shows
-    /// when it is entered.
+    /// [`Error::System`] when the file cannot be opened, [`Error::Invalid`] when it is no
+    /// namespace. That it is one of another kind shows when it is entered.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::open_as(path, path.display().to_string().into())
@@ -79,11 +80,12 @@ impl Netns {
 
     /// Runs `work` in this namespace and returns what it returns.
     ///
-    /// Where the calling thread is elsewhere, a thread is started for `work` and ends with it: the caller never changes its
-    /// namespace, and so cannot be left in the wrong one.
+    /// Where the calling thread is elsewhere, a thread is started for `work` and ends with it: the
+    /// caller never changes its namespace, and so cannot be left in the wrong one.
     ///
     /// # Errors
-    /// [`Error::System`] when the namespace cannot be entered (it needs `CAP_SYS_ADMIN`, see setns(2)) or no thread be started.
+    /// [`Error::System`] when the namespace cannot be entered (it needs `CAP_SYS_ADMIN`, see
+    /// setns(2)) or no thread be started.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         if self.is_here() {
             return Ok(work());

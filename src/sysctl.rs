@@ -8,7 +8,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::netns::Netns;
 
-/// Reads the setting at `path` below /proc/sys, as `netns` sees it. `None`: this kernel has no such setting.
+/// Reads the setting at `path` below /proc/sys, as `netns` sees it. `None`: this kernel has no
+/// such setting.
 pub(crate) fn read(netns: &Netns, path: &str) -> Result<Option<String>> {
     netns.run(|| read_here(path))?
 }

@@ -1,4 +1,5 @@
-//! The kernel's module comes and goes while a client lives. In a guest of its own: it takes IPVS away from everybody.
+//! The kernel's module comes and goes while a client lives. In a guest of its own: it takes IPVS
+//! away from everybody.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

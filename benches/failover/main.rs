@@ -1,9 +1,9 @@
-//! Measures what a change of director costs: the seed's two scripts and `lvs-node` with each fence, through a planned move,
-//! a stop, a crash, and four moves in a row with a crash behind them. Real keepalived, real IPVS, and the demo's cluster,
-//! under more load.
+//! Measures what a change of director costs: the seed's two scripts and `lvs-node` with each
+//! fence, through a planned move, a stop, a crash, and four moves in a row with a crash behind
+//! them. Real keepalived, real IPVS, and the demo's cluster, under more load.
 //!
-//! `cargo bench --bench failover` runs it in the lab's guest. It measures, and judges nothing: the exit code says
-//! whether everything could be measured.
+//! `cargo bench --bench failover` runs it in the lab's guest. It measures, and judges nothing: the
+//! exit code says whether everything could be measured.
 
 // The demo uses more of it, and has its tests.
 #[allow(dead_code, unused_imports)]
@@ -70,7 +70,8 @@ struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     runs: u8,
 
-    /// Measure a change of director again until at least so many new connections were counted in all its runs
+    /// Measure a change of director again until at least so many new connections were counted in
+    /// all its runs
     #[arg(long, default_value_t = 0)]
     connections: usize,
 
@@ -82,7 +83,8 @@ struct Options {
     #[arg(long, value_delimiter = ',', value_parser = FENCES)]
     fence: Vec<String>,
 
-    /// With --promotion: count requests to the kernel and files written, too. It costs time, which is measured
+    /// With --promotion: count requests to the kernel and files written, too. It costs time, which
+    /// is measured
     #[arg(long)]
     requests: bool,
 
@@ -178,7 +180,8 @@ fn run(options: &Options) -> Result<bool> {
     Ok(complete)
 }
 
-/// Returns the way with each scheduler that was asked for; without `--scheduler`, with `default` or its own.
+/// Returns the way with each scheduler that was asked for; without `--scheduler`, with `default`
+/// or its own.
 fn scheduled(options: &Options, way: &Way, default: Option<Balance>) -> Vec<Way> {
     let way = Way { live_table: way.live_table || options.live_table, ..*way };
     if options.scheduler.is_empty() {
@@ -187,7 +190,8 @@ fn scheduled(options: &Options, way: &Way, default: Option<Balance>) -> Vec<Way>
     options.scheduler.iter().map(|scheduler| Way { scheduler: *scheduler, ..way }).collect()
 }
 
-/// Measures one change of director as often as asked for. Also returns whether all could be measured.
+/// Measures one change of director as often as asked for. Also returns whether all could be
+/// measured.
 fn repeat(options: &Options, way: &Way, nodes: usize, kind: Kind) -> (Vec<Measured>, bool) {
     let (mut runs, mut failed, mut connections) = (Vec::new(), 0, 0);
     while runs.len() + failed < options.runs.into() || (failed == 0 && connections < options.connections) {

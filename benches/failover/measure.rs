@@ -1,4 +1,5 @@
-//! One measurement: a cluster under load, one change of its director, and everything counted from it.
+//! One measurement: a cluster under load, one change of its director, and everything counted from
+//! it.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -24,8 +25,8 @@ const YOUNG: Group = Group { count: 60, every: Some(Duration::from_millis(500)),
 const YOUNG_FOR: Duration = Duration::from_secs(2);
 /// All but the young ones are at least this old.
 pub(crate) const AGE: Duration = Duration::from_millis(2500);
-/// How long nothing happens before the change, and for how long its consequences are counted. The sessions' TCP
-/// sends again 0.2, 0.6, 1.4 and 3.0 s after a director has gone.
+/// How long nothing happens before the change, and for how long its consequences are counted. The
+/// sessions' TCP sends again 0.2, 0.6, 1.4 and 3.0 s after a director has gone.
 const QUIET: Duration = Duration::from_secs(5);
 pub(crate) const AFTERMATH: Duration = Duration::from_secs(5);
 /// Four moves take longer.
@@ -196,7 +197,8 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
     })
 }
 
-/// The change, and as much time before it. What a crash at its end does to sessions is no gap that anybody could avoid.
+/// The change, and as much time before it. What a crash at its end does to sessions is no gap that
+/// anybody could avoid.
 fn windows(turn: &Turn) -> (Range<Duration>, Range<Duration>) {
     let end = if turn.kind == Kind::Crash { turn.until } else { turn.crash.unwrap_or(turn.until) };
     (turn.at.saturating_sub(end - turn.at)..turn.at, turn.at..end)

@@ -1,8 +1,9 @@
-//! How long a promotion takes, with small and large tables: from the notification until the new director forwards to a
-//! remote node, a session that it has learned and one that is new, and until it spreads new ones over both living nodes.
+//! How long a promotion takes, with small and large tables: from the notification until the new
+//! director forwards to a remote node, a session that it has learned and one that is new, and
+//! until it spreads new ones over both living nodes.
 //!
-//! Three nodes without keepalived: n1 directs to n3, and n2 is promoted after n1's cable was cut. The client sends
-//! UDP, so that nothing waits for a TCP that sends again.
+//! Three nodes without keepalived: n1 directs to n3, and n2 is promoted after n1's cable was cut.
+//! The client sends UDP, so that nothing waits for a TCP that sends again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;

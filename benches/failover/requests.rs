@@ -1,6 +1,8 @@
-//! Counts what a program asks of the kernel in a node's network namespace, and what it writes to files.
+//! Counts what a program asks of the kernel in a node's network namespace, and what it writes to
+//! files.
 //!
-//! Netlink messages are seen by an nlmon interface, which shows those of one namespace; files and sysctls by inotify.
+//! Netlink messages are seen by an nlmon interface, which shows those of one namespace; files and
+//! sysctls by inotify.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -158,7 +160,8 @@ const LINK_HEADER: usize = 16;
 const NETLINK_GENERIC: u16 = 16;
 const MESSAGE_HEADER: usize = 16;
 const FLAG_REQUEST: u16 = 1;
-/// Of the messages of generic netlink itself; IPVS is the only other family that `lvs-node` speaks to.
+/// Of the messages of generic netlink itself; IPVS is the only other family that `lvs-node` speaks
+/// to.
 const FAMILY_CONTROL: u16 = 16;
 
 /// Counts the requests in a pcap file as this machine writes it.

@@ -1,5 +1,5 @@
-//! A time line of each way, side by side: where the VIP is, what the tables do, which sessions answer and which requests
-//! fail.
+//! A time line of each way, side by side: where the VIP is, what the tables do, which sessions
+//! answer and which requests fail.
 
 use std::fmt::Write;
 use std::ops::Range;

@@ -1,8 +1,9 @@
-//! The seed's cluster, live: three web servers that balance their own load, through all that can happen
-//! to their director. Once with the seed's two shell scripts, once with `lvs-node`; real keepalived, real IPVS, and one
-//! screen that draws what the client and the kernel showed.
+//! The seed's cluster, live: three web servers that balance their own load, through all that can
+//! happen to their director. Once with the seed's two shell scripts, once with `lvs-node`; real
+//! keepalived, real IPVS, and one screen that draws what the client and the kernel showed.
 //!
-//! `cargo run --example demo` runs it in the lab's guest (tests/lab): it makes network namespaces and VIPs.
+//! `cargo run --example demo` runs it in the lab's guest (tests/lab): it makes network namespaces
+//! and VIPs.
 
 // benches/failover uses the rest of it.
 #[allow(dead_code)]
@@ -26,11 +27,13 @@ use crate::cluster::record::Kind;
 use crate::cluster::ways::{LVS_NODE, WAYS, Way};
 use crate::screen::Screen;
 
-/// Web servers as their own load balancer, through planned moves, a crash and a stop of the director.
+/// Web servers as their own load balancer, through planned moves, a crash and a stop of the
+/// director.
 ///
-/// A bridge, a client and the nodes as network namespaces; in each node keepalived (VRRP) and an HTTP server. The
-/// client sends requests all the time and holds open sessions. Every figure is counted: requests and sessions by the
-/// client, addresses and tables as each node's kernel shows them.
+/// A bridge, a client and the nodes as network namespaces; in each node keepalived (VRRP) and an
+/// HTTP server. The client sends requests all the time and holds open sessions. Every figure is
+/// counted: requests and sessions by the client, addresses and tables as each node's kernel shows
+/// them.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Options {
@@ -52,8 +55,8 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    // keepalived calls a copy of this program by the name of the one it stands for: `cargo run --example demo`
-    // builds no other.
+    // keepalived calls a copy of this program by the name of the one it stands for: `cargo run
+    // --example demo` builds no other.
     if env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some(LVS_NODE.as_ref())) {
         return lvs_node::main_with(env::args_os());
     }

@@ -15,8 +15,8 @@ pub(crate) const SESSIONS: usize = 30;
 const SESSION_EVERY: Duration = Duration::from_millis(150);
 /// How old sessions are when something happens to them.
 const STEADY: Duration = Duration::from_secs(3);
-/// For how long the consequences are counted. A TCP whose director has gone sends again 0.2, 0.6, 1.4 and 3.0 s
-/// after its last answer.
+/// For how long the consequences are counted. A TCP whose director has gone sends again 0.2, 0.6,
+/// 1.4 and 3.0 s after its last answer.
 const AFTERMATH: Duration = Duration::from_secs(4);
 /// For how long the node that comes back is watched.
 const RETURN: Duration = Duration::from_millis(1200);
@@ -24,7 +24,8 @@ const RETURN: Duration = Duration::from_millis(1200);
 /// Builds a cluster that switches roles in this way, and takes it through the story.
 ///
 /// # Errors
-/// When it could not be told: a director was not seen, or did not change, or nothing was served after it had.
+/// When it could not be told: a director was not seen, or did not change, or nothing was served
+/// after it had.
 pub(crate) fn tell(way: &Way, nodes: usize, kinds: &[Kind], progress: &mut Progress) -> Result<Record> {
     with_cluster(way, nodes, progress, |mut stage| {
         let turns = kinds.iter().map(|kind| turn(&mut stage, kind.planned(way))).collect::<Result<_>>()?;

@@ -1,4 +1,5 @@
-//! Changes made to a copy of the table, as the kernel would make them: so that many become one plan, or none is made.
+//! Changes made to a copy of the table, as the kernel would make them: so that many become one
+//! plan, or none is made.
 
 use lvs_dr::ipvs::{Change, Destination, Ipvs, Plan, ServiceId, Table};
 use rustix::io::Errno;
@@ -27,7 +28,8 @@ pub fn concerns_settings(action: &Action) -> bool {
 }
 
 impl Draft {
-    /// Begins with what the kernel has. Its timeouts and daemons count only where they are to be changed.
+    /// Begins with what the kernel has. Its timeouts and daemons count only where they are to be
+    /// changed.
     pub fn new(ipvs: &mut Ipvs, with_settings: bool) -> Result<Self, Refusal> {
         let seen = if with_settings { ipvs.snapshot() } else { ipvs.table() };
         let seen = seen.map_err(|error| edit::refused(Operation::Other, &error))?;
@@ -43,7 +45,8 @@ impl Draft {
         self.wanted.retain(|_| false);
     }
 
-    /// Makes a change, or says why the kernel would not. That a module or an address is wrong only the kernel can tell.
+    /// Makes a change, or says why the kernel would not. That a module or an address is wrong only
+    /// the kernel can tell.
     pub fn change(&mut self, action: &Action) -> Result<(), Refusal> {
         match action {
             Action::AddService(request) => self.set_service(request, Operation::AddService),

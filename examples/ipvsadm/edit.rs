@@ -115,7 +115,8 @@ fn possible(ipvs: &mut Ipvs, request: ServiceRequest, operation: Operation) -> R
     }
 }
 
-/// The library does not even ask the kernel for these, which says so with an errno, once it has found the service.
+/// The library does not even ask the kernel for these, which says so with an errno, once it has
+/// found the service.
 fn check_thresholds(
     ipvs: &mut Ipvs,
     operation: Operation,

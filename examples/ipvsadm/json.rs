@@ -19,7 +19,8 @@ pub fn table(version: &str, size: u32, entries: &Entries, columns: Columns) -> V
     json!({ "version": version, "connection_table_size": size, "services": services(entries, columns, true) })
 }
 
-/// Settings, and what has been done where `with_state` says so: counters with `--stats`, rates with `--rate`.
+/// Settings, and what has been done where `with_state` says so: counters with `--stats`, rates
+/// with `--rate`.
 pub fn services(entries: &Entries, columns: Columns, with_state: bool) -> Value {
     let one = |(entry, destinations): &(ServiceEntry, Vec<DestinationEntry>)| {
         let service = &entry.service;

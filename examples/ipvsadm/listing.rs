@@ -63,7 +63,8 @@ fn arrange(entries: Entries, listing: &Listing) -> Entries {
     if listing.sorted { order::sort(entries) } else { entries }
 }
 
-/// The most octets of a service's name and of a destination's, where they are IPv4; and of any ADDRESS:PORT.
+/// The most octets of a service's name and of a destination's, where they are IPv4; and of any
+/// ADDRESS:PORT.
 const SERVICE_WIDTH: usize = 33;
 const DESTINATION_WIDTH: usize = 28;
 const ENDPOINT_WIDTH: usize = 59;
@@ -270,7 +271,8 @@ fn number_of(address: SocketAddr) -> String {
     if address.is_ipv6() { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
-/// As inet_ntop(3): an IPv6 address whose first 96 bits are 0 ends as an IPv4 address does, `::1.2.3.4`.
+/// As inet_ntop(3): an IPv6 address whose first 96 bits are 0 ends as an IPv4 address does,
+/// `::1.2.3.4`.
 fn ip_text(ip: IpAddr) -> String {
     match ip {
         IpAddr::V6(ip) if ip.to_bits() >> 32 == 0 && ip.to_bits() >> 16 != 0 => {

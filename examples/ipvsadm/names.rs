@@ -1,4 +1,5 @@
-//! Names of hosts and ports. Of the ways that nsswitch.conf(5) knows, ports use the file /etc/services only.
+//! Names of hosts and ports. Of the ways that nsswitch.conf(5) knows, ports use the file
+//! /etc/services only.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;

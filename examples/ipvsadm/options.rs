@@ -1,4 +1,5 @@
-//! The command line: from words to what is to be done. Checks come in ipvsadm's order, so that the first error is the same.
+//! The command line: from words to what is to be done. Checks come in ipvsadm's order, so that the
+//! first error is the same.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -554,7 +555,8 @@ impl Given {
     fn edit_server(&self, id: ServiceId) -> Result<Action, Refusal> {
         let server = self.server()?;
         let method = self.method.unwrap_or(Method::Direct);
-        // Without a method it shows only later, when the destination is looked at, whether it may have the other family.
+        // Without a method it shows only later, when the destination is looked at, whether it may
+        // have the other family.
         if self.method.is_some() || self.tunnel_options().next().is_some() {
             self.check_server(&id, server, method)?;
         }

@@ -1,6 +1,7 @@
-//! The order in which ipvsadm lists. It compares marks, and addresses word by word, by the sign of their difference in 32 bits: a
-//! difference of 2³¹ and more turns the order around, and three can each come before the next. What comes out then depends on the
-//! order in which the kernel names them, and on the way in which they are sorted: that of glibc's qsort(3) up to 2.36.
+//! The order in which ipvsadm lists. It compares marks, and addresses word by word, by the sign of
+//! their difference in 32 bits: a difference of 2³¹ and more turns the order around, and three can
+//! each come before the next. What comes out then depends on the order in which the kernel names
+//! them, and on the way in which they are sorted: that of glibc's qsort(3) up to 2.36.
 
 use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,8 @@ pub fn sort(entries: Entries) -> Entries {
     merge_sort(sorted.collect(), &|(a, _), (b, _)| compare_services(&a.service.id, &b.service.id))
 }
 
-/// The halves are sorted, and then taken from in turn. The standard library's sorts want an order without circles.
+/// The halves are sorted, and then taken from in turn. The standard library's sorts want an order
+/// without circles.
 fn merge_sort<T>(mut first: Vec<T>, compare: &impl Fn(&T, &T) -> Ordering) -> Vec<T> {
     if first.len() <= 1 {
         return first;
@@ -108,7 +110,8 @@ mod tests {
         let (a, b, c) = ("tcp 10.0.0.1:80", "tcp 100.0.0.1:80", "tcp 192.0.0.1:80");
         for start in [[a, b, c], [a, c, b], [b, a, c], [b, c, a], [c, a, b], [c, b, a]] {
             let found = sorted(&start);
-            // The first one is compared with the first of the other two, sorted: what is left comes behind.
+            // The first one is compared with the first of the other two, sorted: what is left
+            // comes behind.
             assert!(found == [a, b, c] || found == [b, c, a] || found == [c, a, b], "{start:?}: {found:?}");
         }
         assert_eq!(sorted(&[a, b, c]), [a, b, c]);

@@ -11,7 +11,8 @@ use super::{Octets, Refusal};
 
 const UNCHANGED: &str = "the table is as it was before";
 
-/// Reads all lines, makes the changes on a copy of the table, and only then brings the kernel's to that.
+/// Reads all lines, makes the changes on a copy of the table, and only then brings the kernel's to
+/// that.
 pub fn run(
     ipvs: &mut Ipvs,
     program: &[u8],

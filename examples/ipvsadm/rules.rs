@@ -1,4 +1,5 @@
-//! The commands and options of ipvsadm(8): how they are written, what they take, what goes with what.
+//! The commands and options of ipvsadm(8): how they are written, what they take, what goes with
+//! what.
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +76,8 @@ pub struct OptionRule {
     pub long: &'static str,
     pub takes: Takes,
     pub tag: Tag,
-    /// Its name in messages. Options with the same name exclude each other; one without may be repeated.
+    /// Its name in messages. Options with the same name exclude each other; one without may be
+    /// repeated.
     pub name: &'static str,
 }
 
@@ -160,7 +162,8 @@ pub const OPTIONS: &[OptionRule] = &[
     flag(0, "dry-run"),
 ];
 
-/// The names of [`OPTIONS`] in the order in which they are compared with the command: the first that offends is told.
+/// The names of [`OPTIONS`] in the order in which they are compared with the command: the first
+/// that offends is told.
 pub const NAMES: [&str; 36] = [
     "numeric",
     "connection",

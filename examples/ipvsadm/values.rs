@@ -61,7 +61,8 @@ pub struct Endpoint {
     pub port: Option<u16>,
 }
 
-/// `HOST[:PORT]`, `[IPV6]:PORT` or `IPV6`. Ports have names only where the protocol is known by now.
+/// `HOST[:PORT]`, `[IPV6]:PORT` or `IPV6`. Ports have names only where the protocol is known by
+/// now.
 pub fn endpoint(text: &[u8], protocol: Option<Protocol>, names: &Names) -> Option<Endpoint> {
     if text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -110,7 +111,8 @@ pub fn ipv4(text: &[u8], names: &Names) -> Option<Ipv4Addr> {
     inet_aton(text).or_else(|| names.host(text))
 }
 
-/// One to four numbers, decimal, octal or hexadecimal; the last one fills what is left. Text behind white space is not looked at.
+/// One to four numbers, decimal, octal or hexadecimal; the last one fills what is left. Text
+/// behind white space is not looked at.
 fn inet_aton(text: &[u8]) -> Option<Ipv4Addr> {
     let text = text.split(is_space).next()?;
     let parts: Vec<u32> = text.split(|&octet| octet == b'.').map(c_number).collect::<Option<_>>()?;

@@ -16,10 +16,12 @@ pub struct Audit {
     /// As JSON, on one line for each group.
     #[arg(long)]
     pub json: bool,
-    /// Print what would be done about it, do it, and look again. What is not the node's stays, and is printed.
+    /// Print what would be done about it, do it, and look again. What is not the node's stays, and
+    /// is printed.
     #[arg(long)]
     fix: bool,
-    /// keepalived's file. Left out, with vip_owner = "keepalived": /etc/keepalived/keepalived.conf, where there is one.
+    /// keepalived's file. Left out, with vip_owner = "keepalived":
+    /// /etc/keepalived/keepalived.conf, where there is one.
     #[arg(long, value_name = "FILE")]
     keepalived: Option<PathBuf>,
 }

@@ -169,16 +169,18 @@ enum Command {
         /// Its priority.
         priority: Option<u32>,
     },
-    /// Follow keepalived's notify_fifo, for ever: one process for all changes, in their order, that also looks for itself.
+    /// Follow keepalived's notify_fifo, for ever: one process for all changes, in their order,
+    /// that also looks for itself.
     Fifo {
         /// The FIFO, as in keepalived.conf.
         path: PathBuf,
-        /// The VRRP instance whose states count, for a file without groups; left out: every instance's.
+        /// The VRRP instance whose states count, for a file without groups; left out: every
+        /// instance's.
         #[arg(long)]
         instance: Option<String>,
     },
-    /// Hand over to another node, through keepalived, and wait until it has taken over. This node does not direct again before
-    /// `handover --end`. On a node that does not direct: only that.
+    /// Hand over to another node, through keepalived, and wait until it has taken over. This node
+    /// does not direct again before `handover --end`. On a node that does not direct: only that.
     Handover {
         /// Ignored: no successor has to be known.
         #[arg(long, value_name = "ADDRESS", hide = true)]
@@ -189,14 +191,17 @@ enum Command {
         /// Let this node direct again.
         #[arg(long)]
         end: bool,
-        /// With --end: only where `watch` keeps this node out of elections. For a service whose watch has ended.
+        /// With --end: only where `watch` keeps this node out of elections. For a service whose
+        /// watch has ended.
         #[arg(long, requires = "end")]
         held: bool,
     },
-    /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO, resynchronise nodes that join late,
-    /// and write metrics. For a service (examples/systemd); it takes less than one hundredth of a processor.
+    /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO,
+    /// resynchronise nodes that join late, and write metrics. For a service (examples/systemd); it
+    /// takes less than one hundredth of a processor.
     Watch(watch::Options),
-    /// Bring the services of the file into the kernel's table: what was changed in the file. Prints the changes, and makes them.
+    /// Bring the services of the file into the kernel's table: what was changed in the file.
+    /// Prints the changes, and makes them.
     Apply {
         /// Print the changes only.
         #[arg(long)]
@@ -205,8 +210,8 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// On the director: send all connections to the other nodes. Elsewhere: have the director's `watch` do so, and wait until this node
-    /// knows them.
+    /// On the director: send all connections to the other nodes. Elsewhere: have the director's
+    /// `watch` do so, and wait until this node knows them.
     Resync {
         /// How long to wait, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
@@ -274,7 +279,8 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Prints what is not worth failing for: whoever reads it (`| head`) may be gone in the middle of a change of roles.
+/// Prints what is not worth failing for: whoever reads it (`| head`) may be gone in the middle of
+/// a change of roles.
 fn say(text: impl Display) {
     let _ = write!(io::stdout(), "{text}");
 }
@@ -490,7 +496,8 @@ fn head(node: &Node) {
     }
 }
 
-/// keepalived ends a second after it has notified a node that it stops, and ends its scripts with it: a role would be left half-way.
+/// keepalived ends a second after it has notified a node that it stops, and ends its scripts with
+/// it: a role would be left half-way.
 fn ignore_termination() {
     // SAFETY: no handler runs.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
@@ -515,8 +522,8 @@ fn become_role(
     Ok(())
 }
 
-/// Some seconds later, by a process of its own: whoever asked for the role waits for this one. It ends as soon as another role is
-/// asked for. An announcement that is not repeated is no failure.
+/// Some seconds later, by a process of its own: whoever asked for the role waits for this one. It
+/// ends as soon as another role is asked for. An announcement that is not repeated is no failure.
 fn announce_again(cli: &Cli, group: &str) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut again = process::Command::new(program);

@@ -1,5 +1,5 @@
-//! keepalived's FIFO (`notify_fifo`): one process that follows the states in the order in which keepalived writes them, and looks for
-//! itself where a line was lost.
+//! keepalived's FIFO (`notify_fifo`): one process that follows the states in the order in which
+//! keepalived writes them, and looks for itself where a line was lost.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -13,8 +13,8 @@ use lvs_dr::node::{Node, Role, VipOwner};
 use lvs_dr::vip::Vips;
 use lvs_dr::{Netns, Result};
 
-/// How often the node looks for itself while nothing is written, and how long what it sees must last: keepalived moves the VIP before
-/// it tells.
+/// How often the node looks for itself while nothing is written, and how long what it sees must
+/// last: keepalived moves the VIP before it tells.
 pub const TICK: Duration = Duration::from_millis(300);
 
 /// The state that keepalived has notified last, and what its VIPs show.
@@ -29,7 +29,8 @@ impl Follower {
         Ok(Follower { vips: Vips::open_in(netns)?, current: None, suspected: None })
     }
 
-    /// The role to take on now, if any; `told`: what was written since the last look, one [`TICK`] ago at most.
+    /// The role to take on now, if any; `told`: what was written since the last look, one [`TICK`]
+    /// ago at most.
     pub fn look(&mut self, node: &Node, told: Option<Role>, tell: impl Fn(&dyn Display)) -> Result<Option<Role>> {
         if told.is_some() {
             (self.current, self.suspected) = (told, None);
@@ -91,8 +92,9 @@ pub fn named(state: &str) -> Option<Role> {
     }
 }
 
-/// After a role that was told: puts right what the VIP shows to be wrong. keepalived forks a process for each state and does not wait for
-/// it, so that of two which start within milliseconds the earlier may be carried out last.
+/// After a role that was told: puts right what the VIP shows to be wrong. keepalived forks a
+/// process for each state and does not wait for it, so that of two which start within milliseconds
+/// the earlier may be carried out last.
 pub fn correct(node: &mut Node, netns: Netns, role: Role, tell: impl Fn(&dyn Display)) -> Result<()> {
     let mut vips = Vips::open_in(netns)?;
     let differs = |seen: &Role| is_master(*seen) != is_master(role);
@@ -111,7 +113,8 @@ fn is_master(role: Role) -> bool {
     role == Role::Master
 }
 
-/// The role that keepalived's VIPs show; none while some are on the interface and some are not, or where the node moves them itself.
+/// The role that keepalived's VIPs show; none while some are on the interface and some are not, or
+/// where the node moves them itself.
 pub fn shown(node: &Node, vips: &mut Vips) -> Result<Option<Role>> {
     let config = node.config();
     if config.vip_owner == VipOwner::Node {

@@ -65,7 +65,8 @@ impl NodeFile {
     }
 }
 
-/// Whether the service is of this group: on one of its VIPs. Services of firewall marks are of the first group.
+/// Whether the service is of this group: on one of its VIPs. Services of firewall marks are of the
+/// first group.
 fn is_of(config: &Config, all: &[Config], id: &ServiceId) -> bool {
     match id.address() {
         Some(address) => config.vips.contains(&address.ip()),
@@ -84,7 +85,8 @@ pub fn read(path: &Path) -> Result<NodeFile, String> {
     Ok(found)
 }
 
-/// The same without the services of another file, of which there may be thousands: see [`NodeFile::services`].
+/// The same without the services of another file, of which there may be thousands: see
+/// [`NodeFile::services`].
 pub fn read_without_services(path: &Path) -> Result<NodeFile, String> {
     let failed = |reason: &dyn Display| format!("{}: {}", path.display(), reason.to_string().trim_end());
     let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;

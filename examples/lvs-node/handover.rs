@@ -1,5 +1,6 @@
-//! Hands over to another node before this one stops to direct: sends all connections to the other nodes, makes keepalived give up its
-//! priority, by the file that it watches (`track_file`), and waits until another node has the VIP.
+//! Hands over to another node before this one stops to direct: sends all connections to the other
+//! nodes, makes keepalived give up its priority, by the file that it watches (`track_file`), and
+//! waits until another node has the VIP.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +39,8 @@ pub fn give_way(file: &Path) -> Result<(), Refused> {
 
 /// Says what became of it.
 pub fn begin(nodes: &mut [Node], file: &Path, limit: Duration) -> Result<&'static str, Refused> {
-    // A watch that holds this node out until it knows all connections does not end what an operator has begun.
+    // A watch that holds this node out until it knows all connections does not end what an
+    // operator has begun.
     if let Some(node) = nodes.first() {
         let _ = fs::remove_file(watch::held_file(node));
     }

@@ -1,4 +1,5 @@
-//! What a watched node shows: metrics in Prometheus' text format, for the textfile collector of node_exporter, say.
+//! What a watched node shows: metrics in Prometheus' text format, for the textfile collector of
+//! node_exporter, say.
 
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -50,7 +51,8 @@ impl Text {
     }
 }
 
-/// The metrics of now. `groups`: the name and the status of each group of VIPs; metrics of a group with a name bear it as a label.
+/// The metrics of now. `groups`: the name and the status of each group of VIPs; metrics of a group
+/// with a name bear it as a label.
 pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> String {
     let mut text = Text(String::new());
     text.family("lvs_node_role", "gauge", "The role that was asked for last: 1.");

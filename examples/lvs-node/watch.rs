@@ -1,5 +1,6 @@
-//! Watches over a node for ever: takes on the roles that keepalived's FIFO names, repairs what other programs change, and, with beacons,
-//! resynchronises nodes that join late and follows who directs.
+//! Watches over a node for ever: takes on the roles that keepalived's FIFO names, repairs what
+//! other programs change, and, with beacons, resynchronises nodes that join late and follows who
+//! directs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -33,7 +34,8 @@ use super::metrics::{self, Counts};
 
 /// How often a beacon is sent.
 const BEACON: Duration = Duration::from_secs(1);
-/// How often the whole is looked at, at most: where that takes long it is done less often, and takes one part in so many of the time.
+/// How often the whole is looked at, at most: where that takes long it is done less often, and
+/// takes one part in so many of the time.
 const CHECK: Duration = Duration::from_secs(1);
 const SHARE: u32 = 200;
 /// Thousands of services or not: what is wrong for so long is seen.
@@ -48,7 +50,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const REMIND: Duration = Duration::from_secs(60);
 /// Tables of two nodes that differ for longer are not about to become equal.
 const UNEQUAL: Duration = Duration::from_secs(30);
-/// Other nodes' beacons can cause so many log lines or changes of the director at once, and then one in this time.
+/// Other nodes' beacons can cause so many log lines or changes of the director at once, and then
+/// one in this time.
 const BURST: u32 = 8;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A beacon of a director that is new is answered, but not sooner than this after the last beacon.
@@ -56,18 +59,20 @@ const ANSWER: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// keepalived's notify_fifo. Left out: `[watch] fifo` of the file; without that, roles come by `notify` or `role`.
+    /// keepalived's notify_fifo. Left out: `[watch] fifo` of the file; without that, roles come by
+    /// `notify` or `role`.
     #[arg(long, value_name = "PATH")]
     fifo: Option<PathBuf>,
-    /// The VRRP instance whose states count, for a file without groups; left out: every instance's. A [[group]] is named as its instance.
+    /// The VRRP instance whose states count, for a file without groups; left out: every
+    /// instance's. A [[group]] is named as its instance.
     #[arg(long)]
     instance: Option<String>,
-    /// Where to write metrics, in Prometheus' text format: a file in a directory that only root can write to. Left out: `[watch] metrics`
-    /// of the file.
+    /// Where to write metrics, in Prometheus' text format: a file in a directory that only root
+    /// can write to. Left out: `[watch] metrics` of the file.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
-    /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen, learned, told, elections, director,
-    /// warning or failure), text.
+    /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen,
+    /// learned, told, elections, director, warning or failure), text.
     #[arg(long)]
     pub json: bool,
 }
@@ -186,7 +191,8 @@ struct Watch<'a> {
     /// This start of this node.
     me: u64,
     learning: Learning,
-    /// When the other directors were looked at last, whether one was heard since, and whether this node directed then.
+    /// When the other directors were looked at last, whether one was heard since, and whether this
+    /// node directed then.
     minded: Instant,
     director_heard: bool,
     directed: bool,
@@ -220,7 +226,8 @@ impl Due {
     fn run(&mut self, work: impl FnOnce()) {
         let start = Instant::now();
         work();
-        // Of the clock's time, which is more than the processor's. That has a clock of its own, but not on every kernel.
+        // Of the clock's time, which is more than the processor's. That has a clock of its own,
+        // but not on every kernel.
         let took = start.elapsed();
         self.0 = Instant::now() + CHECK.max(took * SHARE).min(LATEST);
     }
@@ -391,7 +398,8 @@ impl<'a> Watch<'a> {
     fn next(&mut self, events: &Receiver<Event>) {
         let first = events.recv_timeout(TICK).ok();
         self.woke = Instant::now();
-        // All that a full FIFO holds is one change of role. Whatever comes, the rest is not put off for ever.
+        // All that a full FIFO holds is one change of role. Whatever comes, the rest is not put
+        // off for ever.
         for event in first.into_iter().chain(iter::from_fn(|| events.try_recv().ok())).take(16 * QUEUE) {
             match event {
                 Event::Line(line) => self.notify(&line),
@@ -416,8 +424,8 @@ impl<'a> Watch<'a> {
         self.members.iter_mut().filter(is_meant).for_each(|member| member.notified = Some(role));
     }
 
-    /// Takes on the roles that were notified, or that the VIPs show. What goes wrong is logged, and tried again: a node without its watch
-    /// is no better off.
+    /// Takes on the roles that were notified, or that the VIPs show. What goes wrong is logged,
+    /// and tried again: a node without its watch is no better off.
     fn follow(&mut self, tell: &impl Fn(News)) {
         let notified = self.members.iter().any(|member| member.notified.is_some());
         // A beacon is no reason to look: what is seen twice has to have lasted.
@@ -445,7 +453,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// `again`, after this pause: its steps were logged before, and are again only when it is done.
+    /// `again`, after this pause: its steps were logged before, and are again only when it is
+    /// done.
     fn take_on(&mut self, index: usize, role: Role, again: Option<Duration>, tell: &impl Fn(News)) {
         let member = &mut self.members[index];
         let step = |step: &Step| {
@@ -559,7 +568,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Follows which other node directs each group: there go packets of connections that this node does not know.
+    /// Follows which other node directs each group: there go packets of connections that this node
+    /// does not know.
     fn follow_directors(&mut self, tell: &impl Fn(News)) {
         let now = Instant::now();
         let heard = std::mem::take(&mut self.director_heard) || self.learned;
@@ -576,8 +586,8 @@ impl<'a> Watch<'a> {
             self.learning.ask();
         }
         self.directed = directs;
-        // A look at the whole may be seconds away. A director that stayed out of elections meanwhile would be replaced by each node that
-        // takes part.
+        // A look at the whole may be seconds away. A director that stayed out of elections
+        // meanwhile would be replaced by each node that takes part.
         if self.learning.may_direct(now) {
             self.take_part(tell);
         }
@@ -608,7 +618,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Repairs what other programs have changed, if it stays so for two looks and nobody is at work.
+    /// Repairs what other programs have changed, if it stays so for two looks and nobody is at
+    /// work.
     fn check(&mut self, tell: &impl Fn(News)) {
         let mut all = Vec::new();
         for index in 0..self.members.len() {
@@ -869,7 +880,8 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// How many connections a node knows that does not direct, from the status of each of its groups. Those of its marks are a director's too.
+/// How many connections a node knows that does not direct, from the status of each of its groups.
+/// Those of its marks are a director's too.
 fn known_by<'a>(groups: impl Iterator<Item = &'a Status>) -> u64 {
     let (mut own, mut marked) = (0, 0);
     for status in groups {
@@ -897,7 +909,8 @@ fn listen_to_neighbours(netns: &Netns, sender: &SyncSender<Event>) -> Result<()>
         let _ = poll(&mut descriptors, None);
         while let Some(event) = monitor.next()? {
             if let MonitorEvent::Neighbour(neighbour) = event {
-                // Of more than there can be nodes, some are lost; the next look at the whole finds them.
+                // Of more than there can be nodes, some are lost; the next look at the whole finds
+                // them.
                 let _ = sender.try_send(Event::Neighbour(neighbour));
             }
         }
@@ -938,7 +951,8 @@ pub fn number() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-/// `lvs-node resync`: on the director, tells the others; elsewhere asks the director's watch to, and says what came of it.
+/// `lvs-node resync`: on the director, tells the others; elsewhere asks the director's watch to,
+/// and says what came of it.
 pub fn resync(node: &mut Node, netns: &Netns, limit: Duration) -> Result<Result<String, String>> {
     if matches!(node.role()?, Some((Role::Master, _))) {
         return Ok(Ok(format!("sent {} connections to the other nodes", node.resync()?)));

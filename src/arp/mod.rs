@@ -1,10 +1,11 @@
 //! The ARP settings that keep a loopback VIP hidden: read, judged, set, given back.
 //!
-//! A node that holds the VIP only to serve must neither answer ARP requests for it nor name it as sender of its own. Linux has two
-//! settings for that, `arp_ignore` and `arp_announce`, in net.ipv4.conf of `all` and of each interface (kernel:
-//! Documentation/networking/ip-sysctl.rst and net/ipv4/arp.c). What counts on an interface is the **greater number of the two**, which is
-//! not always the stricter: with 1 for all and 4 for eth0, eth0 answers for everything. `default` is only copied to interfaces
-//! made later.
+//! A node that holds the VIP only to serve must neither answer ARP requests for it nor name it as
+//! sender of its own. Linux has two settings for that, `arp_ignore` and `arp_announce`, in
+//! net.ipv4.conf of `all` and of each interface (kernel: Documentation/networking/ip-sysctl.rst
+//! and net/ipv4/arp.c). What counts on an interface is the **greater number of the two**, which is
+//! not always the stricter: with 1 for all and 4 for eth0, eth0 answers for everything. `default`
+//! is only copied to interfaces made later.
 //!
 //! Whether a node answers for a VIP on `lo` (measured on Linux 6.1):
 //!
@@ -15,11 +16,12 @@
 //! | 3 | silent, but answers with `route_localnet` on `lo` or `all` | answers |
 //! | 8 | silent, and for all other addresses too | the same |
 //!
-//! `arp_ignore=1` with `arp_announce=2` on the interface that clients reach is what to use: it needs no scope, it does not mind
-//! `route_localnet` (which kube-proxy sets), and it leaves other interfaces alone. Setting `all` changes every interface, and has
-//! broken other software.
+//! `arp_ignore=1` with `arp_announce=2` on the interface that clients reach is what to use: it
+//! needs no scope, it does not mind `route_localnet` (which kube-proxy sets), and it leaves other
+//! interfaces alone. Setting `all` changes every interface, and has broken other software.
 //!
-//! IPv6 needs none of this: a node never answers neighbour solicitations for an address on another link.
+//! IPv6 needs none of this: a node never answers neighbour solicitations for an address on another
+//! link.
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,7 +38,8 @@ use crate::sysctl;
 pub enum IgnoreMode {
     /// 0, the kernel's default: for any address of this host, on whichever interface it is.
     Never,
-    /// 1: for addresses of the interface that the request came in on, and not those with scope host.
+    /// 1: for addresses of the interface that the request came in on, and not those with scope
+    /// host.
     OtherInterfaces,
     /// 2: as 1, and only where the asker is in a subnet of the interface that holds the address.
     OtherSubnets,
@@ -61,8 +64,9 @@ impl IgnoreMode {
         }
     }
 
-    /// Whether requests for a VIP on the loopback interface stay unanswered. `scope_host`: the VIP has scope host.
-    /// `route_localnet`: that setting is on for `lo` or `all`, see [`Arp::route_localnet`].
+    /// Whether requests for a VIP on the loopback interface stay unanswered. `scope_host`: the VIP
+    /// has scope host. `route_localnet`: that setting is on for `lo` or `all`, see
+    /// [`Arp::route_localnet`].
     pub fn hides_loopback_vip(self, scope_host: bool, route_localnet: bool) -> bool {
         match self {
             IgnoreMode::OtherInterfaces | IgnoreMode::OtherSubnets | IgnoreMode::Always => true,
@@ -71,8 +75,9 @@ impl IgnoreMode {
         }
     }
 
-    /// Whether requests for a VIP (/32, scope global) on the interface itself are answered, as a director must. With
-    /// [`IgnoreMode::OtherSubnets`] that takes an asker and a VIP in one subnet of the interface, `same_subnet`.
+    /// Whether requests for a VIP (/32, scope global) on the interface itself are answered, as a
+    /// director must. With [`IgnoreMode::OtherSubnets`] that takes an asker and a VIP in one
+    /// subnet of the interface, `same_subnet`.
     pub fn answers_for_interface_vip(self, same_subnet: bool) -> bool {
         match self {
             IgnoreMode::Never | IgnoreMode::OtherInterfaces | IgnoreMode::HostScope | IgnoreMode::Other(_) => true,
@@ -102,12 +107,15 @@ impl fmt::Display for IgnoreMode {
     }
 }
 
-/// Which of its addresses a node names as sender of an ARP request: `arp_announce`. A node that names the VIP there draws its traffic.
+/// Which of its addresses a node names as sender of an ARP request: `arp_announce`. A node that
+/// names the VIP there draws its traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AnnounceMode {
-    /// 0, the kernel's default: the source address of the packet to be sent, even if it is on another interface.
+    /// 0, the kernel's default: the source address of the packet to be sent, even if it is on
+    /// another interface.
     Any,
-    /// 1: that address only where it and the asked one are in one subnet of the outgoing interface; else as 2. A VIP mostly is.
+    /// 1: that address only where it and the asked one are in one subnet of the outgoing
+    /// interface; else as 2. A VIP mostly is.
     PreferSubnet,
     /// 2: the best address of the outgoing interface, whatever the packet's source.
     Best,
@@ -126,8 +134,8 @@ impl AnnounceMode {
         }
     }
 
-    /// Whether ARP requests never name a VIP that is on another interface (`lo`) as their sender. `same_subnet`: the VIP is in a subnet of
-    /// the outgoing interface.
+    /// Whether ARP requests never name a VIP that is on another interface (`lo`) as their sender.
+    /// `same_subnet`: the VIP is in a subnet of the outgoing interface.
     pub fn hides_loopback_vip(self, same_subnet: bool) -> bool {
         match self {
             AnnounceMode::Best => true,
@@ -204,7 +212,8 @@ impl ArpTarget {
         }
     }
 
-    /// The names that the kernel gives to interfaces, and that mean one here: it is to become part of a path.
+    /// The names that the kernel gives to interfaces, and that mean one here: it is to become part
+    /// of a path.
     fn check(&self) -> Result<()> {
         let ArpTarget::Interface(name) = self else { return Ok(()) };
         match name.as_str() {
@@ -230,8 +239,8 @@ impl fmt::Display for ArpTarget {
 
 /// A change of settings, which can be carried out and given back.
 ///
-/// Its text form, `eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=1 arp_announce=2`, is for people and for files: [`FromStr`]
-/// reads what [`Display`](fmt::Display) writes.
+/// Its text form, `eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=1 arp_announce=2`, is for people
+/// and for files: [`FromStr`] reads what [`Display`](fmt::Display) writes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Change {
     /// Whose settings.
@@ -309,8 +318,8 @@ const ANNOUNCE: &str = "arp_announce";
 
 /// Reads and changes the ARP settings of one network namespace.
 ///
-/// Reading takes no privileges. Writing takes `CAP_NET_ADMIN` in the user namespace that owns the network namespace, and a
-/// /proc/sys that is not mounted read-only, as it is in most containers.
+/// Reading takes no privileges. Writing takes `CAP_NET_ADMIN` in the user namespace that owns the
+/// network namespace, and a /proc/sys that is not mounted read-only, as it is in most containers.
 ///
 /// ```no_run
 /// use lvs_dr::arp::{Arp, ArpTarget, Settings};
@@ -327,9 +336,10 @@ const ANNOUNCE: &str = "arp_announce";
 /// # Errors
 /// Those that all calls can return:
 /// - [`Error::Invalid`] for a name that no interface can have, `all` and `default` among them.
-/// - [`Error::Refused`] with [`Cause::NoInterface`] (`ENODEV`) where there is no such interface, or IPv4 is not in use on it.
-/// - [`Error::System`] with the path when a setting cannot be read or written: `EACCES` or `EPERM` for want of privileges, `EROFS` where
-///   /proc/sys is mounted read-only.
+/// - [`Error::Refused`] with [`Cause::NoInterface`] (`ENODEV`) where there is no such interface,
+///   or IPv4 is not in use on it.
+/// - [`Error::System`] with the path when a setting cannot be read or written: `EACCES` or `EPERM`
+///   for want of privileges, `EROFS` where /proc/sys is mounted read-only.
 #[derive(Debug, Clone)]
 pub struct Arp {
     netns: Netns,
@@ -362,17 +372,20 @@ impl Arp {
         Ok(self.read(&ArpTarget::All, "route_localnet")? != 0 || self.read(&lo, "route_localnet")? != 0)
     }
 
-    /// Whether requests that come in on `interface` for a VIP on `lo` stay unanswered. `scope_host`: the VIP has scope host.
+    /// Whether requests that come in on `interface` for a VIP on `lo` stay unanswered.
+    /// `scope_host`: the VIP has scope host.
     pub fn hides_loopback_vip(&self, interface: &str, scope_host: bool) -> Result<bool> {
         Ok(self.effective(interface)?.ignore.hides_loopback_vip(scope_host, self.route_localnet()?))
     }
 
-    /// What [`Arp::apply`] would have to change. Nothing is changed yet, so the change can be written down first.
+    /// What [`Arp::apply`] would have to change. Nothing is changed yet, so the change can be
+    /// written down first.
     pub fn plan(&self, target: &ArpTarget, wanted: Settings) -> Result<Change> {
         Ok(Change { target: target.clone(), before: self.get(target)?, after: wanted })
     }
 
-    /// Carries a change out, and reads it back. A setting that is as wanted already is not written.
+    /// Carries a change out, and reads it back. A setting that is as wanted already is not
+    /// written.
     ///
     /// # Errors
     /// [`Error::NotVerified`] when a setting does not keep the value; also as [`Arp`].
@@ -389,7 +402,8 @@ impl Arp {
         Ok(change)
     }
 
-    /// Sets back what a change has set. A setting that somebody else has changed since stays, and is told.
+    /// Sets back what a change has set. A setting that somebody else has changed since stays, and
+    /// is told.
     ///
     /// # Errors
     /// As [`Arp`]; with [`Cause::NoInterface`] there is nothing to give back any more.
@@ -456,7 +470,8 @@ mod tests {
         assert_eq!(Settings::HIDE.to_string(), "arp_ignore=1 arp_announce=2");
     }
 
-    // Columns: scope host, scope host with route_localnet, scope global. Held against a kernel in tests/kernel/arp.rs.
+    // Columns: scope host, scope host with route_localnet, scope global. Held against a kernel in
+    // tests/kernel/arp.rs.
     #[test]
     fn what_hides_a_loopback_vip() {
         for (mode, hidden) in [

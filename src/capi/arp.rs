@@ -22,7 +22,8 @@ pub struct lvs_arp_settings {
     pub announce: i32,
 }
 
-// SAFETY: `repr(C)` and numbers; that there is no padding follows from its size, which is checked here.
+// SAFETY: `repr(C)` and numbers; that there is no padding follows from its size, which is checked
+// here.
 unsafe impl Grows for lvs_arp_settings {
     const NAME: &'static str = "lvs_arp_settings";
     const FIRST: usize = size_of::<usize>() + 2 * 4;
@@ -52,8 +53,8 @@ fn target_of(text: Text) -> Result<ArpTarget> {
 
 /// Opens a client for ARP settings.
 ///
-/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
-/// `arp`: is set to the client; free it with lvs_arp_free().
+/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+/// calling thread's. `arp`: is set to the client; free it with lvs_arp_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_arp_open(netns: Text, arp: Option<&mut MaybeUninit<Box<lvs_arp>>>) -> c_int {
     guard(|| {
@@ -69,8 +70,8 @@ pub extern "C" fn lvs_arp_free(arp: Option<Box<lvs_arp>>) {
     let _ = caught(|| drop(arp));
 }
 
-/// Reads the settings of an interface, or of "all". `settings` is filled; set its `size` before. Fails with
-/// LVS_ERR_NO_INTERFACE.
+/// Reads the settings of an interface, or of "all". `settings` is filled; set its `size` before.
+/// Fails with LVS_ERR_NO_INTERFACE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_get(arp: Option<&lvs_arp>, target: Text, settings: *mut lvs_arp_settings) -> c_int {
     guard(|| {
@@ -82,8 +83,8 @@ pub unsafe extern "C" fn lvs_arp_get(arp: Option<&lvs_arp>, target: Text, settin
     })
 }
 
-/// Reads the effective settings of an interface: of its own and those of "all", the greater number each.
-/// Otherwise as lvs_arp_get().
+/// Reads the effective settings of an interface: of its own and those of "all", the greater number
+/// each. Otherwise as lvs_arp_get().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_effective(
     arp: Option<&lvs_arp>,
@@ -101,10 +102,10 @@ pub unsafe extern "C" fn lvs_arp_effective(
 
 /// Sets both settings of an interface, or of "all".
 ///
-/// `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL if it is not
-/// needed. It may be the same structure as `settings`. After a failure one of the two may be set:
-/// read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written
-/// to (EACCES, EPERM, EROFS).
+/// `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL
+/// if it is not needed. It may be the same structure as `settings`. After a failure one of the two
+/// may be set: read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM
+/// where /proc/sys cannot be written to (EACCES, EPERM, EROFS).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_set(
     arp: Option<&lvs_arp>,
@@ -125,10 +126,11 @@ pub unsafe extern "C" fn lvs_arp_set(
     })
 }
 
-/// Restores what lvs_arp_set() changed: from `settings`, which were set, to `previous`, which were found.
+/// Restores what lvs_arp_set() changed: from `settings`, which were set, to `previous`, which were
+/// found.
 ///
-/// A setting that another program changed since stays, and is no error: `kept` is set to 1 then, otherwise to 0; NULL
-/// if it is not needed.
+/// A setting that another program changed since stays, and is no error: `kept` is set to 1 then,
+/// otherwise to 0; NULL if it is not needed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_give_back(
     arp: Option<&lvs_arp>,

@@ -1,4 +1,5 @@
-//! What crosses the border: texts, structures that grow, results. Nothing of this file is in the header.
+//! What crosses the border: texts, structures that grow, results. Nothing of this file is in the
+//! header.
 
 use std::ffi::{CString, c_char};
 use std::mem::{MaybeUninit, size_of};
@@ -35,8 +36,8 @@ pub(super) fn given<T>(pointer: Option<T>, name: &str) -> Result<T> {
     pointer.ok_or_else(|| null(name))
 }
 
-/// A `const char *` of C: NULL, or a text that a NUL ends and that lives as long as this is used. C makes it, and whoever
-/// makes one here promises the same.
+/// A `const char *` of C: NULL, or a text that a NUL ends and that lives as long as this is used.
+/// C makes it, and whoever makes one here promises the same.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Text(Option<NonNull<c_char>>);
@@ -146,8 +147,8 @@ pub(super) fn entry<T>(list: &[T], index: usize) -> Result<&T> {
 /// A structure that may grow: a later version has more fields at its end.
 ///
 /// # Safety
-/// It is `repr(C)`, its first field is `size: usize`, it has no padding, and every pattern of bits is a value of it (as
-/// far as its texts keep their promise).
+/// It is `repr(C)`, its first field is `size: usize`, it has no padding, and every pattern of bits
+/// is a value of it (as far as its texts keep their promise).
 pub(super) unsafe trait Grows: Copy {
     /// As C knows it.
     const NAME: &'static str;
@@ -172,7 +173,8 @@ unsafe fn size_at<T: Grows>(pointer: *const T) -> Result<usize> {
     Err(Failure::new(LVS_ERR_SIZE, format!("the size of {name} is {size}: set it to sizeof(struct {name}), {known}")))
 }
 
-/// Reads a structure of the caller's: an older one's missing fields are 0, a newer one's further fields must be.
+/// Reads a structure of the caller's: an older one's missing fields are 0, a newer one's further
+/// fields must be.
 ///
 /// # Safety
 /// `pointer` is NULL or points to as many octets as its first field says.
@@ -205,7 +207,8 @@ pub(super) struct Place<T> {
 
 impl<T: Grows> Place<T> {
     /// # Safety
-    /// `pointer` is NULL or points to as many octets as its first field says, which stay writable until the entry returns.
+    /// `pointer` is NULL or points to as many octets as its first field says, which stay writable
+    /// until the entry returns.
     pub(super) unsafe fn new(pointer: *mut T) -> Result<Self> {
         // SAFETY: as the caller promises.
         let size = unsafe { size_at(pointer) }?;
@@ -221,12 +224,14 @@ impl<T: Grows> Place<T> {
         if pointer.is_null() { Ok(None) } else { unsafe { Place::new(pointer) }.map(Some) }
     }
 
-    /// Writes the value: all but its size, as much of it as there is room for, and zeros behind it.
+    /// Writes the value: all but its size, as much of it as there is room for, and zeros behind
+    /// it.
     pub(super) fn put(self, value: T) {
         const FIELD: usize = size_of::<usize>();
         let known = self.size.min(size_of::<T>());
         let to = self.pointer.as_ptr().cast::<u8>();
-        // SAFETY: there is room for `size` octets, by the promise made to `new`, and for the first field both have.
+        // SAFETY: there is room for `size` octets, by the promise made to `new`, and for the first
+        // field both have.
         unsafe {
             ptr::copy_nonoverlapping((&raw const value).cast::<u8>().add(FIELD), to.add(FIELD), known - FIELD);
             ptr::write_bytes(to.add(known), 0, self.size - known);

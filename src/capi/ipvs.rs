@@ -13,10 +13,11 @@ use crate::ipvs::{
     Tunnel, TunnelChecksum,
 };
 
-/// Each UDP packet is scheduled by itself. These flags are the kernel's, IP_VS_SVC_F_* in linux/ip_vs.h.
+/// Each UDP packet is scheduled by itself. These flags are the kernel's, IP_VS_SVC_F_* in
+/// linux/ip_vs.h.
 pub const LVS_SERVICE_ONE_PACKET: u32 = 0x04;
-/// The scheduler's first flag: for sh and mh, another destination is chosen where the first choice has weight 0
-/// or is overloaded.
+/// The scheduler's first flag: for sh and mh, another destination is chosen where the first choice
+/// has weight 0 or is overloaded.
 pub const LVS_SERVICE_SCHED1: u32 = 0x08;
 /// The scheduler's second flag: for sh and mh, the source port counts too.
 pub const LVS_SERVICE_SCHED2: u32 = 0x10;
@@ -30,7 +31,8 @@ const _: () = assert!(
         && LVS_SERVICE_SCHED3 == ServiceFlags::SCHED3.bits()
 );
 
-/// Direct routing: packets are passed on unchanged. (These numbers are this library's, not the kernel's.)
+/// Direct routing: packets are passed on unchanged. (These numbers are this library's, not the
+/// kernel's.)
 pub const LVS_FORWARD_DIRECT: u32 = 0;
 /// NAT.
 pub const LVS_FORWARD_MASQUERADE: u32 = 1;
@@ -59,8 +61,8 @@ pub const LVS_CHECKSUM_FULL: u32 = 1;
 /// The outer packet's checksum is left to the receiver; not with GRE.
 pub const LVS_CHECKSUM_REMOTE: u32 = 2;
 
-/// For lvs_ipvs_apply(): removes every service that the table does not list, including those of other
-/// programs.
+/// For lvs_ipvs_apply(): removes every service that the table does not list, including those of
+/// other programs.
 pub const LVS_APPLY_REMOVE_OTHERS: u32 = 0x1;
 
 /// A client of IPVS in one network namespace.
@@ -80,14 +82,15 @@ pub struct lvs_service {
     pub flags: u32,
     /// For how many seconds a client stays with its destination, up to 2678400; 0: it does not.
     pub persistence: u32,
-    /// With persistence, which part of a client's address counts, as -M in ipvsadm(8): "255.255.255.0", for
-    /// IPv6 "64". NULL: all of it.
+    /// With persistence, which part of a client's address counts, as -M in ipvsadm(8):
+    /// "255.255.255.0", for IPv6 "64". NULL: all of it.
     pub netmask: Text,
     /// The persistence engine that tells clients apart: "sip". NULL: their addresses do.
     pub engine: Text,
 }
 
-// SAFETY: `repr(C)`, numbers and texts; that there is no padding follows from its size, which is checked here.
+// SAFETY: `repr(C)`, numbers and texts; that there is no padding follows from its size, which is
+// checked here.
 unsafe impl Grows for lvs_service {
     const NAME: &'static str = "lvs_service";
     const FIRST: usize = 5 * size_of::<usize>() + 2 * 4;
@@ -102,7 +105,8 @@ pub struct lvs_destination {
     pub size: usize,
     /// "192.168.0.11:80" or "[2001:db8::11]:80".
     pub address: Text,
-    /// Its share of new connections, up to 2147483647; 0: it gets none, and keeps those that it has.
+    /// Its share of new connections, up to 2147483647; 0: it gets none, and keeps those that it
+    /// has.
     pub weight: u32,
     /// LVS_FORWARD_...
     pub forward: u32,
@@ -298,9 +302,9 @@ fn service_id(id: Text) -> Result<ServiceId> {
 
 /// Opens a client of IPVS, and loads the kernel's module where it is not loaded yet.
 ///
-/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
-/// `ipvs`: is set to the client; free it with lvs_ipvs_free(). Fails with LVS_ERR_NO_IPVS, or LVS_ERR_SYSTEM
-/// where the namespace cannot be entered.
+/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+/// calling thread's. `ipvs`: is set to the client; free it with lvs_ipvs_free(). Fails with
+/// LVS_ERR_NO_IPVS, or LVS_ERR_SYSTEM where the namespace cannot be entered.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_open(netns: Text, ipvs: Option<&mut MaybeUninit<Box<lvs_ipvs>>>) -> c_int {
     guard(|| {
@@ -316,8 +320,8 @@ pub extern "C" fn lvs_ipvs_free(ipvs: Option<Box<lvs_ipvs>>) {
     let _ = caught(|| drop(ipvs));
 }
 
-/// Adds a service. Fails with LVS_ERR_SERVICE_EXISTS, LVS_ERR_NO_MODULE, or LVS_ERR_INVALID for what makes no
-/// sense.
+/// Adds a service. Fails with LVS_ERR_SERVICE_EXISTS, LVS_ERR_NO_MODULE, or LVS_ERR_INVALID for
+/// what makes no sense.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_add_service(ipvs: Option<&mut lvs_ipvs>, service: *const lvs_service) -> c_int {
     guard(|| {
@@ -328,8 +332,8 @@ pub unsafe extern "C" fn lvs_ipvs_add_service(ipvs: Option<&mut lvs_ipvs>, servi
     })
 }
 
-/// Sets a service to all of this; what it was set to before is lost. It keeps its destinations and connections.
-/// Fails with LVS_ERR_NO_SERVICE, otherwise as lvs_ipvs_add_service().
+/// Sets a service to all of this; what it was set to before is lost. It keeps its destinations and
+/// connections. Fails with LVS_ERR_NO_SERVICE, otherwise as lvs_ipvs_add_service().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_replace_service(ipvs: Option<&mut lvs_ipvs>, service: *const lvs_service) -> c_int {
     guard(|| {
@@ -346,8 +350,8 @@ pub extern "C" fn lvs_ipvs_remove_service(ipvs: Option<&mut lvs_ipvs>, id: Text)
     guard(|| Ok(given(ipvs, "ipvs")?.0.remove_service(&service_id(id)?)?))
 }
 
-/// Lists all services, in the order in which ipvsadm does. `services`: is set to the list; free it with
-/// lvs_services_free().
+/// Lists all services, in the order in which ipvsadm does. `services`: is set to the list; free it
+/// with lvs_services_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_services(
     ipvs: Option<&mut lvs_ipvs>,
@@ -367,8 +371,8 @@ pub extern "C" fn lvs_services_count(services: Option<&lvs_services>) -> usize {
     services.map_or(0, |services| services.0.len())
 }
 
-/// Fills `service` with the entry of this index, counted from 0; set its `size` before. The texts in it are the
-/// list's, and live as long as that. Fails with LVS_ERR_INDEX.
+/// Fills `service` with the entry of this index, counted from 0; set its `size` before. The texts
+/// in it are the list's, and live as long as that. Fails with LVS_ERR_INDEX.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_services_get(
     services: Option<&lvs_services>,
@@ -391,8 +395,8 @@ pub extern "C" fn lvs_services_free(services: Option<Box<lvs_services>>) {
     let _ = caught(|| drop(services));
 }
 
-/// Adds a destination to the service of this id. Fails with LVS_ERR_NO_SERVICE, LVS_ERR_DESTINATION_EXISTS, or
-/// LVS_ERR_INVALID for what makes no sense.
+/// Adds a destination to the service of this id. Fails with LVS_ERR_NO_SERVICE,
+/// LVS_ERR_DESTINATION_EXISTS, or LVS_ERR_INVALID for what makes no sense.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_add_destination(
     ipvs: Option<&mut lvs_ipvs>,
@@ -407,9 +411,9 @@ pub unsafe extern "C" fn lvs_ipvs_add_destination(
     })
 }
 
-/// Sets a destination to all of this; what it was set to before is lost. It keeps its connections. To change
-/// only the weight, read the destination from a list, change that, and give it here. Fails with
-/// LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
+/// Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
+/// To change only the weight, read the destination from a list, change that, and give it here.
+/// Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_replace_destination(
     ipvs: Option<&mut lvs_ipvs>,
@@ -424,8 +428,8 @@ pub unsafe extern "C" fn lvs_ipvs_replace_destination(
     })
 }
 
-/// Removes a destination; its connections break. `address`: "192.168.0.11:80". Fails with LVS_ERR_NO_SERVICE,
-/// LVS_ERR_NO_DESTINATION.
+/// Removes a destination; its connections break. `address`: "192.168.0.11:80". Fails with
+/// LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_remove_destination(ipvs: Option<&mut lvs_ipvs>, id: Text, address: Text) -> c_int {
     guard(|| {
@@ -434,8 +438,8 @@ pub extern "C" fn lvs_ipvs_remove_destination(ipvs: Option<&mut lvs_ipvs>, id: T
     })
 }
 
-/// Lists the destinations of a service, by address. `destinations`: is set to the list; free it with
-/// lvs_destinations_free(). Fails with LVS_ERR_NO_SERVICE.
+/// Lists the destinations of a service, by address. `destinations`: is set to the list; free it
+/// with lvs_destinations_free(). Fails with LVS_ERR_NO_SERVICE.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_destinations(
     ipvs: Option<&mut lvs_ipvs>,
@@ -457,8 +461,8 @@ pub extern "C" fn lvs_destinations_count(destinations: Option<&lvs_destinations>
     destinations.map_or(0, |destinations| destinations.0.len())
 }
 
-/// Fills `destination` with the entry of this index, counted from 0; set its `size` before. The text in it is
-/// the list's, and lives as long as that. Fails with LVS_ERR_INDEX.
+/// Fills `destination` with the entry of this index, counted from 0; set its `size` before. The
+/// text in it is the list's, and lives as long as that. Fails with LVS_ERR_INDEX.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_destinations_get(
     destinations: Option<&lvs_destinations>,
@@ -481,8 +485,8 @@ pub extern "C" fn lvs_destinations_free(destinations: Option<Box<lvs_destination
     let _ = caught(|| drop(destinations));
 }
 
-/// Reads all services with their destinations as one text, as `ipvsadm -Sn` prints them. `table`: is set to it;
-/// free it with lvs_text_free().
+/// Reads all services with their destinations as one text, as `ipvsadm -Sn` prints them. `table`:
+/// is set to it; free it with lvs_text_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_table(ipvs: Option<&mut lvs_ipvs>, table: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
@@ -492,8 +496,8 @@ pub extern "C" fn lvs_ipvs_table(ipvs: Option<&mut lvs_ipvs>, table: Option<&mut
     })
 }
 
-/// Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of ipvsadm(8)
-/// on each line, empty where nothing is to be done; free it with lvs_text_free().
+/// Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of
+/// ipvsadm(8) on each line, empty where nothing is to be done; free it with lvs_text_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_plan(
     ipvs: Option<&mut lvs_ipvs>,
@@ -508,13 +512,15 @@ pub extern "C" fn lvs_ipvs_plan(
     })
 }
 
-/// Makes the kernel's table what this text says, in the format of `ipvsadm -Sn`; commands of ipvsadm(8) for timeouts
-/// (`--set`) and sync daemons (`--start-daemon`, `--stop-daemon`) may be among its lines. What is there already
-/// keeps its connections; when a change fails, those before it are undone.
+/// Makes the kernel's table what this text says, in the format of `ipvsadm -Sn`; commands of
+/// ipvsadm(8) for timeouts (`--set`) and sync daemons (`--start-daemon`, `--stop-daemon`) may be
+/// among its lines. What is there already keeps its connections; when a change fails, those before
+/// it are undone.
 ///
-/// `flags`: 0, and services that the text does not name stay as they are; or LVS_APPLY_REMOVE_OTHERS. `done`: is
-/// set to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is not needed. Fails with
-/// LVS_ERR_PARSE, or as the functions for single changes do.
+/// `flags`: 0, and services that the text does not name stay as they are; or
+/// LVS_APPLY_REMOVE_OTHERS. `done`: is set to the plan that was carried out, as lvs_ipvs_plan()
+/// gives it; NULL if it is not needed. Fails with LVS_ERR_PARSE, or as the functions for single
+/// changes do.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_apply(
     ipvs: Option<&mut lvs_ipvs>,

@@ -16,15 +16,16 @@ pub const LVS_PACKETS_FROM: u32 = 1;
 /// In lvs_rule: TCP packets with SYN and without ACK.
 pub const LVS_PACKETS_OPENING: u32 = 2;
 
-/// Rules of LVS_FENCE_MARKS, as they were when the list was made. Several threads may read one list.
+/// Rules of LVS_FENCE_MARKS, as they were when the list was made. Several threads may read one
+/// list.
 pub struct lvs_rules(Vec<RuleTexts>);
 
 /// Other nodes, as they were when the list was made. Several threads may read one list.
 pub struct lvs_peers(Vec<PeerTexts>);
 
-/// A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP. When several
-/// rules match a packet, the mark of the kind with the highest number in this order stays:
-/// LVS_PACKETS_LATER, LVS_PACKETS_FROM, LVS_PACKETS_OPENING.
+/// A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP.
+/// When several rules match a packet, the mark of the kind with the highest number in this order
+/// stays: LVS_PACKETS_LATER, LVS_PACKETS_FROM, LVS_PACKETS_OPENING.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lvs_rule {
@@ -46,7 +47,8 @@ pub struct lvs_rule {
     pub reserved: u32,
 }
 
-// SAFETY: `repr(C)`, numbers and texts; that there is no padding follows from its size, which is checked here.
+// SAFETY: `repr(C)`, numbers and texts; that there is no padding follows from its size, which is
+// checked here.
 unsafe impl Grows for lvs_rule {
     const NAME: &'static str = "lvs_rule";
     const FIRST: usize = size_of::<[usize; 4]>() + size_of::<[u32; 4]>();
@@ -147,9 +149,9 @@ impl PeerTexts {
     }
 }
 
-/// Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other groups
-/// of the node among them. `rules`: is set to the list, which is empty with LVS_FENCE_CLEAR; free it with
-/// lvs_rules_free(). Fails as lvs_node_get_status().
+/// Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other
+/// groups of the node among them. `rules`: is set to the list, which is empty with
+/// LVS_FENCE_CLEAR; free it with lvs_rules_free(). Fails as lvs_node_get_status().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_rules(
     node: Option<&mut lvs_node>,
@@ -169,8 +171,8 @@ pub extern "C" fn lvs_rules_count(rules: Option<&lvs_rules>) -> usize {
     rules.map_or(0, |rules| rules.0.len())
 }
 
-/// Fills `rule` with the entry of this index, counted from 0; set its `size` before. The texts in it belong
-/// to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+/// Fills `rule` with the entry of this index, counted from 0; set its `size` before. The texts in
+/// it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_rules_get(rules: Option<&lvs_rules>, index: usize, rule: *mut lvs_rule) -> c_int {
     guard(|| {
@@ -189,8 +191,8 @@ pub extern "C" fn lvs_rules_free(rules: Option<Box<lvs_rules>>) {
     let _ = caught(|| drop(rules));
 }
 
-/// Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from. `peers`: is
-/// set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
+/// Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from.
+/// `peers`: is set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_peers(
     node: Option<&mut lvs_node>,
@@ -209,8 +211,8 @@ pub extern "C" fn lvs_peers_count(peers: Option<&lvs_peers>) -> usize {
     peers.map_or(0, |peers| peers.0.len())
 }
 
-/// Fills `peer` with the entry of this index, counted from 0; set its `size` before. The texts in it belong
-/// to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+/// Fills `peer` with the entry of this index, counted from 0; set its `size` before. The texts in
+/// it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_peers_get(peers: Option<&lvs_peers>, index: usize, peer: *mut lvs_peer) -> c_int {
     guard(|| {

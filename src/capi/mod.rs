@@ -1,10 +1,13 @@
-//! The C interface: `include/lvs_dr.h` and its library, made from these files by cbindgen (see `build.rs`).
+//! The C interface: `include/lvs_dr.h` and its library, made from these files by cbindgen (see
+//! `build.rs`).
 //!
-//! Only what C needs: handles, texts and numbers become this crate's types, errors become numbers. The conventions are those of
-//! `preamble.h`, which is the beginning of the header; the comments here are the rest of it, and so are written for users of C.
+//! Only what C needs: handles, texts and numbers become this crate's types, errors become numbers.
+//! The conventions are those of `preamble.h`, which is the beginning of the header; the comments
+//! here are the rest of it, and so are written for users of C.
 //!
-//! A pointer that may be NULL is an `Option` of a reference or a box where the type allows it. Then the compiler knows what the
-//! header demands, and few places are `unsafe`: texts ([`ffi::Text`]) and structures that may be older or newer than ours.
+//! A pointer that may be NULL is an `Option` of a reference or a box where the type allows it.
+//! Then the compiler knows what the header demands, and few places are `unsafe`: texts
+//! ([`ffi::Text`]) and structures that may be older or newer than ours.
 
 #![allow(unsafe_code, reason = "pointers of C's")]
 #![deny(unsafe_op_in_unsafe_fn)]

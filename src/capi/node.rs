@@ -27,19 +27,20 @@ pub const LVS_ROLE_STOP: u32 = 4;
 
 /// The node adds the VIP to the interface, announces it, and removes it.
 pub const LVS_VIP_OWNER_NODE: u32 = 0;
-/// keepalived or another program moves the VIP on the interface. The node handles only the VIP on `lo`.
+/// keepalived or another program moves the VIP on the interface. The node handles only the VIP on
+/// `lo`.
 pub const LVS_VIP_OWNER_KEEPALIVED: u32 = 1;
 
 /// The default of this version: LVS_FENCE_MARKS.
 pub const LVS_FENCE_DEFAULT: u32 = 0;
-/// A backup has no services: its table is kept in the state directory, and restored at promotion. For
-/// kernels without the modules that LVS_FENCE_MARKS needs.
+/// A backup has no services: its table is kept in the state directory, and restored at promotion.
+/// For kernels without the modules that LVS_FENCE_MARKS needs.
 pub const LVS_FENCE_CLEAR: u32 = 1;
-/// Every node has the same table. tc rules mark the packets that come from the MAC address of another
-/// node, and this node serves them itself. Needs cls_bpf and act_skbedit in the kernel.
+/// Every node has the same table. tc rules mark the packets that come from the MAC address of
+/// another node, and this node serves them itself. Needs cls_bpf and act_skbedit in the kernel.
 ///
-/// 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier versions.
-/// They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.
+/// 2, 3 and 4 are reserved: they were the fences quiesce, stateless and backup-only of earlier
+/// versions. They fail with LVS_ERR_INVALID; pass LVS_FENCE_DEFAULT instead.
 pub const LVS_FENCE_MARKS: u32 = 5;
 
 /// The VIP is always on `lo`. On the director it is on the interface as well.
@@ -56,18 +57,18 @@ pub const LVS_ARP_INTERFACE: u32 = 2;
 /// The node sets `arp_ignore` and `arp_announce` for all interfaces.
 pub const LVS_ARP_ALL: u32 = 3;
 
-/// With LVS_FENCE_MARKS, requests of the node's own programs to a VIP are served by this node. Needs
-/// nftables or xtables; lvs_node_audit() reports when the node has neither.
+/// With LVS_FENCE_MARKS, requests of the node's own programs to a VIP are served by this node.
+/// Needs nftables or xtables; lvs_node_audit() reports when the node has neither.
 pub const LVS_OWN_REQUESTS_SERVED_HERE: u32 = 0;
-/// Requests of the node's own programs are left alone. The kernel schedules them like a client's, and the
-/// answer of another server does not reach the program.
+/// Requests of the node's own programs are left alone. The kernel schedules them like a client's,
+/// and the answer of another server does not reach the program.
 pub const LVS_OWN_REQUESTS_LEFT_ALONE: u32 = 1;
 
-/// For lvs_node_apply(): changes what differs between the configuration and the one that was loaded last.
-/// Changes that other programs made to the kernel's table stay.
+/// For lvs_node_apply(): changes what differs between the configuration and the one that was
+/// loaded last. Changes that other programs made to the kernel's table stay.
 pub const LVS_NODE_APPLY_CHANGES: u32 = 0;
-/// For lvs_node_apply(): sets all configured services to the configuration. Changes that other programs
-/// made to them are undone.
+/// For lvs_node_apply(): sets all configured services to the configuration. Changes that other
+/// programs made to them are undone.
 pub const LVS_NODE_APPLY_ALL: u32 = 1;
 
 /// The size of an address in a structure, in octets, with the NUL at its end.
@@ -76,10 +77,12 @@ pub const LVS_ADDRESS_SIZE: usize = 48;
 /// A node of the cluster, for one group of VIPs.
 pub struct lvs_node(pub(super) Node);
 
-/// The configuration of a node. A field that is 0 or NULL has its default; the first four have none.
+/// The configuration of a node. A field that is 0 or NULL has its default; the first four have
+/// none.
 ///
-/// A node whose VIPs do not all move together has several groups of VIPs. Each has its own lvs_node; they
-/// differ only in `group`, `interface`, `vips` and `services`, and list the same `groups`.
+/// A node whose VIPs do not all move together has several groups of VIPs. Each has its own
+/// lvs_node; they differ only in `group`, `interface`, `vips` and `services`, and list the same
+/// `groups`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct lvs_node_config {
@@ -91,9 +94,9 @@ pub struct lvs_node_config {
     pub vips: *const *const c_char,
     /// The number of VIPs, 1 to 4096.
     pub vip_count: usize,
-    /// The services of the VIPs, in the format of `ipvsadm -Sn`. They are loaded when the kernel has none of
-    /// them; afterwards they belong to the programs that edit the kernel's table, and lvs_node_apply()
-    /// changes them. NULL: the node loads no services.
+    /// The services of the VIPs, in the format of `ipvsadm -Sn`. They are loaded when the kernel
+    /// has none of them; afterwards they belong to the programs that edit the kernel's table, and
+    /// lvs_node_apply() changes them. NULL: the node loads no services.
     pub services: Text,
     /// The directory for the node's state: writable for root alone, one for each node. NULL:
     /// "/run/lvs-dr".
@@ -104,14 +107,14 @@ pub struct lvs_node_config {
     pub sync_group: Text,
     /// The name of this group of VIPs. NULL: "", for a node that has only one group.
     pub group: Text,
-    /// The names of all groups of the node, `group` among them. The VIPs of other groups that the node had
-    /// before are released. NULL: only `group`.
+    /// The names of all groups of the node, `group` among them. The VIPs of other groups that the
+    /// node had before are released. NULL: only `group`.
     pub groups: *const *const c_char,
     /// The number of names in `groups`, up to 255.
     pub group_count: usize,
-    /// With LVS_FENCE_MARKS, MAC addresses of other nodes, in addition to those that the node finds by
-    /// itself: the address of the node as a destination, "=", the MAC address. Several entries may have the
-    /// same node. "192.168.0.12=02:00:00:00:00:01".
+    /// With LVS_FENCE_MARKS, MAC addresses of other nodes, in addition to those that the node
+    /// finds by itself: the address of the node as a destination, "=", the MAC address. Several
+    /// entries may have the same node. "192.168.0.12=02:00:00:00:00:01".
     pub peer_macs: *const *const c_char,
     /// The number of entries in `peer_macs`, up to 4096.
     pub peer_mac_count: usize,
@@ -127,29 +130,31 @@ pub struct lvs_node_config {
     pub arp_ignore: i32,
     /// With LVS_ARP_INTERFACE and LVS_ARP_ALL; otherwise 0.
     pub arp_announce: i32,
-    /// The number of announcements that are sent when the VIP is added to the interface. 0: 5. -1: none.
+    /// The number of announcements that are sent when the VIP is added to the interface. 0: 5. -1:
+    /// none.
     pub announcements: i32,
-    /// The sync id of the cluster, 1 to 255: other clusters on the link need another. 0: the last octet of
-    /// the first VIP, or 1 when that is 0.
+    /// The sync id of the cluster, 1 to 255: other clusters on the link need another. 0: the last
+    /// octet of the first VIP, or 1 when that is 0.
     pub sync_id: u32,
     /// The UDP port of the sync messages, in host byte order. 0: 8848.
     pub sync_port: u32,
     /// The number of routers that a sync message may pass, 1 to 255. 0: 1.
     pub sync_ttl: u32,
-    /// The length at which a sync message is sent, in octets. 1 sends each connection at once. 0: 1.
-    /// -1: the kernel's default, 1472.
+    /// The length at which a sync message is sent, in octets. 1 sends each connection at once. 0:
+    /// 1. -1: the kernel's default, 1472.
     pub sync_max_length: i32,
     /// The time between a promotion and lvs_node_announce_again()'s announcement, in milliseconds.
     /// 0: 5000. -1: no announcement.
     pub announce_again_ms: i32,
-    /// With LVS_FENCE_MARKS, the first of the 256 packet marks that the node uses. The marks do not leave
-    /// the node; no other program may use them. 0: 1280725760 (0x4c565300).
+    /// With LVS_FENCE_MARKS, the first of the 256 packet marks that the node uses. The marks do
+    /// not leave the node; no other program may use them. 0: 1280725760 (0x4c565300).
     pub marks_base: u32,
     /// LVS_OWN_REQUESTS_...
     pub own_requests: u32,
 }
 
-// SAFETY: `repr(C)`, numbers, pointers and texts; that there is no padding follows from its size, which is checked here.
+// SAFETY: `repr(C)`, numbers, pointers and texts; that there is no padding follows from its size,
+// which is checked here.
 unsafe impl Grows for lvs_node_config {
     const NAME: &'static str = "lvs_node_config";
     const FIRST: usize = size_of::<[usize; 13]>() + size_of::<[u32; 14]>();
@@ -263,7 +268,8 @@ fn fence(number: u32) -> Result<Fence> {
 
 impl lvs_node_config {
     /// # Safety
-    /// `vips`, `groups` and `peer_macs` are NULL or have as many entries as the count beside them says, each NULL or a text.
+    /// `vips`, `groups` and `peer_macs` are NULL or have as many entries as the count beside them
+    /// says, each NULL or a text.
     pub(super) unsafe fn to_config(self) -> Result<Config> {
         let interface = self.interface.name("interface")?;
         // SAFETY: as many texts as `vip_count` says, by the caller's promise.
@@ -391,11 +397,11 @@ pub extern "C" fn lvs_role_from_text(text: Text, role: Option<&mut MaybeUninit<u
 
 /// Opens a node. Changes nothing yet, and does not block.
 ///
-/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling
-/// thread's. `config`: the configuration; it is copied. `node`: is set to the node; free it with
-/// lvs_node_free(). Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services), LVS_ERR_NO_IPVS, and
-/// LVS_ERR_NO_INTERFACE. A node that has a role opens without its interface as well: it can take on
-/// LVS_ROLE_FAULT or LVS_ROLE_STOP, and be released.
+/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+/// calling thread's. `config`: the configuration; it is copied. `node`: is set to the node; free
+/// it with lvs_node_free(). Fails with LVS_ERR_INVALID, LVS_ERR_PARSE (the services),
+/// LVS_ERR_NO_IPVS, and LVS_ERR_NO_INTERFACE. A node that has a role opens without its interface
+/// as well: it can take on LVS_ROLE_FAULT or LVS_ROLE_STOP, and be released.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_node_open(
     netns: Text,
@@ -411,7 +417,8 @@ pub unsafe extern "C" fn lvs_node_open(
     })
 }
 
-/// Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is ignored.
+/// Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is
+/// ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_free(node: Option<Box<lvs_node>>) {
     let _ = caught(|| drop(node));
@@ -419,10 +426,10 @@ pub extern "C" fn lvs_node_free(node: Option<Box<lvs_node>>) {
 
 /// Plans what lvs_node_become_role() would do. Changes nothing, and takes no lock.
 ///
-/// `plan`: is set to a text, a line for each warning and step, empty if nothing is to be done; free it with
-/// lvs_text_free(). Fails with LVS_ERR_FOREIGN when a VIP, a mark or a sync daemon belongs to another
-/// program, LVS_ERR_INVALID when the kernel lacks what the fence needs, LVS_ERR_STATE when the state
-/// directory is damaged, LVS_ERR_NO_INTERFACE.
+/// `plan`: is set to a text, a line for each warning and step, empty if nothing is to be done;
+/// free it with lvs_text_free(). Fails with LVS_ERR_FOREIGN when a VIP, a mark or a sync daemon
+/// belongs to another program, LVS_ERR_INVALID when the kernel lacks what the fence needs,
+/// LVS_ERR_STATE when the state directory is damaged, LVS_ERR_NO_INTERFACE.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan(
     node: Option<&mut lvs_node>,
@@ -438,16 +445,18 @@ pub extern "C" fn lvs_node_plan(
 
 /// Takes on a role. Writes nothing when the role is in place already.
 ///
-/// `done`: is set to the plan that was carried out, as lvs_node_plan() prints it; NULL if it is not needed.
+/// `done`: is set to the plan that was carried out, as lvs_node_plan() prints it; NULL if it is
+/// not needed.
 ///
-/// Requests are numbered, and the last one wins. The call waits up to 30 s for those before it, then fails
-/// with LVS_ERR_LOCKED. The work itself: a director that is demoted reads and sends its connections, for 2 s
-/// at most; with LVS_FENCE_MARKS the node waits up to 300 ms for the MAC addresses of nodes that it does not
-/// know, and up to 50 ms a VIP for the answer of another director.
+/// Requests are numbered, and the last one wins. The call waits up to 30 s for those before it,
+/// then fails with LVS_ERR_LOCKED. The work itself: a director that is demoted reads and sends its
+/// connections, for 2 s at most; with LVS_FENCE_MARKS the node waits up to 300 ms for the MAC
+/// addresses of nodes that it does not know, and up to 50 ms a VIP for the answer of another
+/// director.
 ///
 /// Fails as lvs_node_plan(), with LVS_ERR_SUPERSEDED when a later request superseded this one,
-/// LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or the status of the step that failed. After any error the same
-/// request or another can be made again, and continues from the state that it finds.
+/// LVS_ERR_LOCKED, LVS_ERR_NOT_VERIFIED, or the status of the step that failed. After any error
+/// the same request or another can be made again, and continues from the state that it finds.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_become_role(
     node: Option<&mut lvs_node>,
@@ -462,8 +471,8 @@ pub extern "C" fn lvs_node_become_role(
 }
 
 /// Plans what lvs_node_apply() would do. Changes nothing, and takes no lock. `extent`:
-/// LVS_NODE_APPLY_... `plan`: as with lvs_node_plan(). Fails as lvs_node_plan(), and with LVS_ERR_INVALID
-/// when the node has no role yet.
+/// LVS_NODE_APPLY_... `plan`: as with lvs_node_plan(). Fails as lvs_node_plan(), and with
+/// LVS_ERR_INVALID when the node has no role yet.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_apply(
     node: Option<&mut lvs_node>,
@@ -477,12 +486,13 @@ pub extern "C" fn lvs_node_plan_apply(
     })
 }
 
-/// Brings the configured `services` into the kernel's table. Destinations are changed in place, and keep
-/// their connections. To load changed services, open a node with the new configuration and call this.
+/// Brings the configured `services` into the kernel's table. Destinations are changed in place,
+/// and keep their connections. To load changed services, open a node with the new configuration
+/// and call this.
 ///
-/// `extent`: LVS_NODE_APPLY_... `done`: as with lvs_node_become_role(). Waits up to 30 s for another
-/// process that works on the node. Fails as lvs_node_become_role(), and with LVS_ERR_INVALID when the node
-/// has no role yet.
+/// `extent`: LVS_NODE_APPLY_... `done`: as with lvs_node_become_role(). Waits up to 30 s for
+/// another process that works on the node. Fails as lvs_node_become_role(), and with
+/// LVS_ERR_INVALID when the node has no role yet.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_apply(
     node: Option<&mut lvs_node>,
@@ -496,8 +506,8 @@ pub extern "C" fn lvs_node_apply(
     })
 }
 
-/// Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the errors: as with
-/// lvs_node_plan().
+/// Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the
+/// errors: as with lvs_node_plan().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_repair(
     node: Option<&mut lvs_node>,
@@ -510,13 +520,13 @@ pub extern "C" fn lvs_node_plan_repair(
     })
 }
 
-/// Restores what other programs changed: VIPs, ARP settings, sysctls, sync daemons, the rules and services
-/// of the marks. Follows changed MAC addresses of other nodes. Loads the configured services if the kernel
-/// has none of them; services, destinations and weights that differ stay. Does nothing when the node has no
-/// role yet, and supersedes no request for a role.
+/// Restores what other programs changed: VIPs, ARP settings, sysctls, sync daemons, the rules and
+/// services of the marks. Follows changed MAC addresses of other nodes. Loads the configured
+/// services if the kernel has none of them; services, destinations and weights that differ stay.
+/// Does nothing when the node has no role yet, and supersedes no request for a role.
 ///
-/// `done`: as with lvs_node_become_role(). Waits up to 30 s for another process that works on the node.
-/// Fails as lvs_node_become_role().
+/// `done`: as with lvs_node_become_role(). Waits up to 30 s for another process that works on the
+/// node. Fails as lvs_node_become_role().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_repair(node: Option<&mut lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
@@ -526,25 +536,27 @@ pub extern "C" fn lvs_node_repair(node: Option<&mut lvs_node>, done: Option<&mut
     })
 }
 
-/// Stops the node's sync daemons and starts them again. Needed after the sync interface was removed and
-/// another one of the same name was made: the kernel's daemons stay with the old one, and then neither send
-/// nor receive, without an error. Does nothing when the node runs no sync daemons.
+/// Stops the node's sync daemons and starts them again. Needed after the sync interface was
+/// removed and another one of the same name was made: the kernel's daemons stay with the old one,
+/// and then neither send nor receive, without an error. Does nothing when the node runs no sync
+/// daemons.
 ///
-/// Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
-/// with LVS_ERR_STATE, LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION.
+/// Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED.
+/// Fails also with LVS_ERR_STATE, LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_restart_sync_daemons(node: Option<&mut lvs_node>) -> c_int {
     guard(|| Ok(given(node, "node")?.0.restart_sync_daemons()?))
 }
 
-/// Sets which other node directs this group's VIPs. With LVS_FENCE_MARKS, packets of connections that this
-/// node does not know are sent to that node. For a program that monitors the nodes: lvs_node_become_role()
-/// finds the director by itself, but does not notice when it dies later.
+/// Sets which other node directs this group's VIPs. With LVS_FENCE_MARKS, packets of connections
+/// that this node does not know are sent to that node. For a program that monitors the nodes:
+/// lvs_node_become_role() finds the director by itself, but does not notice when it dies later.
 ///
-/// `director`: the address of the node as a destination. NULL: the director is dead or not known, and this
-/// node serves such packets itself. Does nothing with LVS_FENCE_CLEAR, and when the node has no role yet.
-/// Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED. Fails also
-/// with LVS_ERR_INVALID for a text that is not an address, LVS_ERR_STATE, LVS_ERR_PERMISSION.
+/// `director`: the address of the node as a destination. NULL: the director is dead or not known,
+/// and this node serves such packets itself. Does nothing with LVS_FENCE_CLEAR, and when the node
+/// has no role yet. Waits up to 30 s for another process that works on the node, then fails with
+/// LVS_ERR_LOCKED. Fails also with LVS_ERR_INVALID for a text that is not an address,
+/// LVS_ERR_STATE, LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_set_director(node: Option<&mut lvs_node>, director: Text) -> c_int {
     guard(|| {
@@ -557,13 +569,13 @@ pub extern "C" fn lvs_node_set_director(node: Option<&mut lvs_node>, director: T
     })
 }
 
-/// Sends all connections of the node's services to the sync daemons of the other nodes, also those that
-/// were opened before these nodes joined.
+/// Sends all connections of the node's services to the sync daemons of the other nodes, also those
+/// that were opened before these nodes joined.
 ///
-/// `count`: is set to the number of connections; NULL if it is not needed. Blocks until the kernel's
-/// connections are read, which takes a minute for 100000 of them on older kernels, and for 5 ms per 600
-/// connections. Fails with LVS_ERR_SYSTEM when the sync interface is missing (ENODEV), is down (ENETDOWN) or
-/// has no address (ENETUNREACH, EADDRNOTAVAIL).
+/// `count`: is set to the number of connections; NULL if it is not needed. Blocks until the
+/// kernel's connections are read, which takes a minute for 100000 of them on older kernels, and
+/// for 5 ms per 600 connections. Fails with LVS_ERR_SYSTEM when the sync interface is missing
+/// (ENODEV), is down (ENETDOWN) or has no address (ENETUNREACH, EADDRNOTAVAIL).
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_resync(node: Option<&mut lvs_node>, count: Option<&mut MaybeUninit<usize>>) -> c_int {
     guard(|| {
@@ -572,8 +584,9 @@ pub extern "C" fn lvs_node_resync(node: Option<&mut lvs_node>, count: Option<&mu
     })
 }
 
-/// Counts the connections of the node's services. Connections that expire within 5 s are ignored. `count`:
-/// is set to the number. Blocks until the kernel's connections are read, see lvs_node_resync().
+/// Counts the connections of the node's services. Connections that expire within 5 s are ignored.
+/// `count`: is set to the number. Blocks until the kernel's connections are read, see
+/// lvs_node_resync().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_known_connections(
     node: Option<&mut lvs_node>,
@@ -588,10 +601,10 @@ pub extern "C" fn lvs_node_known_connections(
 
 /// Looks for settings that do harm now, or will at the next failover. Changes nothing.
 ///
-/// `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of findings.
-/// `findings`: is set to a text, for each finding its severity, kind, reason and remedy; free it with
-/// lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and with LVS_ERR_SYSTEM when
-/// keepalived's file cannot be read.
+/// `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of
+/// findings. `findings`: is set to a text, for each finding its severity, kind, reason and remedy;
+/// free it with lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and
+/// with LVS_ERR_SYSTEM when keepalived's file cannot be read.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_audit(
     node: Option<&mut lvs_node>,
@@ -611,16 +624,16 @@ pub extern "C" fn lvs_node_audit(
 
 /// Announces the VIPs of a director once more, for neighbours that missed the first announcement.
 ///
-/// Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested, when the
-/// node is not a director that owns its VIPs, or when `announce_again_ms` is -1. Fails as
+/// Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested,
+/// when the node is not a director that owns its VIPs, or when `announce_again_ms` is -1. Fails as
 /// lvs_vips_announce(); that the interface is down is not an error here.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_announce_again(node: Option<&mut lvs_node>) -> c_int {
     guard(|| Ok(given(node, "node")?.0.announce_again()?))
 }
 
-/// Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the errors: as
-/// with lvs_node_plan().
+/// Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the
+/// errors: as with lvs_node_plan().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_release(
     node: Option<&mut lvs_node>,
@@ -633,9 +646,10 @@ pub extern "C" fn lvs_node_plan_release(
     })
 }
 
-/// Releases the node: removes the VIPs that it added, and the rules and services of its marks; restores ARP
-/// settings and sysctls; keeps or restores the services that it found running; deletes its state. Changes
-/// that other programs made since stay. What several groups share is released with the last of them.
+/// Releases the node: removes the VIPs that it added, and the rules and services of its marks;
+/// restores ARP settings and sysctls; keeps or restores the services that it found running;
+/// deletes its state. Changes that other programs made since stay. What several groups share is
+/// released with the last of them.
 ///
 /// `done`, the blocking time and the errors: as with lvs_node_become_role().
 #[unsafe(no_mangle)]
@@ -650,9 +664,10 @@ pub extern "C" fn lvs_node_release(node: Option<&mut lvs_node>, done: Option<&mu
 /// Reads the status of the node. Changes nothing, and takes no lock. For the places of a VIP, see
 /// lvs_vips_locate(); for rules and other nodes, lvs_node_rules() and lvs_node_peers().
 ///
-/// `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing step
-/// ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ..."); free it with
-/// lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE, LVS_ERR_PERMISSION.
+/// `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing
+/// step ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ...");
+/// free it with lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE,
+/// LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_node_get_status(
     node: Option<&mut lvs_node>,

@@ -15,8 +15,8 @@ pub const LVS_OK: c_int = 0;
 
 /// A pointer that must not be NULL is.
 pub const LVS_ERR_NULL: c_int = -1;
-/// The `size` of a structure is not one that this version knows, or a field that this version does not know
-/// is set.
+/// The `size` of a structure is not one that this version knows, or a field that this version does
+/// not know is set.
 pub const LVS_ERR_SIZE: c_int = -2;
 /// A text is not UTF-8, or too long.
 pub const LVS_ERR_TEXT: c_int = -3;
@@ -35,8 +35,8 @@ pub const LVS_ERR_PERMISSION: c_int = -101;
 pub const LVS_ERR_NO_IPVS: c_int = -102;
 /// The kernel lacks this address family (usually IPv6 switched off).
 pub const LVS_ERR_NO_FAMILY: c_int = -103;
-/// The scheduler, persistence engine, or part of traffic control (cls_bpf, act_skbedit) is unknown, and its
-/// module could not be loaded.
+/// The scheduler, persistence engine, or part of traffic control (cls_bpf, act_skbedit) is
+/// unknown, and its module could not be loaded.
 pub const LVS_ERR_NO_MODULE: c_int = -104;
 /// No such virtual service.
 pub const LVS_ERR_NO_SERVICE: c_int = -105;
@@ -173,7 +173,8 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs the work of an entry, keeps its failure for [`lvs_last_error_message`], and returns its status.
+/// Runs the work of an entry, keeps its failure for [`lvs_last_error_message`], and returns its
+/// status.
 pub(super) fn guard(work: impl FnOnce() -> Result<(), Failure>) -> c_int {
     let result = caught(work).unwrap_or_else(|words| {
         Err(Failure::new(LVS_ERR_PANIC, format!("a bug in lvs_dr, please report it: {words}")))
@@ -221,18 +222,20 @@ pub extern "C" fn lvs_last_status() -> c_int {
     LAST.try_with(|last| last.borrow().status).unwrap_or(LVS_OK)
 }
 
-/// The errno(3) that the kernel gave as reason for the last failure in this thread; 0 where there was none.
+/// The errno(3) that the kernel gave as reason for the last failure in this thread; 0 where there
+/// was none.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_last_errno() -> c_int {
     LAST.try_with(|last| last.borrow().errno).unwrap_or(0)
 }
 
-/// Copies the message of the last failure in this thread: what was tried, on what, why it failed, and what to
-/// do.
+/// Copies the message of the last failure in this thread: what was tried, on what, why it failed,
+/// and what to do.
 ///
-/// At most `size` octets are written, the NUL at the end among them; what is longer is cut between two
-/// characters. Returns the message's length without the NUL, as snprintf(3) does: it was cut if that is not
-/// below `size`. With `buffer` NULL or `size` 0 nothing is written. Reading the message does not change it.
+/// At most `size` octets are written, the NUL at the end among them; what is longer is cut between
+/// two characters. Returns the message's length without the NUL, as snprintf(3) does: it was cut
+/// if that is not below `size`. With `buffer` NULL or `size` 0 nothing is written. Reading the
+/// message does not change it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_last_error_message(buffer: *mut c_char, size: usize) -> usize {
     let copy = |message: &str| {

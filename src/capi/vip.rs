@@ -13,7 +13,8 @@ pub const LVS_PLACE_PERMANENT: u32 = 0x01;
 pub const LVS_PLACE_DEPRECATED: u32 = 0x02;
 /// In lvs_place: IPv6 duplicate address detection has not ended, so the address is not usable yet.
 pub const LVS_PLACE_TENTATIVE: u32 = 0x04;
-/// In lvs_place: IPv6 duplicate address detection found the address on another node, so it is not usable.
+/// In lvs_place: IPv6 duplicate address detection found the address on another node, so it is not
+/// usable.
 pub const LVS_PLACE_DAD_FAILED: u32 = 0x08;
 /// In lvs_place: another program added it; this library neither changes nor removes it.
 pub const LVS_PLACE_FOREIGN: u32 = 0x10;
@@ -21,7 +22,8 @@ pub const LVS_PLACE_FOREIGN: u32 = 0x10;
 /// Finds and changes the VIPs of one network namespace.
 pub struct lvs_vips(Vips);
 
-/// The places of an address, as they were when the list was made. Several threads may read one list.
+/// The places of an address, as they were when the list was made. Several threads may read one
+/// list.
 pub struct lvs_places(Vec<PlaceTexts>);
 
 /// An address on an interface.
@@ -50,7 +52,8 @@ pub struct lvs_place {
     pub reserved: u32,
 }
 
-// SAFETY: `repr(C)`, numbers and texts; that there is no padding follows from its size, which is checked here.
+// SAFETY: `repr(C)`, numbers and texts; that there is no padding follows from its size, which is
+// checked here.
 unsafe impl Grows for lvs_place {
     const NAME: &'static str = "lvs_place";
     const FIRST: usize = 4 * size_of::<usize>() + 6 * 4;
@@ -123,8 +126,8 @@ fn placement(interface: Text) -> Result<Placement> {
 
 /// Opens a client for VIPs.
 ///
-/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the calling thread's.
-/// `vips`: is set to the client; free it with lvs_vips_free().
+/// `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+/// calling thread's. `vips`: is set to the client; free it with lvs_vips_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_open(netns: Text, vips: Option<&mut MaybeUninit<Box<lvs_vips>>>) -> c_int {
     guard(|| {
@@ -142,11 +145,11 @@ pub extern "C" fn lvs_vips_free(vips: Option<Box<lvs_vips>>) {
 
 /// Places a VIP, and brings one that is there in another form into the right one.
 ///
-/// `vip`: "192.168.0.254". `interface`: "lo" for the loopback interface, where it gets scope host: the place of
-/// every node that serves. Any other name: where neighbours find it, the director's place. `changed`: is set to
-/// 1 if there was anything to do, otherwise to 0; NULL if it is not needed. Fails with
-/// LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN when another program has added the
-/// address already.
+/// `vip`: "192.168.0.254". `interface`: "lo" for the loopback interface, where it gets scope host:
+/// the place of every node that serves. Any other name: where neighbours find it, the director's
+/// place. `changed`: is set to 1 if there was anything to do, otherwise to 0; NULL if it is not
+/// needed. Fails with LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN when another
+/// program has added the address already.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_add(
     vips: Option<&mut lvs_vips>,
@@ -161,8 +164,8 @@ pub extern "C" fn lvs_vips_add(
     })
 }
 
-/// Removes a VIP from this interface. The arguments and errors are those of lvs_vips_add(); a VIP that is not
-/// there is no error.
+/// Removes a VIP from this interface. The arguments and errors are those of lvs_vips_add(); a VIP
+/// that is not there is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_remove(
     vips: Option<&mut lvs_vips>,
@@ -177,9 +180,9 @@ pub extern "C" fn lvs_vips_remove(
     })
 }
 
-/// Moves a VIP: it is added to interface `to`, then removed from `from`, whichever of the two has it now; for a
-/// moment both have it. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when a third interface has
-/// it.
+/// Moves a VIP: it is added to interface `to`, then removed from `from`, whichever of the two has
+/// it now; for a moment both have it. Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when
+/// a third interface has it.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_relocate(
     vips: Option<&mut lvs_vips>,
@@ -195,8 +198,8 @@ pub extern "C" fn lvs_vips_relocate(
     })
 }
 
-/// Removes a VIP from `lo` and, unless that is NULL, from `interface`. An address that another program added
-/// stays, and is no error.
+/// Removes a VIP from `lo` and, unless that is NULL, from `interface`. An address that another
+/// program added stays, and is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_withdraw(
     vips: Option<&mut lvs_vips>,
@@ -212,8 +215,8 @@ pub extern "C" fn lvs_vips_withdraw(
     })
 }
 
-/// Finds the interfaces that hold an address. `places`: is set to the list, which may be empty; free it with
-/// lvs_places_free().
+/// Finds the interfaces that hold an address. `places`: is set to the list, which may be empty;
+/// free it with lvs_places_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_locate(
     vips: Option<&mut lvs_vips>,
@@ -234,8 +237,8 @@ pub extern "C" fn lvs_places_count(places: Option<&lvs_places>) -> usize {
     places.map_or(0, |places| places.0.len())
 }
 
-/// Fills `place` with the entry of this index, counted from 0; set its `size` before. The texts in it are the
-/// list's, and live as long as that. Fails with LVS_ERR_INDEX.
+/// Fills `place` with the entry of this index, counted from 0; set its `size` before. The texts in
+/// it are the list's, and live as long as that. Fails with LVS_ERR_INDEX.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_places_get(places: Option<&lvs_places>, index: usize, place: *mut lvs_place) -> c_int {
     guard(|| {
@@ -254,12 +257,13 @@ pub extern "C" fn lvs_places_free(places: Option<Box<lvs_places>>) {
     let _ = caught(|| drop(places));
 }
 
-/// Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests or
-/// unsolicited neighbour advertisements at once. keepalived sends 5.
+/// Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests
+/// or unsolicited neighbour advertisements at once. keepalived sends 5.
 ///
-/// `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point, NOARP); NULL if it is not needed.
-/// Fails with LVS_ERR_NO_ADDRESS where the interface does not hold the VIP, LVS_ERR_INTERFACE_DOWN,
-/// LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without CAP_NET_RAW.
+/// `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point,
+/// NOARP); NULL if it is not needed. Fails with LVS_ERR_NO_ADDRESS where the interface does not
+/// hold the VIP, LVS_ERR_INTERFACE_DOWN, LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without
+/// CAP_NET_RAW.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_announce(
     vips: Option<&mut lvs_vips>,

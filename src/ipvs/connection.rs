@@ -42,7 +42,8 @@ pub enum Origin {
     Sync,
 }
 
-/// An entry of the connection table: a connection, or a persistence template (state `NONE`, a client port of 0).
+/// An entry of the connection table: a connection, or a persistence template (state `NONE`, a
+/// client port of 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Connection {
@@ -50,7 +51,8 @@ pub struct Connection {
     pub protocol: Protocol,
     /// The client.
     pub client: SocketAddr,
-    /// The service's address. Of a template of a firewall mark, the mark stands in place of an address.
+    /// The service's address. Of a template of a firewall mark, the mark stands in place of an
+    /// address.
     pub service: SocketAddr,
     /// The real server.
     pub destination: SocketAddr,
@@ -73,7 +75,8 @@ impl Connection {
 
 type Key = (Protocol, SocketAddr, SocketAddr);
 
-/// Reads /proc/net/ip_vs_conn, and the origins from /proc/net/ip_vs_conn_sync. Says which line is not understood.
+/// Reads /proc/net/ip_vs_conn, and the origins from /proc/net/ip_vs_conn_sync. Says which line is
+/// not understood.
 pub(super) fn read(connections: &str, origins: &str) -> Result<Vec<Connection>, String> {
     let origins: HashMap<Key, Origin> = rows(origins).filter_map(origin_row).collect();
     each(connections)

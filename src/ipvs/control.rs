@@ -14,8 +14,9 @@ use crate::error::{Cause, Error, Result};
 use crate::netlink::{Failure, TIME_LIMIT};
 use crate::sysctl;
 
-/// The kernel answers within the call that sends the request. One that it leaves without an answer never gets one: a daemon's end,
-/// where its thread had not run yet (`EINTR` in net/netlink/af_netlink.c).
+/// The kernel answers within the call that sends the request. One that it leaves without an answer
+/// never gets one: a daemon's end, where its thread had not run yet (`EINTR` in
+/// net/netlink/af_netlink.c).
 const STOP_LIMIT: Duration = Duration::from_millis(50);
 const STOP_ATTEMPTS: u32 = 3;
 
@@ -47,8 +48,8 @@ impl Ipvs {
         })
     }
 
-    /// The connection table: connections, and the templates of persistent clients. The kernel has no other way to ask for it
-    /// than to read it in full, and none to end a connection.
+    /// The connection table: connections, and the templates of persistent clients. The kernel has
+    /// no other way to ask for it than to read it in full, and none to end a connection.
     ///
     /// # Errors
     /// [`Error::System`] where there is no such file; [`Error::Malformed`].
@@ -57,7 +58,8 @@ impl Ipvs {
         connection::read(&connections, &origins).map_err(not_understood)
     }
 
-    /// Shows each of them without its origin, which takes a quarter of the time; with a limit, those that are read in that time.
+    /// Shows each of them without its origin, which takes a quarter of the time; with a limit,
+    /// those that are read in that time.
     pub(crate) fn each_connection(&mut self, limit: Option<Duration>, mut see: impl FnMut(Connection)) -> Result<()> {
         let connections = self.read_proc_within("ip_vs_conn", limit)?;
         connection::each(&connections).try_for_each(|found| found.map(&mut see)).map_err(not_understood)
@@ -67,7 +69,8 @@ impl Ipvs {
         self.read_proc_within(name, None)
     }
 
-    /// As many whole lines as are read within the limit: for each page the kernel may count from the start again.
+    /// As many whole lines as are read within the limit: for each page the kernel may count from
+    /// the start again.
     fn read_proc_within(&mut self, name: &str, limit: Option<Duration>) -> Result<String> {
         // Not /proc/net: that is of the process's first thread, which may be in another namespace.
         let path = format!("/proc/thread-self/net/{name}");
@@ -109,7 +112,8 @@ impl Ipvs {
         Ok(timeouts)
     }
 
-    /// Sets the timeouts; one that is 0 stays as it is. They count for connections from their next packet on.
+    /// Sets the timeouts; one that is 0 stays as it is. They count for connections from their next
+    /// packet on.
     ///
     /// # Errors
     /// [`Error::Invalid`]: see [`Timeouts::check`]; [`Cause::Permission`] (`EPERM`).
@@ -144,8 +148,9 @@ impl Ipvs {
     /// Starts a sync daemon.
     ///
     /// # Errors
-    /// [`Cause::DaemonRuns`] (`EEXIST`): one of this role runs already; [`Cause::NoInterface`] (`ENODEV`); [`Cause::Invalid`] (`EINVAL`): the
-    /// interface has no address of the group's family, or the table mixes families; [`Error::Invalid`]: see [`SyncDaemon::check`].
+    /// [`Cause::DaemonRuns`] (`EEXIST`): one of this role runs already; [`Cause::NoInterface`]
+    /// (`ENODEV`); [`Cause::Invalid`] (`EINVAL`): the interface has no address of the group's
+    /// family, or the table mixes families; [`Error::Invalid`]: see [`SyncDaemon::check`].
     pub fn start_sync_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
         daemon.check()?;
         let result = self.socket.request(&Message::new(Command::NewDaemon, vec![wire::daemon::encode(daemon)]), 0);
@@ -154,10 +159,12 @@ impl Ipvs {
 
     /// Stops the sync daemon of this role.
     ///
-    /// The kernel can leave a stop that follows a start at once without an answer. Whether the daemon is gone is then read back.
+    /// The kernel can leave a stop that follows a start at once without an answer. Whether the
+    /// daemon is gone is then read back.
     ///
     /// # Errors
-    /// [`Cause::NoDaemon`] (`ESRCH`): none of this role runs; [`Error::NoAnswer`] when it goes on all the same.
+    /// [`Cause::NoDaemon`] (`ESRCH`): none of this role runs; [`Error::NoAnswer`] when it goes on
+    /// all the same.
     pub fn stop_sync_daemon(&mut self, role: SyncRole) -> Result<()> {
         self.socket.set_limit(STOP_LIMIT);
         let result = self.request_stop(role);
@@ -198,8 +205,9 @@ impl Ipvs {
     /// Writes a sysctl of IPVS, see [`settings`].
     ///
     /// # Errors
-    /// [`Error::System`] with the path: `ENOENT` where this kernel has no such setting, `EINVAL` for a value that it does not take,
-    /// `EACCES` without privileges; [`Error::Invalid`] for a value that cannot be.
+    /// [`Error::System`] with the path: `ENOENT` where this kernel has no such setting, `EINVAL`
+    /// for a value that it does not take, `EACCES` without privileges; [`Error::Invalid`] for a
+    /// value that cannot be.
     pub fn set<T: settings::Value>(&mut self, setting: settings::Setting<T>, value: T) -> Result<()> {
         let unusable = || {
             Error::invalid(

@@ -27,7 +27,8 @@ impl fmt::Display for SyncRole {
 
 /// A sync daemon, see `--start-daemon` in ipvsadm(8). A node can run one of each role.
 ///
-/// What is `None` is the kernel's choice when a daemon is started; of a daemon that was read, all is known.
+/// What is `None` is the kernel's choice when a daemon is started; of a daemon that was read, all
+/// is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SyncDaemon {
@@ -41,7 +42,8 @@ pub struct SyncDaemon {
     pub max_length: Option<u16>,
     /// The multicast group; the kernel's choice is 224.0.0.81.
     pub group: Option<IpAddr>,
-    /// The UDP port; the kernel's choice is 8848. More ports from there on are used with `sync_ports`.
+    /// The UDP port; the kernel's choice is 8848. More ports from there on are used with
+    /// `sync_ports`.
     pub port: Option<u16>,
     /// How many routers a message may pass, from 1 on, the kernel's choice.
     pub ttl: Option<u8>,

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Forward {
-    /// Direct routing: the packet is sent on unchanged, to the real server's MAC address. The server needs the VIP itself, and
-    /// its port is the service's.
+    /// Direct routing: the packet is sent on unchanged, to the real server's MAC address. The
+    /// server needs the VIP itself, and its port is the service's.
     #[default]
     Direct,
     /// NAT: addresses are rewritten, and answers must come back through the director.

@@ -14,7 +14,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// What it was set to before: to put it back, [`replace`](Ipvs::replace_destination) it with this.
+    /// What it was set to before: to put it back, [`replace`](Ipvs::replace_destination) it with
+    /// this.
     pub before: Destination,
     /// Connections that are still established.
     pub active: u32,
@@ -28,12 +29,14 @@ pub struct Drained {
 }
 
 impl Ipvs {
-    /// Gives a destination weight 0, so that it gets no new connections, and waits until those it has are gone, or `limit` has
-    /// passed. It stays in the table with weight 0: [remove](Ipvs::remove_destination) it, or put it back.
+    /// Gives a destination weight 0, so that it gets no new connections, and waits until those it
+    /// has are gone, or `limit` has passed. It stays in the table with weight 0:
+    /// [remove](Ipvs::remove_destination) it, or put it back.
     ///
-    /// A TCP or SCTP service is empty when no connection is established; a UDP service or a firewall mark, whose connections have no end
-    /// that the kernel sees, when none is remembered. A connection whose handshake is under way is not established yet: its client is
-    /// better off if the destination is removed a moment later.
+    /// A TCP or SCTP service is empty when no connection is established; a UDP service or a
+    /// firewall mark, whose connections have no end that the kernel sees, when none is remembered.
+    /// A connection whose handshake is under way is not established yet: its client is better off
+    /// if the destination is removed a moment later.
     ///
     /// ```no_run
     /// # use lvs_dr::ipvs::{Ipvs, ServiceId};
@@ -51,7 +54,8 @@ impl Ipvs {
     /// ```
     ///
     /// # Errors
-    /// As [`Ipvs::edit_destination`]; [`Cause::NoDestination`](crate::Cause::NoDestination) also when somebody removes it meanwhile.
+    /// As [`Ipvs::edit_destination`]; [`Cause::NoDestination`](crate::Cause::NoDestination) also
+    /// when somebody removes it meanwhile.
     pub fn drain(&mut self, id: &ServiceId, address: SocketAddr, limit: Duration) -> Result<Drained> {
         let start = Instant::now();
         let before = self.destination(id, address)?.destination;

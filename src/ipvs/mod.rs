@@ -1,4 +1,5 @@
-//! The kernel's IPVS table: virtual services and their destinations. See ipvsadm(8) for what each means.
+//! The kernel's IPVS table: virtual services and their destinations. See ipvsadm(8) for what each
+//! means.
 //!
 //! ```no_run
 //! use lvs_dr::ipvs::{Destination, Ipvs, Plan, Scheduler, Service, ServiceId, Table};
@@ -62,11 +63,11 @@ use wire::{Command, Message};
 
 /// A client of IPVS in one network namespace.
 ///
-/// Each client has a socket of its own. Give each thread its own client; none of them blocks another. After a failure of its
-/// socket a client opens a new one at the next call.
+/// Each client has a socket of its own. Give each thread its own client; none of them blocks
+/// another. After a failure of its socket a client opens a new one at the next call.
 ///
-/// Reading needs `CAP_NET_ADMIN` in the initial user namespace as well as changing ([`Cause::Permission`], `EPERM`): the kernel's IPVS asks
-/// for it with every request.
+/// Reading needs `CAP_NET_ADMIN` in the initial user namespace as well as changing
+/// ([`Cause::Permission`], `EPERM`): the kernel's IPVS asks for it with every request.
 pub struct Ipvs {
     socket: GenericSocket<Message>,
 }
@@ -77,12 +78,14 @@ pub struct Ipvs {
 pub struct Info {
     /// The version of IPVS: major, minor, patch. It has been 1.2.1 for many years.
     pub version: (u8, u8, u8),
-    /// How many buckets the connection table has. From kernel 7.2 on it grows with the load, and is 0 before the first service.
+    /// How many buckets the connection table has. From kernel 7.2 on it grows with the load, and
+    /// is 0 before the first service.
     pub connection_table_size: u32,
 }
 
 impl Ipvs {
-    /// A client in the calling thread's network namespace. Loads the kernel's module where there is one and it is not loaded yet.
+    /// A client in the calling thread's network namespace. Loads the kernel's module where there
+    /// is one and it is not loaded yet.
     ///
     /// # Errors
     /// [`Cause::NoIpvs`] (`ENOENT`): the kernel has no IPVS; [`Cause::Permission`] (`EPERM`).
@@ -177,14 +180,14 @@ impl Ipvs {
     /// Adds a service.
     ///
     /// # Errors
-    /// [`Cause::ServiceExists`] (`EEXIST`); [`Cause::NoModule`] (`ENOENT`): scheduler or persistence engine unknown;
-    /// [`Error::Invalid`]: see [`Service::check`].
+    /// [`Cause::ServiceExists`] (`EEXIST`); [`Cause::NoModule`] (`ENOENT`): scheduler or
+    /// persistence engine unknown; [`Error::Invalid`]: see [`Service::check`].
     pub fn add_service(&mut self, service: &Service) -> Result<()> {
         self.change(&Change::AddService(service.clone()))
     }
 
-    /// Sets a service to all of this; what it was set to before is lost. It keeps its destinations and connections.
-    /// To change one thing, see [`Ipvs::edit_service`].
+    /// Sets a service to all of this; what it was set to before is lost. It keeps its destinations
+    /// and connections. To change one thing, see [`Ipvs::edit_service`].
     ///
     /// # Errors
     /// [`Cause::NoService`] (`ESRCH`); otherwise as [`Ipvs::add_service`].
@@ -192,7 +195,8 @@ impl Ipvs {
         self.change(&Change::ReplaceService(service.clone()))
     }
 
-    /// Reads a service, lets `edit` change it, and writes it where it differs. What `edit` does not name stays.
+    /// Reads a service, lets `edit` change it, and writes it where it differs. What `edit` does
+    /// not name stays.
     ///
     /// ```no_run
     /// # use lvs_dr::ipvs::{Ipvs, Scheduler, ServiceId};
@@ -273,23 +277,24 @@ impl Ipvs {
     /// Adds a destination to a service.
     ///
     /// # Errors
-    /// [`Cause::NoService`] (`ESRCH`), [`Cause::DestinationExists`] (`EEXIST`), [`Cause::OutOfRange`] (`ERANGE`);
-    /// [`Error::Invalid`]: see [`Destination::check`].
+    /// [`Cause::NoService`] (`ESRCH`), [`Cause::DestinationExists`] (`EEXIST`),
+    /// [`Cause::OutOfRange`] (`ERANGE`); [`Error::Invalid`]: see [`Destination::check`].
     pub fn add_destination(&mut self, id: &ServiceId, destination: &Destination) -> Result<()> {
         self.change(&Change::AddDestination(*id, destination.clone()))
     }
 
-    /// Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
-    /// To change one thing, see [`Ipvs::edit_destination`].
+    /// Sets a destination to all of this; what it was set to before is lost. It keeps its
+    /// connections. To change one thing, see [`Ipvs::edit_destination`].
     ///
     /// # Errors
-    /// [`Cause::NoService`] (`ESRCH`), [`Cause::NoDestination`] (`ENOENT`); otherwise as [`Ipvs::add_destination`].
+    /// [`Cause::NoService`] (`ESRCH`), [`Cause::NoDestination`] (`ENOENT`); otherwise as
+    /// [`Ipvs::add_destination`].
     pub fn replace_destination(&mut self, id: &ServiceId, destination: &Destination) -> Result<()> {
         self.change(&Change::ReplaceDestination(*id, destination.clone()))
     }
 
-    /// Reads a destination, lets `edit` change it, and writes it where it differs. What `edit` does not name stays:
-    /// unlike with `ipvsadm -e -w`, forwarding method, tunnel and thresholds.
+    /// Reads a destination, lets `edit` change it, and writes it where it differs. What `edit`
+    /// does not name stays: unlike with `ipvsadm -e -w`, forwarding method, tunnel and thresholds.
     ///
     /// ```no_run
     /// # use lvs_dr::ipvs::{Ipvs, ServiceId};
@@ -325,7 +330,8 @@ impl Ipvs {
         self.change(&Change::RemoveDestination(*id, Destination::new(address)))
     }
 
-    /// Removes every service: also those of others. To remove your own, [`apply`](Ipvs::apply) a plan.
+    /// Removes every service: also those of others. To remove your own, [`apply`](Ipvs::apply) a
+    /// plan.
     ///
     /// # Errors
     /// [`Cause::Permission`] (`EPERM`).

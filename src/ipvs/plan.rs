@@ -71,16 +71,17 @@ impl fmt::Display for Change {
 
 /// The changes from one table to another, in order. Printed, it is a list of ipvsadm commands.
 ///
-/// What is added comes first, then what changes, then what goes: no destination goes before its replacement is there. A service
-/// that stays is never taken down, and neither is a destination that stays: their connections live on.
+/// What is added comes first, then what changes, then what goes: no destination goes before its
+/// replacement is there. A service that stays is never taken down, and neither is a destination
+/// that stays: their connections live on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     changes: Vec<Change>,
 }
 
 impl Plan {
-    /// What makes `wanted` out of `seen`. Services that are only in `seen` go: leave those of others out of it, see
-    /// [`Table::filtered`].
+    /// What makes `wanted` out of `seen`. Services that are only in `seen` go: leave those of
+    /// others out of it, see [`Table::filtered`].
     ///
     /// ```
     /// use lvs_dr::ipvs::{Plan, Table};
@@ -121,7 +122,8 @@ impl Plan {
         let gone = seen.services().filter(|old| wanted.service(&old.service.id).is_none());
         remove.extend(gone.map(|old| Change::RemoveService(old.service.id)));
 
-        // A service's own change comes before that of its destinations: both are in order within `replace`.
+        // A service's own change comes before that of its destinations: both are in order within
+        // `replace`.
         let changes: Vec<Change> = add
             .into_iter()
             .chain(replace)

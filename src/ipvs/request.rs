@@ -57,7 +57,8 @@ pub(super) fn explain(change: &Change, failure: Failure) -> Error {
     failure.explain(operation, object, |errno| cause(command, errno))
 }
 
-/// What an errno means: one value means different things in different operations. From net/netfilter/ipvs/ip_vs_ctl.c.
+/// What an errno means: one value means different things in different operations. From
+/// net/netfilter/ipvs/ip_vs_ctl.c.
 pub(super) fn cause(command: Command, errno: i32) -> Cause {
     use Command::*;
     match (Errno::from_raw_os_error(errno), command) {
@@ -83,7 +84,8 @@ pub(super) fn cause(command: Command, errno: i32) -> Cause {
 mod tests {
     use super::*;
 
-    /// The rows that need a request which this crate does not make are seen here only; the others also in tests/kernel.
+    /// The rows that need a request which this crate does not make are seen here only; the others
+    /// also in tests/kernel.
     #[test]
     fn an_errno_means_what_the_operation_says() {
         use Command::*;

@@ -1,4 +1,5 @@
-//! serde's view of a table, behind the feature `serde`: fields as in the documentation, names and addresses as text, times in seconds.
+//! serde's view of a table, behind the feature `serde`: fields as in the documentation, names and
+//! addresses as text, times in seconds.
 
 use std::fmt::Display;
 use std::str::FromStr;

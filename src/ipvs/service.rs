@@ -190,8 +190,8 @@ impl Scheduler {
     /// A scheduler by its name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is not 1 to 15 letters, digits, `_` or `-`. Whether the kernel knows it shows only when a
-    /// service is added.
+    /// [`Error::Invalid`] for a name that is not 1 to 15 letters, digits, `_` or `-`. Whether the
+    /// kernel knows it shows only when a service is added.
     pub fn new(name: &str) -> Result<Self> {
         check_module_name("scheduler", name)?;
         Ok(Scheduler(Cow::Owned(name.to_owned())))
@@ -217,7 +217,8 @@ impl FromStr for Scheduler {
     }
 }
 
-// The name becomes part of a module's name that the kernel loads; IP_VS_SCHEDNAME_MAXLEN and IP_VS_PENAME_MAXLEN are 16 with the NUL.
+// The name becomes part of a module's name that the kernel loads; IP_VS_SCHEDNAME_MAXLEN and
+// IP_VS_PENAME_MAXLEN are 16 with the NUL.
 fn check_module_name(what: &str, name: &str) -> Result<()> {
     let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     match plain && (1..=15).contains(&name.len()) {
@@ -232,7 +233,8 @@ fn check_module_name(what: &str, name: &str) -> Result<()> {
 bitflags::bitflags! {
     /// Flags of a virtual service, `IP_VS_SVC_F_*` in linux/ip_vs.h. Bits unknown here are kept.
     ///
-    /// The bits for persistence and for the kernel's own use are not among them: see [`Service::persistence`].
+    /// The bits for persistence and for the kernel's own use are not among them: see
+    /// [`Service::persistence`].
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
     pub struct ServiceFlags: u32 {
         /// Each UDP packet is scheduled by itself.
@@ -317,7 +319,8 @@ pub struct Service {
     /// Whether a client stays with its destination.
     #[cfg_attr(feature = "serde", serde(default))]
     pub persistence: Option<Persistence>,
-    /// The persistence engine (`sip`), where it is not the client's address that tells clients apart.
+    /// The persistence engine (`sip`), where it is not the client's address that tells clients
+    /// apart.
     #[cfg_attr(feature = "serde", serde(default))]
     pub engine: Option<String>,
 }

@@ -124,10 +124,11 @@ impl sealed::Value for String {
     }
 }
 
-/// When a connection is told to the backups: at its packet number `first`, and then at every `period`-th.
+/// When a connection is told to the backups: at its packet number `first`, and then at every
+/// `period`-th.
 ///
-/// With direct routing a director sees the client's packets only: 2, the last of the handshake, is the earliest that works, and
-/// with 1 nothing is sent before packet number `period` + 1.
+/// With direct routing a director sees the client's packets only: 2, the last of the handshake, is
+/// the earliest that works, and with 1 nothing is sent before packet number `period` + 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SyncThreshold {
     /// The first packet that counts, less than `period`.
@@ -162,15 +163,18 @@ settings! {
     AM_DROPRATE: i32 = "am_droprate";
     /// Memory is short below this: in pages.
     AMEMTHRESH: i32 = "amemthresh";
-    /// While a backup sync daemon runs, nothing is scheduled here: the kernel's own fence for a director that serves as well.
+    /// While a backup sync daemon runs, nothing is scheduled here: the kernel's own fence for a
+    /// director that serves as well.
     BACKUP_ONLY: bool = "backup_only";
     /// Packets to addresses that are not local are sent on where a service has no destination.
     CACHE_BYPASS: bool = "cache_bypass";
-    /// How the largest table of connections follows the load (kernel 7.2 and later): a load factor, as a power of 2.
+    /// How the largest table of connections follows the load (kernel 7.2 and later): a load
+    /// factor, as a power of 2.
     CONN_LFACTOR: i32 = "conn_lfactor";
     /// The largest number of connections (kernel 7.2 and later).
     CONN_MAX: i32 = "conn_max";
-    /// How a port that a client uses again is treated: 0 goes to the same server, 1 may be rescheduled.
+    /// How a port that a client uses again is treated: 0 goes to the same server, 1 may be
+    /// rescheduled.
     CONN_REUSE_MODE: i32 = "conn_reuse_mode";
     /// netfilter's connection tracking is kept up.
     CONNTRACK: bool = "conntrack";
@@ -182,9 +186,11 @@ settings! {
     EST_CPULIST: String = "est_cpulist";
     /// The niceness of the threads that keep counters up (kernel 6.2 and later).
     EST_NICE: i32 = "est_nice";
-    /// A connection whose destination is gone ends at once; else its packets are dropped until it expires.
+    /// A connection whose destination is gone ends at once; else its packets are dropped until it
+    /// expires.
     EXPIRE_NODEST_CONN: bool = "expire_nodest_conn";
-    /// A persistence template ends when its destination gets weight 0; else new connections go on to it.
+    /// A persistence template ends when its destination gets weight 0; else new connections go on
+    /// to it.
     EXPIRE_QUIESCENT_TEMPLATE: bool = "expire_quiescent_template";
     /// Packets that came out of a tunnel are not scheduled.
     IGNORE_TUNNELED: bool = "ignore_tunneled";
@@ -200,11 +206,13 @@ settings! {
     SECURE_TCP: i32 = "secure_tcp";
     /// An SCTP connection may begin with any packet.
     SLOPPY_SCTP: bool = "sloppy_sctp";
-    /// A TCP connection may begin with any packet but RST and FIN: needed where a director takes over sessions that it was never told of.
+    /// A TCP connection may begin with any packet but RST and FIN: needed where a director takes
+    /// over sessions that it was never told of.
     SLOPPY_TCP: bool = "sloppy_tcp";
     /// Answers of NATed servers are routed anew.
     SNAT_REROUTE: bool = "snat_reroute";
-    /// How the largest table of services follows their number (kernel 7.2 and later): a load factor, as a power of 2.
+    /// How the largest table of services follows their number (kernel 7.2 and later): a load
+    /// factor, as a power of 2.
     SVC_LFACTOR: i32 = "svc_lfactor";
     /// Templates only are told to the backups, where their service is persistent.
     SYNC_PERSIST_MODE: bool = "sync_persist_mode";

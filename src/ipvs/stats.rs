@@ -28,7 +28,8 @@ pub struct Stats {
     pub byte_rate_out: u64,
 }
 
-/// Reads /proc/net/ip_vs_stats: two headings and the counters, then the same for the rates, in hexadecimal.
+/// Reads /proc/net/ip_vs_stats: two headings and the counters, then the same for the rates, in
+/// hexadecimal.
 pub(super) fn read_totals(text: &str) -> Option<Stats> {
     let numbers = |line: &str| {
         line.split_ascii_whitespace().map(|word| u64::from_str_radix(word, 16)).collect::<Result<Vec<_>, _>>().ok()

@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Timeouts};
 use crate::error::Result;
 
-/// Services with their destinations, in the order of [`ServiceId`]; and, where it says so, timeouts and sync daemons.
+/// Services with their destinations, in the order of [`ServiceId`]; and, where it says so,
+/// timeouts and sync daemons.
 ///
-/// As text it is what `ipvsadm-save -n` writes and `ipvsadm-restore` reads, see ipvsadm-save(8). What that format leaves out is
-/// written as ipvsadm's own options and commands: thresholds (`-x`, `-y`, which `ipvsadm-restore` reads too), timeouts (`--set 900 120 300`)
-/// and daemons (`--start-daemon master --mcast-interface eth0 --syncid 7`, or `--stop-daemon master` for none). Empty lines and
-/// lines that begin with `#` may be there.
+/// As text it is what `ipvsadm-save -n` writes and `ipvsadm-restore` reads, see ipvsadm-save(8).
+/// What that format leaves out is written as ipvsadm's own options and commands: thresholds (`-x`,
+/// `-y`, which `ipvsadm-restore` reads too), timeouts (`--set 900 120 300`) and daemons
+/// (`--start-daemon master --mcast-interface eth0 --syncid 7`, or `--stop-daemon master` for
+/// none). Empty lines and lines that begin with `#` may be there.
 ///
 /// ```
 /// use lvs_dr::ipvs::Table;
@@ -25,7 +27,8 @@ pub struct Table {
     services: BTreeMap<ServiceId, (Service, BTreeMap<SocketAddr, Destination>)>,
     /// How long idle connections are remembered. `None`: this table says nothing about it.
     pub timeouts: Option<Timeouts>,
-    /// The sync daemon of each role: `None` for none. Of a role that is missing, this table says nothing.
+    /// The sync daemon of each role: `None` for none. Of a role that is missing, this table says
+    /// nothing.
     pub daemons: BTreeMap<SyncRole, Option<SyncDaemon>>,
 }
 
@@ -86,8 +89,8 @@ impl Table {
         }
     }
 
-    /// Adds a destination to a service, or changes it, and returns what it was before. `Err` gives the destination back where
-    /// the table has no such service.
+    /// Adds a destination to a service, or changes it, and returns what it was before. `Err` gives
+    /// the destination back where the table has no such service.
     pub fn insert_destination(
         &mut self,
         id: &ServiceId,
@@ -109,12 +112,14 @@ impl Table {
         self.services.get_mut(id)?.1.remove(&address)
     }
 
-    /// Keeps only the services that `keep` says: an owner's, say, so that what belongs to others is neither changed nor removed.
+    /// Keeps only the services that `keep` says: an owner's, say, so that what belongs to others
+    /// is neither changed nor removed.
     pub fn retain(&mut self, mut keep: impl FnMut(&ServiceId) -> bool) {
         self.services.retain(|id, _| keep(id));
     }
 
-    /// The part of the table whose services `keep` says. Timeouts and daemons are kept as they are.
+    /// The part of the table whose services `keep` says. Timeouts and daemons are kept as they
+    /// are.
     pub fn filtered(&self, mut keep: impl FnMut(&ServiceId) -> bool) -> Table {
         let services = self.services.iter().filter(|(id, _)| keep(id));
         Table {
@@ -124,7 +129,8 @@ impl Table {
         }
     }
 
-    /// Calls `change` for each destination of each service. What it does to an address is not kept.
+    /// Calls `change` for each destination of each service. What it does to an address is not
+    /// kept.
     pub fn edit_destinations(&mut self, mut change: impl FnMut(&ServiceId, &mut Destination)) {
         for (id, (_, destinations)) in &mut self.services {
             for (address, destination) in destinations {

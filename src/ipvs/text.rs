@@ -102,7 +102,8 @@ fn scheduler_flags(scheduler: &Scheduler) -> &'static [(&'static str, ServiceFla
 }
 
 impl ServiceFlags {
-    /// A scheduler's flag by its name as in `-b` of ipvsadm(8): `mh-port`, `sh-fallback`, `flag-3`.
+    /// A scheduler's flag by its name as in `-b` of ipvsadm(8): `mh-port`, `sh-fallback`,
+    /// `flag-3`.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that this scheduler does not have.
@@ -135,7 +136,8 @@ impl fmt::Display for IdOption<'_> {
     }
 }
 
-/// An address as inet_ntop(3) writes it: other than in Rust, one whose first 96 bits are 0 ends as IPv4 does, `[::1.2.3.4]:80`.
+/// An address as inet_ntop(3) writes it: other than in Rust, one whose first 96 bits are 0 ends as
+/// IPv4 does, `[::1.2.3.4]:80`.
 pub(super) struct Endpoint(pub(super) SocketAddr);
 
 impl fmt::Display for Endpoint {
@@ -193,11 +195,12 @@ impl fmt::Display for DestinationLine<'_> {
 impl FromStr for Table {
     type Err = Error;
 
-    /// Reads the lines of `ipvsadm-save -n`. Empty lines and lines that begin with `#` are passed over.
+    /// Reads the lines of `ipvsadm-save -n`. Empty lines and lines that begin with `#` are passed
+    /// over.
     ///
     /// # Errors
-    /// [`Error::Parse`] with the line. Nothing is taken from a text that is wrong anywhere: a file that was cut short
-    /// in the middle of a line is refused.
+    /// [`Error::Parse`] with the line. Nothing is taken from a text that is wrong anywhere: a file
+    /// that was cut short in the middle of a line is refused.
     fn from_str(text: &str) -> Result<Self> {
         let mut table = Table::new();
         for (index, line) in text.lines().enumerate() {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// After how much silence a connection is forgotten, see `--set` in ipvsadm(8): whole seconds. When they are written, 0 leaves one as
-/// it is.
+/// After how much silence a connection is forgotten, see `--set` in ipvsadm(8): whole seconds.
+/// When they are written, 0 leaves one as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timeouts {

@@ -19,12 +19,15 @@ pub struct Drift {
 /// Which services are the watcher's.
 type Owner = Box<dyn Fn(&ServiceId) -> bool + Send>;
 
-/// An iterator that blocks until the kernel's table differs from the one that is wanted, looking at an interval; it never ends.
+/// An iterator that blocks until the kernel's table differs from the one that is wanted, looking
+/// at an interval; it never ends.
 ///
-/// The kernel does not tell when its table changes, so that a difference shows within one interval. One that is not repaired is
-/// reported once, and again when it has changed. An error (the kernel does not answer) is an item like others: the next call goes on.
+/// The kernel does not tell when its table changes, so that a difference shows within one
+/// interval. One that is not repaired is reported once, and again when it has changed. An error
+/// (the kernel does not answer) is an item like others: the next call goes on.
 ///
-/// Services that `wanted` does not name are other people's, unless [`Watch::owner`] says otherwise.
+/// Services that `wanted` does not name are other people's, unless [`Watch::owner`] says
+/// otherwise.
 ///
 /// ```no_run
 /// use lvs_dr::ipvs::{Ipvs, Table, Watch};
@@ -47,7 +50,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Watches for differences from `wanted`, looking once every `interval`; an interval of 0 keeps a processor busy.
+    /// Watches for differences from `wanted`, looking once every `interval`; an interval of 0
+    /// keeps a processor busy.
     pub fn new(ipvs: Ipvs, wanted: Table, interval: Duration) -> Self {
         Watch { ipvs, wanted, interval, repair: false, owner: None, reported: Plan::default(), started: false }
     }

@@ -18,7 +18,8 @@ const ONE_PIECE: usize = 64;
 const FEW: usize = 16;
 
 impl Ipvs {
-    /// All services with their destinations. It says nothing about timeouts and daemons: see [`Ipvs::snapshot`].
+    /// All services with their destinations. It says nothing about timeouts and daemons: see
+    /// [`Ipvs::snapshot`].
     ///
     /// # Errors
     /// As [`Ipvs::entries`].
@@ -26,13 +27,16 @@ impl Ipvs {
         Ok(self.entries()?.into_iter().collect())
     }
 
-    /// All services with their destinations and what they have done, in the order in which the kernel names them.
+    /// All services with their destinations and what they have done, in the order in which the
+    /// kernel names them.
     ///
-    /// The kernel reads its table in pieces, so that a change in between shows as an entry that is missing or there twice. What
-    /// changed meanwhile is read again; of services that come and go all the time, each is asked for by its name.
+    /// The kernel reads its table in pieces, so that a change in between shows as an entry that is
+    /// missing or there twice. What changed meanwhile is read again; of services that come and go
+    /// all the time, each is asked for by its name.
     ///
     /// # Errors
-    /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`] when a long list of destinations changed during each of several readings.
+    /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`] when a long list of destinations
+    /// changed during each of several readings.
     pub fn entries(&mut self) -> Result<Vec<(ServiceEntry, Vec<DestinationEntry>)>> {
         let mut found = Vec::new();
         for entry in self.services_at_once()? {
@@ -83,7 +87,8 @@ impl Ipvs {
         Ok(all.into_values().collect())
     }
 
-    /// A list of destinations that came in one piece is of one moment; a longer one must be the same twice.
+    /// A list of destinations that came in one piece is of one moment; a longer one must be the
+    /// same twice.
     fn destinations_at_once(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
         let mut found = self.read_destinations(id)?;
         if found.len() < ONE_PIECE {
@@ -111,11 +116,12 @@ impl Ipvs {
         Ok(table)
     }
 
-    /// Carries out a plan: many changes in a send. When one fails, those that were done are undone.
+    /// Carries out a plan: many changes in a send. When one fails, those that were done are
+    /// undone.
     ///
     /// # Errors
-    /// [`Error::Change`] names the change that failed and why, and says whether the table is as it was before;
-    /// [`Error::Invalid`] before anything is done, see [`Table::check`].
+    /// [`Error::Change`] names the change that failed and why, and says whether the table is as it
+    /// was before; [`Error::Invalid`] before anything is done, see [`Table::check`].
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
         plan.changes().iter().try_for_each(check)?;
         if plan.is_empty() {
@@ -141,7 +147,8 @@ impl Ipvs {
     fn carry_out(&mut self, changes: &[Change]) -> Option<(usize, Error)> {
         // Daemons and timeouts come last in a plan, and one by one.
         let (table, others) = changes.split_at(changes.iter().take_while(|change| change.service().is_some()).count());
-        // The kernel carries out all of a send, also behind a failure: nothing is to go when what comes in its place failed.
+        // The kernel carries out all of a send, also behind a failure: nothing is to go when what
+        // comes in its place failed.
         let goes = |change: &Change| matches!(change, Change::RemoveService(_) | Change::RemoveDestination(..));
         let mut done = 0;
         for some in table.chunk_by(|one, next| goes(one) == goes(next)) {

@@ -17,22 +17,26 @@ use crate::interface;
 use crate::netlink::{Failure, RouteClient, RouteMessage, is};
 use crate::netns::Netns;
 
-/// Reads and changes the rules of one owner in one network namespace; also reads neighbours, routes and interfaces.
+/// Reads and changes the rules of one owner in one network namespace; also reads neighbours,
+/// routes and interfaces.
 ///
 /// # Errors
 /// Those that any of the calls can return; each names further ones:
-/// - [`Error::Invalid`] for an interface name or rule that cannot be right, before the kernel is asked.
-/// - [`Error::Refused`] with the kernel's errno and words: [`Cause::Permission`] (`EPERM`), [`Cause::NoInterface`] (`ENODEV`),
-///   [`Cause::NoTcModule`] (`ENOENT`), [`Cause::NoMemory`] (`ENOMEM`, `ENOBUFS`).
-/// - [`Error::System`], [`Error::NoAnswer`] and [`Error::Malformed`] when the exchange itself fails. The next call then opens a
-///   new socket.
+/// - [`Error::Invalid`] for an interface name or rule that cannot be right, before the kernel is
+///   asked.
+/// - [`Error::Refused`] with the kernel's errno and words: [`Cause::Permission`] (`EPERM`),
+///   [`Cause::NoInterface`] (`ENODEV`), [`Cause::NoTcModule`] (`ENOENT`), [`Cause::NoMemory`]
+///   (`ENOMEM`, `ENOBUFS`).
+/// - [`Error::System`], [`Error::NoAnswer`] and [`Error::Malformed`] when the exchange itself
+///   fails. The next call then opens a new socket.
 #[derive(Debug)]
 pub struct Marks {
     pub(super) client: RouteClient,
     owner: u64,
 }
 
-/// The qdisc that holds the filters of arriving packets, see tc(8). An interface has at most one of the two.
+/// The qdisc that holds the filters of arriving packets, see tc(8). An interface has at most one
+/// of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Qdisc {
     /// `clsact`: filters of arriving and of departing packets.
@@ -51,12 +55,15 @@ pub struct Observed {
     pub outdated: BTreeSet<Rule>,
     /// Each interface that exists, and its qdisc. A missing interface is absent.
     pub qdiscs: BTreeMap<String, Option<Qdisc>>,
-    /// The interfaces whose `clsact` holds no filter, ours or another's, of arriving or departing packets.
+    /// The interfaces whose `clsact` holds no filter, ours or another's, of arriving or departing
+    /// packets.
     pub empty: BTreeSet<String>,
-    /// The interfaces whose qdisc holds a filter that is not ours, of arriving or departing packets.
+    /// The interfaces whose qdisc holds a filter that is not ours, of arriving or departing
+    /// packets.
     pub others: BTreeSet<String>,
-    /// Filters of arriving packets that are not ours. One that sets a mark at a higher priority number overrides our marks. One
-    /// at a lower number that ends the search (any verdict but `continue`) keeps our rules from being tried.
+    /// Filters of arriving packets that are not ours. One that sets a mark at a higher priority
+    /// number overrides our marks. One at a lower number that ends the search (any verdict but
+    /// `continue`) keeps our rules from being tried.
     pub foreign: Vec<Foreign>,
     /// Rules with our cookie and another owner's number.
     pub strangers: Vec<Stranger>,
@@ -72,10 +79,11 @@ pub struct Foreign {
     pub priority: u16,
     /// `flower`, `u32`, `bpf` and others.
     pub kind: String,
-    /// The mark that it sets with skbedit. `None`: it sets none in this way; a `bpf` filter may set one by itself.
+    /// The mark that it sets with skbedit. `None`: it sets none in this way; a `bpf` filter may
+    /// set one by itself.
     pub mark: Option<u32>,
-    /// Whether packets that it matches are not shown to filters of higher priority numbers: its last action, a skbedit, gact or mirred,
-    /// has another control than `continue`.
+    /// Whether packets that it matches are not shown to filters of higher priority numbers: its
+    /// last action, a skbedit, gact or mirred, has another control than `continue`.
     pub ends: bool,
     /// A short description for people.
     pub text: String,
@@ -133,8 +141,9 @@ impl Foreign {
 }
 
 impl Marks {
-    /// A client of the calling thread's network namespace. `owner` tells rules of this user from those of other users of this
-    /// crate in the same namespace: it must be the same after a restart.
+    /// A client of the calling thread's network namespace. `owner` tells rules of this user from
+    /// those of other users of this crate in the same namespace: it must be the same after a
+    /// restart.
     pub fn open(owner: u64) -> Result<Self> {
         Self::open_in(Netns::current()?, owner)
     }
@@ -144,8 +153,8 @@ impl Marks {
         Ok(Marks { client: RouteClient::open(netns)?, owner })
     }
 
-    /// Reads the rules and qdiscs of these interfaces. A missing interface is no error: it is absent from
-    /// [`Observed::qdiscs`].
+    /// Reads the rules and qdiscs of these interfaces. A missing interface is no error: it is
+    /// absent from [`Observed::qdiscs`].
     pub fn observe<'a>(&mut self, interfaces: impl IntoIterator<Item = &'a str>) -> Result<Observed> {
         let mut seen = Observed::default();
         let mut qdiscs = None;
@@ -195,11 +204,12 @@ impl Marks {
         Ok(())
     }
 
-    /// Carries out a plan, in order. Repeating it is no error: what is there is not added again, what is gone is not removed
-    /// again.
+    /// Carries out a plan, in order. Repeating it is no error: what is there is not added again,
+    /// what is gone is not removed again.
     ///
-    /// A change that the kernel refuses does not keep the others from being made: the first refusal is returned at the end. If
-    /// the exchange itself fails, the changes after it are not made.
+    /// A change that the kernel refuses does not keep the others from being made: the first
+    /// refusal is returned at the end. If the exchange itself fails, the changes after it are not
+    /// made.
     ///
     /// # Errors
     /// [`Error::Change`] with the change that failed and the reason:
@@ -209,8 +219,8 @@ impl Marks {
     /// - [`Error::Invalid`] for one mark of [`Packets::Later`](super::Packets::Later) and
     ///   [`Packets::Opening`](super::Packets::Opening) while
     ///   [`Packets::From`](super::Packets::From) has another, on one interface and for one family.
-    /// - [`Error::Refused`] with `EOPNOTSUPP` when the qdisc uses a shared block (`ingress_block`), `EINVAL` when the interface
-    ///   has no qdisc; also as [`Marks`].
+    /// - [`Error::Refused`] with `EOPNOTSUPP` when the qdisc uses a shared block
+    ///   (`ingress_block`), `EINVAL` when the interface has no qdisc; also as [`Marks`].
     pub fn apply(&mut self, plan: &Plan) -> Result<()> {
         let changes = plan.changes();
         let mut first = None;
@@ -490,8 +500,8 @@ impl Marks {
     }
 }
 
-/// Filters in one send. Since Linux 6.12 a refusal carries the kernel's words here, and 256 of them do not fit the default
-/// receive buffer (`ENOBUFS`).
+/// Filters in one send. Since Linux 6.12 a refusal carries the kernel's words here, and 256 of
+/// them do not fit the default receive buffer (`ENOBUFS`).
 const FILTERS: usize = 64;
 
 /// Octets in one send: a part of the default send buffer.
@@ -507,7 +517,8 @@ fn failed(changes: &[Change], at: usize, source: Error, outcome: &str) -> Error 
     }
 }
 
-/// Explains the failure of an addition, where ENOENT means a missing module. A missing qdisc is EINVAL.
+/// Explains the failure of an addition, where ENOENT means a missing module. A missing qdisc is
+/// EINVAL.
 pub(super) fn explain_missing(failure: Failure, operation: &'static str, object: impl fmt::Display) -> Error {
     match failure.is_not_found() {
         true => failure.explain(operation, object, |_| Cause::NoTcModule),

@@ -1,7 +1,9 @@
-//! Marks packets by where they come from: rules of traffic control (tc) that set the firewall mark of what arrives for a VIP.
+//! Marks packets by where they come from: rules of traffic control (tc) that set the firewall mark
+//! of what arrives for a VIP.
 //!
-//! An IPVS service of a firewall mark takes the packets that bear the mark and belong to no known connection. A [`Rule`] gives
-//! packets for a VIP that mark as they arrive on an interface, before netfilter and IPVS see them.
+//! An IPVS service of a firewall mark takes the packets that bear the mark and belong to no known
+//! connection. A [`Rule`] gives packets for a VIP that mark as they arrive on an interface, before
+//! netfilter and IPVS see them.
 //!
 //! | [`Packets`], each overrides those above it | matches |
 //! |---|---|
@@ -23,8 +25,9 @@
 //!   a lower priority number see packets before, filters of a higher one after they are marked.
 //! - A packet that bears the mark of a rule that overrides another one is left alone by the
 //!   latter, whoever set the mark.
-//! - Put a rule on the interface that carries the VIP's subnet: on `eth0.100` for a VLAN, on `bond0` and not on its slaves.
-//!   For a macvlan, put it on the lower interface; the mark stays with the packet.
+//! - Put a rule on the interface that carries the VIP's subnet: on `eth0.100` for a VLAN, on
+//!   `bond0` and not on its slaves. For a macvlan, put it on the lower interface; the mark stays
+//!   with the packet.
 //! - A fragment has neither ports nor flags: prefer [`Packets::Later`] without a port.
 //! - The filters are marked `skip_hw`: a network card does not carry them out.
 //!
@@ -37,9 +40,9 @@
 //! one network namespace do not change each other's rules. Every other filter stays as it is. A
 //! qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty `clsact`.
 //!
-//! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the network namespace. The
-//! kernel answers at once, or within the time that loading a module takes; after 5 s without an answer a call ends with
-//! [`Error::NoAnswer`].
+//! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the
+//! network namespace. The kernel answers at once, or within the time that loading a module takes;
+//! after 5 s without an answer a call ends with [`Error::NoAnswer`].
 //!
 //! ```no_run
 //! use std::collections::BTreeSet;

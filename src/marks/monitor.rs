@@ -8,11 +8,12 @@ use crate::error::{Error, Result};
 use crate::netlink::{Link, Listener, RouteClient, RouteMessage};
 use crate::netns::Netns;
 
-/// Receives the kernel's notifications about neighbours and interfaces of one network namespace (`RTNLGRP_NEIGH`,
-/// `RTNLGRP_LINK`).
+/// Receives the kernel's notifications about neighbours and interfaces of one network namespace
+/// (`RTNLGRP_NEIGH`, `RTNLGRP_LINK`).
 ///
-/// Wait for its descriptor to become readable (poll(2)), then call [`Monitor::next`] until it returns `None`. Open it before
-/// reading the neighbours, so that no change is missed between the two.
+/// Wait for its descriptor to become readable (poll(2)), then call [`Monitor::next`] until it
+/// returns `None`. Open it before reading the neighbours, so that no change is missed between the
+/// two.
 #[derive(Debug)]
 pub struct Monitor {
     listener: Listener,
@@ -43,7 +44,8 @@ pub enum Event {
         /// Its index.
         index: u32,
     },
-    /// Notifications were lost, because they came faster than they were read (`ENOBUFS`): read everything again.
+    /// Notifications were lost, because they came faster than they were read (`ENOBUFS`): read
+    /// everything again.
     Missed,
 }
 
@@ -64,8 +66,8 @@ impl Monitor {
         Ok(Monitor { listener, client, names: BTreeMap::new(), pending: VecDeque::new() })
     }
 
-    /// The next change. `None`: there is none at present. Does not wait for a change; where the name of an interface is not known
-    /// yet, the kernel is asked for it.
+    /// The next change. `None`: there is none at present. Does not wait for a change; where the
+    /// name of an interface is not known yet, the kernel is asked for it.
     ///
     /// # Errors
     /// [`Error::System`] when the socket fails.
@@ -103,7 +105,8 @@ impl Monitor {
     }
 
     fn link_event(&mut self, message: &RouteMessage, link: Link) -> Option<Event> {
-        // A bridge sends such messages about its ports, too: a port that leaves the bridge is not gone.
+        // A bridge sends such messages about its ports, too: a port that leaves the bridge is not
+        // gone.
         if link.family != libc::AF_UNSPEC as u8 {
             return None;
         }

@@ -23,8 +23,8 @@ const HEADER: usize = 12;
 pub struct Neighbour {
     /// Its address.
     pub address: IpAddr,
-    /// Its MAC address, where the kernel knows one. One that is [`Stale`](NeighbourState::Stale) may be out of date; one that is
-    /// [`Failed`](NeighbourState::Failed) has none.
+    /// Its MAC address, where the kernel knows one. One that is [`Stale`](NeighbourState::Stale)
+    /// may be out of date; one that is [`Failed`](NeighbourState::Failed) has none.
     pub mac: Option<Mac>,
     /// The name of the interface to its link.
     pub interface: String,
@@ -66,7 +66,8 @@ pub enum NeighbourState {
     Failed,
     /// An entry of the administrator's that does not expire.
     Permanent,
-    /// An address that needs no resolution, such as a multicast address or one on a loopback interface.
+    /// An address that needs no resolution, such as a multicast address or one on a loopback
+    /// interface.
     NoArp,
     /// Nothing is known yet, or a state that this crate does not know.
     None,
@@ -111,8 +112,8 @@ impl fmt::Display for NeighbourState {
 }
 
 impl Neighbour {
-    /// Reads an `RTM_NEWNEIGH` or `RTM_DELNEIGH` message; the interface's name is left empty. `None`: it is something else (a
-    /// bridge's forwarding entry, say), or malformed.
+    /// Reads an `RTM_NEWNEIGH` or `RTM_DELNEIGH` message; the interface's name is left empty.
+    /// `None`: it is something else (a bridge's forwarding entry, say), or malformed.
     pub(super) fn read(message: &RouteMessage) -> Option<Self> {
         if !matches!(message.kind(), libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) {
             return None;
@@ -155,8 +156,8 @@ pub(super) fn wire_address(address: IpAddr) -> (u8, Vec<u8>) {
 }
 
 impl Marks {
-    /// Reads the neighbours of both families on all interfaces of this namespace, multicast addresses included. Sends nothing to
-    /// the network.
+    /// Reads the neighbours of both families on all interfaces of this namespace, multicast
+    /// addresses included. Sends nothing to the network.
     pub fn neighbours(&mut self) -> Result<Vec<Neighbour>> {
         let question = RouteMessage::new(libc::RTM_GETNEIGH, &[0; HEADER]);
         let found = self.client.list(&question, |message| Neighbour::read(&message));
@@ -178,10 +179,11 @@ impl Marks {
         Ok(neighbours)
     }
 
-    /// Asks the kernel to find out the MAC address of `address` on this interface's link, or to confirm the one that it knows.
-    /// Does not wait for the answer: [`Monitor`](super::Monitor) or [`Marks::neighbours`] shows it. An entry that is reachable
-    /// is left alone (`neigh_event_send()` in the kernel's net/core/neighbour.c), and a permanent one, which the request would make an
-    /// ordinary one (`__neigh_update()` there: `NEIGH_UPDATE_F_USE`).
+    /// Asks the kernel to find out the MAC address of `address` on this interface's link, or to
+    /// confirm the one that it knows. Does not wait for the answer: [`Monitor`](super::Monitor) or
+    /// [`Marks::neighbours`] shows it. An entry that is reachable is left alone
+    /// (`neigh_event_send()` in the kernel's net/core/neighbour.c), and a permanent one, which the
+    /// request would make an ordinary one (`__neigh_update()` there: `NEIGH_UPDATE_F_USE`).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a multicast or unspecified address; also as [`Marks`].
@@ -209,13 +211,15 @@ impl Marks {
         result.map(|_| ()).map_err(|failure| explain(failure, "resolve", object()))
     }
 
-    /// The source MAC addresses that this node's frames may carry on an interface: its own; for a VLAN or macvlan also those of
-    /// the interface below; for a bond or team also those of its slaves, the present ones and the ones that they had before.
+    /// The source MAC addresses that this node's frames may carry on an interface: its own; for a
+    /// VLAN or macvlan also those of the interface below; for a bond or team also those of its
+    /// slaves, the present ones and the ones that they had before.
     ///
     /// A lower interface in another network namespace is not seen.
     ///
     /// # Errors
-    /// [`Cause::NoInterface`](crate::Cause::NoInterface) (`ENODEV`) when there is no such interface; also as [`Marks`].
+    /// [`Cause::NoInterface`](crate::Cause::NoInterface) (`ENODEV`) when there is no such
+    /// interface; also as [`Marks`].
     pub fn macs(&mut self, interface: &str) -> Result<BTreeSet<Mac>> {
         interface::check_name(interface)?;
         let index = self.client.link_of_name(interface)?.index;

@@ -10,7 +10,8 @@ use super::rule::Rule;
 /// One change of the kernel's traffic control.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// Adds a `clsact` qdisc to this interface: the place of filters. It changes nothing by itself.
+    /// Adds a `clsact` qdisc to this interface: the place of filters. It changes nothing by
+    /// itself.
     AddQdisc(String),
     /// Removes the `clsact` qdisc of this interface, if it holds no filter.
     RemoveQdisc(String),
@@ -38,8 +39,8 @@ impl fmt::Display for Change {
 /// The changes that lead from what was seen to what is wanted: qdiscs first, then the rules to
 /// add, then those to remove, then the filters of an earlier version.
 ///
-/// A rule that overrides another one's mark is added before it and removed after it, so that no packet gets a mark in between
-/// that it gets neither before nor after.
+/// A rule that overrides another one's mark is added before it and removed after it, so that no
+/// packet gets a mark in between that it gets neither before nor after.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     changes: Vec<Change>,
@@ -48,9 +49,10 @@ pub struct Plan {
 impl Plan {
     /// Plans the changes after which our rules on the observed interfaces are those of `wanted`.
     ///
-    /// A `clsact` qdisc is added where a rule is wanted and the interface has neither `clsact` nor `ingress`. Wanted rules of
-    /// an interface that was missing (or not observed) are in the plan, too, and fail in [`Marks::apply`](super::Marks::apply)
-    /// unless the interface exists by then and has a qdisc: leave them out of `wanted` where that is no error.
+    /// A `clsact` qdisc is added where a rule is wanted and the interface has neither `clsact` nor
+    /// `ingress`. Wanted rules of an interface that was missing (or not observed) are in the plan,
+    /// too, and fail in [`Marks::apply`](super::Marks::apply) unless the interface exists by then
+    /// and has a qdisc: leave them out of `wanted` where that is no error.
     pub fn between(seen: &Observed, wanted: &BTreeSet<Rule>) -> Self {
         let interfaces: BTreeSet<&String> = wanted.iter().map(|rule| &rule.interface).collect();
         let without = interfaces.into_iter().filter(|&name| seen.qdiscs.get(name) == Some(&None));
@@ -65,10 +67,11 @@ impl Plan {
         Plan { changes }
     }
 
-    /// Adds the removal of the `clsact` qdiscs of those interfaces in `made` on which neither a rule of `wanted` nor a filter
-    /// of another program remains.
+    /// Adds the removal of the `clsact` qdiscs of those interfaces in `made` on which neither a
+    /// rule of `wanted` nor a filter of another program remains.
     ///
-    /// `made` is what the caller remembers to have added: an empty qdisc that another program made looks the same.
+    /// `made` is what the caller remembers to have added: an empty qdisc that another program made
+    /// looks the same.
     pub fn and_remove_qdiscs(mut self, seen: &Observed, wanted: &BTreeSet<Rule>, made: &BTreeSet<String>) -> Self {
         for name in made {
             let clsact = seen.qdiscs.get(name) == Some(&Some(Qdisc::Clsact));

@@ -15,37 +15,40 @@ use crate::interface;
 use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery};
 use crate::netns::Netns;
 
-/// Longer than an ARP packet with its padding, and than an advertisement with all options that are known.
+/// Longer than an ARP packet with its padding, and than an advertisement with all options that are
+/// known.
 const FRAME: usize = 512;
 
-/// Asks all nodes on the interface's link who holds `address`, and returns the MAC addresses that answer,
-/// in numerical order: none, one, or several where two directors hold a VIP. Answers from the interface's
-/// own MAC address are ignored.
+/// Asks all nodes on the interface's link who holds `address`, and returns the MAC addresses that
+/// answer, in numerical order: none, one, or several where two directors hold a VIP. Answers from
+/// the interface's own MAC address are ignored.
 ///
-/// The kernel's neighbour table is neither read nor changed, and no table of another node is made wrong:
+/// The kernel's neighbour table is neither read nor changed, and no table of another node is made
+/// wrong:
 ///
-/// - IPv4: an ARP probe (RFC 5227, section 2.1.1), whose sender address is 0.0.0.0. Linux answers for an
-///   address of the interface that receives the probe, also with `arp_ignore` 1 or 2, and for one on `lo`
-///   only where `arp_ignore` permits it.
-/// - IPv6: a neighbour solicitation (RFC 4861, section 7.2.2) from the interface's link-local address, to
-///   which the holder alone answers; the holder learns the MAC address of that link-local address. Where
-///   the interface has no usable link-local address the source is unspecified: the holder then advertises
-///   the address to all nodes, and a node that is just checking the address for duplicates gives it up.
+/// - IPv4: an ARP probe (RFC 5227, section 2.1.1), whose sender address is 0.0.0.0. Linux answers
+///   for an address of the interface that receives the probe, also with `arp_ignore` 1 or 2, and
+///   for one on `lo` only where `arp_ignore` permits it.
+/// - IPv6: a neighbour solicitation (RFC 4861, section 7.2.2) from the interface's link-local
+///   address, to which the holder alone answers; the holder learns the MAC address of that
+///   link-local address. Where the interface has no usable link-local address the source is
+///   unspecified: the holder then advertises the address to all nodes, and a node that is just
+///   checking the address for duplicates gives it up.
 ///
-/// Blocks at most `limit`, plus the time to open a socket. The question is sent at once, and again after
-/// half of `limit` if no answer arrived. After the first answer the call waits for further ones for
-/// `linger` (within `limit`); with zero it returns at once.
+/// Blocks at most `limit`, plus the time to open a socket. The question is sent at once, and again
+/// after half of `limit` if no answer arrived. After the first answer the call waits for further
+/// ones for `linger` (within `limit`); with zero it returns at once.
 ///
-/// A link that carries nothing (no carrier, or an interface without neighbours such as `dummy0`) gives an
-/// empty answer after `limit`.
+/// A link that carries nothing (no carrier, or an interface without neighbours such as `dummy0`)
+/// gives an empty answer after `limit`.
 ///
 /// # Errors
-/// - [`Error::Invalid`] for an address that is no VIP's (multicast, loopback, link-local ...), and for an
-///   interface that is not like Ethernet: `lo`, a tunnel, InfiniBand.
+/// - [`Error::Invalid`] for an address that is no VIP's (multicast, loopback, link-local ...), and
+///   for an interface that is not like Ethernet: `lo`, a tunnel, InfiniBand.
 /// - [`Error::Refused`] with [`Cause::NoInterface`] (`ENODEV`), or with [`Cause::InterfaceDown`]
 ///   (`ENETDOWN`) where the interface is switched off.
-/// - [`Error::System`] where `CAP_NET_RAW` is missing (`EPERM`), where the namespace cannot be entered,
-///   and where the socket fails otherwise.
+/// - [`Error::System`] where `CAP_NET_RAW` is missing (`EPERM`), where the namespace cannot be
+///   entered, and where the socket fails otherwise.
 pub fn who_has(netns: &Netns, interface: &str, address: IpAddr, limit: Duration, linger: Duration) -> Result<Vec<Mac>> {
     check_vip(address)?;
     interface::check_name(interface)?;
@@ -201,8 +204,8 @@ fn link_local(interface: u32) -> Option<Ipv6Addr> {
     link_local_in(&fs::read_to_string("/proc/thread-self/net/if_inet6").ok()?, interface)
 }
 
-/// Finds it in /proc/net/if_inet6: address, index, prefix length, scope and flags in hexadecimal, and the
-/// interface's name.
+/// Finds it in /proc/net/if_inet6: address, index, prefix length, scope and flags in hexadecimal,
+/// and the interface's name.
 fn link_local_in(list: &str, interface: u32) -> Option<Ipv6Addr> {
     const SCOPE_LINK: u32 = 0x20;
     const UNUSABLE: u32 = libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED;

@@ -10,14 +10,18 @@ use super::neighbours::{read_address, wire_address};
 use crate::error::Result;
 use crate::netlink::{Failure, RouteMessage, attributes, number};
 
-/// `struct rtmsg`: family, dst_len, src_len, tos, table, protocol, scope, type (u8 each), flags u32 in host order.
+/// `struct rtmsg`: family, dst_len, src_len, tos, table, protocol, scope, type (u8 each), flags
+/// u32 in host order.
 const ROUTE_HEADER: usize = 12;
-/// `RTM_F_FIB_MATCH`: the answer is the route of the table, with all of its next hops, and not the one that was chosen.
+/// `RTM_F_FIB_MATCH`: the answer is the route of the table, with all of its next hops, and not the
+/// one that was chosen.
 const FIB_MATCH: u32 = 0x2000;
-/// `struct rtnexthop`: length u16, flags u8, hops u8, ifindex i32, in host order; attributes follow.
+/// `struct rtnexthop`: length u16, flags u8, hops u8, ifindex i32, in host order; attributes
+/// follow.
 const HOP_HEADER: usize = 8;
 
-/// `struct fib_rule_hdr`: family, dst_len, src_len, tos, table, two of padding, action (u8 each), flags u32 in host order.
+/// `struct fib_rule_hdr`: family, dst_len, src_len, tos, table, two of padding, action (u8 each),
+/// flags u32 in host order.
 const RULE_HEADER: usize = 12;
 const FIB_RULE_INVERT: u32 = 2;
 const FRA_PRIORITY: u16 = 6;
@@ -25,11 +29,13 @@ const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
 
-/// Addresses for documentation (RFC 5737, RFC 3849): no network has them, so the way there is the way to the outside.
+/// Addresses for documentation (RFC 5737, RFC 3849): no network has them, so the way there is the
+/// way to the outside.
 const OUTSIDE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
-/// A rule of the routing policy (`ip rule`) that treats packets with one of our marks otherwise than those without a mark.
+/// A rule of the routing policy (`ip rule`) that treats packets with one of our marks otherwise
+/// than those without a mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MarkUse {
@@ -47,7 +53,8 @@ pub struct MarkUse {
     pub inverted: bool,
     /// The table that it looks up, 0 for none.
     pub table: u32,
-    /// Whether packets with our mark match, as far as the mark is concerned. If not, packets without a mark do.
+    /// Whether packets with our mark match, as far as the mark is concerned. If not, packets
+    /// without a mark do.
     pub matches: bool,
 }
 
@@ -81,7 +88,8 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Reads an `RTM_NEWRULE` message. `None`: it is of another family, does not depend on marks, or is malformed.
+    /// Reads an `RTM_NEWRULE` message. `None`: it is of another family, does not depend on marks,
+    /// or is malformed.
     pub(super) fn read(message: &RouteMessage) -> Option<Self> {
         if message.kind() != libc::RTM_NEWRULE {
             return None;
@@ -176,8 +184,8 @@ fn read_gateway(family: i32, octets: &[u8]) -> Option<IpAddr> {
 }
 
 impl Marks {
-    /// The next hops on the way to the outside: of the routes to 203.0.113.1 and 2001:db8::1, all of a multipath route.
-    /// Empty where there are no routes. Sends nothing to the network.
+    /// The next hops on the way to the outside: of the routes to 203.0.113.1 and 2001:db8::1, all
+    /// of a multipath route. Empty where there are no routes. Sends nothing to the network.
     pub fn gateways(&mut self) -> Result<Vec<IpAddr>> {
         let mut gateways = Vec::new();
         for address in OUTSIDE {
@@ -188,8 +196,9 @@ impl Marks {
         Ok(gateways)
     }
 
-    /// The interface by which packets of this node to `address` leave, and the next hop unless the address is on that
-    /// interface's link. `None`: there is no route. The route to one of this node's own addresses is `lo`.
+    /// The interface by which packets of this node to `address` leave, and the next hop unless the
+    /// address is on that interface's link. `None`: there is no route. The route to one of this
+    /// node's own addresses is `lo`.
     pub fn route_to(&mut self, address: IpAddr) -> Result<Option<(String, Option<IpAddr>)>> {
         let Some(hop) = self.hops(address, 0)?.first().copied() else { return Ok(None) };
         Ok(self.client.link_of_index(hop.index)?.map(|link| (link.name, hop.gateway)))
@@ -203,15 +212,16 @@ impl Marks {
         let question = RouteMessage::new(libc::RTM_GETROUTE, &header).with(libc::RTA_DST, &octets);
         match self.client.request(question, 0) {
             Ok(answers) => Ok(answers.iter().find_map(read_hops).unwrap_or_default()),
-            // ENETUNREACH, EHOSTUNREACH, EACCES (prohibit), EINVAL (blackhole), EAFNOSUPPORT: there is no way.
+            // ENETUNREACH, EHOSTUNREACH, EACCES (prohibit), EINVAL (blackhole), EAFNOSUPPORT:
+            // there is no way.
             Err(Failure::Refused { .. }) => Ok(Vec::new()),
             Err(failure) => Err(explain(failure, "look up the route to", address)),
         }
     }
 
-    /// Finds the rules of the routing policy (`ip rule`, both families) that treat packets with one of these marks otherwise than
-    /// packets without a mark: the answers to a marked packet may take another way with `fwmark_reflect`, and forwarded packets
-    /// do.
+    /// Finds the rules of the routing policy (`ip rule`, both families) that treat packets with
+    /// one of these marks otherwise than packets without a mark: the answers to a marked packet
+    /// may take another way with `fwmark_reflect`, and forwarded packets do.
     pub fn uses(&mut self, marks: &[NonZeroU32]) -> Result<Vec<MarkUse>> {
         let question = RouteMessage::new(libc::RTM_GETRULE, &[0; RULE_HEADER]);
         let found = self.client.list(&question, |message| Policy::read(&message));

@@ -55,8 +55,8 @@ impl FromStr for Mac {
     }
 }
 
-/// Which of the packets for a VIP a rule marks. Where several rules match a packet, the mark of the last kind in this order
-/// stays.
+/// Which of the packets for a VIP a rule marks. Where several rules match a packet, the mark of
+/// the last kind in this order stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Packets {
     /// TCP packets without SYN: those of a connection that is open already. Fragments count among

@@ -1,4 +1,5 @@
-//! Messages of a Linux 6.1 on x86-64 (eth0 has index 2), for the tests of the code that reads them.
+//! Messages of a Linux 6.1 on x86-64 (eth0 has index 2), for the tests of the code that reads
+//! them.
 
 use super::neighbours::Neighbour;
 use super::routing::{Policy, read_hops};
@@ -16,7 +17,8 @@ fn octets(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// Each sample, cut anywhere, and with each of some octets in every place, is read without a panic.
+/// Each sample, cut anywhere, and with each of some octets in every place, is read without a
+/// panic.
 #[test]
 fn no_octets_make_a_reader_panic() {
     for (kind, text) in ALL {
@@ -66,7 +68,8 @@ pub(super) const NO_QUEUE: Sample = (
 pub(super) const PRIORITY_ALONE: Sample =
     (libc::RTM_NEWTFILTER, "000000000200000000000000f2ffffff08002e010b000100666c6f776572000008000b0000000000");
 
-/// `pref 302 protocol ip flower skip_hw dst_ip 192.0.2.254 src_mac 02:00:00:00:00:02 action skbedit mark 1 continue cookie ...`
+/// `pref 302 protocol ip flower skip_hw dst_ip 192.0.2.254 src_mac 02:00:00:00:00:02 action
+/// skbedit mark 1 continue cookie ...`
 pub(super) const FROM: Sample = (
     libc::RTM_NEWTFILTER,
     "000000000200000001000000f2ffffff08002e010b000100666c6f776572000008000b0000000000200102000a00060002000000000200\
@@ -77,7 +80,8 @@ pub(super) const FROM: Sample = (
      0001000000080005000100000004000600240001002100000000000000210000000000000000000000000000000000000000000000",
 );
 
-/// `pref 305 protocol ipv6 flower skip_hw dst_ip 2001:db8::fe ip_proto tcp tcp_flags 0x2/0x12 action skbedit mark 2 continue ...`
+/// `pref 305 protocol ipv6 flower skip_hw dst_ip 2001:db8::fe ip_proto tcp tcp_flags 0x2/0x12
+/// action skbedit mark 2 continue ...`
 pub(super) const OPENING: Sample = (
     libc::RTM_NEWTFILTER,
     "000000000200000001000000f2ffffff86dd31010b000100666c6f776572000008000b0000000000380102000600080086dd0000050009\
@@ -124,7 +128,8 @@ pub(super) const POLICY: Sample = (
 pub(super) const PLAIN_POLICY: Sample =
     (libc::RTM_NEWRULE, "02000000ff0000010000000008000f00ff00000008000e00ffffffff0500150002000000");
 
-/// `default nexthop via 192.0.2.2 dev eth0 nexthop via inet6 fe80::3 dev eth0`, asked for with `RTM_F_FIB_MATCH`
+/// `default nexthop via 192.0.2.2 dev eth0 nexthop via inet6 fe80::3 dev eth0`, asked for with
+/// `RTM_F_FIB_MATCH`
 pub(super) const ROUTE: Sample = (
     libc::RTM_NEWROUTE,
     "02000000fe0300010000000008000f00fe00000034000900100000000200000008000500c00002022000000002000000160012000a00fe\

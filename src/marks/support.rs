@@ -12,13 +12,15 @@ use crate::error::{Error, Result};
 use crate::netlink::{RouteClient, RouteMessage, in_new_namespace};
 use crate::netns::Netns;
 
-/// Tries whether the kernel can mark packets, in a network namespace made for it; loads the modules where it can.
+/// Tries whether the kernel can mark packets, in a network namespace made for it; loads the
+/// modules where it can.
 ///
 /// Needs `CAP_SYS_ADMIN` for the namespace.
 ///
 /// # Errors
-/// - [`Error::Refused`] with [`Cause::NoTcModule`](crate::Cause::NoTcModule) when a module is missing; the message names the
-///   module (`sch_ingress`, `cls_bpf`, `act_skbedit`) and the packages that hold it.
+/// - [`Error::Refused`] with [`Cause::NoTcModule`](crate::Cause::NoTcModule) when a module is
+///   missing; the message names the module (`sch_ingress`, `cls_bpf`, `act_skbedit`) and the
+///   packages that hold it.
 /// - [`Error::System`] when no namespace can be made (`EPERM`); also as [`Marks`](super::Marks).
 pub fn supported() -> Result<()> {
     in_new_namespace(attempt).map_err(|e| Error::system("create", "a network namespace to try tc filters in", e))?

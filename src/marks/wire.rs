@@ -1,4 +1,5 @@
-//! Qdiscs and filters as rtnetlink messages: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_skbedit.h.
+//! Qdiscs and filters as rtnetlink messages: linux/pkt_sched.h, linux/pkt_cls.h,
+//! linux/tc_act/tc_skbedit.h.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -17,7 +18,8 @@ pub const PRIORITY: u16 = 306;
 /// The first of the six priorities of an earlier version's flower filters.
 const OUTDATED_PRIORITY: u16 = 300;
 
-/// `struct tcmsg`: family u8, padding, ifindex i32, handle u32, parent u32, info u32, in host order.
+/// `struct tcmsg`: family u8, padding, ifindex i32, handle u32, parent u32, info u32, in host
+/// order.
 const TC_HEADER: usize = 20;
 
 /// `TC_H_CLSACT`, the same as `TC_H_INGRESS`.
@@ -95,7 +97,8 @@ pub(super) fn clsact(kind: u16, index: u32) -> RouteMessage {
     RouteMessage::new(kind, &header(index, CLSACT_HANDLE, CLSACT, 0)).with(TCA_KIND, b"clsact\0")
 }
 
-/// Reads an answer to [`list_qdiscs`]: the interface's index, and the qdisc if filters of arriving packets belong there.
+/// Reads an answer to [`list_qdiscs`]: the interface's index, and the qdisc if filters of arriving
+/// packets belong there.
 pub(super) fn read_qdisc(message: &RouteMessage) -> Option<(u32, Qdisc)> {
     if message.kind() != libc::RTM_NEWQDISC {
         return None;
@@ -357,8 +360,8 @@ impl Filter {
         self.actions.last().is_some_and(|action| action.control.is_some_and(|control| control != CONTINUE))
     }
 
-    /// Whether it is a container of filters: the kernel lists each priority with handle 0 before its filters, and the hash tables
-    /// of u32 among them.
+    /// Whether it is a container of filters: the kernel lists each priority with handle 0 before
+    /// its filters, and the hash tables of u32 among them.
     pub(super) fn is_container(&self) -> bool {
         self.handle == 0 || self.kind == "u32" && self.handle & 0xf_ffff == 0
     }
@@ -457,7 +460,8 @@ impl Action {
     }
 }
 
-/// What becomes of a packet after an action: `tc_gen`, with which the parameters of an action begin.
+/// What becomes of a packet after an action: `tc_gen`, with which the parameters of an action
+/// begin.
 fn read_control(parameters: &[u8]) -> Option<i32> {
     parameters.get(8..12).and_then(number).map(|control| control as i32)
 }

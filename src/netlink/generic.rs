@@ -10,7 +10,8 @@ use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use super::socket::{BATCH, Failure, Socket};
 use crate::netns::Netns;
 
-/// A client of the generic netlink family `F`, in one network namespace. After a failure of its socket it opens a new one.
+/// A client of the generic netlink family `F`, in one network namespace. After a failure of its
+/// socket it opens a new one.
 pub(crate) struct GenericSocket<F> {
     netns: Netns,
     limit: Duration,
@@ -58,8 +59,9 @@ where
         })
     }
 
-    /// Any number of requests, [`BATCH`] in a send, and an outcome for each. Where `go_on` is false, no further send follows
-    /// one that held a failure: the outcomes are then fewer than the requests.
+    /// Any number of requests, [`BATCH`] in a send, and an outcome for each. Where `go_on` is
+    /// false, no further send follows one that held a failure: the outcomes are then fewer than
+    /// the requests.
     pub(crate) fn batch(&mut self, payloads: &[F], go_on: bool) -> Result<Vec<Result<(), Failure>>, Failure> {
         let mut outcomes = Vec::with_capacity(payloads.len());
         for some in payloads.chunks(BATCH) {
@@ -83,7 +85,8 @@ where
 
     fn exchange<R>(&mut self, mut attempt: impl FnMut(&mut Open) -> Result<R, Failure>) -> Result<R, Failure> {
         match attempt(self.connected()?) {
-            // A message for a family that is not there is answered like one about an object that is not there.
+            // A message for a family that is not there is answered like one about an object that
+            // is not there.
             Err(failure) if failure.is_not_found() => match self.family_moved()? {
                 true => attempt(self.connected()?),
                 false => Err(failure),
@@ -142,8 +145,8 @@ const GET_FAMILY: u8 = 3;
 const ATTR_FAMILY_ID: u16 = 1;
 const ATTR_FAMILY_NAME: u16 = 2;
 
-/// The controller's question and answer. Not netlink-packet-generic's own type: that refuses the whole answer for one attribute
-/// that it does not know.
+/// The controller's question and answer. Not netlink-packet-generic's own type: that refuses the
+/// whole answer for one attribute that it does not know.
 #[derive(Debug)]
 struct GetFamily {
     name: &'static str,

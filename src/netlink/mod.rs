@@ -1,4 +1,5 @@
-//! Netlink: one socket type that asks, lists and batches, and sockets for link-layer frames. And one socket option.
+//! Netlink: one socket type that asks, lists and batches, and sockets for link-layer frames. And
+//! one socket option.
 //!
 //! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
 
@@ -20,5 +21,6 @@ pub(crate) use socket::{Failure, Listener};
 
 use std::time::Duration;
 
-/// How long an answer may take. The kernel answers at once, or within the time that loading a module takes.
+/// How long an answer may take. The kernel answers at once, or within the time that loading a
+/// module takes.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(5);

@@ -5,12 +5,13 @@ use std::thread;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// Runs `work` in a network namespace made for it, which goes with it: what is tried there changes nothing here. Needs
-/// `CAP_SYS_ADMIN`.
+/// Runs `work` in a network namespace made for it, which goes with it: what is tried there changes
+/// nothing here. Needs `CAP_SYS_ADMIN`.
 pub(crate) fn in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let enter = || {
-            // SAFETY: a network namespace is the thread's own, and the thread ends here; descriptors stay shared.
+            // SAFETY: a network namespace is the thread's own, and the thread ends here;
+            // descriptors stay shared.
             #[allow(unsafe_code)]
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
             Ok(work())

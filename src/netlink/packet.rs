@@ -17,8 +17,9 @@ pub(crate) const ETHER_ARP: u16 = 0x0806;
 pub(crate) const ETHER_IPV6: u16 = 0x86dd;
 pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// Sends `payload` as one frame of this EtherType out of the interface with this index, from the calling
-/// thread's network namespace, to a link-layer address of up to 8 octets. Needs `CAP_NET_RAW`.
+/// Sends `payload` as one frame of this EtherType out of the interface with this index, from the
+/// calling thread's network namespace, to a link-layer address of up to 8 octets. Needs
+/// `CAP_NET_RAW`.
 pub(crate) fn send_frame(interface: u32, ether_type: u16, destination: &[u8], payload: &[u8]) -> io::Result<()> {
     // Protocol 0: the socket sends only, and nothing is queued for it to receive.
     let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -33,8 +34,8 @@ fn send(socket: &OwnedFd, to: &LinkAddress, payload: &[u8]) -> io::Result<()> {
     }
 }
 
-/// A socket that sends frames of one EtherType out of one interface and receives those that arrive there.
-/// Its own frames are not received.
+/// A socket that sends frames of one EtherType out of one interface and receives those that arrive
+/// there. Its own frames are not received.
 #[derive(Debug)]
 pub(crate) struct PacketSocket {
     socket: OwnedFd,
@@ -45,8 +46,8 @@ pub(crate) struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens a socket in the calling thread's network namespace. The kernel passes on only frames whose
-    /// payload has each of these octets: (offset, value). Needs `CAP_NET_RAW`.
+    /// Opens a socket in the calling thread's network namespace. The kernel passes on only frames
+    /// whose payload has each of these octets: (offset, value). Needs `CAP_NET_RAW`.
     pub(crate) fn open(interface: &str, ether_type: u16, only: &[(u8, u8)]) -> io::Result<Self> {
         // Protocol 0: nothing is received before the filter is there.
         let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -78,8 +79,8 @@ impl PacketSocket {
         send(&self.socket, &LinkAddress::new(self.interface, self.ether_type, destination)?, payload)
     }
 
-    /// Receives the payload of one frame and returns its length, at most the buffer's. `None`: no frame
-    /// arrived until then.
+    /// Receives the payload of one frame and returns its length, at most the buffer's. `None`: no
+    /// frame arrived until then.
     pub(crate) fn receive(&self, buffer: &mut [u8], until: Instant) -> io::Result<Option<usize>> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -97,8 +98,8 @@ impl PacketSocket {
     }
 }
 
-/// Attaches a filter (classic BPF) that drops frames unless each octet has its value: one of IPv6 would
-/// otherwise see all traffic of the node.
+/// Attaches a filter (classic BPF) that drops frames unless each octet has its value: one of IPv6
+/// would otherwise see all traffic of the node.
 fn attach_filter(socket: &OwnedFd, only: &[(u8, u8)]) -> io::Result<()> {
     let instruction =
         |code: u32, jump_if_not: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: jump_if_not, k };
@@ -112,8 +113,8 @@ fn attach_filter(socket: &OwnedFd, only: &[(u8, u8)]) -> io::Result<()> {
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX));
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0));
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the pointer is to a whole `sock_fprog` whose instructions outlive the call, with its own size;
-    // the kernel copies both.
+    // SAFETY: the pointer is to a whole `sock_fprog` whose instructions outlive the call, with its
+    // own size; the kernel copies both.
     #[allow(unsafe_code)]
     let result = unsafe {
         libc::setsockopt(
@@ -156,7 +157,8 @@ impl LinkAddress {
     fn of(socket: &OwnedFd) -> io::Result<Self> {
         let mut name = LinkAddress::new(0, 0, &[])?;
         let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        // SAFETY: both pointers are to values that outlive the call, and `length` is the size of the first.
+        // SAFETY: both pointers are to values that outlive the call, and `length` is the size of
+        // the first.
         #[allow(unsafe_code)]
         let result = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut name.0).cast(), &raw mut length) };
         match result {
@@ -183,8 +185,8 @@ pub(crate) fn arp_request(mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> V
     [&ETHERNET[..], &IPV4, &LENGTHS, &REQUEST, &mac, &sender.octets(), &[0; 6], &target.octets()].concat()
 }
 
-/// An IPv6 packet of neighbour discovery with this ICMPv6 message, whose checksum (octets 2 and 3, zero
-/// before) is set here. The message has an even number of octets.
+/// An IPv6 packet of neighbour discovery with this ICMPv6 message, whose checksum (octets 2 and 3,
+/// zero before) is set here. The message has an even number of octets.
 pub(crate) fn neighbour_discovery(source: Ipv6Addr, destination: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
     const ICMPV6: u8 = 58;
     let (source, destination) = (source.octets(), destination.octets());

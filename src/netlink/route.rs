@@ -1,4 +1,5 @@
-//! rtnetlink: a client that reconnects, messages as octets, and network interfaces. See rtnetlink(7).
+//! rtnetlink: a client that reconnects, messages as octets, and network interfaces. See
+//! rtnetlink(7).
 
 use std::convert::Infallible;
 
@@ -31,8 +32,8 @@ impl RouteClient {
         &self.netns
     }
 
-    /// Runs `attempt` with the socket. After a failure that leaves the socket in an unknown state, the next exchange
-    /// opens a new one.
+    /// Runs `attempt` with the socket. After a failure that leaves the socket in an unknown state,
+    /// the next exchange opens a new one.
     pub(crate) fn exchange<R>(
         &mut self,
         attempt: impl FnOnce(&mut Socket) -> Result<R, Failure>,
@@ -59,7 +60,8 @@ impl RouteClient {
         self.exchange(|socket| socket.request(question, flags))
     }
 
-    /// Reads a list and collects the results of `entry`. Reads it again if the kernel reports that it changed meanwhile.
+    /// Reads a list and collects the results of `entry`. Reads it again if the kernel reports that
+    /// it changed meanwhile.
     pub(crate) fn list<T, R>(&mut self, question: &T, mut entry: impl FnMut(T) -> Option<R>) -> Result<Vec<R>, Failure>
     where
         T: NetlinkSerializable + NetlinkDeserializable + Clone,
@@ -129,8 +131,9 @@ fn explain(failure: Failure, operation: &'static str, object: impl std::fmt::Dis
     })
 }
 
-/// An rtnetlink message as octets: its type, a fixed header, and attributes. Unlike netlink-packet-route's types it takes
-/// any octets, so that one odd attribute does not cost the whole answer.
+/// An rtnetlink message as octets: its type, a fixed header, and attributes. Unlike
+/// netlink-packet-route's types it takes any octets, so that one odd attribute does not cost the
+/// whole answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RouteMessage {
     kind: u16,
@@ -185,7 +188,8 @@ impl NetlinkDeserializable for RouteMessage {
     }
 }
 
-/// Appends an attribute: length u16 and type u16 in host order, the value, padding to a multiple of 4.
+/// Appends an attribute: length u16 and type u16 in host order, the value, padding to a multiple
+/// of 4.
 ///
 /// Panics if the value does not fit the length.
 pub(crate) fn push_attribute(octets: &mut Vec<u8>, kind: u16, value: &[u8]) {
@@ -251,7 +255,8 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BOND_SLAVE_PERM_HWADDR: u16 = 4;
 
 impl Link {
-    /// Reads an `RTM_NEWLINK` or `RTM_DELLINK` message. `None`: it is something else, or malformed.
+    /// Reads an `RTM_NEWLINK` or `RTM_DELLINK` message. `None`: it is something else, or
+    /// malformed.
     pub(crate) fn read(message: &RouteMessage) -> Option<Self> {
         if !matches!(message.kind(), libc::RTM_NEWLINK | libc::RTM_DELLINK) {
             return None;
@@ -294,7 +299,8 @@ impl Link {
             match kind {
                 IFLA_INFO_KIND => self.kind = string(value),
                 IFLA_INFO_SLAVE_KIND if value.starts_with(b"bond") => slave = "bond",
-                // The address from before it joined, see bond_fill_slave_info() in drivers/net/bonding.
+                // The address from before it joined, see bond_fill_slave_info() in
+                // drivers/net/bonding.
                 IFLA_INFO_SLAVE_DATA if slave == "bond" => self.permanent.extend(
                     attributes(value).filter(|(kind, _)| *kind == IFLA_BOND_SLAVE_PERM_HWADDR).map(|(_, v)| v.to_vec()),
                 ),
@@ -324,8 +330,8 @@ impl Link {
         self.ethernet(&self.address)
     }
 
-    /// The permanent address of the hardware (`IFLA_PERM_ADDRESS`), and for a slave of a bond the address that it had before
-    /// it joined.
+    /// The permanent address of the hardware (`IFLA_PERM_ADDRESS`), and for a slave of a bond the
+    /// address that it had before it joined.
     pub(crate) fn permanent_ethernet_addresses(&self) -> impl Iterator<Item = [u8; 6]> {
         self.permanent.iter().filter_map(|address| self.ethernet(address))
     }

@@ -18,11 +18,12 @@ use rustix::net::{RecvFlags, recv};
 use super::route::RouteMessage;
 use crate::error::{Cause, Error};
 
-/// Requests in one send. About 277 failures fit the default receive buffer, so that 256 cannot lose an answer.
+/// Requests in one send. About 277 failures fit the default receive buffer, so that 256 cannot
+/// lose an answer.
 pub(crate) const BATCH: usize = 256;
 
-/// One receive takes this much. The kernel fills as much of it as there is, and zeroes that much for each dump: larger makes many
-/// small dumps slower, smaller makes one large dump slower.
+/// One receive takes this much. The kernel fills as much of it as there is, and zeroes that much
+/// for each dump: larger makes many small dumps slower, smaller makes one large dump slower.
 const RECEIVE: usize = 32 * 1024;
 
 /// `NLMSGERR_ATTR_MSG`: the kernel's words in an extended acknowledgement.
@@ -111,7 +112,8 @@ impl Socket {
         Ok(Socket { inner, sequence: 0, limit, buffer: vec![0; RECEIVE] })
     }
 
-    /// Sends one request and returns its answers (none, for most) once the kernel has acknowledged it.
+    /// Sends one request and returns its answers (none, for most) once the kernel has acknowledged
+    /// it.
     pub(crate) fn request<T>(&mut self, payload: T, flags: u16) -> Result<Vec<T>, Failure>
     where
         T: NetlinkSerializable + NetlinkDeserializable,
@@ -128,8 +130,8 @@ impl Socket {
         Ok(answers)
     }
 
-    /// Sends one request for a list and hands its entries to `entry`. Says whether the list is whole: `false` if the kernel
-    /// noticed that it changed meanwhile (IPVS never notices).
+    /// Sends one request for a list and hands its entries to `entry`. Says whether the list is
+    /// whole: `false` if the kernel noticed that it changed meanwhile (IPVS never notices).
     pub(crate) fn dump<T>(
         &mut self,
         payload: T,
@@ -157,8 +159,9 @@ impl Socket {
         failed.map_or(Ok(whole), Err)
     }
 
-    /// Sends up to [`BATCH`] requests with these flags at once, an acknowledgement asked for with the last only, and returns an outcome for each.
-    /// The kernel carries out all of them, also those behind one that failed.
+    /// Sends up to [`BATCH`] requests with these flags at once, an acknowledgement asked for with
+    /// the last only, and returns an outcome for each. The kernel carries out all of them, also
+    /// those behind one that failed.
     pub(crate) fn batch<T>(&mut self, payloads: Vec<T>, flags: u16) -> Result<Vec<Result<(), Failure>>, Failure>
     where
         T: NetlinkSerializable + NetlinkDeserializable,
@@ -212,8 +215,9 @@ impl Socket {
         }
     }
 
-    /// Receives the answers to these requests and hands each with its request's index and its flags to `on`, until that says
-    /// that all is complete. Late answers to earlier requests are passed over.
+    /// Receives the answers to these requests and hands each with its request's index and its
+    /// flags to `on`, until that says that all is complete. Late answers to earlier requests are
+    /// passed over.
     fn receive<T>(
         &mut self,
         sequences: Sequences,
@@ -260,18 +264,21 @@ impl Socket {
     }
 }
 
-/// A socket that receives the kernel's notifications about routes, neighbours and interfaces, and never waits for one.
+/// A socket that receives the kernel's notifications about routes, neighbours and interfaces, and
+/// never waits for one.
 #[derive(Debug)]
 pub(crate) struct Listener {
     inner: netlink_sys::Socket,
     buffer: Vec<u8>,
 }
 
-/// The kernel keeps this much for a listener, in octets as socket(7) counts them (`net.core.rmem_max` permitting).
+/// The kernel keeps this much for a listener, in octets as socket(7) counts them
+/// (`net.core.rmem_max` permitting).
 const LISTENER_BUFFER: usize = 1 << 20;
 
 impl Listener {
-    /// Opens a socket in the calling thread's network namespace, where it stays. `groups` is a set of bits: group N is bit N-1.
+    /// Opens a socket in the calling thread's network namespace, where it stays. `groups` is a set
+    /// of bits: group N is bit N-1.
     pub(crate) fn open(groups: u32) -> io::Result<Self> {
         let mut inner = netlink_sys::Socket::new(protocols::NETLINK_ROUTE)?;
         // More would be better, but less works: what is lost is reported.
@@ -392,7 +399,8 @@ fn split_message(bytes: &[u8]) -> Result<(NetlinkBuffer<&[u8]>, &[u8]), Failure>
     Ok((message, bytes.get(length..).unwrap_or_default()))
 }
 
-/// The message of an extended acknowledgement: it follows the request that it is about, of which only the header is sent back.
+/// The message of an extended acknowledgement: it follows the request that it is about, of which
+/// only the header is sent back.
 fn kernel_words(flags: u16, payload: &[u8]) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
@@ -447,7 +455,8 @@ mod tests {
 
     #[test]
     fn no_octets_make_the_reader_panic() {
-        // Every message of up to 40 octets of one value, with each type and flag that is treated by itself.
+        // Every message of up to 40 octets of one value, with each type and flag that is treated
+        // by itself.
         for kind in [NLMSG_NOOP, NLMSG_ERROR, NLMSG_DONE, NLMSG_OVERRUN, 99] {
             for flags in [0, NLM_F_CAPPED, NLM_F_ACK_TLVS, NLM_F_CAPPED | NLM_F_ACK_TLVS] {
                 for length in 0..40 {

@@ -20,7 +20,8 @@ pub enum VipOwner {
     /// The node itself, which also announces it.
     #[default]
     Node,
-    /// keepalived (`virtual_ipaddress`), or whoever elects the director. The node then cares for the loopback VIP only.
+    /// keepalived (`virtual_ipaddress`), or whoever elects the director. The node then cares for
+    /// the loopback VIP only.
     Keepalived,
 }
 
@@ -48,17 +49,20 @@ pub struct ArpConfig {
 pub struct MarksConfig {
     /// The packet marks. Each node chooses its own: they do not leave it.
     pub values: MarkValues,
-    /// MAC addresses of other nodes, by the address of the node as a destination, beside those that the node sees by itself.
+    /// MAC addresses of other nodes, by the address of the node as a destination, beside those
+    /// that the node sees by itself.
     pub macs: BTreeMap<IpAddr, BTreeSet<Mac>>,
     /// What happens to the node's own requests to a VIP.
     pub own_requests: OwnRequests,
 }
 
-/// What happens to requests of the node's own programs to a VIP. The kernel schedules them like a client's, and the answer of another
-/// server does not reach the program (`ip_vs_local_request4()` in net/netfilter/ipvs/ip_vs_core.c).
+/// What happens to requests of the node's own programs to a VIP. The kernel schedules them like a
+/// client's, and the answer of another server does not reach the program (`ip_vs_local_request4()`
+/// in net/netfilter/ipvs/ip_vs_core.c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum OwnRequests {
-    /// They are marked by nftables or xtables, and served by this node. Where the node has neither, an audit says so.
+    /// They are marked by nftables or xtables, and served by this node. Where the node has
+    /// neither, an audit says so.
     #[default]
     ServedHere,
     /// They are left alone.
@@ -67,13 +71,15 @@ pub enum OwnRequests {
 
 /// A group of VIPs that one election decides about, and how the node handles them.
 ///
-/// A node has one group, or several that share a state directory and a network namespace: a [`Node`](super::Node) for each, and all
-/// but [`Config::group`], [`Config::interface`], [`Config::vips`] and [`Config::services`] the same.
+/// A node has one group, or several that share a state directory and a network namespace: a
+/// [`Node`](super::Node) for each, and all but [`Config::group`], [`Config::interface`],
+/// [`Config::vips`] and [`Config::services`] the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The group's name; "" for a node that has only one.
     pub group: String,
-    /// The groups of the node, this one among them. What an earlier configuration had for other groups is released.
+    /// The groups of the node, this one among them. What an earlier configuration had for other
+    /// groups is released.
     pub groups: BTreeSet<String>,
     /// The interface that clients reach, and that holds the director's VIP.
     pub interface: String,
@@ -89,8 +95,9 @@ pub struct Config {
     pub loopback: Loopback,
     /// ARP settings, set before a VIP is put on `lo`. `None`: they are left alone.
     pub arp: Option<ArpConfig>,
-    /// The services of the VIPs. They are loaded where the kernel has none of them, and again changed when they are changed here; in
-    /// between they belong to whoever edits the kernel's table. `None`: the node loads nothing.
+    /// The services of the VIPs. They are loaded where the kernel has none of them, and again
+    /// changed when they are changed here; in between they belong to whoever edits the kernel's
+    /// table. `None`: the node loads nothing.
     pub services: Option<Table>,
     /// Where the node keeps its state: a directory for root alone, one for each node.
     pub state_dir: PathBuf,
@@ -98,14 +105,14 @@ pub struct Config {
     pub announcements: u32,
     /// How the nodes synchronise their connections.
     pub sync: Sync,
-    /// How long after a move the VIP is announced once more, for neighbours that missed it; 0: not. See
-    /// [`Node::announce_again`](super::Node::announce_again).
+    /// How long after a move the VIP is announced once more, for neighbours that missed it; 0:
+    /// not. See [`Node::announce_again`](super::Node::announce_again).
     pub announce_again: Duration,
 }
 
 impl Config {
-    /// A node with these VIPs, everything else by default: ARP settings that hide the VIP on `lo` on this interface, state in
-    /// `/run/lvs-dr`.
+    /// A node with these VIPs, everything else by default: ARP settings that hide the VIP on `lo`
+    /// on this interface, state in `/run/lvs-dr`.
     pub fn new(interface: &str, vips: impl IntoIterator<Item = IpAddr>) -> Self {
         let vips: Vec<IpAddr> = vips.into_iter().collect();
         Config {

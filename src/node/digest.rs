@@ -12,9 +12,10 @@ pub(super) fn fnv(octets: impl IntoIterator<Item = u8>) -> u64 {
 pub struct TableDigest {
     /// The services, destinations and weights.
     pub table: u64,
-    /// The order in which the kernel lists the destinations of services with scheduler mh: their hash tables depend on it
-    /// (`ip_vs_mh_permutate()` in net/netfilter/ipvs/ip_vs_mh.c). They also depend on the last weight of a destination that was not 0,
-    /// which the kernel does not show.
+    /// The order in which the kernel lists the destinations of services with scheduler mh: their
+    /// hash tables depend on it (`ip_vs_mh_permutate()` in net/netfilter/ipvs/ip_vs_mh.c). They
+    /// also depend on the last weight of a destination that was not 0, which the kernel does not
+    /// show.
     pub order: u64,
 }
 

@@ -1,4 +1,5 @@
-//! How a node that came late, or was deaf for a while, gets to know all connections of the director. Pure.
+//! How a node that came late, or was deaf for a while, gets to know all connections of the
+//! director. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,11 @@ use super::beacon::Beacon;
 const DEAF: Duration = Duration::from_secs(4);
 /// Without a director for so long there is nobody to learn from.
 const ALONE: Duration = Duration::from_secs(5);
-/// Beacons keep a node out of elections for so long at most, counted from its start. A node that lacks connections is better than none.
+/// Beacons keep a node out of elections for so long at most, counted from its start. A node that
+/// lacks connections is better than none.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Who counts so few so often in a row has missed some; who still does when it has been told of all counts otherwise than the director.
+/// Who counts so few so often in a row has missed some; who still does when it has been told of
+/// all counts otherwise than the director.
 const PATIENCE: u32 = 5;
 /// Datagrams can be lost: it is told of everything again. More often would help no more.
 const TRIES: u32 = 5;
@@ -24,8 +27,8 @@ pub struct Learned {
     pub of: u64,
 }
 
-/// How far a node is with learning the director's connections: from the beacons that it hears it decides when to ask to be told of all of
-/// them (again). Without a kernel or a clock of its own.
+/// How far a node is with learning the director's connections: from the beacons that it hears it
+/// decides when to ask to be told of all of them (again). Without a kernel or a clock of its own.
 #[derive(Debug)]
 pub struct Learning {
     since: Instant,
@@ -49,8 +52,8 @@ impl Learning {
         self.asks
     }
 
-    /// Whether this node may take part in elections: it knows all connections, or no director can send them. Whatever other nodes send,
-    /// it may a minute after its start.
+    /// Whether this node may take part in elections: it knows all connections, or no director can
+    /// send them. Whatever other nodes send, it may a minute after its start.
     pub fn may_direct(&self, now: Instant) -> bool {
         if now.duration_since(self.since) >= LIMIT {
             return true;
@@ -88,8 +91,8 @@ impl Learning {
         (!self.asks).then_some(Learned { known, of })
     }
 
-    /// What is known here was counted, about once a second. Who falls behind for long asks again; if that does not help, more and more
-    /// rarely.
+    /// What is known here was counted, about once a second. Who falls behind for long asks again;
+    /// if that does not help, more and more rarely.
     pub fn counted(&mut self, learned: Learned) {
         let Learned { known, of } = learned;
         let behind = known.saturating_add(of / 10 + 20) < of;
@@ -145,7 +148,8 @@ mod tests {
         assert!(!alone.may_direct(now + 2 * ALONE));
     }
 
-    /// A director that never sends, one that claims ever more connections, ever other ones, and ones that fall silent.
+    /// A director that never sends, one that claims ever more connections, ever other ones, and
+    /// ones that fall silent.
     #[test]
     fn no_beacons_keep_a_node_out_of_elections_for_longer_than_a_minute() {
         let start = Instant::now();

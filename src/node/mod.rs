@@ -3,15 +3,19 @@
 //! [`Node::become_role`] looks at the kernel, plans, acts, and looks again:
 //!
 //! 1. *Observe* the kernel. Nothing is taken from memory that the kernel can tell.
-//! 2. *Plan* the steps, from what is seen and what is wanted. [`Node::plan`] returns them and changes nothing.
-//! 3. *Run* them, under a lock. Requests are numbered as they arrive; one that a later one supersedes is not carried out.
-//! 4. *Verify*: observe again. A step that left no trace is an error that names it; what another program changed meanwhile is planned for.
+//! 2. *Plan* the steps, from what is seen and what is wanted. [`Node::plan`] returns them and
+//!    changes nothing.
+//! 3. *Run* them, under a lock. Requests are numbered as they arrive; one that a later one
+//!    supersedes is not carried out.
+//! 4. *Verify*: observe again. A step that left no trace is an error that names it; what another
+//!    program changed meanwhile is planned for.
 //!
-//! Every step can be done twice. A node that was killed anywhere, or started from any half state, reaches the role that it is asked for
-//! next.
+//! Every step can be done twice. A node that was killed anywhere, or started from any half state,
+//! reaches the role that it is asked for next.
 //!
-//! The promotion of a backup reads no services and changes no destination, however many there are: it moves the VIP, announces it,
-//! removes one rule for each VIP and interface, and starts the sync daemon.
+//! The promotion of a backup reads no services and changes no destination, however many there are:
+//! it moves the VIP, announces it, removes one rule for each VIP and interface, and starts the
+//! sync daemon.
 //!
 //! ```no_run
 //! use lvs_dr::node::{Config, Node, Role};
@@ -87,8 +91,8 @@ const LOCK_LIMIT: Duration = Duration::from_secs(30);
 /// Connections that expire earlier are ignored.
 const LASTING: Duration = Duration::from_secs(5);
 
-/// Time limit for reading the connections when a director is demoted. A hundred thousand take older kernels a minute, and the sync
-/// daemon has sent most of them.
+/// Time limit for reading the connections when a director is demoted. A hundred thousand take
+/// older kernels a minute, and the sync daemon has sent most of them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Interval at which a wait looks whether it is over.
@@ -141,7 +145,8 @@ pub struct Status {
     pub table: Table,
     /// The same with their counters.
     pub entries: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
-    /// How many connections the services of the node's marks count, of all groups. The director of a backup knows them too.
+    /// How many connections the services of the node's marks count, of all groups. The director of
+    /// a backup knows them too.
     pub marked: u64,
     /// The sync daemons that run.
     pub daemons: Vec<SyncDaemon>,
@@ -162,8 +167,9 @@ pub struct Status {
 }
 
 impl Status {
-    /// How many connections the destinations of the node's services count, and templates: also those that expire soon. Unlike
-    /// [`Node::known_connections`] it costs nothing, however many there are.
+    /// How many connections the destinations of the node's services count, and templates: also
+    /// those that expire soon. Unlike [`Node::known_connections`] it costs nothing, however many
+    /// there are.
     pub fn connections(&self) -> u64 {
         let own = self.entries.iter().filter(|(entry, _)| self.kept.service(&entry.service.id).is_some());
         counted(own)
@@ -195,8 +201,9 @@ impl Node {
     /// A node in the calling thread's network namespace. Nothing is changed yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: see [`Config::check`]; [`Cause::NoIpvs`] (`ENOENT`); [`Cause::NoInterface`] (`ENODEV`), where the node has
-    /// no role yet: one that loses its interface can still take on [`Role::Fault`] or [`Role::Stop`], and be released.
+    /// [`Error::Invalid`]: see [`Config::check`]; [`Cause::NoIpvs`] (`ENOENT`);
+    /// [`Cause::NoInterface`] (`ENODEV`), where the node has no role yet: one that loses its
+    /// interface can still take on [`Role::Fault`] or [`Role::Stop`], and be released.
     pub fn open(config: Config) -> Result<Self> {
         Self::open_in(config, Netns::current()?)
     }
@@ -226,8 +233,9 @@ impl Node {
     /// Plans a role. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Foreign`]: a VIP, a mark or a sync daemon belongs to another program; [`Error::Invalid`]: the kernel cannot do what
-    /// the fence needs; [`Error::State`]: what was remembered cannot be believed; the errors of reading the kernel's state.
+    /// [`Error::Foreign`]: a VIP, a mark or a sync daemon belongs to another program;
+    /// [`Error::Invalid`]: the kernel cannot do what the fence needs; [`Error::State`]: what was
+    /// remembered cannot be believed; the errors of reading the kernel's state.
     pub fn plan(&mut self, role: Role) -> Result<Plan> {
         let memory = self.remember()?;
         self.plan_after(role, Apply::Changes, &memory, Look::All)
@@ -242,12 +250,14 @@ impl Node {
         planner::for_role(&self.config, role, apply, memory, &seen)
     }
 
-    /// Takes on a role, and returns what was done for it. Where all is in place already, nothing is.
+    /// Takes on a role, and returns what was done for it. Where all is in place already, nothing
+    /// is.
     ///
     /// # Errors
-    /// As [`Node::plan`]; [`Error::Superseded`]: a later request came while this one waited; [`Error::Locked`];
-    /// [`Error::Step`]: a step failed, those before it are done; [`Error::NotVerified`]. Whatever the error, the same request (or
-    /// another) can be made again, and goes on from what is there.
+    /// As [`Node::plan`]; [`Error::Superseded`]: a later request came while this one waited;
+    /// [`Error::Locked`]; [`Error::Step`]: a step failed, those before it are done;
+    /// [`Error::NotVerified`]. Whatever the error, the same request (or another) can be made
+    /// again, and goes on from what is there.
     pub fn become_role(&mut self, role: Role) -> Result<Plan> {
         self.become_role_with(role, |_| ())
     }
@@ -263,11 +273,13 @@ impl Node {
         }
     }
 
-    /// Takes on a role with services that are read only where they are needed: not for the promotion of a backup that is ready. What is
-    /// configured as [`Config::services`] until then is not looked at. The inner error is the reader's.
+    /// Takes on a role with services that are read only where they are needed: not for the
+    /// promotion of a backup that is ready. What is configured as [`Config::services`] until then
+    /// is not looked at. The inner error is the reader's.
     ///
     /// # Errors
-    /// As [`Node::become_role`]; [`Error::Invalid`] for services that do not fit the configuration.
+    /// As [`Node::become_role`]; [`Error::Invalid`] for services that do not fit the
+    /// configuration.
     pub fn become_role_reading<E>(
         &mut self,
         role: Role,
@@ -313,7 +325,8 @@ impl Node {
             let done = match node.promote_at_once(role, request, before)? {
                 Some(done) => match node.dir.load()?.group(&node.config.group).loaded {
                     Some(_) => done,
-                    // The program that loaded the services may have changed ports and servers since.
+                    // The program that loaded the services may have changed ports and servers
+                    // since.
                     None => node.reach(role, Apply::Changes, request, before)?.preceded_by(done.steps),
                 },
                 None => {
@@ -332,7 +345,8 @@ impl Node {
         })
     }
 
-    /// Remembers that the node was told this role and has not reached it, where it has a role already.
+    /// Remembers that the node was told this role and has not reached it, where it has a role
+    /// already.
     fn record_unreached(&self, role: Role) {
         let record = || -> Result<()> {
             let _lock = self.dir.lock(Duration::ZERO)?;
@@ -347,8 +361,9 @@ impl Node {
         let _ = record();
     }
 
-    /// Brings the configured services into the kernel's table: what was changed in the configuration since it was loaded, or all of it.
-    /// Destinations are changed in place, and keep their connections.
+    /// Brings the configured services into the kernel's table: what was changed in the
+    /// configuration since it was loaded, or all of it. Destinations are changed in place, and
+    /// keep their connections.
     ///
     /// # Errors
     /// As [`Node::become_role`]; [`Error::Invalid`] where no role was taken on yet.
@@ -374,7 +389,8 @@ impl Node {
             .ok_or_else(|| Error::invalid(what, "this node has taken on no role yet: let it take on one first"))
     }
 
-    /// How many connections of its services this node knows, also those that its marks have scheduled, without those that expire soon.
+    /// How many connections of its services this node knows, also those that its marks have
+    /// scheduled, without those that expire soon.
     ///
     /// # Errors
     /// As [`Ipvs::connections`].
@@ -386,8 +402,9 @@ impl Node {
         Ok(known)
     }
 
-    /// Sends all connections of the node's services to the other nodes' sync daemons, also those opened before these nodes joined, and
-    /// those that this node served itself before it directed. Returns how many these were.
+    /// Sends all connections of the node's services to the other nodes' sync daemons, also those
+    /// opened before these nodes joined, and those that this node served itself before it
+    /// directed. Returns how many these were.
     ///
     /// # Errors
     /// As [`Ipvs::send_connections`].
@@ -398,7 +415,8 @@ impl Node {
         Ok(entries.len())
     }
 
-    /// What the other nodes are to know, of connections that last so long; with a limit, those that are read in that time.
+    /// What the other nodes are to know, of connections that last so long; with a limit, those
+    /// that are read in that time.
     fn entries(&mut self, lasting: Duration, limit: Option<Duration>) -> Result<Vec<sync::Entry>> {
         let mut entries = Vec::new();
         let (table, of_marks) = self.tables()?;
@@ -444,7 +462,8 @@ impl Node {
                     return Ok(done);
                 }
                 Some(step) if rounds == ROUNDS || done.steps.contains(step) => return Err(not_verified(step)),
-                // Another program has changed something meanwhile: keepalived has moved its VIP, say.
+                // Another program has changed something meanwhile: keepalived has moved its VIP,
+                // say.
                 Some(_) => {
                     self.run(&again, request, before)?;
                     done = again.preceded_by(done.steps);
@@ -475,8 +494,9 @@ impl Node {
         Ok(left.is_empty().then_some(plan))
     }
 
-    /// Looks for the other node that directs, which the rules for packets of its connections depend on: a backup asks the link for the VIP, a
-    /// director whether the one before it is alive. Blocks for 200 ms at most, or 50 ms for each VIP, where no node answers.
+    /// Looks for the other node that directs, which the rules for packets of its connections
+    /// depend on: a backup asks the link for the VIP, a director whether the one before it is
+    /// alive. Blocks for 200 ms at most, or 50 ms for each VIP, where no node answers.
     fn look_for_director(&mut self, role: Role) -> Result<()> {
         if self.config.fence != Fence::Marks {
             return Ok(());
@@ -509,9 +529,10 @@ impl Node {
         if found != before { self.point_at(found) } else { Ok(()) }
     }
 
-    /// Says which other node directs this group's VIPs, or that the one that did is dead (`None`). Packets of connections that this node
-    /// does not know, and that another director may, are sent there; without one they are served here. A program that follows the
-    /// nodes' beacons calls it.
+    /// Says which other node directs this group's VIPs, or that the one that did is dead (`None`).
+    /// Packets of connections that this node does not know, and that another director may, are
+    /// sent there; without one they are served here. A program that follows the nodes' beacons
+    /// calls it.
     ///
     /// # Errors
     /// As [`Node::repair`].
@@ -543,7 +564,8 @@ impl Node {
         planner::pointing(&self.config, &state, &seen).iter().try_for_each(|plan| self.ipvs.apply(plan))
     }
 
-    /// The other node that directs this group, or directed it last, as far as it is known: what [`Status::director`] says.
+    /// The other node that directs this group, or directed it last, as far as it is known: what
+    /// [`Status::director`] says.
     ///
     /// # Errors
     /// As [`Node::role`].
@@ -576,8 +598,9 @@ impl Node {
         Ok(Presence { addresses, macs: macs.into_iter().take(ADDRESSES).collect(), ..Presence::default() })
     }
 
-    /// Remembers MAC addresses of another node, by its addresses: of nodes that are destinations of this one. Says whether any is new. The
-    /// rules for them follow with [`Node::repair`], or with the next role.
+    /// Remembers MAC addresses of another node, by its addresses: of nodes that are destinations
+    /// of this one. Says whether any is new. The rules for them follow with [`Node::repair`], or
+    /// with the next role.
     ///
     /// # Errors
     /// As [`Node::repair`].
@@ -601,9 +624,10 @@ impl Node {
         Ok(new)
     }
 
-    /// Announces the VIPs of a director once more, [`Config::announce_again`] after its role was reached, as keepalived does: a
-    /// neighbour may have missed the first announcement, or a switch have still been learning. Returns when that is done, or at once when
-    /// another role is asked for, or there is nothing to announce. It holds no lock.
+    /// Announces the VIPs of a director once more, [`Config::announce_again`] after its role was
+    /// reached, as keepalived does: a neighbour may have missed the first announcement, or a
+    /// switch have still been learning. Returns when that is done, or at once when another role is
+    /// asked for, or there is nothing to announce. It holds no lock.
     ///
     /// # Errors
     /// As [`Vips::announce`].
@@ -627,14 +651,15 @@ impl Node {
 
     fn announce(&mut self, vip: IpAddr) -> Result<()> {
         match self.vips.announce(vip, &self.config.interface, self.config.announcements) {
-            // It cannot be sent while the link is down, and the kernel's neighbours learn when it comes up.
+            // It cannot be sent while the link is down, and the kernel's neighbours learn when it
+            // comes up.
             Err(error) if error.cause() == Some(Cause::InterfaceDown) => Ok(()),
             result => result.map(|_| ()),
         }
     }
 
-    /// Does `work` under the lock, unless a later request is carried out instead. Where the later request
-    /// was killed, or gave up without a change, the earlier one goes on.
+    /// Does `work` under the lock, unless a later request is carried out instead. Where the later
+    /// request was killed, or gave up without a change, the earlier one goes on.
     fn in_turn<T>(&mut self, role: &str, mut work: impl FnMut(&mut Self, &Request) -> Result<T>) -> Result<T> {
         self.dir.prepare()?;
         let request = self.dir.requests().draw(role)?;
@@ -662,8 +687,8 @@ impl Node {
         }
     }
 
-    /// Does `work` under the lock, and supersedes no request. It yields to every request that waits or
-    /// comes meanwhile, and begins again after it, until `patience` has passed.
+    /// Does `work` under the lock, and supersedes no request. It yields to every request that
+    /// waits or comes meanwhile, and begins again after it, until `patience` has passed.
     fn beside<T>(
         &mut self,
         what: &str,
@@ -703,9 +728,10 @@ impl Node {
         planner::for_release(&self.config, &memory, &seen)
     }
 
-    /// Takes the node out: VIPs that it placed go, rules and services of its marks go, ARP settings and sysctls get back the values that
-    /// they had, services that were found running stay or come back, and what is remembered is forgotten. What other programs have
-    /// changed since stays. What several groups share goes with the last of them.
+    /// Takes the node out: VIPs that it placed go, rules and services of its marks go, ARP
+    /// settings and sysctls get back the values that they had, services that were found running
+    /// stay or come back, and what is remembered is forgotten. What other programs have changed
+    /// since stays. What several groups share goes with the last of them.
     ///
     /// # Errors
     /// As [`Node::become_role`].
@@ -717,7 +743,8 @@ impl Node {
         })
     }
 
-    /// The role that was asked for last, and whether it was reached: what [`Status::role`] says, without looking at anything else.
+    /// The role that was asked for last, and whether it was reached: what [`Status::role`] says,
+    /// without looking at anything else.
     ///
     /// # Errors
     /// [`Error::State`]: what was remembered cannot be believed.
@@ -733,7 +760,8 @@ impl Node {
         self.dir.prepare()
     }
 
-    /// The number of the last request: what [`Status::generation`] says, without looking at anything else.
+    /// The number of the last request: what [`Status::generation`] says, without looking at
+    /// anything else.
     ///
     /// # Errors
     /// [`Error::System`]: the state directory cannot be read.
@@ -885,7 +913,8 @@ impl Node {
             Step::Resync(daemon) => {
                 let entries = self.entries(Duration::ZERO, Some(LAST_WORDS))?;
                 match self.ipvs.send_connections(daemon, &entries) {
-                    // An announcement cannot be sent on an interface that is gone or down, and a node that has lost it must give up its role.
+                    // An announcement cannot be sent on an interface that is gone or down, and a
+                    // node that has lost it must give up its role.
                     Err(error) if error.errno().is_some_and(|errno| UNHEARD.contains(&errno)) => Ok(()),
                     sent => sent.map(drop),
                 }

@@ -1,4 +1,5 @@
-//! Names of groups in files' names and in datagrams: letters, digits, `-` and `_` as they are, other octets as `%2f`.
+//! Names of groups in files' names and in datagrams: letters, digits, `-` and `_` as they are,
+//! other octets as `%2f`.
 
 pub(super) fn escape(name: &str) -> String {
     let escaped = name.bytes().map(|octet| match octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_' {

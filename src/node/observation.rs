@@ -21,19 +21,22 @@ pub(super) struct Observation {
     /// The settings of `all`, and whether `lo` routes its addresses outside (`route_localnet`).
     pub(super) arp_all: arp::Settings,
     pub(super) route_localnet: bool,
-    /// The whole table; in brief, the services of the node's marks and the one that is the sign of a loaded table.
+    /// The whole table; in brief, the services of the node's marks and the one that is the sign of
+    /// a loaded table.
     pub(super) table: Table,
     /// The sync daemons.
     pub(super) daemons: BTreeMap<SyncRole, Option<SyncDaemon>>,
     /// The node's own addresses, also those of interfaces that are down.
     pub(super) own: BTreeSet<IpAddr>,
-    /// The sysctls of IPVS that the fence needs, and those that were changed earlier. `None`: this kernel has no such setting.
+    /// The sysctls of IPVS that the fence needs, and those that were changed earlier. `None`: this
+    /// kernel has no such setting.
     pub(super) sysctls: BTreeMap<String, Option<String>>,
     /// The rules that mark packets, on the interfaces that may have some.
     pub(super) marks: marks::Observed,
     /// The other nodes on the link. In brief: nothing.
     pub(super) link: Link,
-    /// The node's own requests that are marked. `None`: not looked at, which takes the start of a program.
+    /// The node's own requests that are marked. `None`: not looked at, which takes the start of a
+    /// program.
     pub(super) own_requests: Option<OwnMarked>,
     /// Why rules cannot be used here.
     pub(super) unsupported: Option<String>,

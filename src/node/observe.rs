@@ -59,7 +59,8 @@ impl Node {
         Ok(seen)
     }
 
-    /// The services of the node's marks, and the one that is the sign of a loaded table: as far as they are there.
+    /// The services of the node's marks, and the one that is the sign of a loaded table: as far as
+    /// they are there.
     pub(super) fn mark_services(&mut self, state: &State) -> Result<Table> {
         let mut found = Vec::new();
         for id in planner::brief_services(&self.config, state) {
@@ -143,7 +144,8 @@ impl Node {
             let remembered = |peer: &IpAddr| state.peers.get(peer).or(self.config.marks.macs.get(peer));
             let unknown = peers.iter().copied().filter(|peer| remembered(peer).is_none_or(BTreeSet::is_empty));
             let mut unknown: BTreeSet<IpAddr> = unknown.collect();
-            // A gateway that was never used: its MAC address may be the one that a peer seems to have.
+            // A gateway that was never used: its MAC address may be the one that a peer seems to
+            // have.
             if !peers.is_empty() {
                 let known: BTreeSet<IpAddr> = self.marks.neighbours()?.into_iter().map(|found| found.address).collect();
                 unknown.extend(self.marks.gateways()?.into_iter().filter(|gateway| !known.contains(gateway)));

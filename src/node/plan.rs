@@ -58,7 +58,8 @@ pub enum Step {
     Marks(marks::Plan),
     /// Mark the node's own requests to these VIPs, and to no others.
     OwnRequests(BTreeSet<(IpAddr, NonZeroU32)>),
-    /// Send all connections to the other nodes, as [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections) does.
+    /// Send all connections to the other nodes, as
+    /// [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections) does.
     Resync(ipvs::SyncDaemon),
     /// Forget what is remembered.
     Forget,

@@ -1,4 +1,5 @@
-//! Decides what a node has to do, from what is seen, what is remembered and what is wanted. Pure: nothing here touches the kernel.
+//! Decides what a node has to do, from what is seen, what is remembered and what is wanted. Pure:
+//! nothing here touches the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,7 +24,8 @@ use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac, Packets, Rule};
 use crate::vip::Placement;
 
-/// The most MAC addresses that are remembered of a peer. A bond sends from one for each of its ports.
+/// The most MAC addresses that are remembered of a peer. A bond sends from one for each of its
+/// ports.
 pub(super) const MACS: usize = 16;
 
 /// What a node remembers, with its tables.
@@ -54,9 +56,10 @@ impl Memory {
 
 /// Plans a role.
 ///
-/// The order is what keeps sessions. Both roles have the VIP on `lo` before it leaves the interface, and nothing is put on `lo` before ARP
-/// is told to keep quiet about it. A director has its table before it has the VIP. A former director gives up the VIP first, and its sync
-/// daemon last.
+/// The order is what keeps sessions. Both roles have the VIP on `lo` before it leaves the
+/// interface, and nothing is put on `lo` before ARP is told to keep quiet about it. A director has
+/// its table before it has the VIP. A former director gives up the VIP first, and its sync daemon
+/// last.
 pub(super) fn for_role(config: &Config, role: Role, apply: Apply, memory: &Memory, seen: &Observation) -> Result<Plan> {
     let state = &memory.state;
     refuse_foreign_vips(config, state, seen)?;
@@ -143,7 +146,8 @@ impl<'a> Case<'a> {
         // A rule on an interface that is not there waits until it is.
         let there = |rule: &Rule| self.seen.marks.qdiscs.contains_key(&rule.interface);
         let services = match facts.services() {
-            // A node that has lost its interface, and its address with it, must still be able to let go of what it holds.
+            // A node that has lost its interface, and its address with it, must still be able to
+            // let go of what it holds.
             Err(_) if !self.directs() && self.group.role.is_some() => {
                 self.seen.table.filtered(|id| self.is_own_mark(id))
             }
@@ -171,7 +175,8 @@ impl<'a> Case<'a> {
                 steps.extend(rules.added);
                 steps.extend(change(&self.live, &kernel_table));
                 steps.extend(self.arrive(&on_interface));
-                // A connection is sent at its second packet, or not at all: the daemon runs before connections go to other nodes.
+                // A connection is sent at its second packet, or not at all: the daemon runs before
+                // connections go to other nodes.
                 steps.extend(self.daemon_steps());
                 steps.extend(rules.removed);
             }
@@ -229,7 +234,8 @@ impl<'a> Case<'a> {
         }
         if config.vip_owner == VipOwner::Node {
             let added = add(config, seen, on_interface);
-            // Killed between adding and announcing, a node has still to announce what it finds placed.
+            // Killed between adding and announcing, a node has still to announce what it finds
+            // placed.
             let moved = |vip: &&IpAddr| {
                 !was_master || added.iter().any(|step| matches!(step, Step::AddVip(added, _) if added == *vip))
             };
@@ -260,8 +266,8 @@ impl<'a> Case<'a> {
         vips.filter(|vip| !self.config.vips.contains(vip)).collect()
     }
 
-    /// The changes of the marks' services. A destination that is not wanted any more stays with weight 0: the packets of its
-    /// connections would be dropped.
+    /// The changes of the marks' services. A destination that is not wanted any more stays with
+    /// weight 0: the packets of its connections would be dropped.
     fn mark_services(&self, wanted: &Table) -> ServiceSteps {
         let seen = self.seen.table.filtered(|id| self.is_own_mark(id));
         let (mut first, mut last) = (wanted.clone(), wanted.clone());
@@ -302,7 +308,8 @@ impl<'a> Case<'a> {
         owned && !of_others(*mark) && (!shared || wanted_here)
     }
 
-    /// The sync daemons that are to be started and stopped. A daemon that stops loses what it has not sent yet.
+    /// The sync daemons that are to be started and stopped. A daemon that stops loses what it has
+    /// not sent yet.
     fn daemon_steps(&self) -> Vec<Step> {
         let (config, seen) = (self.config, self.seen);
         if config.fence == Fence::Clear && !self.state().syncs && has_foreign_daemon(config, seen) {
@@ -501,7 +508,8 @@ struct ServiceSteps {
     rest: Vec<Step>,
 }
 
-/// The rules are `wanted` and no others. What is added comes first; a qdisc of this node's goes with its last rule.
+/// The rules are `wanted` and no others. What is added comes first; a qdisc of this node's goes
+/// with its last rule.
 fn rule_steps(state: &State, seen: &Observation, wanted: &BTreeSet<Rule>) -> RuleSteps {
     let step = |plan: marks::Plan| (!plan.is_empty()).then_some(Step::Marks(plan));
     let union: BTreeSet<Rule> = seen.marks.rules.union(wanted).cloned().collect();
@@ -517,8 +525,8 @@ fn rule_steps(state: &State, seen: &Observation, wanted: &BTreeSet<Rule>) -> Rul
     RuleSteps { added: step(added), removed: step(removed) }
 }
 
-/// Plans the promotion of a backup that has all it needs, from an observation in brief: the table is not looked at, and no destination
-/// is changed. `None`: it has to be looked at in full.
+/// Plans the promotion of a backup that has all it needs, from an observation in brief: the table
+/// is not looked at, and no destination is changed. `None`: it has to be looked at in full.
 pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> Option<Plan> {
     let group = state.groups.get(&config.group)?;
     let vips: BTreeSet<(IpAddr, String)> = config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect();
@@ -602,8 +610,8 @@ pub(super) fn brief_services(config: &Config, state: &State) -> Vec<ServiceId> {
     marked.chain(group.loaded).collect()
 }
 
-/// Plans to send the packets of unknown connections to the director that is remembered, from the mark services. The new destination gets
-/// its weight before the old one loses it.
+/// Plans to send the packets of unknown connections to the director that is remembered, from the
+/// mark services. The new destination gets its weight before the old one loses it.
 pub(super) fn pointing(config: &Config, state: &State, seen: &Table) -> Vec<ipvs::Plan> {
     let group = state.group(&config.group);
     let values = config.marks.values;
@@ -644,7 +652,8 @@ pub(super) fn own_table(config: &Config, memory: &Memory, seen: &Observation) ->
     Case::new(config, Role::Stop, Apply::Changes, memory, seen).table
 }
 
-/// The other nodes with the MAC addresses that they send from: those seen now, remembered and configured.
+/// The other nodes with the MAC addresses that they send from: those seen now, remembered and
+/// configured.
 fn peers(config: &Config, state: &State, seen: &Observation, table: &Table) -> BTreeMap<IpAddr, BTreeSet<Mac>> {
     let mut addresses = fence::peers(table, &seen.own);
     addresses.extend(config.marks.macs.keys());
@@ -663,8 +672,8 @@ fn peers(config: &Config, state: &State, seen: &Observation, table: &Table) -> B
     addresses.into_iter().map(|peer| (peer, macs(&peer))).collect()
 }
 
-/// These rules, and those that keep a node from scheduling new connections of its VIPs: on each interface
-/// that has rules of a VIP.
+/// These rules, and those that keep a node from scheduling new connections of its VIPs: on each
+/// interface that has rules of a VIP.
 pub(super) fn closed(config: &Config, rules: &BTreeSet<Rule>) -> BTreeSet<Rule> {
     let own = rules.iter().filter(|rule| config.vips.contains(&rule.vip));
     let opening = own.map(|rule| Rule { packets: Packets::Opening, mark: config.marks.values.local(), ..rule.clone() });
@@ -723,7 +732,8 @@ fn arrives(config: &Config, seen: &Observation, vip: IpAddr) -> bool {
     config.vip_owner == VipOwner::Node || seen.found_on(vip, &config.interface).next().is_some()
 }
 
-/// Plans to give everything back that this group has changed, and with the last group what all of them share.
+/// Plans to give everything back that this group has changed, and with the last group what all of
+/// them share.
 pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) -> Result<Plan> {
     let (during, last) = (memory.state.clone(), is_last(config, &memory.state));
     let memory = &if last { united(config, memory) } else { memory.clone() };
@@ -783,7 +793,8 @@ pub(super) fn is_last(config: &Config, state: &State) -> bool {
     !config.groups.iter().any(has_role)
 }
 
-/// The same memory, in which the VIPs of groups that the configuration does not have any more are this group's.
+/// The same memory, in which the VIPs of groups that the configuration does not have any more are
+/// this group's.
 fn united(config: &Config, memory: &Memory) -> Memory {
     let mut united = memory.clone();
     let groups = &mut united.state.groups;
@@ -800,7 +811,8 @@ fn united(config: &Config, memory: &Memory) -> Memory {
     united
 }
 
-/// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to another program.
+/// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to
+/// another program.
 fn refuse_foreign_vips(config: &Config, state: &State, seen: &Observation) -> Result<()> {
     for vip in &config.vips {
         for located in seen.vips.get(vip).into_iter().flatten() {
@@ -853,7 +865,8 @@ fn foreign_daemon<'a>(config: &Config, seen: &'a Observation) -> Option<&'a Sync
     seen.daemons.values().flatten().find(|running| !met(running))
 }
 
-/// A sync daemon that runs but is not this node's: keepalived starts one with `lvs_sync_daemon`. Fence `clear` can do without its own.
+/// A sync daemon that runs but is not this node's: keepalived starts one with `lvs_sync_daemon`.
+/// Fence `clear` can do without its own.
 fn refuse_foreign_daemons(config: &Config, state: &State, seen: &Observation) -> Result<()> {
     match foreign_daemon(config, seen) {
         Some(daemon) if !state.syncs && config.fence == Fence::Marks => {
@@ -976,7 +989,8 @@ mod tests {
             for_role(&self.config, role, Apply::Changes, &self.memory, &self.seen)
         }
 
-        /// Plans a role, in brief where that is enough, and carries it out. Then nothing is left to do.
+        /// Plans a role, in brief where that is enough, and carries it out. Then nothing is left
+        /// to do.
         fn take_on(&mut self, role: Role) -> String {
             let brief =
                 (role == Role::Master).then(|| promotion(&self.config, &self.memory.state, &self.seen)).flatten();

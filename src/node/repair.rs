@@ -1,4 +1,5 @@
-//! Repairs: what other programs have changed of what the role needs is set right again. The services of the table are their editors'.
+//! Repairs: what other programs have changed of what the role needs is set right again. The
+//! services of the table are their editors'.
 
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use super::{LOCK_LIMIT, Node};
 use crate::error::Result;
 
 impl Node {
-    /// Plans what [`Node::repair`] would do. Changes nothing. The plan is empty where no role was taken on yet.
+    /// Plans what [`Node::repair`] would do. Changes nothing. The plan is empty where no role was
+    /// taken on yet.
     ///
     /// # Errors
     /// As [`Node::plan`].
@@ -21,12 +23,14 @@ impl Node {
         plan(&self.config, &memory, &seen)
     }
 
-    /// Sets right what other programs have changed: VIPs, ARP settings, sysctls, sync daemons, the rules and services of the marks. Follows
-    /// changes of the peers' MAC addresses. Loads the configured services where the kernel has none of them; services, destinations and
-    /// weights that differ stay. It supersedes no request, and yields to each.
+    /// Sets right what other programs have changed: VIPs, ARP settings, sysctls, sync daemons, the
+    /// rules and services of the marks. Follows changes of the peers' MAC addresses. Loads the
+    /// configured services where the kernel has none of them; services, destinations and weights
+    /// that differ stay. It supersedes no request, and yields to each.
     ///
     /// # Errors
-    /// As [`Node::become_role`]; [`Error::Superseded`](crate::Error::Superseded) where it has yielded to a request.
+    /// As [`Node::become_role`]; [`Error::Superseded`](crate::Error::Superseded) where it has
+    /// yielded to a request.
     pub fn repair(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
         self.beside("repair", Duration::ZERO, |node, request| {
             let memory = node.remember()?;
@@ -37,11 +41,13 @@ impl Node {
         })
     }
 
-    /// Stops this node's sync daemons and starts them again. The kernel's daemons stay with the interface that they were started on: when
-    /// it was removed, and another one of its name was made, they neither send nor receive, without an error.
+    /// Stops this node's sync daemons and starts them again. The kernel's daemons stay with the
+    /// interface that they were started on: when it was removed, and another one of its name was
+    /// made, they neither send nor receive, without an error.
     ///
     /// # Errors
-    /// As [`Node::repair`]; [`Error::Refused`](crate::Error::Refused) with the kernel's errno: as when they are started.
+    /// As [`Node::repair`]; [`Error::Refused`](crate::Error::Refused) with the kernel's errno: as
+    /// when they are started.
     pub fn restart_sync_daemons(&mut self) -> Result<()> {
         self.dir.prepare()?;
         let _lock = self.dir.lock(LOCK_LIMIT)?;

@@ -1,9 +1,10 @@
-//! Requests for roles, across processes: they are numbered as they arrive, the latest one is carried
-//! out, and one process at a time works on a node.
+//! Requests for roles, across processes: they are numbered as they arrive, the latest one is
+//! carried out, and one process at a time works on a node.
 //!
-//! Each request has a file `request.N` in the state directory, which its process keeps locked. A file
-//! that is not locked is of a request that was killed, or says that it has ended. Nothing is shared
-//! between requests but the directory, so that no damaged or locked file holds up another request.
+//! Each request has a file `request.N` in the state directory, which its process keeps locked. A
+//! file that is not locked is of a request that was killed, or says that it has ended. Nothing is
+//! shared between requests but the directory, so that no damaged or locked file holds up another
+//! request.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -59,7 +60,8 @@ pub(super) struct Request {
     requests: Requests,
     role: String,
     number: u64,
-    /// The file that is locked while the request lives. `None`: the request has no number of its own.
+    /// The file that is locked while the request lives. `None`: the request has no number of its
+    /// own.
     alive: Option<File>,
     /// Whether the request has begun to change anything.
     begun: Cell<bool>,
@@ -233,7 +235,8 @@ impl Requests {
         look().map_err(|e| Error::system("look for requests in", self.directory.display(), e))
     }
 
-    /// Removes the files of requests that are earlier than the last one that has ended, unless they live.
+    /// Removes the files of requests that are earlier than the last one that has ended, unless
+    /// they live.
     fn remove_superseded(&self) -> io::Result<()> {
         let (mut numbers, mut superseded) = (self.numbers()?, false);
         while let Some(number) = numbers.pop() {
@@ -249,7 +252,8 @@ impl Requests {
     /// Waits until no other process works on this node.
     ///
     /// # Errors
-    /// [`Error::Locked`]: another process holds the lock for longer than `limit`; [`Error::System`].
+    /// [`Error::Locked`]: another process holds the lock for longer than `limit`;
+    /// [`Error::System`].
     pub(super) fn lock(&self, limit: Duration) -> Result<Lock> {
         let path = self.directory.join("lock");
         let failed = |e: io::Error| Error::system("lock", path.display(), e);

@@ -14,8 +14,8 @@ pub enum Role {
     Backup,
     /// As a backup: VRRP found a fault (a link down, say), and somebody else directs.
     Fault,
-    /// As a backup: VRRP was stopped, and somebody else directs. The node goes on serving; to take it out, see
-    /// [`Node::release`](super::Node::release).
+    /// As a backup: VRRP was stopped, and somebody else directs. The node goes on serving; to take
+    /// it out, see [`Node::release`](super::Node::release).
     Stop,
 }
 
@@ -42,7 +42,8 @@ impl fmt::Display for Role {
 impl FromStr for Role {
     type Err = Error;
 
-    /// Reads a role by its name; case does not matter, so that keepalived's own words (`MASTER`) do.
+    /// Reads a role by its name; case does not matter, so that keepalived's own words (`MASTER`)
+    /// do.
     fn from_str(text: &str) -> Result<Self> {
         let found = Role::ALL.into_iter().find(|role| role.name().eq_ignore_ascii_case(text));
         found.ok_or_else(|| Error::invalid(format!("role {text:?}"), "master, backup, fault or stop was expected"))

@@ -1,4 +1,5 @@
-//! Whose the services are: those of the configuration are loaded once, and then belong to their editors. Pure.
+//! Whose the services are: those of the configuration are loaded once, and then belong to their
+//! editors. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +10,16 @@ use crate::ipvs::{Destination, ServiceId, Table};
 /// How a configuration is brought into a table that others edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Apply {
-    /// What the configuration has changed since it was loaded last; what others have changed stays.
+    /// What the configuration has changed since it was loaded last; what others have changed
+    /// stays.
     Changes,
     /// All of it: what others have changed is undone.
     All,
 }
 
-/// Whether a service is of this node's table: one of the configuration or of an earlier one, or, where none are configured, one on a
-/// VIP. Services of firewall marks are of the table of a node with a single group of VIPs.
+/// Whether a service is of this node's table: one of the configuration or of an earlier one, or,
+/// where none are configured, one on a VIP. Services of firewall marks are of the table of a node
+/// with a single group of VIPs.
 pub(super) fn is_ours(config: &Config, loaded: &Table, id: &ServiceId) -> bool {
     if config.marks.values.owns(id) {
         return false;
@@ -30,10 +33,12 @@ pub(super) fn is_ours(config: &Config, loaded: &Table, id: &ServiceId) -> bool {
     }
 }
 
-/// The services that the kernel must have, given those that it has, and those that were loaded from an earlier configuration.
+/// The services that the kernel must have, given those that it has, and those that were loaded
+/// from an earlier configuration.
 ///
-/// Nothing of the configuration is there (a first role, a reboot, a flush): all of it. Otherwise the table belongs to its editors,
-/// and only what differs between the two configurations is changed.
+/// Nothing of the configuration is there (a first role, a reboot, a flush): all of it. Otherwise
+/// the table belongs to its editors, and only what differs between the two configurations is
+/// changed.
 pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply) -> Table {
     let known = |id: &ServiceId| wanted.service(id).is_some() || loaded.service(id).is_some();
     let present = live.filtered(known);
@@ -73,8 +78,8 @@ pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply
     table
 }
 
-/// The table that a node of an earlier version had, given the kernel's: its fence `quiesce` has set the weights of all servers but this
-/// node to 0, which is undone.
+/// The table that a node of an earlier version had, given the kernel's: its fence `quiesce` has
+/// set the weights of all servers but this node to 0, which is undone.
 pub(super) fn thawed(legacy: Legacy, before: &Table, live: &Table) -> Table {
     if live.is_empty() {
         return before.clone();

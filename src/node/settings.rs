@@ -18,7 +18,8 @@ pub(super) fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
         .collect()
 }
 
-/// Settings that an earlier configuration had changed elsewhere. Where none are configured now, they are left alone.
+/// Settings that an earlier configuration had changed elsewhere. Where none are configured now,
+/// they are left alone.
 pub(super) fn obsolete_arp(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
     let changes = state.arp.iter().filter(|change| is_obsolete(config, state, change) && counts_still(change, seen));
     changes.cloned().map(Step::GiveBackArp).collect()
@@ -38,7 +39,8 @@ pub(super) fn counts_still(change: &arp::Change, seen: &Observation) -> bool {
         || (now.announce == after.announce && now.announce != before.announce)
 }
 
-/// Whether ARP requests for a VIP on `lo` would be answered all the same, once the settings are made.
+/// Whether ARP requests for a VIP on `lo` would be answered all the same, once the settings are
+/// made.
 pub(super) fn arp_warning(config: &Config, seen: &Observation) -> Option<String> {
     if !config.vips.iter().any(IpAddr::is_ipv4) {
         return None;
@@ -74,8 +76,8 @@ pub(super) fn remembered_arp(state: &State, steps: &[Step]) -> Vec<arp::Change> 
     remembered
 }
 
-/// The sysctls of IPVS that the node needs: the fence's, and those that an audit's fix has set. `persistent`: one of the user's
-/// services is persistent.
+/// The sysctls of IPVS that the node needs: the fence's, and those that an audit's fix has set.
+/// `persistent`: one of the user's services is persistent.
 pub(super) fn needed_sysctls(config: &Config, state: &State, persistent: bool) -> BTreeMap<String, String> {
     let mut needed = state.mended.clone();
     needed.extend(fence::sysctls(config.fence, persistent).into_iter().map(|(name, value)| (name.to_owned(), value)));

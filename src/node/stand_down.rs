@@ -1,6 +1,6 @@
-//! A demotion that cannot be carried out as planned: the node gives up its VIPs and stops directing
-//! all the same, as far as the kernel lets it. A node that keeps a VIP beside the new director draws
-//! clients away from it.
+//! A demotion that cannot be carried out as planned: the node gives up its VIPs and stops
+//! directing all the same, as far as the kernel lets it. A node that keeps a VIP beside the new
+//! director draws clients away from it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,8 +34,8 @@ impl Outcome {
 }
 
 impl Node {
-    /// Gives up what a director has, each part by itself, and says so in the error that the demotion
-    /// failed with. Holds no lock and records nothing: both may be what has failed.
+    /// Gives up what a director has, each part by itself, and says so in the error that the
+    /// demotion failed with. Holds no lock and records nothing: both may be what has failed.
     pub(super) fn stand_down(&mut self, role: Role, error: Error) -> Error {
         let state = self.dir.load().unwrap_or_default();
         let mut outcome = Outcome::default();
@@ -53,8 +53,8 @@ impl Node {
         Error::Demotion { role: role.to_string(), done, left, error: Box::new(error) }
     }
 
-    /// Takes the VIPs off the interface. Before that they come to `lo`, where ARP is silent about it:
-    /// the node goes on serving its connections.
+    /// Takes the VIPs off the interface. Before that they come to `lo`, where ARP is silent about
+    /// it: the node goes on serving its connections.
     fn give_up_vips(&mut self, state: &State, outcome: &mut Outcome) {
         if self.config.vip_owner != VipOwner::Node {
             return;

@@ -1,4 +1,5 @@
-//! What a node remembers: in a directory for root alone, replaced as a whole, one process at a time.
+//! What a node remembers: in a directory for root alone, replaced as a whole, one process at a
+//! time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,14 +23,17 @@ use crate::files::Replacement;
 use crate::ipvs::{ServiceId, Table};
 use crate::marks::Mac;
 
-/// What a node remembers from one role to the next, except its tables, which are in files of their own.
+/// What a node remembers from one role to the next, except its tables, which are in files of their
+/// own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct State {
     /// ARP settings that were changed: each with what was found before the first change.
     pub(super) arp: Vec<arp::Change>,
-    /// Sysctls of IPVS that were changed: name, what was found before the first change, and what was set.
+    /// Sysctls of IPVS that were changed: name, what was found before the first change, and what
+    /// was set.
     pub(super) sysctls: BTreeMap<String, (String, String)>,
-    /// Sysctls of IPVS that an audit's fix has set, and their values: wanted whatever the fence, until release.
+    /// Sysctls of IPVS that an audit's fix has set, and their values: wanted whatever the fence,
+    /// until release.
     pub(super) mended: BTreeMap<String, String>,
     /// The sync daemons are this node's.
     pub(super) syncs: bool,
@@ -67,7 +71,8 @@ pub(super) struct Group {
     pub(super) vips: BTreeSet<(IpAddr, String)>,
     /// The other node that directs, or directed last.
     pub(super) director: Option<IpAddr>,
-    /// One of the services that were loaded from the configuration. Where the kernel lacks it, the table was flushed, perhaps.
+    /// One of the services that were loaded from the configuration. Where the kernel lacks it, the
+    /// table was flushed, perhaps.
     pub(super) loaded: Option<ServiceId>,
     /// Fence `clear` has emptied the kernel's table: the group's table is [`Kept::Held`].
     pub(super) held: bool,
@@ -140,7 +145,8 @@ impl fmt::Display for State {
 }
 
 impl State {
-    /// Reads this version's text, and that of version 1. Lines that a later version may have added are passed over.
+    /// Reads this version's text, and that of version 1. Lines that a later version may have added
+    /// are passed over.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let after = |first: &str| text.strip_prefix(first).and_then(|rest| rest.strip_prefix('\n'));
         let (body, version) = match (after(FIRST_LINE), after(FIRST_LINE_1)) {
@@ -232,8 +238,8 @@ impl State {
         self.groups.get(name).cloned().unwrap_or_else(|| Group { slot: self.free_slot(), ..Group::default() })
     }
 
-    /// What is remembered from before a reboot: another node may have become the director meanwhile, so no
-    /// role of that time is more than a backup's, and none is reached.
+    /// What is remembered from before a reboot: another node may have become the director
+    /// meanwhile, so no role of that time is more than a backup's, and none is reached.
     fn of_earlier_boot(mut self) -> Self {
         for (role, reached) in self.groups.values_mut().filter_map(|group| group.role.as_mut()) {
             *reached = false;
@@ -249,7 +255,8 @@ impl State {
         (0..u8::MAX).find(|slot| !taken(slot)).unwrap_or(u8::MAX)
     }
 
-    /// The other groups that have a role: those of the configuration and, until each of these has one, those of an earlier configuration.
+    /// The other groups that have a role: those of the configuration and, until each of these has
+    /// one, those of an earlier configuration.
     pub(super) fn others<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = &'a Group> {
         let complete = self.is_complete(config);
         let is_other = move |name: &String| *name != config.group && (config.groups.contains(name) || !complete);
@@ -296,8 +303,8 @@ fn table_of_version_1(text: &str) -> Result<Table, String> {
 
 /// The directory that holds a node's state.
 ///
-/// What the node remembers and its lock are those of all its groups. Requests are numbered for each group, and each has tables of its
-/// own.
+/// What the node remembers and its lock are those of all its groups. Requests are numbered for
+/// each group, and each has tables of its own.
 #[derive(Debug, Clone)]
 pub(super) struct StateDir {
     path: PathBuf,
@@ -340,7 +347,8 @@ impl StateDir {
         Ok(lock)
     }
 
-    /// A number that stands for this directory: the owner of the rules that mark packets (FNV-1a of its path).
+    /// A number that stands for this directory: the owner of the rules that mark packets (FNV-1a
+    /// of its path).
     pub(super) fn owner(&self) -> u64 {
         fnv(self.path.as_os_str().as_encoded_bytes().iter().copied())
     }
@@ -428,7 +436,8 @@ impl StateDir {
         })
     }
 
-    /// Replaces what the node remembers: whoever reads, also after a crash, finds the old or the new.
+    /// Replaces what the node remembers: whoever reads, also after a crash, finds the old or the
+    /// new.
     pub(super) fn save(&self, state: &State) -> Result<()> {
         let text = state.to_string();
         let text = match boot_id() {

@@ -26,13 +26,15 @@ impl Frame {
     }
 }
 
-/// An ARP announcement (RFC 5227, section 2.3): a broadcast request for the address, with that address as sender too.
+/// An ARP announcement (RFC 5227, section 2.3): a broadcast request for the address, with that
+/// address as sender too.
 pub(super) fn gratuitous_arp(mac: Mac, vip: Ipv4Addr) -> Frame {
     Frame { ether_type: ETHER_ARP, destination: BROADCAST, payload: arp_request(mac, vip, vip) }
 }
 
-/// An unsolicited neighbour advertisement (RFC 4861, sections 4.4 and 7.2.6) from the address to all nodes, with the override flag:
-/// neighbours replace what they had. `router` says whether this node forwards packets.
+/// An unsolicited neighbour advertisement (RFC 4861, sections 4.4 and 7.2.6) from the address to
+/// all nodes, with the override flag: neighbours replace what they had. `router` says whether this
+/// node forwards packets.
 pub(super) fn unsolicited_advertisement(mac: Mac, vip: Ipv6Addr, router: bool) -> Frame {
     const ADVERTISEMENT: [u8; 2] = [136, 0];
     const ROUTER: u8 = 0x80;

@@ -1,34 +1,40 @@
 //! Where a VIP sits: found, added, moved, announced.
 //!
-//! In direct routing every node holds the VIP, or it would not take the packets that the director passes on; but only the director
-//! may be found by it. So the VIP sits on the loopback interface, where (with the settings of [`arp`](crate::arp)) nobody is told of
-//! it, and the director's also on the interface that clients reach. [`Vips`] makes just these two forms:
+//! In direct routing every node holds the VIP, or it would not take the packets that the director
+//! passes on; but only the director may be found by it. So the VIP sits on the loopback interface,
+//! where (with the settings of [`arp`](crate::arp)) nobody is told of it, and the director's also
+//! on the interface that clients reach. [`Vips`] makes just these two forms:
 //!
 //! | [`Placement`] | IPv4 | IPv6 |
 //! |---|---|---|
 //! | `Loopback` | `VIP/32`, scope host | `VIP/128`, no duplicate detection, preferred lifetime 0 |
 //! | `Interface` | `VIP/32`, scope global | the same |
 //!
-//! - Scope host keeps the kernel from answering ARP requests for the address, and from using it as a source elsewhere.
-//! - A host prefix stands alone. A VIP of prefix /24 would be a *secondary* address, gone as soon as its primary is.
-//! - IPv6 duplicate detection makes an address unusable for some two seconds, and for good if the old director still holds it.
-//!   With preferred lifetime 0 the node does not choose the VIP as source of its own connections.
-//! - An IPv6 address leaves with the interface when that goes down (unless `keep_addr_on_down` is set); an IPv4 address stays,
-//!   and works again when the interface comes up.
+//! - Scope host keeps the kernel from answering ARP requests for the address, and from using it as
+//!   a source elsewhere.
+//! - A host prefix stands alone. A VIP of prefix /24 would be a *secondary* address, gone as soon
+//!   as its primary is.
+//! - IPv6 duplicate detection makes an address unusable for some two seconds, and for good if the
+//!   old director still holds it. With preferred lifetime 0 the node does not choose the VIP as
+//!   source of its own connections.
+//! - An IPv6 address leaves with the interface when that goes down (unless `keep_addr_on_down` is
+//!   set); an IPv4 address stays, and works again when the interface comes up.
 //!
 //! # What is ours
 //!
-//! An address is taken as ours, to be mended or removed, where it sits on the loopback interface or on the interface that the
-//! caller names, and
+//! An address is taken as ours, to be mended or removed, where it sits on the loopback interface
+//! or on the interface that the caller names, and
 //!
-//! - has a host prefix (/32 or /128) and no peer: anything else is a node's own address, or one end of a tunnel;
+//! - has a host prefix (/32 or /128) and no peer: anything else is a node's own address, or one
+//!   end of a tunnel;
 //! - does not expire: what expires is DHCP's, or made from a router's advertisement;
-//! - does not bear the mark of another program (`IFA_PROTO`, since Linux 5.18; recent keepalived sets it). [`Vips`] marks what it adds
-//!   with [`MARK`], for people to see, but does not ask for it: older kernels do not keep a mark, and a VIP that a script
-//!   left behind must not stay for ever.
+//! - does not bear the mark of another program (`IFA_PROTO`, since Linux 5.18; recent keepalived
+//!   sets it). [`Vips`] marks what it adds with [`MARK`], for people to see, but does not ask for
+//!   it: older kernels do not keep a mark, and a VIP that a script left behind must not stay for
+//!   ever.
 //!
-//! Everything else is [`Error::Foreign`], and stays as it is. See rtnetlink(7), ip-address(8), and the kernel's
-//! net/ipv4/devinet.c and net/ipv6/addrconf.c.
+//! Everything else is [`Error::Foreign`], and stays as it is. See rtnetlink(7), ip-address(8), and
+//! the kernel's net/ipv4/devinet.c and net/ipv6/addrconf.c.
 
 mod announce;
 mod route;
@@ -50,14 +56,15 @@ use crate::netlink::Link;
 use crate::netns::Netns;
 use crate::sysctl;
 
-/// The mark (`IFA_PROTO`) of the addresses that this crate adds: `V`. Linux before 5.18 does not keep it. No other use of the number
-/// is known: see `rtproto` and `rt_addrprotos` in iproute2.
+/// The mark (`IFA_PROTO`) of the addresses that this crate adds: `V`. Linux before 5.18 does not
+/// keep it. No other use of the number is known: see `rtproto` and `rt_addrprotos` in iproute2.
 pub const MARK: u8 = b'V';
 
 /// Where a VIP sits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Placement {
-    /// On the interface of this name, where neighbours find it: the director's place. Not the loopback interface.
+    /// On the interface of this name, where neighbours find it: the director's place. Not the
+    /// loopback interface.
     Interface(String),
     /// On `lo`, with scope host: the place of every node that serves.
     Loopback,
@@ -105,7 +112,8 @@ const LOOPBACK: &str = "lo";
 /// How long an IPv6 address may take to work. It is mostly done when it is first asked for.
 const LOCAL_ROUTE_LIMIT: Duration = Duration::from_millis(500);
 
-/// How far an address is valid, see rtnetlink(7). For IPv6 the kernel takes it from the address itself.
+/// How far an address is valid, see rtnetlink(7). For IPv6 the kernel takes it from the address
+/// itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// Everywhere (`RT_SCOPE_UNIVERSE`, 0).
@@ -156,13 +164,13 @@ pub struct Located {
     pub permanent: bool,
     /// Its preferred lifetime is over: it is not chosen as source of new connections.
     pub deprecated: bool,
-    /// IPv6 duplicate detection has not ended: the address does not work yet, or will not at all if
-    /// [`dad_failed`](Self::dad_failed).
+    /// IPv6 duplicate detection has not ended: the address does not work yet, or will not at all
+    /// if [`dad_failed`](Self::dad_failed).
     pub tentative: bool,
     /// IPv6 duplicate detection found the address elsewhere: it does not work.
     pub dad_failed: bool,
-    /// Who added it (`IFA_PROTO`): [`MARK`] for this crate, 1 to 3 for the kernel, 18 for keepalived. `None` where the
-    /// program does not say, and before Linux 5.18.
+    /// Who added it (`IFA_PROTO`): [`MARK`] for this crate, 1 to 3 for the kernel, 18 for
+    /// keepalived. `None` where the program does not say, and before Linux 5.18.
     pub mark: Option<u8>,
 }
 
@@ -179,7 +187,8 @@ impl Located {
             && self.permanent
     }
 
-    /// Whether it belongs to somebody else, so that this crate neither changes nor removes it (see [the rule](self#what-is-ours)).
+    /// Whether it belongs to somebody else, so that this crate neither changes nor removes it (see
+    /// [the rule](self#what-is-ours)).
     pub fn is_foreign(&self) -> bool {
         self.foreign_reason().is_some()
     }
@@ -203,8 +212,8 @@ impl Located {
         }
     }
 
-    /// Whether `replace` can give it the right form: it changes lifetimes, but not an IPv4 address's scope, and it does not end
-    /// duplicate detection.
+    /// Whether `replace` can give it the right form: it changes lifetimes, but not an IPv4
+    /// address's scope, and it does not end duplicate detection.
     fn can_be_replaced(&self) -> bool {
         self.address.is_ipv6() && !self.tentative && !self.dad_failed
     }
@@ -234,9 +243,10 @@ impl fmt::Display for Located {
 
 /// Finds and changes the VIPs of one network namespace.
 ///
-/// Every change is read back. Every call that changes something can be repeated, and says whether it had anything to do. Reading
-/// takes no privileges; changing takes `CAP_NET_ADMIN`, announcing `CAP_NET_RAW`, in the user namespace that owns the network
-/// namespace. A change reads the list of addresses before and after: a matter of microseconds, until there are thousands of them.
+/// Every change is read back. Every call that changes something can be repeated, and says whether
+/// it had anything to do. Reading takes no privileges; changing takes `CAP_NET_ADMIN`, announcing
+/// `CAP_NET_RAW`, in the user namespace that owns the network namespace. A change reads the list
+/// of addresses before and after: a matter of microseconds, until there are thousands of them.
 ///
 /// ```no_run
 /// use lvs_dr::vip::{Placement, Vips};
@@ -251,12 +261,15 @@ impl fmt::Display for Located {
 ///
 /// # Errors
 /// Those that any of the calls can return; each names further ones:
-/// - [`Error::Invalid`] for an address or interface name that cannot be right, before the kernel is asked.
-/// - [`Error::Refused`] with the kernel's errno: [`Cause::NoInterface`] (`ENODEV`), [`Cause::Permission`] (`EPERM`),
-///   [`Cause::NoFamily`] (`EACCES`: IPv6 is switched off on this interface; `EOPNOTSUPP`: in the kernel).
-/// - [`Error::NotVerified`] when the kernel took a change but does not show it: somebody else changed the address meanwhile.
-/// - [`Error::System`], [`Error::NoAnswer`] and [`Error::Malformed`] when the exchange itself fails. The next call then opens a new
-///   socket.
+/// - [`Error::Invalid`] for an address or interface name that cannot be right, before the kernel
+///   is asked.
+/// - [`Error::Refused`] with the kernel's errno: [`Cause::NoInterface`] (`ENODEV`),
+///   [`Cause::Permission`] (`EPERM`), [`Cause::NoFamily`] (`EACCES`: IPv6 is switched off on this
+///   interface; `EOPNOTSUPP`: in the kernel).
+/// - [`Error::NotVerified`] when the kernel took a change but does not show it: somebody else
+///   changed the address meanwhile.
+/// - [`Error::System`], [`Error::NoAnswer`] and [`Error::Malformed`] when the exchange itself
+///   fails. The next call then opens a new socket.
 #[derive(Debug)]
 pub struct Vips {
     route: RouteSocket,
@@ -273,7 +286,8 @@ impl Vips {
         Ok(Vips { route: RouteSocket::open(netns)? })
     }
 
-    /// Everywhere that `vip` sits. One interface can hold an IPv4 address more than once, with different prefixes.
+    /// Everywhere that `vip` sits. One interface can hold an IPv4 address more than once, with
+    /// different prefixes.
     pub fn locate(&mut self, vip: IpAddr) -> Result<Vec<Located>> {
         let mut found = Vec::new();
         for entry in self.route.addresses(Some(vip))? {
@@ -288,13 +302,14 @@ impl Vips {
         Ok(found)
     }
 
-    /// All addresses of this namespace's interfaces: what is one's own. (All of 127.0.0.0/8 is local too, though only 127.0.0.1 is an
-    /// address.)
+    /// All addresses of this namespace's interfaces: what is one's own. (All of 127.0.0.0/8 is
+    /// local too, though only 127.0.0.1 is an address.)
     pub fn addresses(&mut self) -> Result<BTreeSet<IpAddr>> {
         Ok(self.route.addresses(None)?.into_iter().map(|entry| entry.local).collect())
     }
 
-    /// Every address, with the interface that it is on: one request for the addresses, and one for each interface.
+    /// Every address, with the interface that it is on: one request for the addresses, and one for
+    /// each interface.
     pub(crate) fn all(&mut self) -> Result<Vec<Located>> {
         self.all_on(|_| true)
     }
@@ -320,7 +335,8 @@ impl Vips {
         Ok(found)
     }
 
-    /// The interface by which packets from `from` to `to` leave. `None`: there is no way, or `from` is not this node's.
+    /// The interface by which packets from `from` to `to` leave. `None`: there is no way, or
+    /// `from` is not this node's.
     pub(crate) fn way(&mut self, to: IpAddr, from: IpAddr) -> Result<Option<String>> {
         let Some(index) = self.route.way(to, from)? else { return Ok(None) };
         Ok(self.route.link_of_index(index)?.map(|link| link.name))
@@ -328,11 +344,13 @@ impl Vips {
 
     /// Adds the VIP, and says whether anything had to be changed.
     ///
-    /// One that is there in another form (scope global on `lo`, say) is brought into the right one. Where the kernel
-    /// offers no other way, that is by removing it and adding it again at once.
+    /// One that is there in another form (scope global on `lo`, say) is brought into the right
+    /// one. Where the kernel offers no other way, that is by removing it and adding it again at
+    /// once.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when the address is there and belongs to somebody else; also as [`Vips`].
+    /// [`Error::Foreign`] when the address is there and belongs to somebody else; also as
+    /// [`Vips`].
     pub fn add(&mut self, vip: IpAddr, placement: &Placement) -> Result<bool> {
         let spot = Spot::new(vip, placement)?;
         let link = self.route.link_of_name(placement.interface())?;
@@ -346,7 +364,8 @@ impl Vips {
     /// Removes the VIP from this place, and says whether it was there.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when the address is there and belongs to somebody else; also as [`Vips`].
+    /// [`Error::Foreign`] when the address is there and belongs to somebody else; also as
+    /// [`Vips`].
     pub fn remove(&mut self, vip: IpAddr, placement: &Placement) -> Result<bool> {
         let spot = Spot::new(vip, placement)?;
         self.route.link_of_name(placement.interface())?;
@@ -354,14 +373,16 @@ impl Vips {
         self.take_away(&spot)
     }
 
-    /// Moves the VIP, as [`Vips::place`], where the two places are known: sees to it that it sits at `to` and not at `from`, wherever of the two it is now, and says whether anything
-    /// had to be changed.
+    /// Moves the VIP, as [`Vips::place`], where the two places are known: sees to it that it sits
+    /// at `to` and not at `from`, wherever of the two it is now, and says whether anything had to
+    /// be changed.
     ///
-    /// It is added before it is removed, so that the node never stops taking its packets: between the two it sits at both.
+    /// It is added before it is removed, so that the node never stops taking its packets: between
+    /// the two it sits at both.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when the address sits on a third interface, or belongs to somebody else at one of the two; nothing is
-    /// changed then. Also as [`Vips`].
+    /// [`Error::Foreign`] when the address sits on a third interface, or belongs to somebody else
+    /// at one of the two; nothing is changed then. Also as [`Vips`].
     pub fn relocate(&mut self, vip: IpAddr, from: &Placement, to: &Placement) -> Result<bool> {
         let spots = [Spot::new(vip, from)?, Spot::new(vip, to)?];
         self.route.link_of_name(to.interface())?;
@@ -381,15 +402,15 @@ impl Vips {
         }
     }
 
-    /// Places the VIP: sees to it that it sits at `to` and nowhere else, and says whether anything had to be changed. It is added
-    /// before it is removed elsewhere.
+    /// Places the VIP: sees to it that it sits at `to` and nowhere else, and says whether anything
+    /// had to be changed. It is added before it is removed elsewhere.
     ///
-    /// Elsewhere is `lo`, and every interface where it bears [`MARK`]; before Linux 5.18 there are no marks, and
-    /// [`Vips::relocate`] is to be told from where.
+    /// Elsewhere is `lo`, and every interface where it bears [`MARK`]; before Linux 5.18 there are
+    /// no marks, and [`Vips::relocate`] is to be told from where.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when the address sits on another interface without the mark, or belongs to somebody else; nothing is changed
-    /// then. Also as [`Vips`].
+    /// [`Error::Foreign`] when the address sits on another interface without the mark, or belongs
+    /// to somebody else; nothing is changed then. Also as [`Vips`].
     pub fn place(&mut self, vip: IpAddr, to: &Placement) -> Result<bool> {
         let elsewhere: Vec<Located> = self.locate(vip)?.into_iter().filter(|f| f.interface != to.interface()).collect();
         for found in &elsewhere {
@@ -408,8 +429,9 @@ impl Vips {
         Ok(changed)
     }
 
-    /// Removes the VIP from `lo` and from `interface`, where it is ours there, and says whether it was. What belongs to somebody else
-    /// stays, as does the address on any other interface: [`Vips::locate`] shows it.
+    /// Removes the VIP from `lo` and from `interface`, where it is ours there, and says whether it
+    /// was. What belongs to somebody else stays, as does the address on any other interface:
+    /// [`Vips::locate`] shows it.
     pub fn withdraw(&mut self, vip: IpAddr, interface: Option<&str>) -> Result<bool> {
         let interface = interface.map(|name| Placement::Interface(name.into()));
         let mut changed = false;
@@ -419,18 +441,21 @@ impl Vips {
         Ok(changed)
     }
 
-    /// Tells the neighbours on this interface's link that the VIP is to be found here, so that they send to this node at once and
-    /// not when their cache entry expires. Says whether there was anyone to tell: on a loopback, point-to-point or `NOARP` interface
-    /// nobody keeps such entries, and nothing is sent.
+    /// Tells the neighbours on this interface's link that the VIP is to be found here, so that
+    /// they send to this node at once and not when their cache entry expires. Says whether there
+    /// was anyone to tell: on a loopback, point-to-point or `NOARP` interface nobody keeps such
+    /// entries, and nothing is sent.
     ///
-    /// `times` announcements are sent in one go; keepalived sends 5, as a frame can be lost. It is good to announce
-    /// again a few seconds later (RFC 5227 asks for 2 s, RFC 4861 for 1 s): switches may block a port that has just come up. For IPv4 the
-    /// announcement is an ARP request for the address with the address as sender (RFC 5227, section 3, says why not a reply), for
-    /// IPv6 an unsolicited neighbour advertisement to ff02::1 with the override flag (RFC 4861, section 7.2.6).
+    /// `times` announcements are sent in one go; keepalived sends 5, as a frame can be lost. It is
+    /// good to announce again a few seconds later (RFC 5227 asks for 2 s, RFC 4861 for 1 s):
+    /// switches may block a port that has just come up. For IPv4 the announcement is an ARP
+    /// request for the address with the address as sender (RFC 5227, section 3, says why not a
+    /// reply), for IPv6 an unsolicited neighbour advertisement to ff02::1 with the override flag
+    /// (RFC 4861, section 7.2.6).
     ///
     /// # Errors
-    /// - [`Error::Refused`] with [`Cause::NoAddress`] (`EADDRNOTAVAIL`) when the interface does not hold the VIP: its traffic would be
-    ///   drawn away from who does.
+    /// - [`Error::Refused`] with [`Cause::NoAddress`] (`EADDRNOTAVAIL`) when the interface does
+    ///   not hold the VIP: its traffic would be drawn away from who does.
     /// - [`Error::Refused`] with [`Cause::InterfaceDown`] (`ENETDOWN`) when nobody would hear it.
     /// - [`Error::Invalid`] when the link is not like Ethernet (InfiniBand).
     /// - [`Error::System`] when `CAP_NET_RAW` is missing (`EPERM`); also as [`Vips`].
@@ -485,17 +510,18 @@ impl Vips {
         Ok(self.locate(spot.vip)?.into_iter().filter(|found| spot.holds(found)).collect())
     }
 
-    /// Begins a series of changes: the addresses are read now, and not for each change. That takes long
-    /// where there are hundreds of VIPs.
+    /// Begins a series of changes: the addresses are read now, and not for each change. That takes
+    /// long where there are hundreds of VIPs.
     pub(crate) fn begin_series(&mut self) -> Result<()> {
         self.route.begin_series()
     }
 
-    /// Ends a series with this result, and verifies what it has changed: VIPs, places, and whether each
-    /// VIP is to be at its place.
+    /// Ends a series with this result, and verifies what it has changed: VIPs, places, and whether
+    /// each VIP is to be at its place.
     ///
     /// # Errors
-    /// That of the series; [`Error::NotVerified`] when another program has undone one of the changes.
+    /// That of the series; [`Error::NotVerified`] when another program has undone one of the
+    /// changes.
     pub(crate) fn end_series(&mut self, changes: &[(IpAddr, &Placement, bool)], result: Result<()>) -> Result<()> {
         self.route.end_series();
         result?;
@@ -536,9 +562,10 @@ impl Vips {
         }
     }
 
-    /// The kernel acknowledges an IPv6 address first, and makes its local route later (in a work queue: addrconf_dad_work()). Until then
-    /// it would not take the VIP's packets, if the address were removed elsewhere. Routing rules of the administrator's can
-    /// hide that route: so the wait is short, and its end no error.
+    /// The kernel acknowledges an IPv6 address first, and makes its local route later (in a work
+    /// queue: addrconf_dad_work()). Until then it would not take the VIP's packets, if the address
+    /// were removed elsewhere. Routing rules of the administrator's can hide that route: so the
+    /// wait is short, and its end no error.
     fn await_local_route(&mut self, vip: IpAddr, index: u32) -> Result<()> {
         let start = Instant::now();
         while !self.route.has_local_route(vip, index)? && start.elapsed() < LOCAL_ROUTE_LIMIT {

@@ -66,7 +66,8 @@ impl RouteSocket {
         entries.map_err(|failure| explain(failure, "list", "addresses"))
     }
 
-    /// Adds the address; one that is there already is no error. `replace` changes the lifetimes of one that is there.
+    /// Adds the address; one that is there already is no error. `replace` changes the lifetimes of
+    /// one that is there.
     pub(super) fn add(&mut self, spot: &Spot, index: u32, replace: bool) -> Result<()> {
         let mut message = address(spot, index);
         message.header.scope = wire_scope(spot.placement.scope());
@@ -104,7 +105,8 @@ impl RouteSocket {
         Ok(())
     }
 
-    /// Whether the kernel takes packets for the address because this interface holds it. See `ip route get VIP oif INTERFACE`.
+    /// Whether the kernel takes packets for the address because this interface holds it. See `ip
+    /// route get VIP oif INTERFACE`.
     pub(super) fn has_local_route(&mut self, vip: IpAddr, index: u32) -> Result<bool> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(vip);
@@ -120,7 +122,8 @@ impl RouteSocket {
         }
     }
 
-    /// The number of the interface by which packets from `from` to `to` leave. `None`: there is no way, or `from` is not our own.
+    /// The number of the interface by which packets from `from` to `to` leave. `None`: there is no
+    /// way, or `from` is not our own.
     pub(super) fn way(&mut self, to: IpAddr, from: IpAddr) -> Result<Option<u32>> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(to);
@@ -163,7 +166,8 @@ fn explain(failure: Failure, operation: &'static str, object: impl std::fmt::Dis
     })
 }
 
-/// What adding and removing have in common: IFA_ADDRESS with the prefix makes a delete pass over other prefixes.
+/// What adding and removing have in common: IFA_ADDRESS with the prefix makes a delete pass over
+/// other prefixes.
 fn address(spot: &Spot, index: u32) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(spot.vip);

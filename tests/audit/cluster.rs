@@ -40,7 +40,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Nodes n1, n2 ... with the addresses 192.0.2.11, 2001:db8::11 and so on, which serve on TCP port 80; the client has 192.0.2.1.
+    /// Nodes n1, n2 ... with the addresses 192.0.2.11, 2001:db8::11 and so on, which serve on TCP
+    /// port 80; the client has 192.0.2.1.
     pub fn new(count: u8) -> Self {
         load_ipv6();
         enter_new_netns();
@@ -48,8 +49,8 @@ impl Cluster {
         let nodes = (1..=count).map(|i| Host::plug(&format!("n{i}"), "bond0", 10 + i)).collect::<Vec<_>>();
         nodes.iter().for_each(Host::serve);
         let client = Host::plug("client", "eth0", 1);
-        // These namespaces stay: on Linux 6.1 one that has balanced IPv6 may never end, and keeps everybody waiting
-        // (`unregister_netdevice: waiting for bond0 to become free`).
+        // These namespaces stay: on Linux 6.1 one that has balanced IPv6 may never end, and keeps
+        // everybody waiting (`unregister_netdevice: waiting for bond0 to become free`).
         let of_hosts = nodes.iter().chain([&client]).map(|host| host.netns.clone());
         of_hosts.chain([Netns::current().unwrap()]).for_each(std::mem::forget);
         Cluster { nodes, client }

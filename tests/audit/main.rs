@@ -1,5 +1,6 @@
-//! The audit: for each trap, the harm is seen with packets, then the finding, then the remedy, then that the harm is gone. Runs in the
-//! lab's guest (see tests/lab), in one of its own: these tests wait for what does not come.
+//! The audit: for each trap, the harm is seen with packets, then the finding, then the remedy,
+//! then that the harm is gone. Runs in the lab's guest (see tests/lab), in one of its own: these
+//! tests wait for what does not come.
 
 mod addresses;
 mod cluster;

@@ -1,4 +1,5 @@
-//! Fence `marks`: rules and services that are missing, other nodes that are not as they seem, and marks of other programs.
+//! Fence `marks`: rules and services that are missing, other nodes that are not as they seem, and
+//! marks of other programs.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,7 +36,8 @@ fn rules_or_services_of_the_marks_that_another_program_removed() {
             "the rules for other nodes" => host.netns.run(|| remove_rules("bond0", "all from")).unwrap(),
             command => drop(host.sh(command)),
         });
-        // Without the rule for the sender's MAC address, the one for SYNs holds while there is one director.
+        // Without the rule for the sender's MAC address, the one for SYNs holds while there is one
+        // director.
         for vip in VIPS {
             assert_eq!(harmed(&cluster, vip), harms.contains(&vip), "{command}");
         }
@@ -105,7 +107,8 @@ fn a_node_whose_mac_address_is_unknown() {
     assert!(!finding.remedy.is_ours() && finding.remedy.text.contains("macs"), "{finding}");
     // It is heard again.
     cluster.nodes[1].sh("tc filter delete dev bond0 ingress pref 1");
-    // The kernel asks for an address that does not answer for three seconds before a new question is sent at once.
+    // The kernel asks for an address that does not answer for three seconds before a new question
+    // is sent at once.
     std::thread::sleep(Duration::from_secs(4));
     let [finding] = expect(&mut nodes[1], [("marks-differ", Severity::Error)]);
     fix(&mut nodes[1], &finding);
@@ -149,7 +152,8 @@ fn a_destination_behind_a_gateway() {
 fn a_destination_for_which_the_gateway_answers() {
     let text = web("-s rr", 13);
     let (cluster, mut nodes) = cluster_with(Fence::Marks, [&text, &text]);
-    // The router answers ARP requests for addresses of other networks, the server is in one of them.
+    // The router answers ARP requests for addresses of other networks, the server is in one of
+    // them.
     let router = &cluster.client;
     router.sh("ip link add other0 up type dummy");
     router.sh("ip route add 192.0.2.50/32 dev other0");
@@ -234,7 +238,8 @@ fn a_filter_that_overwrites_the_marks() {
         };
         format!("tc filter {verb} dev bond0 ingress pref {pref} {what}")
     };
-    // Behind the node's rules it overwrites their marks; before them, without `continue`, it keeps them from being tried.
+    // Behind the node's rules it overwrites their marks; before them, without `continue`, it keeps
+    // them from being tried.
     for (pref, control) in [(400, "continue"), (400, ""), (10, "")] {
         on_backups(&cluster, &filter("add", pref, control));
         assert!(VIPS.into_iter().all(|vip| harmed(&cluster, vip)), "{pref} {control}");

@@ -112,7 +112,8 @@ impl Returning {
         self.cluster.nodes[index].sh("ip -o address show dev bond0").contains("192.0.2.254")
     }
 
-    /// The first is away, the second directs, and clients come. Then the first is back, and its keepalived starts.
+    /// The first is away, the second directs, and clients come. Then the first is back, and its
+    /// keepalived starts.
     fn come_back<T>(&mut self, more: &str, clients: impl FnOnce(&Cluster) -> T) -> (T, [Keepalived; 2]) {
         self.nodes[0].release(|_| ()).unwrap();
         self.nodes[1].become_role(Role::Backup).unwrap();

@@ -31,7 +31,8 @@ fn a_persistent_client_and_a_dead_server() {
         }
         assert_ne!(server, "n1");
         assert!((0..4).all(|_| cluster.client.get(vip).unwrap() == server));
-        // The server dies, and a checker quiesces it (ldirectord's `quiescent`, keepalived's `inhibit_on_failure`).
+        // The server dies, and a checker quiesces it (ldirectord's `quiescent`, keepalived's
+        // `inhibit_on_failure`).
         let dead = cluster.nodes.iter().find(|host| host.name == server).unwrap();
         let address = dead.addresses[usize::from(vip.is_ipv6())];
         ip(&format!("link set {server} down"));
@@ -111,7 +112,8 @@ const UDP_TIMEOUT: (&str, Severity) = ("udp-timeout", Severity::Notice);
 fn udp_flows_and_dead_servers() {
     for vip in VIPS {
         let text = dns(vip, 12) + &dns(vip, 13).lines().skip(1).map(|line| format!("{line}\n")).collect::<String>();
-        // With fence `marks` a server may hold the synchronised entry of such a flow, whatever the director does.
+        // With fence `marks` a server may hold the synchronised entry of such a flow, whatever the
+        // director does.
         let (cluster, mut nodes) = cluster_with(Fence::Clear, [&text, &text]);
         let host = &cluster.nodes[0];
         host.sysctl("ipv4/vs/expire_nodest_conn", "0");

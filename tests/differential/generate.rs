@@ -376,8 +376,9 @@ impl Random {
         }
     }
 
-    /// A table that ipvsadm can express, save and read again, as commands. Addresses and marks lie so close together that their order
-    /// is the same from wherever it is looked at; thresholds are not saved.
+    /// A table that ipvsadm can express, save and read again, as commands. Addresses and marks lie
+    /// so close together that their order is the same from wherever it is looked at; thresholds
+    /// are not saved.
     pub fn table(&mut self) -> String {
         let mut text = String::new();
         for _ in 0..self.below(12) {

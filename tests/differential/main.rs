@@ -1,9 +1,12 @@
-//! The drop-in for ipvsadm (examples/ipvsadm) against Debian's ipvsadm: the same command lines, each program in a network namespace of
-//! its own; output, exit code and the kernel's table, read by a third reader, are compared. In a guest of its own: it writes /etc/hosts.
+//! The drop-in for ipvsadm (examples/ipvsadm) against Debian's ipvsadm: the same command lines,
+//! each program in a network namespace of its own; output, exit code and the kernel's table, read
+//! by a third reader, are compared. In a guest of its own: it writes /etc/hosts.
 //!
-//! Where the drop-in differs on purpose, its documentation says so, by number (examples/ipvsadm/main.rs). Lines with a number here must
-//! differ, and ours is as is said. What cannot be had from the kernel at will (large counters, a full disk, a lost answer) is in unit
-//! tests or not tested; the order of listings is compared within one namespace only, as kernels from 7.2 on hash otherwise in each.
+//! Where the drop-in differs on purpose, its documentation says so, by number
+//! (examples/ipvsadm/main.rs). Lines with a number here must differ, and ours is as is said. What
+//! cannot be had from the kernel at will (large counters, a full disk, a lost answer) is in unit
+//! tests or not tested; the order of listings is compared within one namespace only, as kernels
+//! from 7.2 on hash otherwise in each.
 
 mod generate;
 #[path = "../kernel/lab.rs"]
@@ -67,7 +70,8 @@ fn run(mut command: Command, words: &[String], input: &str) -> Outcome {
     }
 }
 
-/// The drop-in in the calling thread's namespace, without a process of its own: there a start takes 40 ms.
+/// The drop-in in the calling thread's namespace, without a process of its own: there a start
+/// takes 40 ms.
 fn ours(words: &[String], input: &str) -> Outcome {
     let arguments = std::iter::once("ipvsadm").chain(words.iter().map(String::as_str)).map(OsString::from);
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -127,7 +131,8 @@ impl Lab {
         self.failures.push(what);
     }
 
-    /// Compares both on one line; or on two, where one fault of theirs is got around by another line.
+    /// Compares both on one line; or on two, where one fault of theirs is got around by another
+    /// line.
     fn compare_as(&mut self, words: &[String], instead: &[String], input: &str) {
         COMPARED.fetch_add(1, Ordering::Relaxed);
         if words != instead {
@@ -404,7 +409,8 @@ foo
 -Ln
 ";
 
-/// What ldirectord runs: see its functions for services (-A, -E, -D) and real servers (-a, -e, -d).
+/// What ldirectord runs: see its functions for services (-A, -E, -D) and real servers (-a, -e,
+/// -d).
 const LDIRECTORD: &str = "\
 -L -n
 -A -t V -s wrr -p 600 -M 255.255.255.0
@@ -843,8 +849,8 @@ fn edits(lab: &mut Lab) {
     }
 }
 
-/// `ipvsadm -Sn` -> Table -> print is the identity; restored by either program the table is the same, and is saved the same. Not of tables
-/// whose own save ipvsadm cannot read: (7), (8).
+/// `ipvsadm -Sn` -> Table -> print is the identity; restored by either program the table is the
+/// same, and is saved the same. Not of tables whose own save ipvsadm cannot read: (7), (8).
 fn round_trips(lab: &mut Lab) {
     let mut random = Random(SEED);
     let (save, restore) = (words("-Sn"), words("-R"));

@@ -1,4 +1,5 @@
-//! The third reader: what the kernel has, read from its answers octet by octet, by neither of the programs that are compared.
+//! The third reader: what the kernel has, read from its answers octet by octet, by neither of the
+//! programs that are compared.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -100,7 +101,8 @@ impl Reader {
         assert!(self.read().services.is_empty());
     }
 
-    /// Gives TCP service 1.2.3.4:80 a destination that has what ipvsadm does not know: its method, its tunnel's type and flags.
+    /// Gives TCP service 1.2.3.4:80 a destination that has what ipvsadm does not know: its method,
+    /// its tunnel's type and flags.
     pub fn add_destination(&mut self, address: [u8; 4], method: u8, kind: u8, flags: u8) {
         let (inet, tcp, port) = (2u16.to_ne_bytes(), 6u16.to_ne_bytes(), 80u16.to_be_bytes());
         let octets = |address: [u8; 4]| [&address[..], &[0; 12]].concat();
@@ -151,7 +153,8 @@ impl Reader {
     }
 }
 
-/// The kernel can leave the end of a daemon that has only just begun without an answer: it gets a moment.
+/// The kernel can leave the end of a daemon that has only just begun without an answer: it gets a
+/// moment.
 pub fn let_daemons_begin() {
     std::thread::sleep(Duration::from_millis(30));
 }

@@ -205,7 +205,8 @@ fn a_read_only_proc_is_named() {
 #[allow(unsafe_code)]
 pub(crate) fn enter_new_mount_namespace() {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
-    // SAFETY: the thread gets a mount namespace and a working directory of its own; no memory or descriptor is shared differently.
+    // SAFETY: the thread gets a mount namespace and a working directory of its own; no memory or
+    // descriptor is shared differently.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
     run("mount --make-rprivate /");
 }

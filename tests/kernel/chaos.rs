@@ -1,5 +1,6 @@
-//! A thousand role changes: random ones that overlap, and of which many are killed. A node, or each group of it, ends in the last role
-//! that was asked for and not killed, and nothing else is left of them.
+//! A thousand role changes: random ones that overlap, and of which many are killed. A node, or
+//! each group of it, ends in the last role that was asked for and not killed, and nothing else is
+//! left of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -188,7 +189,8 @@ impl Chaos {
                 };
                 let work = || {
                     // Those of this process, whose locks it would hold as long as it lives.
-                    // SAFETY: in a process of its own, which uses no descriptor but those that it opens.
+                    // SAFETY: in a process of its own, which uses no descriptor but those that it
+                    // opens.
                     unsafe { libc::close_range(3, u32::MAX, 0) };
                     exit_code(Node::open(config).unwrap().become_role_with(role, die))
                 };
@@ -214,8 +216,8 @@ impl Chaos {
         latest_request(&config.state_dir, &name)
     }
 
-    /// Some requests, each begun as soon as the one before it has its number. The last for a group that was not killed is the one that
-    /// counts.
+    /// Some requests, each begun as soon as the one before it has its number. The last for a group
+    /// that was not killed is the one that counts.
     fn batch(&mut self, size: usize) {
         // Half of the time they all have to wait for somebody else, who then lets go.
         let lock = fs::File::create(self.configs[0].state_dir.join("lock")).unwrap();
@@ -315,7 +317,8 @@ impl Chaos {
         assert_eq!(sync_daemons(), daemons, "{what}");
         assert_eq!(arp("bond0"), [1, 2], "{what}");
         if self.configs[0].fence == Fence::Marks {
-            // Of each VIP: packets without SYN, packets of two other nodes, and, on a backup, packets with SYN.
+            // Of each VIP: packets without SYN, packets of two other nodes, and, on a backup,
+            // packets with SYN.
             let vips = |role: Role| {
                 let groups = self
                     .configs
@@ -338,7 +341,8 @@ impl Chaos {
     }
 }
 
-/// This many changes of a node, with the seed in the environment's CHAOS_SEED or another each time.
+/// This many changes of a node, with the seed in the environment's CHAOS_SEED or another each
+/// time.
 fn chaos(kind: Kind, changes: usize) {
     let seed = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

@@ -22,7 +22,8 @@ pub(crate) fn lvs_node() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples/lvs-node");
     assert!(program.exists(), "{} is missing: `cargo build --example lvs-node` makes it", program.display());
-    // `cargo test --test kernel` does not build it. Cargo lists what it was made of: `program: file file ...`.
+    // `cargo test --test kernel` does not build it. Cargo lists what it was made of: `program:
+    // file file ...`.
     let made_of = fs::read_to_string(program.with_extension("d")).unwrap();
     let changed = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
     for file in made_of.split_whitespace().skip(1) {
@@ -45,7 +46,8 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    /// In a network namespace with a node's interface. `file` goes on behind interface, VIPs and state_dir.
+    /// In a network namespace with a node's interface. `file` goes on behind interface, VIPs and
+    /// state_dir.
     fn new(file: &str) -> Self {
         let lab = Lab::bare();
         lab.write(&lab.with_head(file));
@@ -900,7 +902,8 @@ fn keepalived_writes_the_states_of_two_instances_to_a_fifo() {
     becomes(["backup", "master"]);
 }
 
-/// Two VIPs, each with a director of its own, on three nodes: both are balanced on all of them, before and after a move.
+/// Two VIPs, each with a director of its own, on three nodes: both are balanced on all of them,
+/// before and after a move.
 #[test]
 fn two_directors_balance_two_vips() {
     const OTHER: &str = "192.0.2.253";

@@ -1,4 +1,5 @@
-//! What IPVS has beside its table: daemons, timeouts, counters, connections, sysctls. Judged by ipvsadm and /proc.
+//! What IPVS has beside its table: daemons, timeouts, counters, connections, sysctls. Judged by
+//! ipvsadm and /proc.
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream, UdpSocket};

@@ -1,5 +1,6 @@
-//! What holds whatever happens to a node: a demotion gives up the VIP, no role is taken on that was not
-//! asked for, and what could not be finished is remembered as such. Judged by ip, tc and ipvsadm.
+//! What holds whatever happens to a node: a demotion gives up the VIP, no role is taken on that
+//! was not asked for, and what could not be finished is remembered as such. Judged by ip, tc and
+//! ipvsadm.
 
 use std::fs;
 use std::thread;

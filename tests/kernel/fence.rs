@@ -1,5 +1,5 @@
-//! Fences of one node, judged by ipvsadm, tc, ip and /proc: what each role has in the kernel, whose the services are, what is refused, what
-//! is mended, and what is given back.
+//! Fences of one node, judged by ipvsadm, tc, ip and /proc: what each role has in the kernel,
+//! whose the services are, what is refused, what is mended, and what is given back.
 
 use std::fs;
 use std::path::Path;
@@ -345,7 +345,8 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     let words = "the destination 198.51.100.7 is behind the gateway 192.0.2.99";
     assert!(warnings.iter().any(|text| text.contains(words)), "{warnings:?}");
-    // The node's own loopback: refused in a configuration, and warned of where another program has loaded it.
+    // The node's own loopback: refused in a configuration, and warned of where another program has
+    // loaded it.
     enter_with_peers();
     let services = WEB.replace("192.0.2.11:80", "127.0.0.1:80");
     let refused = Node::open(config(Fence::Marks, Some(&services))).unwrap_err().to_string();

@@ -1,4 +1,5 @@
-//! Moves by nodes that place their VIP themselves, with either fence: what becomes of sessions and of new connections; and announcements.
+//! Moves by nodes that place their VIP themselves, with either fence: what becomes of sessions and
+//! of new connections; and announcements.
 
 use std::collections::BTreeSet;
 use std::thread;

@@ -1,5 +1,5 @@
-//! IPv6: what each fence does where there is nothing else, and sessions that go on behind another director, whichever group the sync daemons
-//! use.
+//! IPv6: what each fence does where there is nothing else, and sessions that go on behind another
+//! director, whichever group the sync daemons use.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -163,7 +163,8 @@ impl Cluster {
             config.sync.group = group.map(|group| group.parse().unwrap());
             Node::open_in(config, netns.clone()).unwrap()
         });
-        // Messages to an IPv6 group come from a link-local address, which must not be tentative any more.
+        // Messages to an IPv6 group come from a link-local address, which must not be tentative
+        // any more.
         for netns in &netns {
             let ready = || ip("-6 address show dev bond0 scope link -tentative").contains("inet6 fe80:");
             netns.run(|| until("bond0 has a link-local address", ready)).unwrap();

@@ -261,7 +261,8 @@ fn a_failed_plan_leaves_the_table_as_it_was() {
     before.lines().for_each(|line| drop(ipvsadm(line)));
     let mut ipvs = Ipvs::open().unwrap();
     let seen = ipvs.table().unwrap();
-    // A change of every kind, and one that the kernel refuses. It stands first and last among those of one send, and in a later one.
+    // A change of every kind, and one that the kernel refuses. It stands first and last among
+    // those of one send, and in a later one.
     let wanted = |many: u16, bad: &str| -> Table {
         let mut text =
             format!("-A -t 192.0.2.1:80 -s sh\n-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 7\n-A -t {bad} -s nosuch\n");

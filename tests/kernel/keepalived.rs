@@ -1,6 +1,7 @@
-//! Under a real keepalived: its states, by notify program, by FIFO and by watch, each reach the node; its VIP is its own, and ours on lo
-//! outlives it. Clusters of keepalived, with several groups, health checks and virtual MAC addresses. And what keepalived does not do on
-//! demand: states in every order, lost, late and all at once.
+//! Under a real keepalived: its states, by notify program, by FIFO and by watch, each reach the
+//! node; its VIP is its own, and ours on lo outlives it. Clusters of keepalived, with several
+//! groups, health checks and virtual MAC addresses. And what keepalived does not do on demand:
+//! states in every order, lost, late and all at once.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -91,7 +92,8 @@ impl Drop for Lab {
     }
 }
 
-/// A copy in the guest's own memory: once keepalived found the program missing among the host's files, and ran no script.
+/// A copy in the guest's own memory: once keepalived found the program missing among the host's
+/// files, and ran no script.
 fn installed() -> &'static Path {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
     COPY.get_or_init(|| {
@@ -187,7 +189,8 @@ impl Lab {
         if on("lo") { Ok(()) } else { Err("VIP not on lo".into()) }
     }
 
-    /// Whether a request is under way. Its process keeps the file locked; keepalived may have killed it when it ended itself.
+    /// Whether a request is under way. Its process keeps the file locked; keepalived may have
+    /// killed it when it ended itself.
     fn overlap(&self) -> bool {
         let Ok(file) = fs::File::open(self.dir.join("state/request")) else { return false };
         flock(&file, FlockOperation::NonBlockingLockShared).is_err()
@@ -217,7 +220,8 @@ fn put_vips(there: bool) {
     }
 }
 
-/// Starts keepalived in the calling thread's network namespace, with a /tmp and an /etc/keepalived of its own: VRRP only.
+/// Starts keepalived in the calling thread's network namespace, with a /tmp and an /etc/keepalived
+/// of its own: VRRP only.
 fn start_keepalived(dir: &Path, instances: &str, global: &str, log: fs::File) -> Process {
     start_with("--vrrp", dir, instances, global, log)
 }
@@ -254,7 +258,8 @@ fn instance(name: &str, id: u8, priority: u8, interface: &str, rest: &str) -> St
     )
 }
 
-/// In a new network namespace, with bond0 and its addresses; the other end of the cable is peer0 in the namespace returned.
+/// In a new network namespace, with bond0 and its addresses; the other end of the cable is peer0
+/// in the namespace returned.
 fn cabled() -> Netns {
     load_ipv6();
     enter_new_netns();
@@ -268,7 +273,8 @@ fn cabled() -> Netns {
     peer
 }
 
-/// The whole life of a node: alone, beside a better one, without its cable, without its instance, stopped and started.
+/// The whole life of a node: alone, beside a better one, without its cable, without its instance,
+/// stopped and started.
 fn lives(follow: Option<fn(&Lab) -> Process>) {
     let peer = cabled();
     let lab = Lab::new();
@@ -330,7 +336,8 @@ fn lives(follow: Option<fn(&Lab) -> Process>) {
     run(&lab.command_line("release"));
     assert!(!on("bond0") && !on("lo"));
     drop(monitor);
-    // What happened to the VIPs: on the interface they came and went with keepalived's state; on lo they came once, and went at the end.
+    // What happened to the VIPs: on the interface they came and went with keepalived's state; on
+    // lo they came once, and went at the end.
     let seen = fs::read_to_string(dir.join("monitor")).unwrap();
     for vip in VIPS {
         let of = |interface: &str| -> String {
@@ -476,7 +483,8 @@ fn notify_processes_at_once_end_in_what_the_vip_shows() {
     assert!(rounds == 12 && corrected > 0);
 }
 
-/// `lvs-node handover`: keepalived gives up its priority, or with `nopreempt`, where no other node would ask for more, is at fault.
+/// `lvs-node handover`: keepalived gives up its priority, or with `nopreempt`, where no other node
+/// would ask for more, is at fault.
 #[test]
 fn a_handover_makes_keepalived_give_up() {
     for (weight, nopreempt) in [("-253", ""), ("0", "    nopreempt\n")] {
@@ -891,7 +899,8 @@ fn health_checks_of_keepalived_decide_about_servers_in_every_role() {
     }
 }
 
-/// keepalived's virtual MAC address: the VIP is on a macvlan, but what nodes send each other arrives on the interface below.
+/// keepalived's virtual MAC address: the VIP is on a macvlan, but what nodes send each other
+/// arrives on the interface below.
 #[test]
 fn with_a_virtual_mac_address_peers_are_recognised_on_the_interface_below() {
     enter_switch();

@@ -7,9 +7,11 @@ use lvs_dr::Netns;
 use lvs_dr::marks::{Change, Marks, Plan, Stranger};
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 
-/// Moves the calling thread (and the programs that it starts from here on) into a new network namespace with `lo` up.
+/// Moves the calling thread (and the programs that it starts from here on) into a new network
+/// namespace with `lo` up.
 ///
-/// Panics outside of the lab's guest: a test must not touch the tables of the machine that it runs on.
+/// Panics outside of the lab's guest: a test must not touch the tables of the machine that it runs
+/// on.
 pub fn enter_new_netns() {
     enter_bare_netns();
     ip("link set lo up");
@@ -22,7 +24,8 @@ pub fn enter_bare_netns() {
         matches!(lab.as_str(), "guest" | "none"),
         "kernel tests run in the lab's guest: use `cargo test`, not the test binary itself"
     );
-    // SAFETY: a network namespace belongs to the thread; no memory or descriptor is shared differently afterwards.
+    // SAFETY: a network namespace belongs to the thread; no memory or descriptor is shared
+    // differently afterwards.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a new network namespace (are you root in the guest?)");
 }
 
@@ -43,8 +46,9 @@ pub fn new_netns() -> Netns {
     .unwrap()
 }
 
-/// Keeps a namespace until the guest ends. On Linux 6.1 an interface over which IPVS has balanced IPv6 may never become free
-/// (`unregister_netdevice: waiting for bond0 to become free`), and whoever waits for it keeps everybody else waiting.
+/// Keeps a namespace until the guest ends. On Linux 6.1 an interface over which IPVS has balanced
+/// IPv6 may never become free (`unregister_netdevice: waiting for bond0 to become free`), and
+/// whoever waits for it keeps everybody else waiting.
 pub fn keep(netns: &Netns) {
     std::mem::forget(netns.clone());
 }
@@ -59,7 +63,8 @@ pub fn cable(ours: &str, our_mac: &str, other: &Netns, theirs: &str) {
     ip(&format!("link set {ours} up"));
 }
 
-/// Runs a program, its arguments separated by blanks, and returns what it printed. Panics if it fails.
+/// Runs a program, its arguments separated by blanks, and returns what it printed. Panics if it
+/// fails.
 pub fn run(command: &str) -> String {
     let output = try_run(command);
     assert!(

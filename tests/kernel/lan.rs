@@ -1,4 +1,5 @@
-//! Hosts on one link: the test's own namespace is the switch. A cluster of three nodes on it, and clients made by hand.
+//! Hosts on one link: the test's own namespace is the switch. A cluster of three nodes on it, and
+//! clients made by hand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +27,8 @@ pub const BOTH: [&str; 2] = [VIP, VIP6];
 /// The numbers of the nodes of a [`Cluster`].
 pub const NODES: [u8; 3] = [11, 12, 13];
 
-/// The number of the clients that are made by hand: no host has its addresses, and every host knows its MAC address.
+/// The number of the clients that are made by hand: no host has its addresses, and every host
+/// knows its MAC address.
 pub const BY_HAND: u8 = 200;
 
 /// Enters a new namespace that is the switch.
@@ -72,7 +74,8 @@ pub fn address(vip: &str, number: u8) -> String {
     if vip == VIP6 { format!("2001:db8::{number}") } else { format!("192.0.2.{number}") }
 }
 
-/// Puts both VIPs on an interface of the host: `lo`, where ARP keeps quiet about it, or [`INTERFACE`].
+/// Puts both VIPs on an interface of the host: `lo`, where ARP keeps quiet about it, or
+/// [`INTERFACE`].
 pub fn add_vips(host: &Netns, interface: &str) {
     let scope = if interface == "lo" { "scope host" } else { "" };
     let add = || {
@@ -88,7 +91,8 @@ pub fn add_vips(host: &Netns, interface: &str) {
     host.run(add).unwrap();
 }
 
-/// Serves on port 80 of any address: answers each octet by the host's own number, until the client hangs up.
+/// Serves on port 80 of any address: answers each octet by the host's own number, until the client
+/// hangs up.
 pub fn serve(host: &Netns, number: u8) {
     serve_on(host, 80, number);
 }
@@ -107,7 +111,8 @@ fn answer(mut stream: TcpStream, number: u8) {
     while stream.read_exact(&mut octet).is_ok() && stream.write_all(&[number]).is_ok() {}
 }
 
-/// A session of the host with a service: which server answers. `None`: none did, or the connection broke.
+/// A session of the host with a service: which server answers. `None`: none did, or the connection
+/// broke.
 pub struct Session(TcpStream);
 
 impl Session {
@@ -184,8 +189,9 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Nodes with these services, of which the first one directs. The kernel's answers to own requests are left alone unless `change`
-    /// says otherwise: that takes the start of several programs.
+    /// Nodes with these services, of which the first one directs. The kernel's answers to own
+    /// requests are left alone unless `change` says otherwise: that takes the start of several
+    /// programs.
     pub fn new(services: &str, change: impl Fn(&mut Config)) -> Self {
         let mut cluster = Self::without_roles(services, change);
         if cluster.nodes[0].config().vip_owner == VipOwner::Keepalived {
@@ -241,7 +247,8 @@ impl Cluster {
         Sessions((0..count).map(open).collect())
     }
 
-    /// Opens new connections, one after the other, in turn with each of the VIPs, while `change` is under way and `longer`.
+    /// Opens new connections, one after the other, in turn with each of the VIPs, while `change`
+    /// is under way and `longer`.
     pub fn during(&mut self, vips: &[&str], longer: Duration, change: impl FnOnce(&mut [Node], &[Netns])) -> Tally {
         let (client, over) = (self.client.clone(), AtomicBool::new(false));
         thread::scope(|scope| {
@@ -339,7 +346,8 @@ pub fn vips_leave(host: &Netns) {
     host.run(work).unwrap();
 }
 
-/// Moves the director as keepalived does: the VIPs first, and the notifications 50 ms later, to both nodes at once.
+/// Moves the director as keepalived does: the VIPs first, and the notifications 50 ms later, to
+/// both nodes at once.
 pub fn move_as_keepalived(nodes: &mut [Node], hosts: &[Netns], from: usize, to: usize) {
     vips_leave(&hosts[from]);
     vips_arrive(&hosts[to]);
@@ -374,7 +382,8 @@ const ETH_P_ALL: u16 = 3;
 impl PacketSocket {
     pub fn open(interface: Option<&str>) -> Self {
         let index = interface.map_or(0, |name| nix::net::if_::if_nametoindex(name).unwrap().cast_signed());
-        // SAFETY: the descriptor is owned by nobody else; the address and the option outlive the calls.
+        // SAFETY: the descriptor is owned by nobody else; the address and the option outlive the
+        // calls.
         unsafe {
             let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
             let fd = libc::socket(libc::AF_PACKET, kind, i32::from(ETH_P_ALL.to_be()));
@@ -570,7 +579,8 @@ impl Handmade {
         }
     }
 
-    /// Sends an ICMP error, "fragmentation needed" or "packet too big", about a packet of the server.
+    /// Sends an ICMP error, "fragmentation needed" or "packet too big", about a packet of the
+    /// server.
     pub fn send_too_big(&mut self, to: u8, mtu: u16) {
         // What the server has sent: its header, and the first octets of its segment.
         let mut segment = [self.vip.port().to_be_bytes(), self.from.port().to_be_bytes()].concat();
@@ -682,8 +692,9 @@ impl Handmade {
         None
     }
 
-    /// Asks by this node for an octet, and returns the next answer that is a reset, or more than an acknowledgement. What has come before
-    /// is no answer: a server repeats what this client has not acknowledged.
+    /// Asks by this node for an octet, and returns the next answer that is a reset, or more than
+    /// an acknowledgement. What has come before is no answer: a server repeats what this client
+    /// has not acknowledged.
     pub fn ask(&mut self, to: u8) -> Option<Answer> {
         while self.received().is_some() {}
         self.send(to, ACK, &[0]);
@@ -695,7 +706,8 @@ impl Handmade {
         }
     }
 
-    /// Opens a connection by this node up to the server's answer, and returns which server that is.
+    /// Opens a connection by this node up to the server's answer, and returns which server that
+    /// is.
     pub fn begin(&mut self, to: u8) -> u8 {
         self.send(to, SYN, &[]);
         let answer = self.answer().expect("an answer to the SYN");

@@ -1,4 +1,5 @@
-//! Marks for what a node itself sends to a VIP, judged by iptables, and by connections of local clients.
+//! Marks for what a node itself sends to a VIP, judged by iptables, and by connections of local
+//! clients.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,8 +23,8 @@ fn rules(program: &str) -> Vec<String> {
     listed.lines().filter(|line| line.starts_with("-A")).map(str::to_owned).collect()
 }
 
-/// Whether this kernel has what marks take. Where it has not (Debian's UML kernel 7.2), that is a reason and
-/// no error.
+/// Whether this kernel has what marks take. Where it has not (Debian's UML kernel 7.2), that is a
+/// reason and no error.
 fn have_backend(netns: &Netns) -> bool {
     let mut ours = LocalMarks::open_in(netns.clone());
     let observed = ours.observe().unwrap();
@@ -132,8 +133,8 @@ fn what_does_not_work_is_a_reason() {
     assert!(observed == applied && observed.backend.is_none() && observed.marked.is_empty() && !removed);
 }
 
-/// Of 30 connections of the host's own clients to the VIP: how many get an answer, and how many from the
-/// host itself.
+/// Of 30 connections of the host's own clients to the VIP: how many get an answer, and how many
+/// from the host itself.
 pub(crate) fn local_clients(host: &Netns, vip: &str, number: u8) -> (usize, usize) {
     let clients: Vec<_> = (0..30)
         .map(|_| {

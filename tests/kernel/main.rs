@@ -1,4 +1,5 @@
-//! What the crate does to a real kernel, judged by ipvsadm, ip and packets. Runs in the lab's guest (see tests/lab).
+//! What the crate does to a real kernel, judged by ipvsadm, ip and packets. Runs in the lab's
+//! guest (see tests/lab).
 
 mod arp;
 #[cfg(feature = "capi")]

@@ -91,8 +91,8 @@ fn priority_of(vip: &str) -> u16 {
     PRIORITY + u16::from(vip.contains(':'))
 }
 
-/// A new namespace with eth0, and a peer on the other end of its cable: 192.0.2.1 and .2, 2001:db8::1 and ::2. Both VIPs are on
-/// eth0.
+/// A new namespace with eth0, and a peer on the other end of its cable: 192.0.2.1 and .2,
+/// 2001:db8::1 and ::2. Both VIPs are on eth0.
 fn with_peer() -> (Marks, Netns) {
     load_ipv6();
     enter_new_netns();
@@ -210,7 +210,8 @@ fn hundreds_of_rules_at_once() {
     println!("600 rules added, removed and added again: {:?}", start.elapsed());
 }
 
-/// Lets the namespace accept connections on port 80; the mark of the first packet is the mark of the socket.
+/// Lets the namespace accept connections on port 80; the mark of the first packet is the mark of
+/// the socket.
 fn accept() -> TcpListener {
     std::fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "1").unwrap();
     TcpListener::bind("[::]:80").unwrap()

@@ -1,5 +1,6 @@
-//! Fence `marks` with packets: three nodes that serve and direct, judged by what clients receive, by the frames on the link, and by
-//! ipvsadm, ip and tc on each node. Each rule of the design is a test.
+//! Fence `marks` with packets: three nodes that serve and direct, judged by what clients receive,
+//! by the frames on the link, and by ipvsadm, ip and tc on each node. Each rule of the design is a
+//! test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -20,7 +21,8 @@ use crate::lan::{
 };
 use crate::local_marks::local_clients;
 
-/// The most nodes that a packet passes: the director, and the director before it. More would be a loop.
+/// The most nodes that a packet passes: the director, and the director before it. More would be a
+/// loop.
 const HOPS: u8 = 2;
 
 fn keepalived(config: &mut lvs_dr::node::Config) {
@@ -35,7 +37,8 @@ fn tc(arguments: &str) -> String {
     run(&format!("tc {arguments}"))
 }
 
-/// The node's connection entries for a client's port, as ipvsadm lists them: state and destination.
+/// The node's connection entries for a client's port, as ipvsadm lists them: state and
+/// destination.
 fn entries(port: u16) -> Vec<(String, String)> {
     let listed = ipvsadm("-Lnc");
     let of_port = listed.lines().filter(|line| line.contains(&format!(":{port} ")));
@@ -47,7 +50,8 @@ fn entries(port: u16) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The VIP moves before any node is notified, as under keepalived: no session and no new connection is lost, and new ones spread at once.
+/// The VIP moves before any node is notified, as under keepalived: no session and no new
+/// connection is lost, and new ones spread at once.
 #[test]
 fn a_move_before_any_notification_loses_nothing() {
     for scheduler in ["wrr", MH] {
@@ -76,7 +80,8 @@ fn a_move_before_any_notification_loses_nothing() {
     }
 }
 
-/// The director moves from n1 to n2 while sessions are opened: before n2 is notified, and before each step of its promotion.
+/// The director moves from n1 to n2 while sessions are opened: before n2 is notified, and before
+/// each step of its promotion.
 fn promoted_under_load() -> (Cluster, Vec<(Session, u8)>) {
     let mut cluster = Cluster::new(&services("wrr"), keepalived);
     vips_leave(&cluster.hosts[0]);
@@ -94,7 +99,8 @@ fn promoted_under_load() -> (Cluster, Vec<(Session, u8)>) {
     (cluster, sessions)
 }
 
-/// A new director serves itself what reaches it before it is promoted. The other nodes learn of these sessions when it is demoted.
+/// A new director serves itself what reaches it before it is promoted. The other nodes learn of
+/// these sessions when it is demoted.
 #[test]
 fn sessions_that_are_opened_in_a_promotion_are_kept_in_further_moves() {
     let (mut cluster, mut sessions) = promoted_under_load();
@@ -104,7 +110,8 @@ fn sessions_that_are_opened_in_a_promotion_are_kept_in_further_moves() {
     }
 }
 
-/// Nothing is sent in a crash: what a director has sent to another node is synchronised from the first session on.
+/// Nothing is sent in a crash: what a director has sent to another node is synchronised from the
+/// first session on.
 #[test]
 fn sessions_that_a_promotion_sends_to_other_nodes_are_synchronised() {
     let (cluster, sessions) = promoted_under_load();
@@ -161,14 +168,15 @@ fn a_handshake_goes_on_at_the_new_director() {
     }
 }
 
-/// Lets another node direct beside the first one, which learns of it: by the beacons, where `lvs-node watch` runs.
+/// Lets another node direct beside the first one, which learns of it: by the beacons, where
+/// `lvs-node watch` runs.
 fn two_directors(cluster: &mut Cluster) {
     cluster.take_on(1, Role::Master);
     cluster.nodes[0].set_director(Some("192.0.2.12".parse().unwrap())).unwrap();
 }
 
-/// A handshake begins at one director and goes on at the other. Both send their connections to all nodes, but no entry of rule 1: that
-/// would replace the one that leads to the server.
+/// A handshake begins at one director and goes on at the other. Both send their connections to all
+/// nodes, but no entry of rule 1: that would replace the one that leads to the server.
 #[test]
 fn a_handshake_between_two_directors() {
     let mut cluster = Cluster::new(&services("wrr"), |_| ());
@@ -196,8 +204,9 @@ fn a_handshake_between_two_directors() {
     tap.assert_hops(HOPS);
 }
 
-/// A director that was not told of the other one (without beacons) serves unknown packets itself: a connection that begins at the other and
-/// goes on here at once is reset, unless this node is its server. Those of the other way are served, and no packet goes in circles.
+/// A director that was not told of the other one (without beacons) serves unknown packets itself:
+/// a connection that begins at the other and goes on here at once is reset, unless this node is
+/// its server. Those of the other way are served, and no packet goes in circles.
 #[test]
 fn a_director_that_does_not_know_of_the_other() {
     let mut cluster = Cluster::new(&services("wrr"), |_| ());
@@ -220,8 +229,9 @@ fn a_director_that_does_not_know_of_the_other() {
     tap.assert_hops(HOPS);
 }
 
-/// The kernel sends the templates of persistent services and not their connections, which is what the service of rule 1 needs. The user's
-/// persistent services need both: while there is one, all connections are sent.
+/// The kernel sends the templates of persistent services and not their connections, which is what
+/// the service of rule 1 needs. The user's persistent services need both: while there is one, all
+/// connections are sent.
 #[test]
 fn connections_of_persistent_services_are_sent() {
     let mut cluster = Cluster::new(&services("wrr"), |_| ());
@@ -311,7 +321,8 @@ fn flapping<T>(client: &Netns, nodes: [u8; 2], work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Two directors, and clients that send now to the one and now to the other: no connection fails, and no packet passes a third node.
+/// Two directors, and clients that send now to the one and now to the other: no connection fails,
+/// and no packet passes a third node.
 #[test]
 fn two_directors_at_once() {
     for scheduler in ["wrr", "wlc", MH] {
@@ -334,7 +345,8 @@ fn two_directors_at_once() {
     }
 }
 
-/// A health check takes a server out while a node is a backup, by weight 0 or by removal: it gets no request after the promotion.
+/// A health check takes a server out while a node is a backup, by weight 0 or by removal: it gets
+/// no request after the promotion.
 #[test]
 fn a_server_taken_out_on_a_backup_stays_out() {
     for (scheduler, change) in [("wrr", "-e -t VIP -r SERVER -g -w 0"), (MH, "-d -t VIP -r SERVER")] {
@@ -360,7 +372,8 @@ fn a_server_taken_out_on_a_backup_stays_out() {
     }
 }
 
-/// A backup's template of a persistent service never sends a client to a server that was taken out meanwhile.
+/// A backup's template of a persistent service never sends a client to a server that was taken out
+/// meanwhile.
 #[test]
 fn a_stale_template_sends_no_client_to_a_server_that_is_out() {
     for change in ["-e -t VIP -r SERVER -g -w 0", "-d -t VIP -r SERVER"] {
@@ -401,7 +414,8 @@ fn a_stale_template_sends_no_client_to_a_server_that_is_out() {
     }
 }
 
-/// The service of the node's mark has a destination with port 1, so that the director's sync daemon replaces its entries.
+/// The service of the node's mark has a destination with port 1, so that the director's sync
+/// daemon replaces its entries.
 #[test]
 fn entries_of_the_mark_service_are_replaced() {
     let cluster = Cluster::new(&services("wrr"), |_| ());
@@ -441,7 +455,8 @@ fn wlc_counts_right_after_two_moves() {
     }
 }
 
-/// A node that does not know the director's MAC address passes nothing on: the rule for SYNs ends it.
+/// A node that does not know the director's MAC address passes nothing on: the rule for SYNs ends
+/// it.
 #[test]
 fn an_unknown_mac_address_makes_no_loop() {
     let mut cluster = Cluster::new(&services("wrr"), |_| ());
@@ -576,7 +591,8 @@ fn udp_socket(client: &Netns, vip: &str) -> UdpSocket {
     client.run(|| UdpSocket::bind(if vip == VIP { "0.0.0.0:0" } else { "[::]:0" }).unwrap()).unwrap()
 }
 
-/// UDP, whole and in fragments: each datagram is answered, and a move keeps the flows that the sync daemon has sent.
+/// UDP, whole and in fragments: each datagram is answered, and a move keeps the flows that the
+/// sync daemon has sent.
 #[test]
 fn datagrams_whole_and_in_fragments() {
     let udp = services("wrr").replace("-t ", "-u ").replace(":80 ", ":53 ");
@@ -660,7 +676,8 @@ fn too_big() -> u64 {
     line.trim().parse().unwrap()
 }
 
-/// A director's promotion and demotion change no service of the table and no connection, and cost the same however many there are.
+/// A director's promotion and demotion change no service of the table and no connection, and cost
+/// the same however many there are.
 #[test]
 fn a_change_of_role_leaves_the_table_alone() {
     let mut counts = Vec::new();
@@ -723,7 +740,8 @@ fn an_operators_filter_still_drops() {
     assert_eq!(cluster.sessions(3, &[VIP]).served(), each(1));
 }
 
-/// The node's own clients of the VIP are served here, and the mark that does it disturbs no packet that the node forwards.
+/// The node's own clients of the VIP are served here, and the mark that does it disturbs no packet
+/// that the node forwards.
 #[test]
 fn own_requests_are_served_and_disturb_nothing() {
     let mut cluster = Cluster::new(&services("wrr"), |config| config.marks.own_requests = OwnRequests::ServedHere);
@@ -771,7 +789,8 @@ fn own_requests_are_served_and_disturb_nothing() {
     assert_eq!(cluster.sessions(9, &[VIP]).served(), each(3));
 }
 
-/// Packets that no node knows: they end somewhere, and no more frames are sent for them than the two directors need.
+/// Packets that no node knows: they end somewhere, and no more frames are sent for them than the
+/// two directors need.
 #[test]
 fn stray_packets_do_not_loop() {
     for scheduler in ["wrr", MH] {
@@ -787,13 +806,15 @@ fn stray_packets_do_not_loop() {
         thread::sleep(Duration::from_millis(300));
         let packets = tap.packets();
         assert!(packets.len() >= 60 && packets.iter().all(|packet| packet.hops <= HOPS), "{scheduler}");
-        // 60 come in; each passes on to the server at most, or to the former director and to the server.
+        // 60 come in; each passes on to the server at most, or to the former director and to the
+        // server.
         println!("{scheduler}: {} frames for 60 stray packets", packets.len());
         assert!(packets.len() <= 180, "{scheduler}: {}", packets.len());
     }
 }
 
-/// A node of the earlier version, with fence quiesce, becomes one of this version: no session is lost, and the weights come back.
+/// A node of the earlier version, with fence quiesce, becomes one of this version: no session is
+/// lost, and the weights come back.
 #[test]
 fn an_upgrade_of_one_node_at_a_time_keeps_sessions() {
     let mut cluster = Cluster::without_roles(&services("wrr"), |_| ());
@@ -849,7 +870,8 @@ fn an_upgrade_of_one_node_at_a_time_keeps_sessions() {
     }
 }
 
-/// After the director's death new connections go on at once, and those of its peers' sessions that are synchronised.
+/// After the director's death new connections go on at once, and those of its peers' sessions that
+/// are synchronised.
 #[test]
 fn a_crash_of_the_director() {
     for scheduler in ["wrr", MH] {

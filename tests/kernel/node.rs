@@ -1,4 +1,5 @@
-//! Roles, judged by ip, ipvsadm and the files of /proc: reached, repeated, interrupted, overlapping, refused, released.
+//! Roles, judged by ip, ipvsadm and the files of /proc: reached, repeated, interrupted,
+//! overlapping, refused, released.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,8 @@ use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, rules, run, try_run};
 
 pub(crate) const VIPS: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 
-/// Services of the node, of every kind, as `ipvsadm -Sn` prints them, and with its own address among the destinations.
+/// Services of the node, of every kind, as `ipvsadm -Sn` prints them, and with its own address
+/// among the destinations.
 pub(crate) const TABLE: &str = "\
 -A -f 7 -s mh -p 300 -b mh-fallback,mh-port
 -a -f 7 -r 192.0.2.12:0 -g -w 1
@@ -49,7 +51,8 @@ pub(crate) const WEB: &str = "\
 -a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
 ";
 
-/// The mark services of fence `marks` for [`TABLE`]: the node itself, and the director of group 0. No director is known.
+/// The mark services of fence `marks` for [`TABLE`]: the node itself, and the director of group 0.
+/// No director is known.
 const MARKS: &str = "\
 -A -f 1280725760 -s rr
 -a -f 1280725760 -r 192.0.2.11:1 -g -w 1
@@ -69,7 +72,8 @@ const FOREIGN: &str = "\
 -a -t 198.51.100.1:443 -r 192.0.2.12:443 -m -w 1
 ";
 
-/// A node in a network namespace of its own: `bond0`, a cable's end, with an address, and an IPv4 and an IPv6 VIP to come.
+/// A node in a network namespace of its own: `bond0`, a cable's end, with an address, and an IPv4
+/// and an IPv6 VIP to come.
 struct Bench {
     config: Config,
 }
@@ -171,9 +175,11 @@ pub(crate) fn sorted(lines: &str) -> String {
     lines.into_iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// The table as the kernel itself shows it: faster, where it is looked at hundreds of times. Each line has its service's in front.
+/// The table as the kernel itself shows it: faster, where it is looked at hundreds of times. Each
+/// line has its service's in front.
 pub(crate) fn kernel_table() -> BTreeSet<String> {
-    // In one go: where a reader comes back for more, and another namespace has services too, Linux 6.1 leaves some of ours out.
+    // In one go: where a reader comes back for more, and another namespace has services too, Linux
+    // 6.1 leaves some of ours out.
     let mut octets = vec![0; 1 << 16];
     let length = fs::File::open("/proc/thread-self/net/ip_vs").unwrap().read(&mut octets).unwrap();
     let text = std::str::from_utf8(&octets[..length]).unwrap();
@@ -273,8 +279,8 @@ fn set_sysctl(target: &str, setting: &str, value: i32) {
 }
 
 impl Bench {
-    /// The services of [`TABLE`] are configured, or they are loaded by hand. The node's own requests are left alone: to look at their
-    /// marks starts several programs.
+    /// The services of [`TABLE`] are configured, or they are loaded by hand. The node's own
+    /// requests are left alone: to look at their marks starts several programs.
     fn new(fence: Fence, configured: bool) -> Self {
         enter_node_netns();
         add_second_node();
@@ -326,13 +332,15 @@ impl Bench {
         self.config.vips.iter().flat_map(placed).flatten().chain(own.map(String::from)).collect()
     }
 
-    /// Judges everything about a role that is reached: `table` is the director's, `foreign` is there in every role.
+    /// Judges everything about a role that is reached: `table` is the director's, `foreign` is
+    /// there in every role.
     fn expect(&self, role: Role, table: &str, foreign: &str) {
         assert_eq!(addresses(), self.wanted_addresses(role), "{role}");
         assert_eq!(saved(), sorted(&format!("{}{foreign}", self.table(role, table))), "{role}");
         if self.config.fence == Fence::Marks {
             assert_eq!(saved_marks(), sorted(MARKS), "{role}");
-            // Of each service packets without SYN; of each VIP packets of the other node and, but on the director, with SYN.
+            // Of each service packets without SYN; of each VIP packets of the other node and, but
+            // on the director, with SYN.
             let services = table.lines().filter(|line| line.starts_with("-A -t ")).count();
             assert_eq!(rule_count("bond0"), services + if role == Role::Master { 2 } else { 4 }, "{role}");
         }
@@ -380,7 +388,8 @@ impl Bench {
         fs::metadata(self.state_file()).ok().map(|found| (found.ino(), found.mtime(), found.mtime_nsec()))
     }
 
-    /// The request is refused with an error for which `judge` is true and that says these words, and nothing is changed.
+    /// The request is refused with an error for which `judge` is true and that says these words,
+    /// and nothing is changed.
     fn expect_refusal(&self, role: Role, judge: impl Fn(&Error) -> bool, words: &[&str]) {
         let before = self.everything();
         for error in [self.refused(role), self.node().plan(role).unwrap_err()] {
@@ -397,7 +406,8 @@ fn assert_says(error: &Error, words: &[&str]) {
     assert!(!text.contains('\n'), "more than a line: {text}");
 }
 
-/// The number of the latest request in a state directory; `group`: what its files have in their names.
+/// The number of the latest request in a state directory; `group`: what its files have in their
+/// names.
 pub(crate) fn latest_request(state_dir: &Path, group: &str) -> u64 {
     let names = fs::read_dir(state_dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
     let prefix = format!("request{group}.");
@@ -406,7 +416,8 @@ pub(crate) fn latest_request(state_dir: &Path, group: &str) -> u64 {
 
 /// Runs `work` in a process of its own; its result is the exit code.
 fn fork(work: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: the child runs nothing but `work` on a copy of this thread, and leaves without unwinding into its parent's frames.
+    // SAFETY: the child runs nothing but `work` on a copy of this thread, and leaves without
+    // unwinding into its parent's frames.
     match unsafe { libc::fork() } {
         0 => {
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(101);
@@ -420,7 +431,8 @@ fn fork(work: impl FnOnce() -> i32) -> i32 {
     }
 }
 
-/// The same, while this process waits, and without a copy of its memory: here that takes ten times as long as what is tested.
+/// The same, while this process waits, and without a copy of its memory: here that takes ten times
+/// as long as what is tested.
 pub(crate) fn lend<F: FnOnce() -> i32>(work: F) -> Result<i32, i32> {
     extern "C" fn run<F: FnOnce() -> i32>(work: *mut libc::c_void) -> libc::c_int {
         // SAFETY: it is the `Option<F>` below.
@@ -430,7 +442,8 @@ pub(crate) fn lend<F: FnOnce() -> i32>(work: F) -> Result<i32, i32> {
     let mut stack = vec![0_u128; 1 << 16];
     let mut work = Some(work);
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: this thread goes on when the child has ended, so stack and `work` outlive it, and nobody else uses them.
+    // SAFETY: this thread goes on when the child has ended, so stack and `work` outlive it, and
+    // nobody else uses them.
     let pid = unsafe { libc::clone(run::<F>, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut work).cast()) };
     assert!(pid > 0, "clone: {}", std::io::Error::last_os_error());
     wait(pid)
@@ -562,7 +575,8 @@ fn keepalived_moves_its_vip_itself() {
             let plan = bench.become_role(role);
             assert_eq!(on_bond0(), before);
             assert!(lo());
-            // A master without it, by a call by hand or for want of a virtual_ipaddress, is told so.
+            // A master without it, by a call by hand or for want of a virtual_ipaddress, is told
+            // so.
             assert_eq!(plan.warnings().is_empty(), role != Role::Master);
             assert!(bench.become_role(role).is_empty());
         }
@@ -673,7 +687,8 @@ impl<'a> Killed<'a> {
         Killed { bench, vips: Vips::open().unwrap(), full: full.clone(), places: BTreeMap::new() }
     }
 
-    /// A director has its table as long as it has the VIP; whoever had the VIP has it still; on lo it is hidden.
+    /// A director has its table as long as it has the VIP; whoever had the VIP has it still; on lo
+    /// it is hidden.
     fn expect_sane(&mut self, what: &str) {
         for vip in &self.bench.config.vips {
             let found = self.vips.locate(*vip).unwrap();
@@ -744,7 +759,8 @@ fn killed_at_every_step() {
                 first.map(|first| bench.become_role(first));
                 killed.expect_sane("before");
                 let died = killed.dies_before(then, step);
-                // The role that comes next is the same or the other one, in turn from step to step and from kind to kind.
+                // The role that comes next is the same or the other one, in turn from step to step
+                // and from kind to kind.
                 let next = [Role::Master, Role::Backup][(step + kind) % 2];
                 let what = format!(
                     "{fence}, {configured}, {loopback:?}: {first:?}, killed before step {step} of {then}, then {next}"
@@ -1351,7 +1367,8 @@ fn services_are_loaded_once_and_then_belong_to_their_editors() {
     for fence in Fence::ALL {
         let bench = Bench::new(fence, true);
         bench.become_role(Role::Master);
-        // A health check takes a server out, brings one back with another weight, removes one, and adds one.
+        // A health check takes a server out, brings one back with another weight, removes one, and
+        // adds one.
         ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0");
         ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 7");
         ipvsadm("-d -u 192.0.2.254:53 -r 192.0.2.12:53");
@@ -1369,7 +1386,8 @@ fn services_are_loaded_once_and_then_belong_to_their_editors() {
         }
         let status = bench.node().status().unwrap();
         assert_eq!((status.missing, status.drift), (vec![], vec![]));
-        // Flushed, or after a reboot: the configuration's, by a repair or by the next role. Fence `clear` has kept the edits.
+        // Flushed, or after a reboot: the configuration's, by a repair or by the next role. Fence
+        // `clear` has kept the edits.
         for repairs in [true, false] {
             run("ipvsadm -C");
             match repairs {
@@ -1610,7 +1628,8 @@ fn killed_at_every_step_of_a_group() {
     }
 }
 
-/// A node with one group becomes one with two, and the other way round: the VIPs of neither are ever missing.
+/// A node with one group becomes one with two, and the other way round: the VIPs of neither are
+/// ever missing.
 #[test]
 fn a_node_is_divided_into_groups_and_united_again() {
     for (fence, configured) in

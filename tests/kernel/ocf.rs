@@ -1,4 +1,5 @@
-//! The resource agent for Pacemaker, called as Pacemaker calls it: what each action ends with, from every state.
+//! The resource agent for Pacemaker, called as Pacemaker calls it: what each action ends with,
+//! from every state.
 
 use std::fs;
 use std::path::PathBuf;
@@ -202,7 +203,8 @@ fn a_node_that_lacks_something() {
     let mut node = Pacemaker::new("marks", "serve");
     let file = node.dir.join("node.toml");
     let moved = node.dir.join("elsewhere");
-    // Where it was never started, a probe says so, and a stop has nothing to do: else the node would be fenced.
+    // Where it was never started, a probe says so, and a stop has nothing to do: else the node
+    // would be fenced.
     fs::rename(&file, &moved).unwrap();
     for (action, code) in [
         ("monitor", NOT_RUNNING),

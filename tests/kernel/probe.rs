@@ -1,4 +1,5 @@
-//! Who holds an address, asked over a link of real nodes, with the kernel's neighbour tables as witness.
+//! Who holds an address, asked over a link of real nodes, with the kernel's neighbour tables as
+//! witness.
 
 use std::net::{IpAddr, UdpSocket};
 use std::thread;
@@ -108,7 +109,8 @@ fn two_directors_answer_both() {
     }
 }
 
-/// The VIP has moved without an announcement: the client's entry is wrong, and the probe leaves it so.
+/// The VIP has moved without an announcement: the client's entry is wrong, and the probe leaves it
+/// so.
 #[test]
 fn nobodys_neighbour_table_is_changed() {
     let [old, new, backup] = nodes();

@@ -1,4 +1,5 @@
-//! SCTP with the fence `marks`: associations of the kernel's own SCTP, new ones and through a move of the director.
+//! SCTP with the fence `marks`: associations of the kernel's own SCTP, new ones and through a move
+//! of the director.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -62,7 +63,8 @@ fn socket(host: &Netns, address: &str, serves: bool) -> io::Result<OwnedFd> {
     host.run(open).unwrap()
 }
 
-/// Serves on the VIPs: answers each octet by the host's own number. A server that is bound to any address tells clients of its own one.
+/// Serves on the VIPs: answers each octet by the host's own number. A server that is bound to any
+/// address tells clients of its own one.
 fn serve_sctp(host: &Netns, number: u8) {
     for vip in BOTH {
         let listener = TcpListener::from(socket(host, vip, true).unwrap());
@@ -128,8 +130,9 @@ fn each(count: usize) -> BTreeMap<u8, usize> {
     NODES.map(|number| (number, count)).into()
 }
 
-/// New associations spread over all nodes, and established ones are kept: in an orderly move also those that were just opened; where the VIP
-/// moves before any node is notified, and in a crash, those that the sync daemon has sent.
+/// New associations spread over all nodes, and established ones are kept: in an orderly move also
+/// those that were just opened; where the VIP moves before any node is notified, and in a crash,
+/// those that the sync daemon has sent.
 #[test]
 fn associations_spread_and_outlive_moves() {
     let mut cluster = cluster();
@@ -162,8 +165,9 @@ fn associations_spread_and_outlive_moves() {
     assert_eq!(kept(&mut all), [(11, 32), (12, 32)].into());
 }
 
-/// There is no rule 1 for SCTP: flower does not see which chunk a packet has. An association that the sync daemon has not sent, and that
-/// speaks at the new director before the former one is notified, is aborted there, unless the new director is its server.
+/// There is no rule 1 for SCTP: flower does not see which chunk a packet has. An association that
+/// the sync daemon has not sent, and that speaks at the new director before the former one is
+/// notified, is aborted there, unless the new director is its server.
 #[test]
 fn an_association_that_was_not_sent_is_aborted_at_another_director() {
     let cluster = cluster();

@@ -125,7 +125,8 @@ fn our_messages_are_the_kernels() {
             let cut = |message: &Vec<u8>| {
                 let mut message = message.clone();
                 message[TIMEOUT].fill(0);
-                // A template is told of before the connection that makes it ASSURED is established.
+                // A template is told of before the connection that makes it ASSURED is
+                // established.
                 if message[14] & 0x10 != 0 {
                     message[STATE].fill(0);
                 }
@@ -167,7 +168,8 @@ fn a_backup_that_comes_late_learns_all() {
     }
 }
 
-/// Connections and templates by their destinations' counters, which `Status::connections` rests on: synchronised ones count as well.
+/// Connections and templates by their destinations' counters, which `Status::connections` rests
+/// on: synchronised ones count as well.
 fn counted(node: &Netns) -> u32 {
     let entries = Ipvs::open_in(node.clone()).unwrap().entries().unwrap();
     let found = entries.iter().flat_map(|(_, destinations)| destinations);
@@ -245,8 +247,9 @@ fn what_is_not_for_it_a_backup_leaves_alone() {
     assert_eq!(session.ask(), Some(12));
 }
 
-/// With a period of packets the kernel tells of a connection at its packet number `sync_threshold[0]` or not for a long time: one whose
-/// first packet had to be repeated is established at its third. With a period of time it is told of when it is established.
+/// With a period of packets the kernel tells of a connection at its packet number
+/// `sync_threshold[0]` or not for a long time: one whose first packet had to be repeated is
+/// established at its third. With a period of time it is told of when it is established.
 #[test]
 fn a_connection_whose_first_packet_was_repeated_is_told_of() {
     for (threshold, refresh, told) in [("2 50", "0", false), ("2 0", "30", true)] {
@@ -275,7 +278,8 @@ fn a_connection_whose_first_packet_was_repeated_is_told_of() {
     }
 }
 
-/// Connections of the node's marks are the node's own: elsewhere they would lead to port 1 of this node, where nothing listens.
+/// Connections of the node's marks are the node's own: elsewhere they would lead to port 1 of this
+/// node, where nothing listens.
 #[test]
 fn connections_of_the_marks_are_not_sent() {
     enter_switch();

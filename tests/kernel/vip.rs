@@ -26,7 +26,8 @@ fn vips() -> [IpAddr; 2] {
     ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]
 }
 
-/// A new namespace with IPv6, and eth0 in it: one end of a cable whose other end, eth1, is here too.
+/// A new namespace with IPv6, and eth0 in it: one end of a cable whose other end, eth1, is here
+/// too.
 fn enter_with_eth0() -> Vips {
     load_ipv6();
     enter_new_netns();
@@ -42,7 +43,8 @@ fn shown(vip: IpAddr) -> Vec<String> {
         .map(|line| {
             let words: Vec<&str> = line.split(['\\', ' ']).filter(|word| !word.is_empty()).collect();
             let end = words.iter().position(|word| *word == "valid_lft").unwrap();
-            // Behind the number and the interface: inet or inet6. An IPv4 address ends with its label, the interface's name.
+            // Behind the number and the interface: inet or inet6. An IPv4 address ends with its
+            // label, the interface's name.
             let end = if vip.is_ipv4() { end - 1 } else { end };
             format!("{} {}", words[1], words[3..end].join(" "))
         })
@@ -529,7 +531,8 @@ fn announcements_that_nobody_would_hear() {
     assert!(!client.announce(vip, "eth0", 1).unwrap());
 }
 
-/// A client on a switch (a bridge in its namespace) with two nodes, and the VIP moving from the first node, which is here, to the other.
+/// A client on a switch (a bridge in its namespace) with two nodes, and the VIP moving from the
+/// first node, which is here, to the other.
 #[test]
 fn neighbours_follow_an_announcement() {
     load_ipv6();

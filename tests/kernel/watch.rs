@@ -1,5 +1,5 @@
-//! `lvs-node watch`: late nodes learn, drift is repaired, the other director and MAC addresses are followed, two directors do no harm,
-//! and a killed watch leaves nothing behind.
+//! `lvs-node watch`: late nodes learn, drift is repaired, the other director and MAC addresses are
+//! followed, two directors do no harm, and a killed watch leaves nothing behind.
 
 use std::fs;
 use std::io::Write;
@@ -131,7 +131,8 @@ impl Node {
         line.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// The table as ipvsadm saves it, in the order of ours, without the services of the node's marks.
+    /// The table as ipvsadm saves it, in the order of ours, without the services of the node's
+    /// marks.
     pub fn table(&self) -> String {
         let saved = self.netns.run(|| ipvsadm("-Sn")).unwrap();
         let mut table = saved.parse::<lvs_dr::ipvs::Table>().unwrap();
@@ -314,7 +315,8 @@ fn what_others_change_is_repaired() {
     };
     assert!(is_whole(&nodes[1]));
     let damages: [&dyn Fn(&Node); 3] = [
-        // A VIP removed, a setting overwritten, a daemon stopped, all filters flushed, a service of the marks removed.
+        // A VIP removed, a setting overwritten, a daemon stopped, all filters flushed, a service
+        // of the marks removed.
         &|node| {
             node.ip(&format!("address del {VIP}/32 dev lo"));
             node.netns.run(|| fs::write(&arp_ignore, "0").unwrap()).unwrap();
@@ -337,14 +339,16 @@ fn what_others_change_is_repaired() {
         damage(&nodes[1]);
         assert!(!is_whole(&nodes[1]));
         let took = soon("the repair", &nodes, || is_whole(&nodes[1]));
-        // Seen at one look, repaired at the next one, a second later. A look that takes long is followed by a pause of ten seconds.
+        // Seen at one look, repaired at the next one, a second later. A look that takes long is
+        // followed by a pause of ten seconds.
         println!("damage {number} repaired after {took:?}");
         assert!(took < Duration::from_secs(20), "{took:?}");
     }
     soon("repairs counted", &nodes, || nodes[1].metric("lvs_node_repairs_total") >= before + 3);
     assert_eq!(nodes[0].metric("lvs_node_repairs_total"), 0, "{}", nodes[0].log());
 
-    // A health check takes servers out, on a director and on a backup: that stays, also where the marks are repaired.
+    // A health check takes servers out, on a director and on a backup: that stays, also where the
+    // marks are repaired.
     for node in &nodes {
         node.ipvsadm(&format!("-e -t {VIP}:80 -r 192.0.2.12:80 -g -w 0"));
         node.ipvsadm(&format!("-e -t {VIP}:80 -r 192.0.2.11:80 -g -w 7"));
@@ -436,7 +440,8 @@ fn the_director_is_followed_and_a_dead_one_is_not() {
         nodes.iter().map(|node| node.metric("lvs_node_other_directors")).eq([1, 0, 1])
     });
 
-    // It dies. Where packets that nobody knows were sent there, they are served by the node itself.
+    // It dies. Where packets that nobody knows were sent there, they are served by the node
+    // itself.
     nodes[1].kill();
     ip("link set port12 down");
     let itself = |node: &Node, number| node.points_to(0) == to(number);
@@ -539,7 +544,8 @@ fn two_directors_at_once_do_no_harm() {
         thread::sleep(Duration::from_millis(200));
         let sent = sent() - before;
         println!("50 packets of no connection: {sent} frames of the nodes");
-        // Each is sent to the other director and reset there, and both tell the other node of it; a loop would end after 64 frames.
+        // Each is sent to the other director and reset there, and both tell the other node of it;
+        // a loop would end after 64 frames.
         assert!((100..300).contains(&sent), "{sent}");
         client.run(|| ip(&format!("neigh flush all dev {INTERFACE} nud permanent"))).unwrap();
         if round == 1 {
@@ -623,7 +629,8 @@ fn mac_addresses_of_peers_are_learned_and_followed() {
     nodes.iter().for_each(|node| node.netns.run(announce).unwrap());
     nodes[1].tell("BACKUP");
     nodes[0].tell("MASTER");
-    // The bond pointed at that node before it was the director itself, so that alone does not show that its role has ended.
+    // The bond pointed at that node before it was the director itself, so that alone does not show
+    // that its role has ended.
     soon("the other directs alone", &nodes, || {
         nodes[0].directs() && !nodes[1].directs() && nodes[1].points_to(0) == to(11)
     });
@@ -786,8 +793,9 @@ fn of_keepalived(number: u8) -> (Node, PathBuf) {
     (node, track)
 }
 
-/// After a boot of all nodes one of them has to direct although it has learned nothing. If it stayed out of elections, the next nodes
-/// that take part would take over from it, one after the other.
+/// After a boot of all nodes one of them has to direct although it has learned nothing. If it
+/// stayed out of elections, the next nodes that take part would take over from it, one after the
+/// other.
 #[test]
 fn a_node_that_directs_takes_part_in_elections_at_once() {
     enter_switch();
@@ -852,7 +860,8 @@ fn elections_and_handovers_that_are_given_up() {
     let (done, said) = nodes[2].try_run("handover --limit 1");
     assert!(!done && said.contains("no other node took over"), "{said}");
     assert!(nodes[2].directs() && tracked() == "0", "{said}");
-    // Killed half-way, it has changed nothing of the node. keepalived still gives way, until that is ended.
+    // Killed half-way, it has changed nothing of the node. keepalived still gives way, until that
+    // is ended.
     let mut handover = nodes[2].command("handover --limit 300");
     let mut handover = nodes[2].netns.run(|| handover.spawn().unwrap()).unwrap();
     soon("the handover", &nodes, || tracked() == "1");

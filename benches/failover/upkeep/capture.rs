@@ -38,7 +38,8 @@ impl Capture {
         let file = node.etc.join("capture");
         let tcpdump = || {
             let mut command = Command::new("tcpdump");
-            // Else the packets of the last second are in a buffer that tcpdump does not read when it ends.
+            // Else the packets of the last second are in a buffer that tcpdump does not read when
+            // it ends.
             command.arg("--immediate-mode");
             command.args(["-Z", "root", "-p", "-n", "-s", "96", "-B", "16384", "-Q", direction, "-i", INTERFACE, "-w"]);
             command.arg(&file).arg(filter);
@@ -152,7 +153,8 @@ pub(crate) fn loops(seen: &[Vec<Packet>]) -> Loops {
     let (mut all, mut looped, mut connections) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut loops = Loops::default();
     for packets in seen {
-        // A node that sends a packet on makes its TTL less: with another TTL it is there once more.
+        // A node that sends a packet on makes its TTL less: with another TTL it is there once
+        // more.
         let mut visits: BTreeMap<_, BTreeSet<u8>> = BTreeMap::new();
         for packet in packets {
             all.insert(packet.id);

@@ -1,4 +1,5 @@
-//! How evenly a scheduler that counts connections spreads new sessions after two moves, while older ones are open.
+//! How evenly a scheduler that counts connections spreads new sessions after two moves, while
+//! older ones are open.
 
 use std::thread;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Sessions are silent for longer than IPVS's TCP timeout, so that no node knows them any more. Then the director moves.
+//! Sessions are silent for longer than IPVS's TCP timeout, so that no node knows them any more.
+//! Then the director moves.
 
 use std::fs;
 use std::thread;

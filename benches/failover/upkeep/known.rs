@@ -1,4 +1,5 @@
-//! How long a node that starts takes to know 10,000 connections, and the processor time that watching takes from then on.
+//! How long a node that starts takes to know 10,000 connections, and the processor time that
+//! watching takes from then on.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};

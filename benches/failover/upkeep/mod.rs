@@ -1,4 +1,5 @@
-//! The days around a failover: nodes that come late, that are restarted one after the other, and that do not hear each other.
+//! The days around a failover: nodes that come late, that are restarted one after the other, and
+//! that do not hear each other.
 
 mod capture;
 mod even;
@@ -123,8 +124,8 @@ impl Upkeep {
         names.iter().filter_map(named).chain([&WATCH]).copied().collect()
     }
 
-    /// Whether it can be told with this family. In IPv6 no host can start anew, as its interface could not be removed;
-    /// and what hides a MAC address is ARP alone.
+    /// Whether it can be told with this family. In IPv6 no host can start anew, as its interface
+    /// could not be removed; and what hides a MAC address is ARP alone.
     pub(crate) fn works_with(self, family: Family) -> bool {
         family == Family::V4 || !matches!(self, Upkeep::Rolling | Upkeep::UnknownMac)
     }

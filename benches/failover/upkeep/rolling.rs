@@ -1,4 +1,5 @@
-//! All nodes are restarted, one after the other. A node's own sessions end with it; all others are to be kept.
+//! All nodes are restarted, one after the other. A node's own sessions end with it; all others are
+//! to be kept.
 
 use std::thread;
 use std::time::Duration;

@@ -22,7 +22,8 @@ use crate::cluster::ways::{Way, install_lvs_node};
 use crate::measure::Count;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Scripts that keepalived started at an election may take this long, and a second watch until it knows all.
+/// Scripts that keepalived started at an election may take this long, and a second watch until it
+/// knows all.
 const SETTLE: Duration = Duration::from_secs(2);
 
 /// How long a session is asked for an answer that was silent so far.
@@ -134,7 +135,8 @@ impl Scene {
         })
     }
 
-    /// Where it says so: it knows all connections. `None`: it does not say, and had a while to hear of some.
+    /// Where it says so: it knows all connections. `None`: it does not say, and had a while to
+    /// hear of some.
     pub(crate) fn wait_until_known(&mut self, node: usize) -> Result<Option<(Duration, u64, u64)>> {
         if !self.way.watched {
             thread::sleep(Duration::from_secs(4));
@@ -154,9 +156,9 @@ impl Scene {
         self.cluster.wait_for_client(to)
     }
 
-    /// Edits the service on each node that has it, as health checks on all nodes do: `ipvsadm VERB -t VIP:80 OPTIONS`.
-    /// Returns how many nodes it worked on: the table of some fences lacks the service or, after a role change or repair,
-    /// the destination.
+    /// Edits the service on each node that has it, as health checks on all nodes do: `ipvsadm VERB
+    /// -t VIP:80 OPTIONS`. Returns how many nodes it worked on: the table of some fences lacks the
+    /// service or, after a role change or repair, the destination.
     pub(crate) fn edit(&mut self, verb: &str, options: &str) -> Result<usize> {
         let mut edited = 0;
         for node in &self.cluster.nodes {
@@ -195,7 +197,8 @@ impl Scene {
         Ok(())
     }
 
-    /// Lets the host of a node start anew, with nothing running in it yet. Its server's sessions are lost.
+    /// Lets the host of a node start anew, with nothing running in it yet. Its server's sessions
+    /// are lost.
     pub(crate) fn restart_host(&mut self, node: usize, load: &mut Load) -> Result<()> {
         self.watchers.remove(&node);
         self.cluster.end_keepalived(node)?;
@@ -244,8 +247,8 @@ impl Asked {
     }
 }
 
-/// Sends requests to the VIP from a namespace, each on a connection of its own, 10 ms apart. Nothing else is to ask
-/// meanwhile.
+/// Sends requests to the VIP from a namespace, each on a connection of its own, 10 ms apart.
+/// Nothing else is to ask meanwhile.
 ///
 /// # Errors
 /// When the servers did not serve what was answered.
@@ -301,7 +304,8 @@ pub(crate) fn open_some<const N: usize>(loads: &[&Load], groups: [Group; N]) -> 
     sessions
 }
 
-/// Of sessions whose server was up: those that work at `until`; silent ones if they were answered since they were asked.
+/// Of sessions whose server was up: those that work at `until`; silent ones if they were answered
+/// since they were asked.
 pub(crate) fn kept<'a>(
     sessions: impl IntoIterator<Item = &'a Session>,
     asked: Duration,

@@ -1,5 +1,6 @@
-//! The set of servers changes three times, on all nodes and by ipvsadm, while sessions are idle; then the director moves
-//! four times. The servers that come and go are no nodes of the cluster, so all directors stay.
+//! The set of servers changes three times, on all nodes and by ipvsadm, while sessions are idle;
+//! then the director moves four times. The servers that come and go are no nodes of the cluster,
+//! so all directors stay.
 
 use std::thread;
 use std::time::Duration;
@@ -52,7 +53,8 @@ pub(super) fn tell(way: &Way, edit: Edit, progress: Progress) -> Result<(Vec<(St
         }
         let load = Load::start(&scene.cluster, scene.start)?;
         scene.step("sessions are opened");
-        // A fence that does not stand servers being added on backups has new connections fail from here on: counted, too.
+        // A fence that does not stand servers being added on backups has new connections fail from
+        // here on: counted, too.
         let mut sessions = open_some(&[&load], [ACTIVE, IDLE]);
         let opened = sessions[0].each_ref().map(Sessions::opened);
 

@@ -1,5 +1,6 @@
-//! The director and the others do not hear each other's VRRP for ten seconds, while all else passes (or the sync group does not,
-//! either): there are two directors. One client goes where ARP leads it, another one stays with the first director.
+//! The director and the others do not hear each other's VRRP for ten seconds, while all else
+//! passes (or the sync group does not, either): there are two directors. One client goes where ARP
+//! leads it, another one stays with the first director.
 
 use std::thread;
 use std::time::Duration;

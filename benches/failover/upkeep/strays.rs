@@ -30,7 +30,8 @@ struct Frames {
     of_nodes: Vec<usize>,
 }
 
-/// `sloppy`: IPVS schedules packets that are no SYN, too. Ways of `lvs-node` set that themselves where they need it.
+/// `sloppy`: IPVS schedules packets that are no SYN, too. Ways of `lvs-node` set that themselves
+/// where they need it.
 pub(super) fn tell(way: &Way, sloppy: bool, progress: Progress) -> Result<(Vec<(String, String)>, Value)> {
     Scene::build(way, progress)?.act(|scene| {
         scene.elect(&[0, 1, 2])?;

@@ -1,5 +1,5 @@
-//! A server is taken out on all nodes, by weight 0 or by removal, as health checks do. Then a backup is promoted: it must
-//! not send anything to that server.
+//! A server is taken out on all nodes, by weight 0 or by removal, as health checks do. Then a
+//! backup is promoted: it must not send anything to that server.
 
 use std::thread;
 use std::time::Duration;
@@ -52,7 +52,8 @@ pub(super) fn tell(way: &Way, removed: bool, progress: Progress) -> Result<(Vec<
 /// Requests of the client.
 #[derive(Debug)]
 struct Asked {
-    /// Connections that were opened to the server, as its interface saw them: its own table may pass them on, or drop them.
+    /// Connections that were opened to the server, as its interface saw them: its own table may
+    /// pass them on, or drop them.
     sent: Count,
     served: Count,
     failed: Count,

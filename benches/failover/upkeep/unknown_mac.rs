@@ -1,7 +1,7 @@
 //! A node does not know a peer's MAC address, or MAC addresses change, under load.
 //!
-//! A node whose address changes tells so by gratuitous ARP (`arp_notify`): without it, neighbours send to the old one
-//! for up to a minute, whatever directs.
+//! A node whose address changes tells so by gratuitous ARP (`arp_notify`): without it, neighbours
+//! send to the old one for up to a minute, whatever directs.
 
 use std::thread;
 use std::time::Duration;

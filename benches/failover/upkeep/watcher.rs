@@ -63,7 +63,8 @@ impl Watcher {
         Ok(Duration::try_from_secs_f64(seconds)?)
     }
 
-    /// The processor time that it has used, in ticks of the guest's clock, which can charge a whole one for a moment.
+    /// The processor time that it has used, in ticks of the guest's clock, which can charge a
+    /// whole one for a moment.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.child.id());
         let stat = fs::read_to_string(&path).context(path)?;

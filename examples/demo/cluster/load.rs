@@ -1,7 +1,9 @@
-//! What the cluster is there for: an HTTP server in each node, and a client that asks for it all the time.
+//! What the cluster is there for: an HTTP server in each node, and a client that asks for it all
+//! the time.
 //!
-//! All of it is one thread: the guest has one CPU, and what is left of it is keepalived's. It goes before all others: a
-//! client and busy servers have CPUs of their own, and would not wait while a notification is carried out elsewhere.
+//! All of it is one thread: the guest has one CPU, and what is left of it is keepalived's. It goes
+//! before all others: a client and busy servers have CPUs of their own, and would not wait while a
+//! notification is carried out elsewhere.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -66,13 +68,15 @@ pub(crate) struct Group {
 }
 
 impl Load {
-    /// Starts the servers, and a client that sends a request every 20 ms whether or not earlier ones were answered.
+    /// Starts the servers, and a client that sends a request every 20 ms whether or not earlier
+    /// ones were answered.
     pub(crate) fn start(cluster: &Cluster, start: Instant) -> Result<Self> {
         let servers: Vec<&Node> = cluster.all_servers().collect();
         Self::start_with(cluster, &cluster.client, &servers, start, false)
     }
 
-    /// Starts the servers, and a client that sends no requests on new connections before `pause(false)`.
+    /// Starts the servers, and a client that sends no requests on new connections before
+    /// `pause(false)`.
     pub(crate) fn start_paused(cluster: &Cluster, start: Instant) -> Result<Self> {
         let servers: Vec<&Node> = cluster.all_servers().collect();
         Self::start_with(cluster, &cluster.client, &servers, start, true)
@@ -111,7 +115,8 @@ impl Load {
         Ok(Load { client, servers, served, paused, runtime: load, requests, stop, thread })
     }
 
-    /// Starts a node's server anew, in the namespace that the node has now. All that the old one has is lost.
+    /// Starts a node's server anew, in the namespace that the node has now. All that the old one
+    /// has is lost.
     pub(crate) fn serve_again(&mut self, index: usize, node: &Node) -> Result<()> {
         let listener = listen(node)?;
         let server = self.runtime.spawn(serve(listener, node.name.clone(), self.served.clone(), index));
@@ -229,7 +234,8 @@ fn listen(node: &Node) -> Result<std::net::TcpListener> {
     node.netns.run(listen)?.with_context(|| format!("cannot serve on {}", node.name))
 }
 
-/// A node's web server: answers with the node's name and the number of the request on its connection. Its connections end with it.
+/// A node's web server: answers with the node's name and the number of the request on its
+/// connection. Its connections end with it.
 async fn serve(listener: std::net::TcpListener, name: String, served: Arc<[AtomicUsize]>, index: usize) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     let mut connections = JoinSet::new();
@@ -289,8 +295,9 @@ impl Client {
         self.node_of(&answer)
     }
 
-    /// Connects from a port that was not used before. One client stands for many: the kernel uses ports again after ten seconds, and a
-    /// director that knows the earlier connection for two minutes sends the new one to the same server, be it dead or removed.
+    /// Connects from a port that was not used before. One client stands for many: the kernel uses
+    /// ports again after ten seconds, and a director that knows the earlier connection for two
+    /// minutes sends the new one to the same server, be it dead or removed.
     async fn connect(&self) -> io::Result<TcpStream> {
         let port = self.port.fetch_add(1, Ordering::Relaxed);
         if !PORTS.contains(&port) {

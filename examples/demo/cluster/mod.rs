@@ -1,5 +1,5 @@
-//! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each node. The demo shows
-//! it, and benches/failover measures it.
+//! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each
+//! node. The demo shows it, and benches/failover measures it.
 
 pub(crate) mod addresses;
 pub(crate) mod load;
@@ -35,8 +35,9 @@ const ADVERT_SECONDS: f64 = 0.3;
 const LAN: &str = "lan";
 const CLIENT: &str = "client";
 const OTHER_CLIENT: &str = "client2";
-/// Far apart: a backup waits for (256 - priority) / 256 of an advert longer than three adverts. Were those times close
-/// to each other, two nodes would take over at once, and one of them step back at once.
+/// Far apart: a backup waits for (256 - priority) / 256 of an advert longer than three adverts.
+/// Were those times close to each other, two nodes would take over at once, and one of them step
+/// back at once.
 const PRIORITIES: [u8; 3] = [250, 170, 90];
 /// Of more than three nodes.
 const MORE_PRIORITIES: [u8; 5] = [250, 200, 150, 100, 50];
@@ -54,7 +55,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Runs a program in this node's namespace, its arguments separated by blanks, and returns what it printed.
+    /// Runs a program in this node's namespace, its arguments separated by blanks, and returns
+    /// what it printed.
     pub(crate) fn run(&self, command: &str) -> Result<String> {
         self.netns.run(|| run(command, ""))?.with_context(|| format!("in {}", self.name))
     }
@@ -86,7 +88,8 @@ impl Node {
             && read(self.maintenance()).trim() == "0"
     }
 
-    /// Lets this node, which directs, hand over to that one. It is prepared when this returns, and keepalived is told.
+    /// Lets this node, which directs, hand over to that one. It is prepared when this returns, and
+    /// keepalived is told.
     pub(crate) fn begin_handover(&self, to: &Node) -> Result<Child> {
         let mut command = Command::new(ways::install_lvs_node()?);
         command.arg("--config").arg(self.etc.join("node.toml")).args(["handover", "--to", &to.address.to_string()]);
@@ -113,7 +116,8 @@ impl Node {
         self.etc.join("keepalived.log")
     }
 
-    // keepalived sees its own files in /etc/keepalived, and a /tmp of its own: a node of one's own has both.
+    // keepalived sees its own files in /etc/keepalived, and a /tmp of its own: a node of one's own
+    // has both.
     fn start_keepalived(&self) -> Result<Child> {
         let log = File::create(self.log()).with_context(|| format!("cannot write {}", self.log().display()))?;
         let script = "mkdir -p /etc/keepalived && mount --bind $0/tmp /tmp && mount --bind $0 /etc/keepalived &&
@@ -131,9 +135,9 @@ impl Node {
     fn keepalived_conf(&self, way: &Way, notify: &str) -> String {
         let Node { name, priority, .. } = self;
         let fifo = if way.watched { "\n    notify_fifo /etc/keepalived/fifo" } else { "" };
-        // keepalived's parser goes by lines: a block on one line means nothing to it, and it does not say so.
-        // A planned move is a lower priority of the director, which its track file brings about: preemption does
-        // the rest, and nothing is restarted.
+        // keepalived's parser goes by lines: a block on one line means nothing to it, and it does
+        // not say so. A planned move is a lower priority of the director, which its track file
+        // brings about: preemption does the rest, and nothing is restarted.
         format!(
             "global_defs {{
     router_id {name}
@@ -166,7 +170,8 @@ vrrp_instance web {{
     }
 }
 
-/// The nodes and the client on one switch. Dropping it ends what it started and removes the namespaces.
+/// The nodes and the client on one switch. Dropping it ends what it started and removes the
+/// namespaces.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     /// Web servers that never direct; none at first.
@@ -214,13 +219,15 @@ impl Cluster {
     }
 
     fn lay_cables(names: &[String]) -> Result<()> {
-        // The switch is a bridge in a namespace of its own; a node's cable has the node's name there.
+        // The switch is a bridge in a namespace of its own; a node's cable has the node's name
+        // there.
         run(&format!("ip -n {LAN} -batch -"), "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
         plug(CLIENT, "eth0", addresses::client())?;
         names.iter().enumerate().try_for_each(|(i, name)| plug(name, INTERFACE, addresses::node(i)))
     }
 
-    /// Adds a web server that never directs: the VIP is on its loopback, and nothing runs there. No table has it yet.
+    /// Adds a web server that never directs: the VIP is on its loopback, and nothing runs there.
+    /// No table has it yet.
     pub(crate) fn add_server(&mut self) -> Result<()> {
         let name = format!("s{}", self.servers.len() + 1);
         run(&format!("ip netns add {name}"), "")?;
@@ -267,7 +274,8 @@ impl Cluster {
         Ok(Netns::named(OTHER_CLIENT)?)
     }
 
-    /// Gives a node another network namespace, in which nothing is of what was in the old one: what a new start of its host would do.
+    /// Gives a node another network namespace, in which nothing is of what was in the old one:
+    /// what a new start of its host would do.
     pub(crate) fn renew(&mut self, node: usize) -> Result<()> {
         let name = self.nodes[node].name.clone();
         run(&format!("ip -n {LAN} link delete {name}"), "")?;
@@ -297,7 +305,8 @@ impl Cluster {
         run(&format!("tc -n {LAN} -batch -"), &lines).map(drop)
     }
 
-    /// Drops the ARP between two nodes, so that `node` does not learn the other's MAC address by it.
+    /// Drops the ARP between two nodes, so that `node` does not learn the other's MAC address by
+    /// it.
     pub(crate) fn hide(&self, node: &Node, from: &Node) -> Result<()> {
         let (port, address) = (&node.name, from.address);
         let lines = format!(
@@ -313,7 +322,8 @@ impl Cluster {
         run(&format!("tc -n {LAN} qdisc delete dev {} clsact", node.name), "").map(drop)
     }
 
-    /// Starts `lvs-node watch` in one of the nodes, before its keepalived. What it prints is in a file beside the configuration.
+    /// Starts `lvs-node watch` in one of the nodes, before its keepalived. What it prints is in a
+    /// file beside the configuration.
     pub(crate) fn start_watch(&mut self, node: usize) -> Result<()> {
         let node = &self.nodes[node];
         let log = node.etc.join("watch.log");
@@ -344,7 +354,8 @@ impl Cluster {
         kill_process(Pid::from_child(keepalived), Signal::TERM).context("cannot stop keepalived")
     }
 
-    /// Pulls (or puts back) a node's cable: nothing that it sends arrives any more, and nothing arrives there.
+    /// Pulls (or puts back) a node's cable: nothing that it sends arrives any more, and nothing
+    /// arrives there.
     pub(crate) fn set_link(&self, node: &Node, up: bool) -> Result<()> {
         run(&format!("ip -n {LAN} link set {} {}", node.name, if up { "up" } else { "down" }), "").map(drop)
     }
@@ -409,8 +420,9 @@ impl Namespaces {
 impl Drop for Namespaces {
     fn drop(&mut self) {
         if family() == Family::V6 {
-            // Once IPVS has sent IPv6 to a server on the node itself, 6.1 cannot remove the interface any more, and the
-            // next namespace waits for it, for ever. So these stay, without a name.
+            // Once IPVS has sent IPv6 to a server on the node itself, 6.1 cannot remove the
+            // interface any more, and the next namespace waits for it, for ever. So these stay,
+            // without a name.
             self.0.iter().filter_map(|name| Netns::named(name).ok()).for_each(std::mem::forget);
         }
         if let Err(e) = self.batch("delete") {
@@ -431,7 +443,8 @@ fn plug(name: &str, interface: &str, address: IpAddr) -> Result<()> {
         addresses::v4(last)
     );
     if family() == Family::V6 {
-        // VRRP sends from the link-local address, which duplicate address detection would hold back for a second.
+        // VRRP sends from the link-local address, which duplicate address detection would hold
+        // back for a second.
         let accept_dad = format!("/proc/sys/net/ipv6/conf/{interface}/accept_dad");
         Netns::named(name)?.run(|| fs::write(&accept_dad, "0"))?.with_context(|| accept_dad.clone())?;
         lines += &format!("address add {address}/64 dev {interface} nodad\n");
@@ -440,7 +453,8 @@ fn plug(name: &str, interface: &str, address: IpAddr) -> Result<()> {
     run(&format!("ip -n {name} -batch -"), &lines).map(drop)
 }
 
-/// Runs a program, its arguments separated by blanks, with `input` as its standard input; returns what it printed.
+/// Runs a program, its arguments separated by blanks, with `input` as its standard input; returns
+/// what it printed.
 pub(crate) fn run(command: &str, input: &str) -> Result<String> {
     let mut words = command.split_whitespace();
     let mut child = Command::new(words.next().unwrap_or_default())

@@ -1,4 +1,5 @@
-//! What the guest itself does meanwhile: how late it wakes a thread, how idle its CPU is, what its TCP sends again.
+//! What the guest itself does meanwhile: how late it wakes a thread, how idle its CPU is, what its
+//! TCP sends again.
 
 use std::fs;
 use std::ops::Range;
@@ -56,7 +57,8 @@ impl Monitor {
 }
 
 fn watch(start: Instant, stop: &AtomicBool) -> Result<Seen> {
-    // It waits no longer than the client does: where both wait, the guest was busy (its kernel is never preempted).
+    // It waits no longer than the client does: where both wait, the guest was busy (its kernel is
+    // never preempted).
     setpriority_process(None, PRIORITY).context("cannot set the monitor's priority")?;
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {

@@ -156,8 +156,8 @@ impl Kind {
 }
 
 impl Session {
-    /// Whether it still worked at `until`: answered lately, by the node that always did (else it would be broken). One
-    /// that was silent has to have answered once more.
+    /// Whether it still worked at `until`: answered lately, by the node that always did (else it
+    /// would be broken). One that was silent has to have answered once more.
     pub(crate) fn kept(&self, until: Duration) -> bool {
         let answered = match self.every {
             Some(every) => self.answers.last().is_some_and(|&last| last + every + SILENT >= until),
@@ -166,8 +166,8 @@ impl Session {
         self.broken.is_none() && answered
     }
 
-    /// The longest time between two answers of which the later came in `within`, beyond the time that the client itself
-    /// waits.
+    /// The longest time between two answers of which the later came in `within`, beyond the time
+    /// that the client itself waits.
     pub(crate) fn gap(&self, within: &Range<Duration>) -> Option<Duration> {
         let every = self.every?;
         let pairs = self.answers.windows(2).filter(|pair| within.contains(&pair[1]));
@@ -220,8 +220,8 @@ impl Record {
         Some(arrival.at - at)
     }
 
-    /// Returns the time from the VIP's arrival at the (last) new director until each living node has answered a request
-    /// that was sent since.
+    /// Returns the time from the VIP's arrival at the (last) new director until each living node
+    /// has answered a request that was sent since.
     pub(crate) fn spread(&self, turn: &Turn) -> Option<Duration> {
         let vip = turn.last_change() + self.election(turn)?;
         let living = (0..self.nodes.len()).filter(|node| turn.dead != Some(*node));
@@ -249,7 +249,8 @@ impl Record {
         (sent.clone().count(), sent.filter(|r| r.served.is_err()).count())
     }
 
-    /// Requests that a new director has given to the node that crashed: those that failed although it had the VIP.
+    /// Requests that a new director has given to the node that crashed: those that failed although
+    /// it had the VIP.
     pub(crate) fn given_to_the_dead(&self, turn: &Turn) -> Option<usize> {
         turn.dead?;
         let vip = turn.last_change() + self.election(turn)?;
@@ -345,8 +346,8 @@ pub(crate) mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Two nodes; at 4 s the director moves from n1 to n2, which is without a table for 0.2 s, and n1 without the VIP
-    /// for 0.3 s. Requests every 0.1 s, none answered for 1 s from the move on.
+    /// Two nodes; at 4 s the director moves from n1 to n2, which is without a table for 0.2 s, and
+    /// n1 without the VIP for 0.3 s. Requests every 0.1 s, none answered for 1 s from the move on.
     pub(crate) fn record() -> Record {
         let state = |on_interface, on_loopback, destinations| State {
             link: true,
@@ -397,7 +398,8 @@ pub(crate) mod tests {
 
     #[test]
     fn new_connections_are_spread_once_each_node_has_answered_one() {
-        // The VIP arrives at 4.5 s; the first request that is answered, of n1, is sent at 5.0 s, and that of n2 at 5.1 s.
+        // The VIP arrives at 4.5 s; the first request that is answered, of n1, is sent at 5.0 s,
+        // and that of n2 at 5.1 s.
         let record = record();
         assert_eq!(record.spread(&record.turns[0]), Some(ms(601)));
     }

@@ -53,8 +53,8 @@ pub(crate) fn with_cluster<T>(
     })
 }
 
-/// Starts keepalived, in the first node first: were they all to start at once, roles would change hands faster than
-/// notifications are carried out, in an order that nobody promises.
+/// Starts keepalived, in the first node first: were they all to start at once, roles would change
+/// hands faster than notifications are carried out, in an order that nobody promises.
 fn elect(cluster: &mut Cluster, way: &Way, progress: &mut Progress) -> Result<()> {
     progress.step("keepalived elects a director");
     if way.watched {
@@ -69,7 +69,8 @@ fn elect(cluster: &mut Cluster, way: &Way, progress: &mut Progress) -> Result<()
         ready.then_some(())
     })?;
     if way.hands_over {
-        // Sessions of a director whose program has not been told yet are no sessions of the cluster.
+        // Sessions of a director whose program has not been told yet are no sessions of the
+        // cluster.
         wait(&mut watch, progress, "all nodes to have their roles", |nodes| {
             let director = director(nodes)?;
             let ready = |(i, node): (usize, &Node)| node.has_role(if i == director { "master" } else { "backup" });
@@ -125,8 +126,9 @@ impl<'a> Stage<'a> {
         director(&self.watch.now()?).context("there is no single director")
     }
 
-    /// Does it to the director, and waits until another node directs (after a crash also until a health check has
-    /// seen it). What comes of it is the caller's to count: `until` and `sessions` are still to be filled in.
+    /// Does it to the director, and waits until another node directs (after a crash also until a
+    /// health check has seen it). What comes of it is the caller's to count: `until` and
+    /// `sessions` are still to be filled in.
     pub(crate) fn change(&mut self, kind: Kind) -> Result<Turn> {
         let from = self.director()?;
         let at = self.start.elapsed();
@@ -150,7 +152,8 @@ impl<'a> Stage<'a> {
         Ok(turn)
     }
 
-    /// A planned move: the director's priority is lowered, and that of the next node in turn is what it was.
+    /// A planned move: the director's priority is lowered, and that of the next node in turn is
+    /// what it was.
     fn move_director(&mut self, kind: Kind) -> Result<usize> {
         let from = self.director()?;
         let to = (from + 1) % self.cluster.nodes.len();
@@ -179,7 +182,8 @@ impl<'a> Stage<'a> {
 
     fn crash_director(&mut self, turn: &mut Turn) -> Result<()> {
         let from = self.director()?;
-        // Those that would not take over at once are ready to. Of two with the same priority both would.
+        // Those that would not take over at once are ready to. Of two with the same priority both
+        // would.
         for node in &self.cluster.nodes[from + 1..] {
             node.set_maintenance(false)?;
         }
@@ -219,9 +223,10 @@ impl<'a> Stage<'a> {
         self.pause_until(begin + within)
     }
 
-    /// What health checks do, by the same hand on every way: keepalived's own go with its virtual servers, which
-    /// neither the scripts nor `lvs-node` use. They run on the director, and wherever else there is a live table. Where the
-    /// director has lost its table, they can do nothing.
+    /// What health checks do, by the same hand on every way: keepalived's own go with its virtual
+    /// servers, which neither the scripts nor `lvs-node` use. They run on the director, and
+    /// wherever else there is a live table. Where the director has lost its table, they can do
+    /// nothing.
     fn set_weight(&mut self, server: usize, weight: u32) -> Result<()> {
         let nodes = self.watch.now()?;
         let director = director(&nodes).context("there is no single director")?;

@@ -124,7 +124,8 @@ fn table(own: IpAddr) -> Result<(usize, bool)> {
 }
 
 fn read_table(table: &str, own: IpAddr) -> (usize, bool) {
-    // `  -> C0A8000C:0050      Route   1      0          0`: address, forwarding method, weight, connections.
+    // `  -> C0A8000C:0050      Route   1      0          0`: address, forwarding method, weight,
+    // connections.
     let destinations =
         table.lines().filter_map(|line| line.strip_prefix("  -> ")).filter(|l| !l.contains("RemoteAddress"));
     let own = match own {

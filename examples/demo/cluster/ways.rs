@@ -1,4 +1,5 @@
-//! The ways to switch a node's role that the demo compares. A further one is a further entry in [`WAYS`].
+//! The ways to switch a node's role that the demo compares. A further one is a further entry in
+//! [`WAYS`].
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -64,7 +65,8 @@ pub(crate) struct Way {
     pub(crate) scheduler: Balance,
     /// The service is loaded by ipvsadm on each node, and is not in node.toml.
     pub(crate) live_table: bool,
-    /// Sets up a node of the cluster, and returns the lines of keepalived.conf that tell it of its role.
+    /// Sets up a node of the cluster, and returns the lines of keepalived.conf that tell it of its
+    /// role.
     pub(crate) prepare: fn(&Way, &Node, &[Node]) -> Result<String>,
 }
 
@@ -110,9 +112,10 @@ ipvsadm --save > /tmp/keepalived.ipvs
 ipvsadm --clear
 ";
 
-/// The seed as written: two sysctls, two scripts. They save and restore a table, so somebody has to load it first: by
-/// hand, on each node, before keepalived starts. It begins with to_backup.sh, which saves and clears the table; the same
-/// script on a node that is a backup already would save an empty one in its place.
+/// The seed as written: two sysctls, two scripts. They save and restore a table, so somebody has
+/// to load it first: by hand, on each node, before keepalived starts. It begins with to_backup.sh,
+/// which saves and clears the table; the same script on a node that is a backup already would save
+/// an empty one in its place.
 fn seed(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     node.sysctl("conf/all/arp_ignore", 3)?;
     node.sysctl("conf/all/arp_announce", 2)?;
@@ -174,8 +177,8 @@ file = \"{maintenance}\"
     Ok(notify.join("\n"))
 }
 
-/// Refuses a configuration that this version of `lvs-node` does not read: else the first sign of it would be a
-/// director that never comes.
+/// Refuses a configuration that this version of `lvs-node` does not read: else the first sign of
+/// it would be a director that never comes.
 fn check(node: &Node, program: &str, config: &Path) -> Result<()> {
     const USAGE: i32 = 2;
     let mut plan = Command::new(program);
@@ -185,7 +188,8 @@ fn check(node: &Node, program: &str, config: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts a copy of this program where keepalived takes it from: it refuses one that others than root could change.
+/// Puts a copy of this program where keepalived takes it from: it refuses one that others than
+/// root could change.
 pub(crate) fn install_lvs_node() -> Result<String> {
     let path = Path::new(DIR).join(LVS_NODE);
     if !path.exists() {

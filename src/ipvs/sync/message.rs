@@ -64,10 +64,12 @@ pub struct Entry {
     octets: Vec<u8>,
 }
 
-/// Entries for these connections; the table that they were made by tells what the kernel's list leaves out.
+/// Entries for these connections; the table that they were made by tells what the kernel's list
+/// leaves out.
 ///
-/// Left out are connections of services that are not in the table, those that the kernel itself does not synchronise (one-packet
-/// scheduling), and those of a protocol or state that this crate does not know.
+/// Left out are connections of services that are not in the table, those that the kernel itself
+/// does not synchronise (one-packet scheduling), and those of a protocol or state that this crate
+/// does not know.
 pub fn entries<'a>(connections: impl IntoIterator<Item = &'a Connection>, table: &Table) -> Vec<Entry> {
     let make = maker(table);
     connections.into_iter().filter_map(make).collect()
@@ -79,7 +81,8 @@ pub(crate) fn maker(table: &Table) -> impl Fn(&Connection) -> Option<Entry> {
     move |connection| entry(connection, &services)
 }
 
-/// Puts entries into messages of at most `max_length` octets (one entry more, where that is too short for any).
+/// Puts entries into messages of at most `max_length` octets (one entry more, where that is too
+/// short for any).
 pub fn messages(entries: &[Entry], sync_id: u8, max_length: u16) -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = Vec::new();
     let mut count = 0;
@@ -92,7 +95,8 @@ pub fn messages(entries: &[Entry], sync_id: u8, max_length: u16) -> Vec<Vec<u8>>
                 count += 1;
             }
             None => {
-                // The first 0 tells it from version 0, whose receivers would read a number of entries there.
+                // The first 0 tells it from version 0, whose receivers would read a number of
+                // entries there.
                 let head = [0, sync_id, 0, 0, 0, VERSION, 0, 0];
                 all.push(head.into_iter().chain(octets.iter().copied()).collect());
                 count = 1;
@@ -113,10 +117,12 @@ fn padded(length: usize) -> usize {
     length.next_multiple_of(4)
 }
 
-/// Where to look for what /proc/net/ip_vs_conn does not tell: forwarding method, mark, persistence time.
+/// Where to look for what /proc/net/ip_vs_conn does not tell: forwarding method, mark, persistence
+/// time.
 struct Services<'a> {
     table: &'a Table,
-    /// The marks whose services have this destination; of several, which have the same servers, a connection does not say which it is of.
+    /// The marks whose services have this destination; of several, which have the same servers, a
+    /// connection does not say which it is of.
     marks: HashMap<SocketAddr, ServiceId>,
 }
 
@@ -240,7 +246,8 @@ fn numbers(connection: &Connection, template: bool) -> Option<(u8, u16, bool)> {
     }
 }
 
-/// IP_VS_CONN_F_FWD_MASK, and whether answers pass elsewhere. A backup that has the destination takes its own method.
+/// IP_VS_CONN_F_FWD_MASK, and whether answers pass elsewhere. A backup that has the destination
+/// takes its own method.
 fn method(forward: Forward) -> u32 {
     match forward {
         Forward::Masquerade => 0,

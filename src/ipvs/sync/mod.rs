@@ -1,8 +1,9 @@
 //! Tells other nodes of connections, as the kernel's own sync daemon does, but all at once.
 //!
-//! The kernel's master daemon tells of a connection when packets pass, and never again: a backup that starts later knows nothing of
-//! it, and a master daemon that is stopped forgets what it has not sent yet, up to two seconds' worth. What the kernel lists as its
-//! connections can be sent from outside: the backups' daemons take it as the director's own word.
+//! The kernel's master daemon tells of a connection when packets pass, and never again: a backup
+//! that starts later knows nothing of it, and a master daemon that is stopped forgets what it has
+//! not sent yet, up to two seconds' worth. What the kernel lists as its connections can be sent
+//! from outside: the backups' daemons take it as the director's own word.
 //!
 //! ```no_run
 //! use lvs_dr::ipvs::{Ipvs, SyncRole, sync};
@@ -33,25 +34,28 @@ use rustix::net::sockopt;
 use super::{Ipvs, SyncDaemon};
 use crate::error::{Error, Result};
 
-/// What fits an Ethernet frame behind the headers of IP and UDP; longer ones the kernel's backup does not take by default.
+/// What fits an Ethernet frame behind the headers of IP and UDP; longer ones the kernel's backup
+/// does not take by default.
 const MAX_LENGTH_V4: u16 = 1472;
 const MAX_LENGTH_V6: u16 = 1452;
 
-/// A receiver's queue holds some 90 such messages by default (`net.core.rmem_default`): a burst must find room in it, and the
-/// pause be long enough to empty it.
+/// A receiver's queue holds some 90 such messages by default (`net.core.rmem_default`): a burst
+/// must find room in it, and the pause be long enough to empty it.
 const BURST: usize = 16;
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Ipvs {
-    /// Sends entries to the group of this daemon, whose interface, sync id, group, port and TTL count; it need not run. Returns how many
-    /// messages were sent. It takes 5 ms for each 16 messages, some 600 connections.
+    /// Sends entries to the group of this daemon, whose interface, sync id, group, port and TTL
+    /// count; it need not run. Returns how many messages were sent. It takes 5 ms for each 16
+    /// messages, some 600 connections.
     ///
-    /// Datagrams can be lost, and nobody acknowledges them. Who receives an entry that it has already only learns of its state and
-    /// timeout; one that it has with another real server it replaces.
+    /// Datagrams can be lost, and nobody acknowledges them. Who receives an entry that it has
+    /// already only learns of its state and timeout; one that it has with another real server it
+    /// replaces.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: see [`SyncDaemon::check`]; [`Error::System`]: no such interface (`ENODEV`), or it has no address (`ENETUNREACH`,
-    /// `EADDRNOTAVAIL`) or is down (`ENETDOWN`).
+    /// [`Error::Invalid`]: see [`SyncDaemon::check`]; [`Error::System`]: no such interface
+    /// (`ENODEV`), or it has no address (`ENETUNREACH`, `EADDRNOTAVAIL`) or is down (`ENETDOWN`).
     pub fn send_connections(&mut self, daemon: &SyncDaemon, entries: &[Entry]) -> Result<usize> {
         daemon.check()?;
         let group = daemon.group.unwrap_or(SyncDaemon::DEFAULT_GROUP);
@@ -87,7 +91,8 @@ fn open(daemon: &SyncDaemon, group: IpAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// What is sent to this group goes out of this interface, so many hops (1), and not back to the node's own listeners.
+/// What is sent to this group goes out of this interface, so many hops (1), and not back to the
+/// node's own listeners.
 pub(crate) fn send_by(socket: impl AsFd, group: IpAddr, interface: u32, ttl: Option<u8>) -> io::Result<()> {
     let hops = ttl.unwrap_or(1).into();
     match group {

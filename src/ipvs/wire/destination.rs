@@ -87,7 +87,8 @@ pub(in crate::ipvs) fn encode(destination: &Destination) -> Attribute {
     Attribute::nested(DESTINATION, all)
 }
 
-/// Reads a destination; `service` is its service's family, which it has where none is said (kernels before 3.18).
+/// Reads a destination; `service` is its service's family, which it has where none is said
+/// (kernels before 3.18).
 pub(in crate::ipvs) fn decode(octets: &[u8], service: Family) -> Result<DestinationEntry, DecodeError> {
     let (mut af, mut addr, mut server_port, mut method, mut weight) = (service, None, 0, None, 0);
     let (mut upper, mut lower, mut active, mut inactive, mut persistent) = (0, 0, 0, 0, 0);

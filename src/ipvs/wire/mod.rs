@@ -1,4 +1,5 @@
-//! What IPVS says over generic netlink: its messages and attributes. Numbers and names are those of linux/ip_vs.h.
+//! What IPVS says over generic netlink: its messages and attributes. Numbers and names are those
+//! of linux/ip_vs.h.
 
 pub(super) mod daemon;
 pub(super) mod destination;
@@ -52,7 +53,8 @@ pub(super) const INFO_CONNECTION_TABLE_SIZE: u16 = 2;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 
-/// A message of the family: a request that is built, or an answer whose attributes are read one level at a time.
+/// A message of the family: a request that is built, or an answer whose attributes are read one
+/// level at a time.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     command: u8,

@@ -1,8 +1,10 @@
-//! Reads the firewall's rules that set marks of arriving packets, to find those that overwrite marks which packets bear already.
+//! Reads the firewall's rules that set marks of arriving packets, to find those that overwrite
+//! marks which packets bear already.
 //!
-//! What counts are the chains that arriving packets pass before IPVS sees them: PREROUTING and INPUT of table `mangle` with
-//! xtables, and every chain with the hook ingress, prerouting or input with nftables. Tests other than those of the mark and the
-//! destination address are taken as met.
+//! What counts are the chains that arriving packets pass before IPVS sees them: PREROUTING and
+//! INPUT of table `mangle` with xtables, and every chain with the hook ingress, prerouting or
+//! input with nftables. Tests other than those of the mark and the destination address are taken
+//! as met.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

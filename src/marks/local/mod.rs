@@ -1,16 +1,18 @@
 //! Marks for the packets that a node itself sends to a VIP.
 //!
-//! IPVS schedules what local clients send, too (hook LOCAL_OUT). On a backup with the full table most of
-//! those connections fail: the packet leaves with the VIP as its destination and a local source address,
-//! and the server's answer cannot reach the client (2 of 3 connections with three servers). A mark for
-//! which IPVS has a service with the node itself as its only destination mends that, on the director too.
+//! IPVS schedules what local clients send, too (hook LOCAL_OUT). On a backup with the full table
+//! most of those connections fail: the packet leaves with the VIP as its destination and a local
+//! source address, and the server's answer cannot reach the client (2 of 3 connections with three
+//! servers). A mark for which IPVS has a service with the node itself as its only destination
+//! mends that, on the director too.
 //!
-//! Only packets that leave by `lo` are marked: those to an address of the node itself. What IPVS forwards passes the same hook
-//! with the VIP as its destination, but leaves by another interface. A mark would have it routed again (`ip_route_me_harder()` in
-//! net/ipv4/netfilter.c), to the node itself, and the director would serve everything alone.
+//! Only packets that leave by `lo` are marked: those to an address of the node itself. What IPVS
+//! forwards passes the same hook with the VIP as its destination, but leaves by another interface.
+//! A mark would have it routed again (`ip_route_me_harder()` in net/ipv4/netfilter.c), to the node
+//! itself, and the director would serve everything alone.
 //!
-//! tc(8) cannot set the mark early enough, only nftables or xtables (iptables) can. [`LocalMarks`] uses
-//! whichever works, by running nft(8) or iptables(8):
+//! tc(8) cannot set the mark early enough, only nftables or xtables (iptables) can. [`LocalMarks`]
+//! uses whichever works, by running nft(8) or iptables(8):
 //!
 //! | backend | what is ours |
 //! |---|---|
@@ -75,14 +77,16 @@ pub struct Observed {
 
 /// Sets the marks of one network namespace.
 ///
-/// A namespace has one set of marks: [`LocalMarks::apply`] replaces it, whichever process set it. Other
-/// programs can remove it, too: `nft flush ruleset`, as when nftables.service is reloaded, and
-/// `iptables -t mangle -F`. [`LocalMarks::observe`] shows that, and [`LocalMarks::apply`] repairs it.
+/// A namespace has one set of marks: [`LocalMarks::apply`] replaces it, whichever process set it.
+/// Other programs can remove it, too: `nft flush ruleset`, as when nftables.service is reloaded,
+/// and `iptables -t mangle -F`. [`LocalMarks::observe`] shows that, and [`LocalMarks::apply`]
+/// repairs it.
 ///
 /// The backend is found at the first call: nftables, then `iptables` (whatever its variant), then
-/// `iptables-legacy`, then `xtables-legacy-multi iptables`, from the directories of `PATH` (absolute ones),
-/// /usr/sbin and /sbin. To see whether a program works with this kernel, it sets a mark in a new network
-/// namespace, which disappears with it. Where none works the search is repeated after a minute.
+/// `iptables-legacy`, then `xtables-legacy-multi iptables`, from the directories of `PATH`
+/// (absolute ones), /usr/sbin and /sbin. To see whether a program works with this kernel, it sets
+/// a mark in a new network namespace, which disappears with it. Where none works the search is
+/// repeated after a minute.
 ///
 /// ```no_run
 /// use std::num::NonZeroU32;
@@ -98,22 +102,23 @@ pub struct Observed {
 /// ```
 ///
 /// # Blocking
-/// A call runs programs one after the other, each of which takes milliseconds: one or two where nothing
-/// has to be changed, about ten for a search. A program that takes longer than 5 s is killed, so that a
-/// call blocks for less than a minute even where every program hangs. An xtables program waits for up to
-/// 4 s while another one holds the lock.
+/// A call runs programs one after the other, each of which takes milliseconds: one or two where
+/// nothing has to be changed, about ten for a search. A program that takes longer than 5 s is
+/// killed, so that a call blocks for less than a minute even where every program hangs. An xtables
+/// program waits for up to 4 s while another one holds the lock.
 ///
 /// # Privileges
 /// `CAP_NET_ADMIN` and, for iptables in its legacy variant, `CAP_NET_RAW` and write access to
-/// /run/xtables.lock. Where `CAP_SYS_ADMIN` is missing there is no new network namespace to try a program
-/// in: a program that can list rules then counts as working.
+/// /run/xtables.lock. Where `CAP_SYS_ADMIN` is missing there is no new network namespace to try a
+/// program in: a program that can list rules then counts as working.
 ///
 /// # Errors
-/// [`Error::System`] when the network namespace cannot be entered (with the errno), or when a program that
-/// worked before fails: with the program's own words, without an errno; with kind
-/// [`TimedOut`](std::io::ErrorKind::TimedOut) when it was killed. The next call searches for a backend
-/// again. That no backend works is not an error: [`Observed::reason`] tells why. In a process that ignores
-/// `SIGCHLD`, or reaps children that it did not start, no program can be run (`ECHILD`).
+/// [`Error::System`] when the network namespace cannot be entered (with the errno), or when a
+/// program that worked before fails: with the program's own words, without an errno; with kind
+/// [`TimedOut`](std::io::ErrorKind::TimedOut) when it was killed. The next call searches for a
+/// backend again. That no backend works is not an error: [`Observed::reason`] tells why. In a
+/// process that ignores `SIGCHLD`, or reaps children that it did not start, no program can be run
+/// (`ECHILD`).
 #[derive(Debug)]
 pub struct LocalMarks {
     netns: Netns,
@@ -158,17 +163,17 @@ impl LocalMarks {
         })
     }
 
-    /// Sets these marks and no others, and returns the marks that are in force then. Marks that are right
-    /// already stay. Where no backend can set a mark, it is absent from the result, and only then
-    /// [`Observed::reason`] is there.
+    /// Sets these marks and no others, and returns the marks that are in force then. Marks that
+    /// are right already stay. Where no backend can set a mark, it is absent from the result, and
+    /// only then [`Observed::reason`] is there.
     ///
-    /// nftables replaces all marks at once. With xtables each new rule is added before an old one is
-    /// removed, so that a packet gets the old mark or the new one.
+    /// nftables replaces all marks at once. With xtables each new rule is added before an old one
+    /// is removed, so that a packet gets the old mark or the new one.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an address that is no VIP's, or one with two marks; nothing is changed then.
-    /// [`Error::NotVerified`] when the program reports success but the kernel's list differs: another
-    /// process changes it at the same time. Also as [`LocalMarks`].
+    /// [`Error::Invalid`] for an address that is no VIP's, or one with two marks; nothing is
+    /// changed then. [`Error::NotVerified`] when the program reports success but the kernel's list
+    /// differs: another process changes it at the same time. Also as [`LocalMarks`].
     pub fn apply(&mut self, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<Observed> {
         let mut once = BTreeMap::new();
         for &(vip, mark) in wanted {
@@ -196,8 +201,8 @@ impl LocalMarks {
         })
     }
 
-    /// Removes all marks, of every backend, and says whether there were any. Rules of other programs stay,
-    /// and so do the kernel's modules.
+    /// Removes all marks, of every backend, and says whether there were any. Rules of other
+    /// programs stay, and so do the kernel's modules.
     ///
     /// # Errors
     /// As [`LocalMarks`].

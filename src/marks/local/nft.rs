@@ -7,7 +7,8 @@ use std::num::NonZeroU32;
 
 use super::tool::{OURS, number};
 
-/// After connection tracking (-200), before IPVS (-99): `mangle`, which old versions have no name for.
+/// After connection tracking (-200), before IPVS (-99): `mangle`, which old versions have no name
+/// for.
 const CHAIN: &str = "type route hook output priority -150; policy accept;";
 const NAMED: &str = "type route hook output priority mangle; policy accept;";
 

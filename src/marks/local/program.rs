@@ -30,10 +30,11 @@ impl Output {
     }
 }
 
-/// Runs a program in the calling thread's network namespace, with what it starts itself in a process group
-/// of its own, which is killed after `limit`.
+/// Runs a program in the calling thread's network namespace, with what it starts itself in a
+/// process group of its own, which is killed after `limit`.
 ///
-/// Its output goes to memory, not through pipes: a process that it leaves behind cannot hold up the caller.
+/// Its output goes to memory, not through pipes: a process that it leaves behind cannot hold up
+/// the caller.
 pub(super) fn run(mut command: Command, input: Option<&str>, limit: Duration) -> io::Result<Output> {
     let memory = || Ok::<_, io::Error>(File::from(memfd_create("lvs-dr", MemfdFlags::CLOEXEC)?));
     let (mut out, mut err) = (memory()?, memory()?);

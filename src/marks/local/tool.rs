@@ -16,7 +16,8 @@ use super::{nft, xtables};
 use crate::error::{Error, Result};
 use crate::netlink::in_new_namespace;
 
-/// How long an xtables program waits for the lock of another one, in seconds: less than it may take.
+/// How long an xtables program waits for the lock of another one, in seconds: less than it may
+/// take.
 const LOCK_LIMIT: &str = "4";
 
 /// The name of the nftables table, and the comment of the xtables rules.
@@ -96,8 +97,8 @@ impl Tool {
         }
     }
 
-    /// Whether the kernel can hold rules that this program would list. Listing alone makes ip_tables load
-    /// its modules and hook into the path of every packet.
+    /// Whether the kernel can hold rules that this program would list. Listing alone makes
+    /// ip_tables load its modules and hook into the path of every packet.
     pub(super) fn may_hold_rules(&self) -> bool {
         let tables = match self.kind {
             Kind::Xtables(Family::V4, Variant::Legacy) => "/proc/thread-self/net/ip_tables_names",

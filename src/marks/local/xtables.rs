@@ -49,7 +49,8 @@ fn host(text: &str) -> Option<IpAddr> {
     (prefix == if address.is_ipv4() { "32" } else { "128" }).then_some(address)
 }
 
-/// Which rules to add, and which to delete after that. A rule that is listed twice is deleted once.
+/// Which rules to add, and which to delete after that. A rule that is listed twice is deleted
+/// once.
 pub(super) fn changes(found: &[Rule], wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> (Vec<Rule>, Vec<Rule>) {
     let mut missing = wanted.clone();
     let superfluous = found.iter().filter(|rule| !rule.mark.is_some_and(|mark| missing.remove(&mark)));

@@ -109,10 +109,11 @@ impl fmt::Display for Remedy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// This node answers ARP requests for a VIP on `lo`: clients that hear it before the director send it their packets. What counts
-    /// is the greater of `arp_ignore` of `all` and of the interface, and 3 does not hide a VIP where `route_localnet` is on
-    /// (`arp_ignore()` in net/ipv4/arp.c). Also found on a second interface in the same LAN, which the settings of the first do not
-    /// cover. Helps: `arp_ignore=1`.
+    /// This node answers ARP requests for a VIP on `lo`: clients that hear it before the director
+    /// send it their packets. What counts is the greater of `arp_ignore` of `all` and of the
+    /// interface, and 3 does not hide a VIP where `route_localnet` is on (`arp_ignore()` in
+    /// net/ipv4/arp.c). Also found on a second interface in the same LAN, which the settings of
+    /// the first do not cover. Helps: `arp_ignore=1`.
     #[non_exhaustive]
     ArpAnswer {
         /// The VIP.
@@ -122,8 +123,9 @@ pub enum Kind {
         /// What counts there.
         ignore: IgnoreMode,
     },
-    /// This node names a VIP on `lo` as sender of its own ARP requests: whoever hears one sends the VIP's packets here, until the
-    /// director announces itself again (`arp_solicit()` in net/ipv4/arp.c). Helps: `arp_announce=2`.
+    /// This node names a VIP on `lo` as sender of its own ARP requests: whoever hears one sends
+    /// the VIP's packets here, until the director announces itself again (`arp_solicit()` in
+    /// net/ipv4/arp.c). Helps: `arp_announce=2`.
     #[non_exhaustive]
     ArpAnnounce {
         /// The interface.
@@ -131,28 +133,32 @@ pub enum Kind {
         /// What counts there.
         announce: AnnounceMode,
     },
-    /// A VIP on `lo` without scope host, which `arp_ignore=3` does not hide: as [`Kind::ArpAnswer`]. `ip address add` makes it so where
-    /// it is not told `scope host`, and `ip address replace` does not mend it. Helps: to remove and to add it.
+    /// A VIP on `lo` without scope host, which `arp_ignore=3` does not hide: as
+    /// [`Kind::ArpAnswer`]. `ip address add` makes it so where it is not told `scope host`, and
+    /// `ip address replace` does not mend it. Helps: to remove and to add it.
     #[non_exhaustive]
     LoopbackScope {
         /// The address.
         found: Located,
     },
-    /// A VIP on `lo` with a prefix shorter than the host's: the whole subnet becomes local (IPv4: `fib_add_ifaddr()` in
-    /// net/ipv4/fib_frontend.c) or is routed to `lo` (IPv6), and its neighbours cannot be reached from here. Helps: to remove it.
+    /// A VIP on `lo` with a prefix shorter than the host's: the whole subnet becomes local (IPv4:
+    /// `fib_add_ifaddr()` in net/ipv4/fib_frontend.c) or is routed to `lo` (IPv6), and its
+    /// neighbours cannot be reached from here. Helps: to remove it.
     #[non_exhaustive]
     LoopbackMask {
         /// The address.
         found: Located,
     },
-    /// An IPv6 VIP that does not work, or not yet: duplicate detection found it elsewhere (`dadfailed`), or has not ended (RFC 4862,
-    /// section 5.4; net/ipv6/addrconf.c). Helps: to add it with `nodad`.
+    /// An IPv6 VIP that does not work, or not yet: duplicate detection found it elsewhere
+    /// (`dadfailed`), or has not ended (RFC 4862, section 5.4; net/ipv6/addrconf.c). Helps: to add
+    /// it with `nodad`.
     #[non_exhaustive]
     VipUnusable {
         /// The address.
         found: Located,
     },
-    /// A VIP is missing where the role wants it: the node does not serve, or clients do not find the director.
+    /// A VIP is missing where the role wants it: the node does not serve, or clients do not find
+    /// the director.
     #[non_exhaustive]
     VipMissing {
         /// The VIP.
@@ -168,8 +174,8 @@ pub enum Kind {
         /// The interface.
         interface: String,
     },
-    /// A director without the VIP, which keepalived would have put on its interface: a notification was lost, or `virtual_ipaddress`
-    /// lacks the VIP.
+    /// A director without the VIP, which keepalived would have put on its interface: a
+    /// notification was lost, or `virtual_ipaddress` lacks the VIP.
     #[non_exhaustive]
     RoleDiffers {
         /// What the node takes itself for.
@@ -177,27 +183,29 @@ pub enum Kind {
         /// The VIP.
         vip: IpAddr,
     },
-    /// Fence `clear`, and a backup has services: it schedules the packets that the director sends it once more, and sends them to a third
-    /// node. Such packets loop until their TTL ends, and the client gets EHOSTUNREACH. Helps: the fence. See
-    /// [`Fence`](crate::node::Fence).
+    /// Fence `clear`, and a backup has services: it schedules the packets that the director sends
+    /// it once more, and sends them to a third node. Such packets loop until their TTL ends, and
+    /// the client gets EHOSTUNREACH. Helps: the fence. See [`Fence`](crate::node::Fence).
     #[non_exhaustive]
     Unfenced {
         /// The services that are live.
         services: Vec<ServiceId>,
     },
-    /// Fence `marks`, and its rules or services are not those of the role: another program has removed the qdisc, say. As
-    /// [`Kind::Unfenced`]. Helps: to add them.
+    /// Fence `marks`, and its rules or services are not those of the role: another program has
+    /// removed the qdisc, say. As [`Kind::Unfenced`]. Helps: to add them.
     MarksDiffer,
-    /// The MAC address of another node is unknown. While that node directs as well, this one schedules what it sends once more. Helps: a
-    /// node that answers ARP, or its MAC address in the configuration.
+    /// The MAC address of another node is unknown. While that node directs as well, this one
+    /// schedules what it sends once more. Helps: a node that answers ARP, or its MAC address in
+    /// the configuration.
     #[non_exhaustive]
     PeerUnknown {
         /// The addresses of these nodes, as destinations.
         peers: Vec<IpAddr>,
     },
-    /// Another node has the MAC address of a gateway: the node is the gateway, or the gateway answers ARP requests for it (proxy ARP),
-    /// and its packets then take the gateway's way. A rule for that address would mark what clients send, and this node would serve
-    /// all, so there is none. Helps: an address of the server on the node's own link.
+    /// Another node has the MAC address of a gateway: the node is the gateway, or the gateway
+    /// answers ARP requests for it (proxy ARP), and its packets then take the gateway's way. A
+    /// rule for that address would mark what clients send, and this node would serve all, so there
+    /// is none. Helps: an address of the server on the node's own link.
     #[non_exhaustive]
     PeerIsGateway {
         /// The node.
@@ -205,8 +213,8 @@ pub enum Kind {
         /// The gateway.
         gateway: IpAddr,
     },
-    /// A destination with direct routing behind a gateway: the gateway routes the VIP back, or drops it. Helps: a server on the node's own
-    /// link, or tunnelling.
+    /// A destination with direct routing behind a gateway: the gateway routes the VIP back, or
+    /// drops it. Helps: a server on the node's own link, or tunnelling.
     #[non_exhaustive]
     BehindGateway {
         /// The destination.
@@ -214,8 +222,9 @@ pub enum Kind {
         /// The gateway.
         gateway: IpAddr,
     },
-    /// A destination 127.0.0.1 or ::1: the other nodes learn its connections, and each sends their packets to itself. They break when
-    /// another node becomes the director. Helps: the node's own address.
+    /// A destination 127.0.0.1 or ::1: the other nodes learn its connections, and each sends their
+    /// packets to itself. They break when another node becomes the director. Helps: the node's own
+    /// address.
     #[non_exhaustive]
     LoopbackDestination {
         /// The service.
@@ -223,61 +232,74 @@ pub enum Kind {
         /// The destination.
         address: IpAddr,
     },
-    /// The node's own programs ask a VIP, and their requests are not marked: another server may get one, whose answer does not reach the
-    /// program. Another program has removed the rules (`nft flush ruleset`), or neither nftables nor xtables works here. Helps: to add
-    /// the rules; nftables.
+    /// The node's own programs ask a VIP, and their requests are not marked: another server may
+    /// get one, whose answer does not reach the program. Another program has removed the rules
+    /// (`nft flush ruleset`), or neither nftables nor xtables works here. Helps: to add the rules;
+    /// nftables.
     OwnRequests,
-    /// The marks of the node's rules do not reach IPVS: a tc filter of another program sets a mark behind them, or keeps them from being
-    /// tried, or a rule of the firewall sets a mark without a test that there is none yet. What another node sends is then scheduled
-    /// once more. Helps: a lower priority number and `continue` for the filter; `-m mark --mark 0` or `meta mark 0` for the rule.
+    /// The marks of the node's rules do not reach IPVS: a tc filter of another program sets a mark
+    /// behind them, or keeps them from being tried, or a rule of the firewall sets a mark without
+    /// a test that there is none yet. What another node sends is then scheduled once more. Helps:
+    /// a lower priority number and `continue` for the filter; `-m mark --mark 0` or `meta mark 0`
+    /// for the rule.
     #[non_exhaustive]
     MarkOverwritten {
         /// The filter or rule.
         by: String,
     },
-    /// Services of firewall marks of other programs, and no rule was found that sets these marks: whether it leaves the node's marks
-    /// alone is unknown. As [`Kind::MarkOverwritten`].
+    /// Services of firewall marks of other programs, and no rule was found that sets these marks:
+    /// whether it leaves the node's marks alone is unknown. As [`Kind::MarkOverwritten`].
     #[non_exhaustive]
     MarkedServices {
         /// The services.
         services: Vec<ServiceId>,
     },
-    /// The kernel has the destinations of a service with scheduler mh in another order than the one in which a node loads them. The
-    /// hash depends on the order, so two nodes may send the packets of a few unknown connections to different servers (of 4000 clients
-    /// with three equal servers, 0.2 to 0.35 % each). The hash depends on each destination's last weight other than 0, too, which
-    /// the kernel does not show: a destination that was added with weight 0 is not found. Helps: to load the service again.
+    /// The kernel has the destinations of a service with scheduler mh in another order than the
+    /// one in which a node loads them. The hash depends on the order, so two nodes may send the
+    /// packets of a few unknown connections to different servers (of 4000 clients with three equal
+    /// servers, 0.2 to 0.35 % each). The hash depends on each destination's last weight other than
+    /// 0, too, which the kernel does not show: a destination that was added with weight 0 is not
+    /// found. Helps: to load the service again.
     #[non_exhaustive]
     DestinationOrder {
         /// The services.
         services: Vec<ServiceId>,
     },
-    /// `backup_only=1` where a backup sync daemon runs, as on every node: IPVS ignores all packets, and a director serves alone
-    /// (`backup_only` in Documentation/networking/ipvs-sysctl.rst). Helps: 0.
+    /// `backup_only=1` where a backup sync daemon runs, as on every node: IPVS ignores all
+    /// packets, and a director serves alone (`backup_only` in
+    /// Documentation/networking/ipvs-sysctl.rst). Helps: 0.
     BackupOnly,
-    /// `sync_threshold` other than `2 0`: with direct routing a director sees the client's packets only, and the last of the handshake
-    /// is number 2. With 1 nothing is sent before packet 51, with 3, the kernel's default, sessions that fall silent after the handshake
-    /// never are, and with `2 50` those whose first packet was sent twice (`ip_vs_sync_conn_needed()` in
-    /// net/netfilter/ipvs/ip_vs_sync.c). They break when the director crashes. Helps: `2 0`, with `sync_refresh_period`.
+    /// `sync_threshold` other than `2 0`: with direct routing a director sees the client's packets
+    /// only, and the last of the handshake is number 2. With 1 nothing is sent before packet 51,
+    /// with 3, the kernel's default, sessions that fall silent after the handshake never are, and
+    /// with `2 50` those whose first packet was sent twice (`ip_vs_sync_conn_needed()` in
+    /// net/netfilter/ipvs/ip_vs_sync.c). They break when the director crashes. Helps: `2 0`, with
+    /// `sync_refresh_period`.
     #[non_exhaustive]
     SyncThreshold {
         /// What was found.
         found: String,
     },
-    /// The sync daemon of the role does not run, or is another one: sessions are not sent, or not received.
+    /// The sync daemon of the role does not run, or is another one: sessions are not sent, or not
+    /// received.
     SyncDaemon,
-    /// Persistent services without `expire_quiescent_template`: new connections of a known client go on to a server that a checker
-    /// gave weight 0, dead or not, until its template expires, which each of them puts off (`ip_vs_check_template()` in
-    /// net/netfilter/ipvs/ip_vs_conn.c). Helps: to set it to 1.
+    /// Persistent services without `expire_quiescent_template`: new connections of a known client
+    /// go on to a server that a checker gave weight 0, dead or not, until its template expires,
+    /// which each of them puts off (`ip_vs_check_template()` in net/netfilter/ipvs/ip_vs_conn.c).
+    /// Helps: to set it to 1.
     #[non_exhaustive]
     ExpireQuiescentTemplate {
         /// The services.
         services: Vec<ServiceId>,
     },
-    /// Fence `clear` without `expire_nodest_conn`: entries of connections outlive the table, and while other services keep IPVS at work,
-    /// their packets are dropped instead of served here (Documentation/networking/ipvs-sysctl.rst). Helps: to set it to 1.
+    /// Fence `clear` without `expire_nodest_conn`: entries of connections outlive the table, and
+    /// while other services keep IPVS at work, their packets are dropped instead of served here
+    /// (Documentation/networking/ipvs-sysctl.rst). Helps: to set it to 1.
     ExpireNodestConn,
-    /// Strict `rp_filter` drops packets that the director sends here, as answers to their client leave by another interface (RFC 3704;
-    /// `rp_filter` in Documentation/networking/ip-sysctl.rst). IPv6 has no such setting. Helps: 2 on this interface.
+    /// Strict `rp_filter` drops packets that the director sends here, as answers to their client
+    /// leave by another interface (RFC 3704; `rp_filter` in
+    /// Documentation/networking/ip-sysctl.rst). IPv6 has no such setting. Helps: 2 on this
+    /// interface.
     #[non_exhaustive]
     RpFilter {
         /// The interface.
@@ -287,9 +309,9 @@ pub enum Kind {
         /// Where answers to it leave.
         through: String,
     },
-    /// Fence `clear`, and an instance of keepalived takes the VIP back as soon as it is up again: before the node has learned the
-    /// sessions made meanwhile, and those that send just then break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state
-    /// BACKUP`.
+    /// Fence `clear`, and an instance of keepalived takes the VIP back as soon as it is up again:
+    /// before the node has learned the sessions made meanwhile, and those that send just then
+    /// break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state BACKUP`.
     #[non_exhaustive]
     PreemptingVrrp {
         /// The instance's name.
@@ -303,8 +325,8 @@ pub enum Kind {
         /// How many changes are between them.
         changes: usize,
     },
-    /// The kernel refuses a service of the table, mostly as it lacks the scheduler or persistence engine: a promotion would fail. That
-    /// was tried in a network namespace made for it.
+    /// The kernel refuses a service of the table, mostly as it lacks the scheduler or persistence
+    /// engine: a promotion would fail. That was tried in a network namespace made for it.
     #[non_exhaustive]
     ServiceRefused {
         /// The service.
@@ -312,17 +334,19 @@ pub enum Kind {
     },
     /// The director has no services: it serves alone.
     NoServices,
-    /// A UDP service without one-packet scheduling, and `expire_nodest_conn` is 0: a flow (a resolver that uses one port, say) whose
-    /// server was removed is dropped for as long as it goes on, and the timeout after (`ip_vs_in_hook()` in
-    /// net/netfilter/ipvs/ip_vs_core.c). Helps: `expire_nodest_conn=1`, or one-packet.
+    /// A UDP service without one-packet scheduling, and `expire_nodest_conn` is 0: a flow (a
+    /// resolver that uses one port, say) whose server was removed is dropped for as long as it
+    /// goes on, and the timeout after (`ip_vs_in_hook()` in net/netfilter/ipvs/ip_vs_core.c).
+    /// Helps: `expire_nodest_conn=1`, or one-packet.
     #[non_exhaustive]
     UdpDropped {
         /// The services.
         services: Vec<ServiceId>,
     },
-    /// A UDP service without one-packet scheduling, and a long timeout: a flow keeps its server, though that be dead and have weight 0,
-    /// until it was silent for so long. Helps: a timeout shorter than the pauses of clients that repeat themselves (`--set` in
-    /// ipvsadm(8)), or one-packet.
+    /// A UDP service without one-packet scheduling, and a long timeout: a flow keeps its server,
+    /// though that be dead and have weight 0, until it was silent for so long. Helps: a timeout
+    /// shorter than the pauses of clients that repeat themselves (`--set` in ipvsadm(8)), or
+    /// one-packet.
     #[non_exhaustive]
     UdpTimeout {
         /// The services.
@@ -330,7 +354,8 @@ pub enum Kind {
         /// The timeout.
         timeout: Duration,
     },
-    /// No role can be taken on: something that belongs to somebody else is in the way, or the table does not suit the fence.
+    /// No role can be taken on: something that belongs to somebody else is in the way, or the
+    /// table does not suit the fence.
     Blocked,
     /// Anything else that the role wants otherwise.
     #[non_exhaustive]

@@ -20,7 +20,8 @@ use crate::node::services::is_ours;
 use crate::node::settings::arp_warning;
 use crate::vip::{Located, Placement, Scope};
 
-/// Above this a UDP flow is held for long: most clients repeat themselves less often than every half minute only when idle.
+/// Above this a UDP flow is held for long: most clients repeat themselves less often than every
+/// half minute only when idle.
 const LONG_FLOW: Duration = Duration::from_secs(60);
 
 /// Sysctls that the table needs, whatever the fence, and that are not as they should be.
@@ -646,8 +647,8 @@ impl<'a> Case<'a> {
             self.add(Severity::Error, Kind::RpFilter { interface, client, through }, reason, remedy);
         }
         let Some((file, instances)) = &self.around.keepalived else { return };
-        // Fence `marks`: the former director gets the packets of connections that the new one does not know, and sends it all of them
-        // when it is demoted.
+        // Fence `marks`: the former director gets the packets of connections that the new one does
+        // not know, and sends it all of them when it is demoted.
         if self.config.fence == Fence::Marks {
             return;
         }

@@ -1,4 +1,5 @@
-//! What keepalived.conf says of the VRRP instances, as far as an audit asks. Pure, but for the files that it includes.
+//! What keepalived.conf says of the VRRP instances, as far as an audit asks. Pure, but for the
+//! files that it includes.
 
 use std::fs;
 use std::io;

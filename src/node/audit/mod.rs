@@ -1,10 +1,11 @@
 //! The audit: what is set up so that it harms, or will at the next failover, found before.
 //!
-//! [`Node::audit`] looks at the kernel and changes nothing. Each [`Finding`] says what ([`Kind`]), how bad, why, and what to do;
-//! [`Node::fix`] does what is the node's to do: it takes on the role that it has once more, which sets right what has drifted from it,
-//! and sets the sysctls of IPVS that were found missing. Those are remembered as wanted, whatever the fence, and given
-//! back on release. What belongs to others (settings of `all`, other interfaces, keepalived's file) is never changed: the remedy is a
-//! command to be run by hand.
+//! [`Node::audit`] looks at the kernel and changes nothing. Each [`Finding`] says what ([`Kind`]),
+//! how bad, why, and what to do; [`Node::fix`] does what is the node's to do: it takes on the role
+//! that it has once more, which sets right what has drifted from it, and sets the sysctls of IPVS
+//! that were found missing. Those are remembered as wanted, whatever the fence, and given back on
+//! release. What belongs to others (settings of `all`, other interfaces, keepalived's file) is
+//! never changed: the remedy is a command to be run by hand.
 //!
 //! ```no_run
 //! use lvs_dr::node::{Config, Node};
@@ -41,13 +42,16 @@ pub(super) const SYSCTLS: [&str; 4] =
     ["backup_only", "expire_nodest_conn", "expire_quiescent_template", "sync_threshold"];
 
 impl Node {
-    /// What harms now, or will: the worst first; nothing, on a right set-up. Changes nothing, except that a scheduler that is not
-    /// loaded yet is tried (in a network namespace made for it), which loads its module.
+    /// What harms now, or will: the worst first; nothing, on a right set-up. Changes nothing,
+    /// except that a scheduler that is not loaded yet is tried (in a network namespace made for
+    /// it), which loads its module.
     ///
-    /// It is judged for the role that was asked for last. `keepalived`: keepalived's file, where the VRRP instances are to be looked at.
+    /// It is judged for the role that was asked for last. `keepalived`: keepalived's file, where
+    /// the VRRP instances are to be looked at.
     ///
     /// # Errors
-    /// As [`Node::status`]; [`Error::System`](crate::Error::System) when `keepalived` cannot be read.
+    /// As [`Node::status`]; [`Error::System`](crate::Error::System) when `keepalived` cannot be
+    /// read.
     pub fn audit(&mut self, keepalived: Option<&Path>) -> Result<Vec<Finding>> {
         let memory = self.remember()?;
         // A peer that was never asked for its MAC address is not unknown.
@@ -67,15 +71,16 @@ impl Node {
     /// Plans what [`Node::fix`] would do. Changes nothing.
     ///
     /// # Errors
-    /// As [`Node::plan`]; [`Error::Invalid`](crate::Error::Invalid) where the node has not taken on a role yet.
+    /// As [`Node::plan`]; [`Error::Invalid`](crate::Error::Invalid) where the node has not taken
+    /// on a role yet.
     pub fn plan_fix(&mut self) -> Result<Plan> {
         let (role, memory) = self.mended_memory()?;
         self.plan_after(role, Apply::Changes, &memory, Look::All)
     }
 
-    /// Sets right what an audit finds and what is the node's, and calls `before` with each step before it is done: takes on the role
-    /// that was asked for last once more, and sets the sysctls of IPVS that were found missing. No request for a role is superseded by
-    /// it.
+    /// Sets right what an audit finds and what is the node's, and calls `before` with each step
+    /// before it is done: takes on the role that was asked for last once more, and sets the
+    /// sysctls of IPVS that were found missing. No request for a role is superseded by it.
     ///
     /// # Errors
     /// As [`Node::become_role`], and as [`Node::plan_fix`].

@@ -17,19 +17,22 @@ use crate::vip::Located;
 /// What an audit looks at beside what a role does.
 #[derive(Debug, Clone)]
 pub(super) struct Surroundings {
-    /// The interfaces with an address in the LAN that clients reach, the node's own first, and the ARP settings that count there.
+    /// The interfaces with an address in the LAN that clients reach, the node's own first, and the
+    /// ARP settings that count there.
     pub(super) lan: Vec<(String, arp::Settings)>,
     /// The VIPs that are in a subnet of the node's interface.
     pub(super) near: BTreeSet<IpAddr>,
     /// How long idle connections are remembered.
     pub(super) timeouts: Timeouts,
-    /// Where reverse path filtering is strict: a client whose answers leave by another interface, and which.
+    /// Where reverse path filtering is strict: a client whose answers leave by another interface,
+    /// and which.
     pub(super) astray: Option<(IpAddr, String)>,
     /// Services that the kernel refuses, and why.
     pub(super) refused: Vec<(ServiceId, String)>,
     /// The firewall's rules that set marks; with fence `marks`.
     pub(super) firewall: Firewall,
-    /// Services with scheduler mh whose destinations the kernel has in another order than the one in which a node loads them.
+    /// Services with scheduler mh whose destinations the kernel has in another order than the one
+    /// in which a node loads them.
     pub(super) unordered: Vec<ServiceId>,
     /// keepalived's file, and the instances in it.
     pub(super) keepalived: Option<(PathBuf, Vec<Instance>)>,
@@ -106,7 +109,8 @@ fn is_near(node: &Node, addresses: &[Located], vip: IpAddr) -> bool {
     own_subnets(node, addresses).iter().any(|(number, prefix)| masked(vip, *prefix) == *number)
 }
 
-/// A packet passes strict filtering where an answer to it (from the VIP) would leave by the interface that it came by.
+/// A packet passes strict filtering where an answer to it (from the VIP) would leave by the
+/// interface that it came by.
 fn astray(node: &mut Node) -> Result<Option<(IpAddr, String)>> {
     let interface = node.config.interface.clone();
     let read = |of: &str| sysctl::read_number(node.ipvs.netns(), &format!("net/ipv4/conf/{of}/rp_filter"));
@@ -139,8 +143,9 @@ fn unordered(node: &mut Node, seen: &Table) -> Result<Vec<ServiceId>> {
     Ok(found)
 }
 
-/// Tries the services in a namespace made for it: nothing else knows what schedulers can be loaded. Those whose like is in the table
-/// are not tried. Where no namespace can be made, none is found.
+/// Tries the services in a namespace made for it: nothing else knows what schedulers can be
+/// loaded. Those whose like is in the table are not tried. Where no namespace can be made, none is
+/// found.
 fn refused(table: &Table, seen: &Table) -> Vec<(ServiceId, String)> {
     let proven = |wanted: &crate::ipvs::Service| {
         seen.services().any(|found| {

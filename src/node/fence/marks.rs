@@ -9,20 +9,24 @@
 //! | 3 | TCP with SYN, on nodes that do not direct | [`MarkValues::local`] | this node |
 //! | - | everything else | none | the services of the address |
 //!
-//! A later rule overrides an earlier one. IPVS looks up its connections first, so all of this is for packets of connections that the node
-//! does not know. Rule 1 sends the ACK of a handshake that another director has begun to that director: the node's own entry for the
-//! client does not exist yet. Rule 2 ends every loop: what another node has sent is served here. Rule 3 does so for clients
-//! that still send to a former director.
+//! A later rule overrides an earlier one. IPVS looks up its connections first, so all of this is
+//! for packets of connections that the node does not know. Rule 1 sends the ACK of a handshake
+//! that another director has begun to that director: the node's own entry for the client does not
+//! exist yet. Rule 2 ends every loop: what another node has sent is served here. Rule 3 does so
+//! for clients that still send to a former director.
 //!
-//! The service of mark 1 has this node's own address as destination, with port 1. The entry of such a connection then differs from
-//! the one that the director's sync daemon sends, which replaces it and counts for the right destination (`ip_vs_proc_conn()` in
-//! net/netfilter/ipvs/ip_vs_sync.c). A destination is never removed from these services while a node directs, as its connections would
-//! be dropped: weights choose.
+//! The service of mark 1 has this node's own address as destination, with port 1. The entry of
+//! such a connection then differs from the one that the director's sync daemon sends, which
+//! replaces it and counts for the right destination (`ip_vs_proc_conn()` in
+//! net/netfilter/ipvs/ip_vs_sync.c). A destination is never removed from these services while a
+//! node directs, as its connections would be dropped: weights choose.
 //!
-//! The entries of rule 1 lead to a director, not to a server. Sent by the sync daemon, they would replace the entry of the server on
-//! that director and elsewhere, and its connection would be reset or its packets loop. So the service of that mark is persistent, and with
-//! `sync_persist_mode` the kernel sends the templates of persistent services but not their connections. The setting is for all services
-//! of the node: while one of the user's is persistent, it stays off, and entries of rule 1 are sent. A template leads to one destination
+//! The entries of rule 1 lead to a director, not to a server. Sent by the sync daemon, they would
+//! replace the entry of the server on that director and elsewhere, and its connection would be
+//! reset or its packets loop. So the service of that mark is persistent, and with
+//! `sync_persist_mode` the kernel sends the templates of persistent services but not their
+//! connections. The setting is for all services of the node: while one of the user's is
+//! persistent, it stays off, and entries of rule 1 are sent. A template leads to one destination
 //! until its weight is 0 (`expire_quiescent_template`), also one that came from another node.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,9 +45,9 @@ use crate::vip::Located;
 /// The port of a mark service's destinations. Not 0: see the head of this file.
 const PORT: u16 = 1;
 
-/// Above this many ports of one VIP, rule 1 is for all its ports. Connections to a port without a service then fail on a director whose
-/// predecessor is alive. The programs of the rules take a few more instructions for
-/// each doubling of the number of ports.
+/// Above this many ports of one VIP, rule 1 is for all its ports. Connections to a port without a
+/// service then fail on a director whose predecessor is alive. The programs of the rules take a
+/// few more instructions for each doubling of the number of ports.
 const MAX_PORTS: usize = 256;
 
 /// The packet marks of a node: a range of 256 from [`MarkValues::base`] on.
@@ -162,7 +166,8 @@ impl Facts<'_> {
     /// The services of the marks that the rules set.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: the node has no address of a VIP's family that could be the destination.
+    /// [`Error::Invalid`]: the node has no address of a VIP's family that could be the
+    /// destination.
     pub(in crate::node) fn services(&self) -> Result<Table> {
         let mut table = Table::new();
         for family in self.families() {
@@ -209,13 +214,16 @@ fn one_template(family: Family) -> Persistence {
     Persistence { timeout: Duration::from_secs(60), netmask }
 }
 
-/// Returns what the other nodes are to know of a connection. `table`: the node's services without those of its marks.
+/// Returns what the other nodes are to know of a connection. `table`: the node's services without
+/// those of its marks.
 ///
-/// A connection that this node serves itself (rules 2 and 3) is one to the service's port here. The sync daemon has never sent those that
-/// were opened on a node that had a VIP and did not direct yet.
+/// A connection that this node serves itself (rules 2 and 3) is one to the service's port here.
+/// The sync daemon has never sent those that were opened on a node that had a VIP and did not
+/// direct yet.
 ///
-/// Connections of rule 1 are not told apart: those of a persistent service of a mark have the port of the VIP, not the destination's. The
-/// former director's sync daemon replaces each of them within some seconds.
+/// Connections of rule 1 are not told apart: those of a persistent service of a mark have the port
+/// of the VIP, not the destination's. The former director's sync daemon replaces each of them
+/// within some seconds.
 ///
 /// With direct routing a connection to a server on port 1 has that port at the VIP too.
 pub(in crate::node) fn seen_by_others(
@@ -241,7 +249,8 @@ pub(in crate::node) fn seen_by_others(
 
 /// To which ports of a VIP rule 1 applies; `None`: to all.
 ///
-/// Not to ports without a service: a TCP connection to such a port is the director's own (ssh to the VIP), and no IPVS connection.
+/// Not to ports without a service: a TCP connection to such a port is the director's own (ssh to
+/// the VIP), and no IPVS connection.
 fn ports(table: &Table, vip: IpAddr) -> BTreeSet<Option<NonZeroU16>> {
     let mut found = BTreeSet::new();
     for content in table.services().filter(|content| content.service.scheduler != Scheduler::MH) {
@@ -258,14 +267,16 @@ fn ports(table: &Table, vip: IpAddr) -> BTreeSet<Option<NonZeroU16>> {
     found
 }
 
-/// The other nodes: destinations on the link that are not this node. Masqueraded and tunnelled ones are no nodes of the cluster.
+/// The other nodes: destinations on the link that are not this node. Masqueraded and tunnelled
+/// ones are no nodes of the cluster.
 pub(in crate::node) fn peers(table: &Table, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let destinations = table.services().flat_map(|content| content.destinations());
     let direct = destinations.filter(|destination| destination.forward == Forward::Direct);
     direct.map(|destination| destination.address.ip()).filter(|address| !own.contains(address)).collect()
 }
 
-/// The addresses of the director, one of each family, given one of them. The others are those of peers with the same MAC address.
+/// The addresses of the director, one of each family, given one of them. The others are those of
+/// peers with the same MAC address.
 pub(in crate::node) fn addresses_of(
     director: Option<IpAddr>,
     peers: &BTreeMap<IpAddr, BTreeSet<Mac>>,
@@ -284,7 +295,8 @@ pub(in crate::node) fn addresses_of(
     found.into_iter().filter(|(_, (common, _))| *common > 0).map(|(family, (_, peer))| (family, peer)).collect()
 }
 
-/// The address of each family that stands for this node: one that is a destination, or else one of the interface.
+/// The address of each family that stands for this node: one that is a destination, or else one of
+/// the interface.
 pub(in crate::node) fn own(
     table: &Table,
     interface: &str,
@@ -310,9 +322,10 @@ pub(in crate::node) fn own(
     own
 }
 
-/// `sloppy_tcp`: a packet without SYN of an unknown connection reaches the service of its mark, or the mh service of its address.
-/// `expire_quiescent_template`: a backup's weights are those of its editor, so a template of a server with weight 0 is stale.
-/// `sync_persist_mode`: see the head of this file; `persistent`: one of the user's services is persistent.
+/// `sloppy_tcp`: a packet without SYN of an unknown connection reaches the service of its mark, or
+/// the mh service of its address. `expire_quiescent_template`: a backup's weights are those of its
+/// editor, so a template of a server with weight 0 is stale. `sync_persist_mode`: see the head of
+/// this file; `persistent`: one of the user's services is persistent.
 pub(super) fn sysctls(persistent: bool) -> Vec<Sysctl> {
     let mut sysctls = vec![set(settings::SLOPPY_TCP, "1"), set(settings::EXPIRE_QUIESCENT_TEMPLATE, "1")];
     sysctls.extend((!persistent).then(|| set(settings::SYNC_PERSIST_MODE, "1")));

@@ -1,6 +1,8 @@
-//! Fences: what keeps the IPVS of a backup from scheduling what the director has scheduled already. Pure.
+//! Fences: what keeps the IPVS of a backup from scheduling what the director has scheduled
+//! already. Pure.
 //!
-//! [`marks`] and [`clear`] hold all that is known of the two fences. This file holds what they share: sync daemons and sysctls.
+//! [`marks`] and [`clear`] hold all that is known of the two fences. This file holds what they
+//! share: sync daemons and sysctls.
 
 pub(super) mod clear;
 pub(super) mod marks;
@@ -17,8 +19,8 @@ use crate::ipvs::{SyncDaemon, SyncRole};
 
 /// What keeps the IPVS of a backup from scheduling what the director has scheduled already.
 ///
-/// A backup with a live table and no fence schedules the packets that the director sends it once more, and sends them to a third
-/// node: a loop that ends when their TTL does.
+/// A backup with a live table and no fence schedules the packets that the director sends it once
+/// more, and sends them to a third node: a loop that ends when their TTL does.
 ///
 /// With both fences the sync daemons of the kernel copy the director's connections to all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -30,7 +32,8 @@ pub enum Fence {
     /// its weights are those of its editor. Needs cls_bpf and act_skbedit in the kernel.
     #[default]
     Marks,
-    /// A backup has no table: it is kept in a file, and restored at promotion. For kernels without the modules of [`Fence::Marks`].
+    /// A backup has no table: it is kept in a file, and restored at promotion. For kernels without
+    /// the modules of [`Fence::Marks`].
     Clear,
 }
 
@@ -83,12 +86,14 @@ pub struct Sync {
     pub port: Option<u16>,
     /// How many routers a message may pass; `None`: 1.
     pub ttl: Option<u8>,
-    /// The length of the director's messages, in octets of UDP payload. A message is sent when it is full, or after two seconds;
-    /// a crash of the director loses what waits. 1: each connection is sent by itself (80 octets for IPv6, 44 for IPv4). `None`:
-    /// the kernel's choice, 1472, which saves packets where a thousand connections are opened in a second.
+    /// The length of the director's messages, in octets of UDP payload. A message is sent when it
+    /// is full, or after two seconds; a crash of the director loses what waits. 1: each connection
+    /// is sent by itself (80 octets for IPv6, 44 for IPv4). `None`: the kernel's choice, 1472,
+    /// which saves packets where a thousand connections are opened in a second.
     pub max_length: Option<u16>,
-    /// The file with the cluster's key, the same on all nodes: the nodes' beacons prove with it that they come from a node of the cluster.
-    /// `None`: they prove nothing. The kernel's sync messages have no key. See [`Plane::open`](crate::node::Plane::open).
+    /// The file with the cluster's key, the same on all nodes: the nodes' beacons prove with it
+    /// that they come from a node of the cluster. `None`: they prove nothing. The kernel's sync
+    /// messages have no key. See [`Plane::open`](crate::node::Plane::open).
     pub key_file: Option<PathBuf>,
 }
 
@@ -106,7 +111,8 @@ impl Sync {
     }
 }
 
-/// The sync daemons of a node. A director sends and receives: a new director still receives what the old one has to send.
+/// The sync daemons of a node. A director sends and receives: a new director still receives what
+/// the old one has to send.
 pub(super) fn daemons(sync: &Sync, directs: bool) -> BTreeMap<SyncRole, Option<SyncDaemon>> {
     [(SyncRole::Master, directs), (SyncRole::Backup, true)]
         .map(|(role, wanted)| (role, wanted.then(|| sync.daemon(role))))
@@ -121,7 +127,8 @@ pub(super) fn no_daemons() -> BTreeMap<SyncRole, Option<SyncDaemon>> {
 /// A sysctl of IPVS, below net.ipv4.vs, with the value that a fence needs.
 pub(super) type Sysctl = (&'static str, String);
 
-/// The sysctls that a fence needs, in every role. `persistent`: one of the user's services is persistent.
+/// The sysctls that a fence needs, in every role. `persistent`: one of the user's services is
+/// persistent.
 pub(super) fn sysctls(fence: Fence, persistent: bool) -> Vec<Sysctl> {
     let own = match fence {
         Fence::Marks => marks::sysctls(persistent),
@@ -134,14 +141,16 @@ fn set<T: settings::Value>(setting: Setting<T>, value: &str) -> Sysctl {
     (setting.name(), value.to_owned())
 }
 
-/// A connection is sent when it is established, then every ten seconds while packets arrive, each time twice.
+/// A connection is sent when it is established, then every ten seconds while packets arrive, each
+/// time twice.
 ///
-/// With a period of packets instead (the kernel's 3 and 50) a connection is sent at its third packet or not before its 53rd: with
-/// direct routing the director sees the client's packets only, and a client that asks little, or had to repeat its first packet,
-/// would never be synchronised (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c).
+/// With a period of packets instead (the kernel's 3 and 50) a connection is sent at its third
+/// packet or not before its 53rd: with direct routing the director sees the client's packets only,
+/// and a client that asks little, or had to repeat its first packet, would never be synchronised
+/// (`ip_vs_sync_conn_needed()` in net/netfilter/ipvs/ip_vs_sync.c).
 ///
-/// `conn_reuse_mode` 0: a client that uses a port again meets the entry that other nodes still have for it, and nodes that disagree
-/// send its packets in circles.
+/// `conn_reuse_mode` 0: a client that uses a port again meets the entry that other nodes still
+/// have for it, and nodes that disagree send its packets in circles.
 fn of_sync_daemons() -> Vec<Sysctl> {
     vec![
         set(settings::SYNC_THRESHOLD, "2 0"),

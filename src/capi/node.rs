@@ -721,7 +721,7 @@ fn lines(status: &Status) -> String {
 mod tests {
     use super::super::status::{LVS_ERR_INVALID, LVS_ERR_PARSE};
     use super::*;
-    use crate::node::Sync;
+    use crate::node::SyncConfig;
     use std::ptr;
 
     // SAFETY: literals are always there.
@@ -819,7 +819,7 @@ mod tests {
             (found.vip_owner, found.fence, found.loopback, found.announcements),
             (VipOwner::Keepalived, Fence::Clear, Loopback::Backup, 0)
         );
-        let sync = Sync {
+        let sync = SyncConfig {
             interface: "eth1".into(),
             id: 7,
             group: Some("ff02::51".parse().unwrap()),

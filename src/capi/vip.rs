@@ -5,7 +5,7 @@ use std::mem::{MaybeUninit, size_of};
 
 use super::ffi::{Grows, NAME, Place, Result, Text, c_text, entry, given, put};
 use super::status::{caught, guard};
-use crate::vip::{Located, Placement, Scope, Vips};
+use crate::vip::{AssignedAddress, Placement, Scope, Vips};
 
 /// In lvs_place: it does not expire.
 pub const LVS_PLACE_PERMANENT: u32 = 0x01;
@@ -72,7 +72,7 @@ struct PlaceTexts {
 }
 
 impl PlaceTexts {
-    fn new(found: &Located) -> Self {
+    fn new(found: &AssignedAddress) -> Self {
         let flags = [
             (found.permanent, LVS_PLACE_PERMANENT),
             (found.deprecated, LVS_PLACE_DEPRECATED),

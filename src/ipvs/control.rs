@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use super::request::{cause, explain};
+use super::encode::{cause, explain};
 use super::wire::{self, Attribute, Command, Message};
 use super::{
     Change, Connection, Ipvs, ServiceId, Stats, SyncDaemon, SyncRole, Timeouts, connection, malformed, settings, stats,

@@ -21,19 +21,20 @@ mod control;
 mod daemon;
 mod destination;
 mod drain;
+mod encode;
 mod plan;
-mod request;
 #[cfg(feature = "serde")]
 mod serialize;
 mod service;
 pub mod settings;
+mod snapshot;
 mod stats;
 pub mod sync;
 mod table;
 mod text;
 mod timeouts;
+mod transaction;
 mod watch;
-mod whole;
 mod wire;
 
 pub use connection::{Connection, Origin, Protocol};
@@ -58,7 +59,7 @@ use crate::error::{Cause, Error, Result};
 use crate::netlink::{Failure, GenericSocket, TIME_LIMIT};
 use crate::netns::Netns;
 use destination::Named;
-use request::{cause, check, encode, explain};
+use encode::{cause, check, encode, explain};
 use wire::{Command, Message};
 
 /// A client of IPVS in one network namespace.

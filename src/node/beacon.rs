@@ -30,7 +30,7 @@ const VIPS: usize = 16;
 /// The role of a node and how many connections it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beacon {
-    /// The cluster, as in [`Sync::id`](super::Sync::id).
+    /// The cluster, as in [`SyncConfig::id`](super::SyncConfig::id).
     pub id: u8,
     /// A number that is another one for each node, and each start of it.
     pub node: u64,
@@ -81,7 +81,7 @@ impl FromStr for Beacon {
 /// recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Presence {
-    /// The cluster, as in [`Sync::id`](super::Sync::id).
+    /// The cluster, as in [`SyncConfig::id`](super::SyncConfig::id).
     pub id: u8,
     /// The node's number, as in its [`Beacon`].
     pub node: u64,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fence::marks::MarkValues;
-use super::fence::{Fence, Sync};
+use super::fence::{Fence, SyncConfig};
 use crate::address::check_vip;
 use crate::arp::{ArpTarget, Settings};
 use crate::error::{Error, Result};
@@ -104,7 +104,7 @@ pub struct Config {
     /// How many announcements follow the VIP to the interface.
     pub announcements: u32,
     /// How the nodes synchronise their connections.
-    pub sync: Sync,
+    pub sync: SyncConfig,
     /// How long after a move the VIP is announced once more, for neighbours that missed it; 0:
     /// not. See [`Node::announce_again`](super::Node::announce_again).
     pub announce_again: Duration,
@@ -120,7 +120,7 @@ impl Config {
             groups: [String::new()].into(),
             marks: MarksConfig::default(),
             interface: interface.to_owned(),
-            sync: Sync {
+            sync: SyncConfig {
                 interface: interface.to_owned(),
                 // Two clusters on a link have different VIPs.
                 id: vips.first().map_or(1, |vip| last_octet(*vip).max(1)),

@@ -28,10 +28,10 @@
 
 pub mod audit;
 mod beacon;
+mod catch_up;
 mod config;
 mod digest;
 mod fence;
-mod learning;
 mod limit;
 mod membership;
 mod names;
@@ -50,18 +50,18 @@ mod stand_down;
 mod state;
 
 pub use beacon::{Beacon, Heard, Presence};
+pub use catch_up::{Learned, Learning};
 pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
 pub use digest::TableDigest;
 pub use fence::marks::MarkValues;
-pub use fence::{Fence, Sync};
-pub use learning::{Learned, Learning};
+pub use fence::{Fence, SyncConfig};
 pub use limit::{Bucket, ResyncRequests};
 pub use membership::{Unheard, View};
 pub use peers::{Peers, Plane};
 pub use plan::{Plan, Step};
 pub use role::Role;
 pub use services::Apply;
-pub use state::Kept;
+pub use state::StoredTable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -78,7 +78,7 @@ use crate::ipvs::{
 use crate::marks::{self, LocalMarks, Mac, Marks};
 use crate::netns::Netns;
 use crate::sysctl;
-use crate::vip::{Located, Vips};
+use crate::vip::{AssignedAddress, Vips};
 use digest::fnv;
 use observe::Look;
 use planner::Memory;
@@ -136,7 +136,7 @@ pub struct Status {
     /// The number of the last request.
     pub generation: u64,
     /// Each VIP, and everywhere that it sits.
-    pub vips: Vec<(IpAddr, Vec<Located>)>,
+    pub vips: Vec<(IpAddr, Vec<AssignedAddress>)>,
     /// The ARP settings that count on the interface.
     pub arp: Settings,
     /// Whether ARP requests for a VIP on `lo` stay unanswered.
@@ -587,8 +587,8 @@ impl Node {
     /// Those of reading addresses and interfaces.
     pub fn presence(&mut self) -> Result<Presence> {
         let vips: BTreeSet<IpAddr> = self.config.vips.iter().copied().collect();
-        let usable = |found: &Located| found.interface != "lo" && !vips.contains(&found.address);
-        let addresses: Vec<Located> = self.vips.on_interfaces()?.into_iter().filter(usable).collect();
+        let usable = |found: &AssignedAddress| found.interface != "lo" && !vips.contains(&found.address);
+        let addresses: Vec<AssignedAddress> = self.vips.on_interfaces()?.into_iter().filter(usable).collect();
         let interfaces: BTreeSet<&str> = addresses.iter().map(|found| found.interface.as_str()).collect();
         let mut macs = BTreeSet::new();
         for interface in interfaces {
@@ -721,7 +721,7 @@ impl Node {
         if planner::is_last(&self.config, &memory.state) {
             for name in memory.state.obsolete(&self.config) {
                 let dir = StateDir::new(&self.config.state_dir, &name);
-                services::take_in(&mut memory.loaded, &dir.load_table(Kept::Loaded)?);
+                services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded)?);
             }
         }
         let seen = self.observe_for(&memory.state, Look::All)?;
@@ -821,9 +821,14 @@ impl Node {
     fn remember(&self) -> Result<Memory> {
         let state = self.dir.load()?;
         let table = |kept| self.dir.load_table(kept);
-        let legacy = if state.legacy.is_some() { table(Kept::Legacy)? } else { Table::new() };
-        let mut memory =
-            Memory { loaded: table(Kept::Loaded)?, held: table(Kept::Held)?, state, legacy, inherited: false };
+        let legacy = if state.legacy.is_some() { table(StoredTable::Legacy)? } else { Table::new() };
+        let mut memory = Memory {
+            loaded: table(StoredTable::Loaded)?,
+            held: table(StoredTable::Held)?,
+            state,
+            legacy,
+            inherited: false,
+        };
         if !memory.state.groups.contains_key(&self.config.group) {
             self.inherit(&mut memory)?;
         }
@@ -842,8 +847,8 @@ impl Node {
             group.held |= before.held;
             group.vips.extend(before.vips.into_iter().filter(|(vip, _)| vips.contains(vip)));
             let dir = StateDir::new(&self.config.state_dir, &name);
-            services::take_in(&mut memory.loaded, &dir.load_table(Kept::Loaded)?.filtered(is_own));
-            services::take_in(&mut memory.held, &dir.load_table(Kept::Held)?.filtered(is_own));
+            services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded)?.filtered(is_own));
+            services::take_in(&mut memory.held, &dir.load_table(StoredTable::Held)?.filtered(is_own));
         }
         if !group.vips.is_empty() {
             memory.inherited = true;

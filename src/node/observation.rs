@@ -7,15 +7,15 @@ use std::num::NonZeroU32;
 use crate::arp::{self, ArpTarget};
 use crate::ipvs::{SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac};
-use crate::vip::{Located, Placement};
+use crate::vip::{AssignedAddress, Placement};
 
 /// What is found in the kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Observation {
     /// All addresses of interfaces that are up.
-    pub(super) addresses: Vec<Located>,
+    pub(super) addresses: Vec<AssignedAddress>,
     /// Where each VIP sits: the configured ones, and those placed earlier.
-    pub(super) vips: BTreeMap<IpAddr, Vec<Located>>,
+    pub(super) vips: BTreeMap<IpAddr, Vec<AssignedAddress>>,
     /// The settings of each target that is configured or was changed earlier.
     pub(super) arp: Vec<(ArpTarget, arp::Settings)>,
     /// The settings of `all`, and whether `lo` routes its addresses outside (`route_localnet`).
@@ -73,7 +73,7 @@ impl Observation {
     }
 
     /// Where this VIP sits on this interface.
-    pub(super) fn found_on<'a>(&'a self, vip: IpAddr, interface: &'a str) -> impl Iterator<Item = &'a Located> {
+    pub(super) fn found_on<'a>(&'a self, vip: IpAddr, interface: &'a str) -> impl Iterator<Item = &'a AssignedAddress> {
         self.vips.get(&vip).into_iter().flatten().filter(move |located| located.interface == interface)
     }
 

@@ -5,8 +5,8 @@
 //! socket is bound to both, so that the kernel discards unicast datagrams and those of other
 //! interfaces (`__udp_is_mcast_sock()` in net/ipv4/udp.c, `__udp_v6_is_mcast_sock()` in
 //! net/ipv6/udp.c). Routers do not forward the default group; with a group that they forward,
-//! [`Sync::ttl`] keeps this node's datagrams on the link. The TTL of received datagrams is not
-//! tested: all versions send with TTL 1, which a datagram from elsewhere can have as well.
+//! [`SyncConfig::ttl`] keeps this node's datagrams on the link. The TTL of received datagrams is
+//! not tested: all versions send with TTL 1, which a datagram from elsewhere can have as well.
 //!
 //! What a host that is not a node can do:
 //!
@@ -32,7 +32,7 @@ use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 
 use super::beacon::{Beacon, Heard, Presence};
-use super::fence::Sync;
+use super::fence::SyncConfig;
 use super::limit::Bucket;
 use super::seal::{Key, Seal};
 use crate::error::{Error, Result};
@@ -61,11 +61,11 @@ struct State {
 }
 
 impl Plane {
-    /// Reads the key file, if the configuration names one: [`Sync::key_file`].
+    /// Reads the key file, if the configuration names one: [`SyncConfig::key_file`].
     ///
     /// # Errors
     /// As [`read_secret`]; [`Error::Invalid`]: the key is too short.
-    pub fn open(sync: &Sync) -> Result<Self> {
+    pub fn open(sync: &SyncConfig) -> Result<Self> {
         let read = |path| {
             Key::new(&read_secret(path)?).map_err(|error| match error {
                 Error::Invalid { reason, .. } => Error::invalid(path.display(), reason),
@@ -133,7 +133,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`Error::System`]: no such interface (`ENODEV`), or it takes no part in multicast.
-    pub fn open_in(netns: &Netns, sync: &Sync, plane: &Plane) -> Result<Self> {
+    pub fn open_in(netns: &Netns, sync: &SyncConfig, plane: &Plane) -> Result<Self> {
         let address = sync.group.unwrap_or(SyncDaemon::DEFAULT_GROUP);
         let port = sync.port.unwrap_or(SyncDaemon::DEFAULT_PORT).wrapping_sub(1);
         let failed = |e: io::Error| Error::system("listen to", format!("{address} on {}", sync.interface), e);
@@ -196,7 +196,7 @@ impl Peers {
     }
 }
 
-fn join(address: IpAddr, port: u16, sync: &Sync) -> io::Result<(UdpSocket, SocketAddr, u32)> {
+fn join(address: IpAddr, port: u16, sync: &SyncConfig) -> io::Result<(UdpSocket, SocketAddr, u32)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let interface = name_to_index(&socket, &sync.interface)?;

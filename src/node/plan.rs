@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::role::Role;
-use super::state::{Kept, State};
+use super::state::{State, StoredTable};
 use crate::arp;
 use crate::ipvs;
 use crate::marks;
@@ -28,7 +28,7 @@ pub enum Step {
     #[non_exhaustive]
     Keep {
         /// What for.
-        kept: Kept,
+        kept: StoredTable,
         /// The table.
         table: ipvs::Table,
     },
@@ -91,12 +91,14 @@ impl fmt::Display for Step {
         match self {
             Step::Record { role, reached: false } => write!(f, "record: {role} is under way"),
             Step::Record { role, reached: true } => write!(f, "record: {role} is reached"),
-            Step::Keep { kept: Kept::Loaded, table } => write!(f, "record: {} loaded", services(table.len())),
-            Step::Keep { kept: Kept::Held, table } => write!(f, "record: {} kept for promotion", services(table.len())),
-            Step::Keep { kept: Kept::Legacy, table } if table.is_empty() => {
+            Step::Keep { kept: StoredTable::Loaded, table } => write!(f, "record: {} loaded", services(table.len())),
+            Step::Keep { kept: StoredTable::Held, table } => {
+                write!(f, "record: {} kept for promotion", services(table.len()))
+            }
+            Step::Keep { kept: StoredTable::Legacy, table } if table.is_empty() => {
                 write!(f, "record: the table of the earlier version is needed no more")
             }
-            Step::Keep { kept: Kept::Legacy, table } => {
+            Step::Keep { kept: StoredTable::Legacy, table } => {
                 write!(f, "record: {} of the earlier version", services(table.len()))
             }
             Step::Arp(change) => write!(f, "ARP: {change}"),

@@ -17,7 +17,7 @@ use super::settings::{
     arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
     sysctl_back, sysctl_steps,
 };
-use super::state::{Group, Kept, Legacy, QdiscOwner, State};
+use super::state::{Group, Legacy, QdiscOwner, State, StoredTable};
 use crate::error::{Error, Result};
 use crate::ipvs::settings::SYNC_PERSIST_MODE;
 use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
@@ -199,13 +199,13 @@ impl<'a> Case<'a> {
         if let Some(services) =
             config.services.as_ref().filter(|services| **services != self.memory.loaded || self.memory.inherited)
         {
-            steps.push(Step::Keep { kept: Kept::Loaded, table: services.clone() });
+            steps.push(Step::Keep { kept: StoredTable::Loaded, table: services.clone() });
         }
         let (during, after) = self.remember(&steps);
         if !steps.is_empty() || after != *state {
             steps.insert(0, Step::Record { role: self.role, reached: false });
             if state.legacy.is_some() && after.legacy.is_none() {
-                steps.push(Step::Keep { kept: Kept::Legacy, table: Table::new() });
+                steps.push(Step::Keep { kept: StoredTable::Legacy, table: Table::new() });
             }
             steps.push(Step::Record { role: self.role, reached: true });
         }
@@ -216,10 +216,10 @@ impl<'a> Case<'a> {
         let loaded = self.memory.loaded(&self.group);
         take_in(&mut held, &self.memory.held.filtered(|id| !is_ours(config, loaded, id)));
         if holds && (self.memory.held != held || !self.group.held || self.memory.inherited) {
-            steps.insert(0, Step::Keep { kept: Kept::Held, table: held });
+            steps.insert(0, Step::Keep { kept: StoredTable::Held, table: held });
         }
         if self.memory.legacy_of(&self.group).is_some() || (state.legacy.is_some() && after.legacy.is_none()) {
-            steps.insert(0, Step::Keep { kept: Kept::Legacy, table: self.memory.legacy.clone() });
+            steps.insert(0, Step::Keep { kept: StoredTable::Legacy, table: self.memory.legacy.clone() });
         }
         Ok(Plan { steps, warnings: Vec::new(), during, after })
     }
@@ -915,7 +915,7 @@ mod tests {
     use crate::arp::{ArpTarget, Settings};
     use crate::marks::Qdisc;
     use crate::node::observation::Link;
-    use crate::vip::{Located, Scope};
+    use crate::vip::{AssignedAddress, Scope};
 
     const VIP: &str = "192.0.2.254";
     const SERVICES: &str = "\
@@ -928,8 +928,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn located(address: &str, interface: &str, scope: Scope) -> Located {
-        Located {
+    fn located(address: &str, interface: &str, scope: Scope) -> AssignedAddress {
+        AssignedAddress {
             address: ip(address),
             prefix: if scope == Scope::Global && address != VIP { 24 } else { 32 },
             peer: None,
@@ -1009,9 +1009,9 @@ mod tests {
             match step {
                 Step::Record { reached: false, .. } => self.memory.state = plan.during.clone(),
                 Step::Record { reached: true, .. } | Step::Forget => self.memory.state = plan.after.clone(),
-                Step::Keep { kept: Kept::Loaded, table } => self.memory.loaded = table.clone(),
-                Step::Keep { kept: Kept::Held, table } => self.memory.held = table.clone(),
-                Step::Keep { kept: Kept::Legacy, table } => self.memory.legacy = table.clone(),
+                Step::Keep { kept: StoredTable::Loaded, table } => self.memory.loaded = table.clone(),
+                Step::Keep { kept: StoredTable::Held, table } => self.memory.held = table.clone(),
+                Step::Keep { kept: StoredTable::Legacy, table } => self.memory.legacy = table.clone(),
                 Step::Arp(change) => self
                     .seen
                     .arp

@@ -14,7 +14,7 @@ use crate::arp::ArpTarget;
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::SyncRole;
 use crate::marks;
-use crate::vip::{Located, Placement};
+use crate::vip::{AssignedAddress, Placement};
 
 /// What was given up, and what could not be.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Node {
             return;
         }
         for (vip, interface) in placed(&self.config, state) {
-            let on_interface = |found: &Located| found.interface == interface && !found.is_foreign();
+            let on_interface = |found: &AssignedAddress| found.interface == interface && !found.is_foreign();
             match self.vips.locate(vip) {
                 Ok(found) if !found.iter().any(on_interface) => continue,
                 Ok(_) => {}

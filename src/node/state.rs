@@ -45,7 +45,7 @@ pub(super) struct State {
     pub(super) peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
     /// The groups of VIPs, by name. A node without groups has one, named "".
     pub(super) groups: BTreeMap<String, Group>,
-    /// What version 1 has left in the kernel's table. Its own table is [`Kept::Legacy`].
+    /// What version 1 has left in the kernel's table. Its own table is [`StoredTable::Legacy`].
     pub(super) legacy: Option<Legacy>,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Group {
     /// One of the services that were loaded from the configuration. Where the kernel lacks it, the
     /// table was flushed, perhaps.
     pub(super) loaded: Option<ServiceId>,
-    /// Fence `clear` has emptied the kernel's table: the group's table is [`Kept::Held`].
+    /// Fence `clear` has emptied the kernel's table: the group's table is [`StoredTable::Held`].
     pub(super) held: bool,
 }
 
@@ -316,7 +316,7 @@ pub(super) struct StateDir {
 /// A table that a node remembers in its state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kept {
+pub enum StoredTable {
     /// The services of the configuration as they were loaded last.
     Loaded,
     /// The node's table while fence `clear` keeps the kernel's empty.
@@ -390,11 +390,11 @@ impl StateDir {
         Ok(())
     }
 
-    fn table_file(&self, kept: Kept) -> PathBuf {
+    fn table_file(&self, kept: StoredTable) -> PathBuf {
         self.path.join(match kept {
-            Kept::Loaded => format!("loaded{}", self.suffix),
-            Kept::Held => format!("table{}", self.suffix),
-            Kept::Legacy => "legacy".to_owned(),
+            StoredTable::Loaded => format!("loaded{}", self.suffix),
+            StoredTable::Held => format!("table{}", self.suffix),
+            StoredTable::Legacy => "legacy".to_owned(),
         })
     }
 
@@ -410,7 +410,7 @@ impl StateDir {
     }
 
     /// A table; an empty one where none was saved.
-    pub(super) fn load_table(&self, kept: Kept) -> Result<Table> {
+    pub(super) fn load_table(&self, kept: StoredTable) -> Result<Table> {
         let parse = |text: &str| {
             let body = text
                 .strip_suffix(&format!("# {LAST_LINE}\n"))
@@ -419,7 +419,9 @@ impl StateDir {
         };
         match self.read(self.table_file(kept), parse)? {
             Some(table) => Ok(table),
-            None if kept == Kept::Legacy => Ok(self.read(self.state_file(), table_of_version_1)?.unwrap_or_default()),
+            None if kept == StoredTable::Legacy => {
+                Ok(self.read(self.state_file(), table_of_version_1)?.unwrap_or_default())
+            }
             None => Ok(Table::default()),
         }
     }
@@ -448,7 +450,7 @@ impl StateDir {
     }
 
     /// Replaces a table; an empty one is removed.
-    pub(super) fn save_table(&self, kept: Kept, table: &Table) -> Result<()> {
+    pub(super) fn save_table(&self, kept: StoredTable, table: &Table) -> Result<()> {
         match table.is_empty() {
             true => self.remove_file(self.table_file(kept)),
             false => self.write(self.table_file(kept), &format!("{table}# {LAST_LINE}\n")),
@@ -461,15 +463,15 @@ impl StateDir {
 
     /// Removes the tables of a group.
     pub(super) fn remove_tables(&self) -> Result<()> {
-        self.remove_file(self.table_file(Kept::Loaded))?;
-        self.remove_file(self.table_file(Kept::Held))
+        self.remove_file(self.table_file(StoredTable::Loaded))?;
+        self.remove_file(self.table_file(StoredTable::Held))
     }
 
     /// Forgets the group, and `state` is what is left; nothing, of the last one.
     pub(super) fn forget(&self, state: &State) -> Result<()> {
         self.remove_tables()?;
         if state.legacy.is_none() {
-            self.remove_file(self.table_file(Kept::Legacy))?;
+            self.remove_file(self.table_file(StoredTable::Legacy))?;
         }
         match *state == State::default() {
             true => self.remove_file(self.state_file()),
@@ -535,15 +537,15 @@ mod tests {
             assert_eq!(dir.load().unwrap(), state);
         }
         let web = StateDir::new(&dir.path, "my web/1");
-        for (dir, kept) in [(&dir, Kept::Held), (&web, Kept::Held), (&web, Kept::Loaded)] {
+        for (dir, kept) in [(&dir, StoredTable::Held), (&web, StoredTable::Held), (&web, StoredTable::Loaded)] {
             assert!(dir.load_table(kept).unwrap().is_empty());
             dir.save_table(kept, &TABLE.parse().unwrap()).unwrap();
             assert_eq!(dir.load_table(kept).unwrap().to_string(), TABLE);
         }
-        fs::write(dir.table_file(Kept::Held), &TABLE[..TABLE.len() - 5]).unwrap();
-        assert!(dir.load_table(Kept::Held).unwrap_err().to_string().contains("cut short"));
+        fs::write(dir.table_file(StoredTable::Held), &TABLE[..TABLE.len() - 5]).unwrap();
+        assert!(dir.load_table(StoredTable::Held).unwrap_err().to_string().contains("cut short"));
         web.forget(&some_state()).unwrap();
-        assert!(web.load_table(Kept::Held).unwrap().is_empty());
+        assert!(web.load_table(StoredTable::Held).unwrap().is_empty());
         assert_eq!(dir.load().unwrap(), some_state());
         for _ in 0..2 {
             dir.forget(&State::default()).unwrap();
@@ -591,12 +593,12 @@ mod tests {
         let dir = directory("version-1");
         dir.prepare().unwrap();
         fs::write(dir.state_file(), text("fence quiesce\n", "held")).unwrap();
-        assert_eq!(dir.load_table(Kept::Legacy).unwrap().to_string(), TABLE);
-        dir.save_table(Kept::Legacy, &TABLE.parse().unwrap()).unwrap();
+        assert_eq!(dir.load_table(StoredTable::Legacy).unwrap().to_string(), TABLE);
+        dir.save_table(StoredTable::Legacy, &TABLE.parse().unwrap()).unwrap();
         dir.save(&dir.load().unwrap()).unwrap();
-        assert_eq!(dir.load_table(Kept::Legacy).unwrap().to_string(), TABLE);
-        dir.save_table(Kept::Legacy, &Table::new()).unwrap();
-        assert!(dir.load_table(Kept::Legacy).unwrap().is_empty());
+        assert_eq!(dir.load_table(StoredTable::Legacy).unwrap().to_string(), TABLE);
+        dir.save_table(StoredTable::Legacy, &Table::new()).unwrap();
+        assert!(dir.load_table(StoredTable::Legacy).unwrap().is_empty());
         fs::remove_dir_all(&dir.path).unwrap();
     }
 

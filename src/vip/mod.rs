@@ -147,7 +147,7 @@ impl fmt::Display for Scope {
 /// An address, as found on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Located {
+pub struct AssignedAddress {
     /// The address.
     pub address: IpAddr,
     /// The prefix length: 0 to 32, or 128 for IPv6.
@@ -174,7 +174,7 @@ pub struct Located {
     pub mark: Option<u8>,
 }
 
-impl Located {
+impl AssignedAddress {
     /// Whether this is what [`Vips::add`] makes for `placement`, whoever made it.
     pub fn fits(&self, placement: &Placement) -> bool {
         let form = match self.address {
@@ -227,7 +227,7 @@ impl Located {
 }
 
 /// `192.0.2.1/32 on eth0 (scope global)`.
-impl fmt::Display for Located {
+impl fmt::Display for AssignedAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{} on {} (scope {}", self.address, self.prefix, self.interface, self.scope)?;
         for (flag, word) in
@@ -288,7 +288,7 @@ impl Vips {
 
     /// Everywhere that `vip` sits. One interface can hold an IPv4 address more than once, with
     /// different prefixes.
-    pub fn locate(&mut self, vip: IpAddr) -> Result<Vec<Located>> {
+    pub fn locate(&mut self, vip: IpAddr) -> Result<Vec<AssignedAddress>> {
         let mut found = Vec::new();
         for entry in self.route.addresses(Some(vip))? {
             if entry.local != vip {
@@ -310,16 +310,16 @@ impl Vips {
 
     /// Every address, with the interface that it is on: one request for the addresses, and one for
     /// each interface.
-    pub(crate) fn all(&mut self) -> Result<Vec<Located>> {
+    pub(crate) fn all(&mut self) -> Result<Vec<AssignedAddress>> {
         self.all_on(|_| true)
     }
 
     /// The same without those of interfaces that are switched off.
-    pub(crate) fn on_interfaces(&mut self) -> Result<Vec<Located>> {
+    pub(crate) fn on_interfaces(&mut self) -> Result<Vec<AssignedAddress>> {
         self.all_on(Link::is_up)
     }
 
-    fn all_on(&mut self, which: impl Fn(&Link) -> bool) -> Result<Vec<Located>> {
+    fn all_on(&mut self, which: impl Fn(&Link) -> bool) -> Result<Vec<AssignedAddress>> {
         let mut links: BTreeMap<u32, Option<Link>> = BTreeMap::new();
         let mut found = Vec::new();
         for entry in self.route.addresses(None)? {
@@ -369,7 +369,7 @@ impl Vips {
     pub fn remove(&mut self, vip: IpAddr, placement: &Placement) -> Result<bool> {
         let spot = Spot::new(vip, placement)?;
         self.route.link_of_name(placement.interface())?;
-        self.found_at(&spot)?.iter().try_for_each(Located::refuse_foreign)?;
+        self.found_at(&spot)?.iter().try_for_each(AssignedAddress::refuse_foreign)?;
         self.take_away(&spot)
     }
 
@@ -412,7 +412,8 @@ impl Vips {
     /// [`Error::Foreign`] when the address sits on another interface without the mark, or belongs
     /// to somebody else; nothing is changed then. Also as [`Vips`].
     pub fn place(&mut self, vip: IpAddr, to: &Placement) -> Result<bool> {
-        let elsewhere: Vec<Located> = self.locate(vip)?.into_iter().filter(|f| f.interface != to.interface()).collect();
+        let elsewhere: Vec<AssignedAddress> =
+            self.locate(vip)?.into_iter().filter(|f| f.interface != to.interface()).collect();
         for found in &elsewhere {
             found.refuse_foreign()?;
             if found.interface != LOOPBACK && found.mark != Some(MARK) {
@@ -506,7 +507,7 @@ impl Vips {
         }
     }
 
-    fn found_at(&mut self, spot: &Spot) -> Result<Vec<Located>> {
+    fn found_at(&mut self, spot: &Spot) -> Result<Vec<AssignedAddress>> {
         Ok(self.locate(spot.vip)?.into_iter().filter(|found| spot.holds(found)).collect())
     }
 
@@ -548,7 +549,7 @@ impl Vips {
         if found.iter().any(|found| found.fits(spot.placement)) {
             return Ok(false);
         }
-        found.iter().try_for_each(Located::refuse_foreign)?;
+        found.iter().try_for_each(AssignedAddress::refuse_foreign)?;
         let in_the_way = found.iter().any(|found| !found.can_be_replaced());
         if in_the_way {
             self.route.delete(spot, index)?;
@@ -580,7 +581,7 @@ impl Vips {
         self.route.delete(spot, found.index)?;
 
         let left = self.found_at(spot)?;
-        match left.iter().all(Located::is_foreign) {
+        match left.iter().all(AssignedAddress::is_foreign) {
             true => Ok(true),
             false => Err(not_verified("remove", spot, &left)),
         }
@@ -604,7 +605,7 @@ impl<'a> Spot<'a> {
         host_prefix(self.vip)
     }
 
-    fn holds(&self, found: &Located) -> bool {
+    fn holds(&self, found: &AssignedAddress) -> bool {
         found.interface == self.placement.interface()
     }
 }
@@ -616,7 +617,7 @@ impl fmt::Display for Spot<'_> {
     }
 }
 
-fn not_verified(step: &str, spot: &Spot, found: &[Located]) -> Error {
+fn not_verified(step: &str, spot: &Spot, found: &[AssignedAddress]) -> Error {
     let found = match found {
         [] => "the address is not there".to_owned(),
         found => found.iter().map(|f| format!("found {f}")).collect::<Vec<_>>().join(", "),
@@ -635,9 +636,9 @@ fn host_prefix(address: IpAddr) -> u8 {
 mod tests {
     use super::*;
 
-    fn located(address: &str, prefix: u8, interface: &str, scope: Scope) -> Located {
+    fn located(address: &str, prefix: u8, interface: &str, scope: Scope) -> AssignedAddress {
         let address: IpAddr = address.parse().unwrap();
-        Located {
+        AssignedAddress {
             address,
             prefix,
             peer: None,
@@ -662,8 +663,8 @@ mod tests {
         assert!(!located("192.0.2.1", 24, "eth0", Scope::Global).fits(&eth0));
         let v6 = located("2001:db8::1", 128, "eth0", Scope::Global);
         assert!(v6.fits(&eth0) && !v6.fits(&Placement::Loopback));
-        assert!(!Located { tentative: true, ..v6.clone() }.fits(&eth0));
-        assert!(!Located { deprecated: false, ..v6 }.fits(&eth0));
+        assert!(!AssignedAddress { tentative: true, ..v6.clone() }.fits(&eth0));
+        assert!(!AssignedAddress { deprecated: false, ..v6 }.fits(&eth0));
     }
 
     #[test]
@@ -671,17 +672,17 @@ mod tests {
         let ours = located("192.0.2.1", 32, "eth0", Scope::Global);
         for ours in [
             ours.clone(),
-            Located { mark: Some(MARK), ..ours.clone() },
-            Located { scope: Scope::Link, ..ours.clone() },
+            AssignedAddress { mark: Some(MARK), ..ours.clone() },
+            AssignedAddress { scope: Scope::Link, ..ours.clone() },
             located("2001:db8::1", 128, "lo", Scope::Global),
         ] {
             assert!(!ours.is_foreign(), "{ours}");
         }
         for foreign in [
-            Located { prefix: 24, ..ours.clone() },
-            Located { peer: "192.0.2.2".parse().ok(), ..ours.clone() },
-            Located { permanent: false, ..ours.clone() },
-            Located { mark: Some(18), ..ours.clone() },
+            AssignedAddress { prefix: 24, ..ours.clone() },
+            AssignedAddress { peer: "192.0.2.2".parse().ok(), ..ours.clone() },
+            AssignedAddress { permanent: false, ..ours.clone() },
+            AssignedAddress { mark: Some(18), ..ours.clone() },
             located("2001:db8::1", 64, "lo", Scope::Global),
         ] {
             assert!(matches!(foreign.refuse_foreign(), Err(Error::Foreign { .. })), "{foreign}");
@@ -698,7 +699,7 @@ mod tests {
         assert_eq!(Placement::Loopback.to_string(), "lo (scope host)");
         assert_eq!(Placement::Interface("bond0".into()).to_string(), "bond0");
         let failed =
-            Located { tentative: true, dad_failed: true, ..located("2001:db8::1", 128, "eth0", Scope::Global) };
+            AssignedAddress { tentative: true, dad_failed: true, ..located("2001:db8::1", 128, "eth0", Scope::Global) };
         assert_eq!(failed.to_string(), "2001:db8::1/128 on eth0 (scope global, deprecated, tentative, dadfailed)");
     }
 }

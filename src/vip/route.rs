@@ -11,7 +11,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
-use super::{Located, MARK, Scope, Spot};
+use super::{AssignedAddress, MARK, Scope, Spot};
 use crate::error::{Cause, Error, Result};
 use crate::netlink::{Failure, Link, RouteClient, is};
 use crate::netns::Netns;
@@ -263,8 +263,8 @@ impl Entry {
         })
     }
 
-    pub(super) fn on(self, interface: String) -> Located {
-        Located {
+    pub(super) fn on(self, interface: String) -> AssignedAddress {
+        AssignedAddress {
             address: self.local,
             prefix: self.prefix,
             peer: self.peer,

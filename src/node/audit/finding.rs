@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::arp::{AnnounceMode, IgnoreMode};
 use crate::ipvs::ServiceId;
 use crate::node::{Role, Step};
-use crate::vip::{Located, Placement};
+use crate::vip::{AssignedAddress, Placement};
 
 /// Something that harms now, or will.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +139,7 @@ pub enum Kind {
     #[non_exhaustive]
     LoopbackScope {
         /// The address.
-        found: Located,
+        found: AssignedAddress,
     },
     /// A VIP on `lo` with a prefix shorter than the host's: the whole subnet becomes local (IPv4:
     /// `fib_add_ifaddr()` in net/ipv4/fib_frontend.c) or is routed to `lo` (IPv6), and its
@@ -147,7 +147,7 @@ pub enum Kind {
     #[non_exhaustive]
     LoopbackMask {
         /// The address.
-        found: Located,
+        found: AssignedAddress,
     },
     /// An IPv6 VIP that does not work, or not yet: duplicate detection found it elsewhere
     /// (`dadfailed`), or has not ended (RFC 4862, section 5.4; net/ipv6/addrconf.c). Helps: to add
@@ -155,7 +155,7 @@ pub enum Kind {
     #[non_exhaustive]
     VipUnusable {
         /// The address.
-        found: Located,
+        found: AssignedAddress,
     },
     /// A VIP is missing where the role wants it: the node does not serve, or clients do not find
     /// the director.

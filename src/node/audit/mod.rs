@@ -17,10 +17,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod checks;
+mod environment;
 mod finding;
-mod judge;
 mod keepalived;
-mod surroundings;
 
 pub use finding::{Finding, Kind, Remedy, Severity};
 
@@ -34,8 +34,8 @@ use super::services::Apply;
 use super::state::State;
 use super::{LOCK_LIMIT, Node};
 use crate::error::Result;
-use judge::Case;
-use surroundings::Surroundings;
+use checks::Case;
+use environment::Environment;
 
 /// The sysctls of IPVS that an audit looks at, below net.ipv4.vs.
 pub(super) const SYSCTLS: [&str; 4] =
@@ -57,10 +57,10 @@ impl Node {
         // A peer that was never asked for its MAC address is not unknown.
         let seen = self.observe_for(&memory.state, Look::AllAndResolve)?;
         let kept = planner::own_table(&self.config, &memory, &seen);
-        let around = Surroundings::of(self, &kept, &seen.table, keepalived)?;
+        let around = Environment::of(self, &kept, &seen.table, keepalived)?;
         let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
         // What a fix would do is decided where a role is, so that there is one way to do a thing.
-        let mended = judge::mended(&kept, &seen);
+        let mended = checks::mended(&kept, &seen);
         let mended = memory.state.mended.iter().map(own).chain(mended).collect();
         let with_mended = Memory { state: State { mended, ..memory.state.clone() }, ..memory.clone() };
         let plan = role.map(|role| planner::for_role(&self.config, role, Apply::Changes, &with_mended, &seen));
@@ -97,7 +97,7 @@ impl Node {
         let (role, mut memory) = (self.present_role("a fix")?, self.remember()?);
         let seen = self.observe(&memory.state)?;
         let kept = planner::own_table(&self.config, &memory, &seen);
-        memory.state.mended.extend(judge::mended(&kept, &seen));
+        memory.state.mended.extend(checks::mended(&kept, &seen));
         Ok((role, memory))
     }
 }

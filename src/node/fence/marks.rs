@@ -40,7 +40,7 @@ use crate::ipvs::{
     Connection, Destination, Family, Forward, Netmask, Persistence, Scheduler, Service, ServiceId, Table, settings,
 };
 use crate::marks::{Mac, Packets, Rule};
-use crate::vip::Located;
+use crate::vip::AssignedAddress;
 
 /// The port of a mark service's destinations. Not 0: see the head of this file.
 const PORT: u16 = 1;
@@ -301,15 +301,15 @@ pub(in crate::node) fn own(
     table: &Table,
     interface: &str,
     vips: &BTreeSet<IpAddr>,
-    addresses: &[Located],
+    addresses: &[AssignedAddress],
 ) -> BTreeMap<Family, Own> {
     let destinations: BTreeSet<IpAddr> =
         table.services().flat_map(|content| content.destinations()).map(|found| found.address.ip()).collect();
-    let usable = |found: &&Located| {
+    let usable = |found: &&AssignedAddress| {
         let link_local = matches!(found.address, IpAddr::V6(address) if address.is_unicast_link_local());
         found.interface != "lo" && !vips.contains(&found.address) && !link_local && !found.dad_failed
     };
-    let mut candidates: Vec<&Located> = addresses.iter().filter(usable).collect();
+    let mut candidates: Vec<&AssignedAddress> = addresses.iter().filter(usable).collect();
     // The sort is stable: of equals the first one stays first.
     candidates.sort_by_key(|found| (!destinations.contains(&found.address), found.interface != interface));
     let mut own = BTreeMap::new();

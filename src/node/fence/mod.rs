@@ -75,7 +75,7 @@ impl FromStr for Fence {
 
 /// How the nodes synchronise their connections, see [`SyncDaemon`](crate::ipvs::SyncDaemon).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sync {
+pub struct SyncConfig {
     /// The interface that the messages pass.
     pub interface: String,
     /// Which nodes belong together, 1 to 255: other clusters on the link need another.
@@ -97,7 +97,7 @@ pub struct Sync {
     pub key_file: Option<PathBuf>,
 }
 
-impl Sync {
+impl SyncConfig {
     /// The daemon of a director, or of a backup.
     pub(super) fn daemon(&self, role: SyncRole) -> SyncDaemon {
         SyncDaemon {
@@ -113,7 +113,7 @@ impl Sync {
 
 /// The sync daemons of a node. A director sends and receives: a new director still receives what
 /// the old one has to send.
-pub(super) fn daemons(sync: &Sync, directs: bool) -> BTreeMap<SyncRole, Option<SyncDaemon>> {
+pub(super) fn daemons(sync: &SyncConfig, directs: bool) -> BTreeMap<SyncRole, Option<SyncDaemon>> {
     [(SyncRole::Master, directs), (SyncRole::Backup, true)]
         .map(|(role, wanted)| (role, wanted.then(|| sync.daemon(role))))
         .into()
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_director_sends_and_everyone_receives() {
-        let sync = Sync {
+        let sync = SyncConfig {
             interface: "eth0".into(),
             id: 1,
             group: None,

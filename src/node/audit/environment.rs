@@ -12,11 +12,11 @@ use crate::marks::Firewall;
 use crate::netlink::in_new_namespace;
 use crate::node::{Fence, Node};
 use crate::sysctl;
-use crate::vip::Located;
+use crate::vip::AssignedAddress;
 
 /// What an audit looks at beside what a role does.
 #[derive(Debug, Clone)]
-pub(super) struct Surroundings {
+pub(super) struct Environment {
     /// The interfaces with an address in the LAN that clients reach, the node's own first, and the
     /// ARP settings that count there.
     pub(super) lan: Vec<(String, arp::Settings)>,
@@ -43,11 +43,11 @@ const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Of how many known clients the way back is looked at.
 const CLIENTS: usize = 32;
 
-impl Surroundings {
+impl Environment {
     /// Looks around. `table`: what the node's director has; `seen`: what the kernel has now.
     pub(super) fn of(node: &mut Node, table: &Table, seen: &Table, keepalived: Option<&Path>) -> Result<Self> {
         let addresses = node.vips.on_interfaces()?;
-        Ok(Surroundings {
+        Ok(Environment {
             lan: lan(node, &addresses)?,
             near: node.config.vips.iter().copied().filter(|vip| is_near(node, &addresses, *vip)).collect(),
             timeouts: node.ipvs.timeouts()?,
@@ -70,7 +70,7 @@ impl Surroundings {
 }
 
 /// The IPv4 subnet of an address: its number, and its length.
-fn subnet(located: &Located) -> Option<(u32, u8)> {
+fn subnet(located: &AssignedAddress) -> Option<(u32, u8)> {
     match located.address {
         IpAddr::V4(address) if located.prefix < 32 => Some((masked(address, located.prefix), located.prefix)),
         _ => None,
@@ -81,11 +81,11 @@ fn masked(address: Ipv4Addr, prefix: u8) -> u32 {
     address.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
 
-fn own_subnets(node: &Node, addresses: &[Located]) -> Vec<(u32, u8)> {
+fn own_subnets(node: &Node, addresses: &[AssignedAddress]) -> Vec<(u32, u8)> {
     addresses.iter().filter(|found| found.interface == node.config.interface).filter_map(subnet).collect()
 }
 
-fn lan(node: &Node, addresses: &[Located]) -> Result<Vec<(String, arp::Settings)>> {
+fn lan(node: &Node, addresses: &[AssignedAddress]) -> Result<Vec<(String, arp::Settings)>> {
     let subnets = own_subnets(node, addresses);
     let others = addresses.iter().filter(|found| found.interface != node.config.interface && found.interface != "lo");
     let others: BTreeSet<&str> = others
@@ -104,7 +104,7 @@ fn lan(node: &Node, addresses: &[Located]) -> Result<Vec<(String, arp::Settings)
     Ok(lan)
 }
 
-fn is_near(node: &Node, addresses: &[Located], vip: IpAddr) -> bool {
+fn is_near(node: &Node, addresses: &[AssignedAddress], vip: IpAddr) -> bool {
     let IpAddr::V4(vip) = vip else { return false };
     own_subnets(node, addresses).iter().any(|(number, prefix)| masked(vip, *prefix) == *number)
 }

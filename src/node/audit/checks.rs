@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::environment::Environment;
 use super::finding::{Finding, Kind, Remedy, Severity};
-use super::surroundings::Surroundings;
 use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
@@ -18,7 +18,7 @@ use crate::node::planner::Trouble;
 use crate::node::role::Role;
 use crate::node::services::is_ours;
 use crate::node::settings::arp_warning;
-use crate::vip::{Located, Placement, Scope};
+use crate::vip::{AssignedAddress, Placement, Scope};
 
 /// Above this a UDP flow is held for long: most clients repeat themselves less often than every
 /// half minute only when idle.
@@ -77,7 +77,7 @@ pub(super) struct Case<'a> {
     config: &'a Config,
     role: Option<Role>,
     seen: &'a Observation,
-    around: &'a Surroundings,
+    around: &'a Environment,
     kept: &'a Table,
     /// What would be done for the role.
     plan: Option<&'a Result<Plan, Error>>,
@@ -92,7 +92,7 @@ impl<'a> Case<'a> {
         config: &'a Config,
         role: Option<Role>,
         seen: &'a Observation,
-        around: &'a Surroundings,
+        around: &'a Environment,
         kept: &'a Table,
         plan: Option<&'a Result<Plan, Error>>,
         troubles: Vec<Trouble>,
@@ -139,13 +139,14 @@ impl<'a> Case<'a> {
         taken
     }
 
-    fn on_lo(&self) -> impl Iterator<Item = &'a Located> {
+    fn on_lo(&self) -> impl Iterator<Item = &'a AssignedAddress> {
         let seen = self.seen;
         self.config.vips.iter().flat_map(|vip| seen.found_on(*vip, "lo"))
     }
 
     fn addresses(&mut self) {
-        let masks: Vec<Located> = self.on_lo().filter(|found| found.prefix != host(found.address)).cloned().collect();
+        let masks: Vec<AssignedAddress> =
+            self.on_lo().filter(|found| found.prefix != host(found.address)).cloned().collect();
         for found in masks {
             let reason = format!("{found} makes the neighbours in that subnet unreachable from here");
             let command = format!("ip address delete {}/{} dev lo", found.address, found.prefix);
@@ -215,7 +216,7 @@ impl<'a> Case<'a> {
         let mut answers = false;
         for (interface, now) in &around.lan {
             let own = *interface == self.config.interface;
-            let found: Vec<Located> = self.on_lo().filter(|found| found.address.is_ipv4()).cloned().collect();
+            let found: Vec<AssignedAddress> = self.on_lo().filter(|found| found.address.is_ipv4()).cloned().collect();
             for found in found {
                 let host = found.scope == Scope::Host;
                 if now.ignore.hides_loopback_vip(host, self.seen.route_localnet) {

@@ -7,11 +7,12 @@ use std::num::NonZeroU32;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::execute::sysctl_path;
 use super::fence::{Fence, marks as fence};
 use super::observation::{Link, Observation, OwnMarked};
 use super::planner;
 use super::state::State;
-use super::{Node, OwnRequests, audit, settings, sysctl_path};
+use super::{Node, OwnRequests, audit, settings};
 use crate::arp::ArpTarget;
 use crate::error::{Cause, Result};
 use crate::ipvs::Table;

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use super::Node;
 use super::config::Config;
 use super::observation::Observation;
 use super::plan::{Plan, Step};
 use super::planner::{self, Memory};
+use super::roles::LOCK_LIMIT;
 use super::services::Apply;
-use super::{LOCK_LIMIT, Node};
 use crate::error::Result;
 
 impl Node {

@@ -26,13 +26,14 @@ pub use finding::{Finding, Kind, Remedy, Severity};
 
 use std::path::Path;
 
+use super::Node;
 use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::planner::{self, Memory};
 use super::role::Role;
+use super::roles::LOCK_LIMIT;
 use super::services::Apply;
 use super::state::State;
-use super::{LOCK_LIMIT, Node};
 use crate::error::Result;
 use checks::Case;
 use environment::Environment;

@@ -1,0 +1,87 @@
+//! The handle of a node, for one group of VIPs.
+
+use super::config::Config;
+use super::role::Role;
+use super::roles::check_interfaces;
+use super::state::StateDir;
+use crate::arp::Arp;
+use crate::error::Result;
+use crate::ipvs::Ipvs;
+use crate::marks::Marks;
+use crate::netns::Netns;
+use crate::vip::Vips;
+
+/// A node of the cluster, for one group of VIPs.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) config: Config,
+    pub(super) ipvs: Ipvs,
+    pub(super) vips: Vips,
+    pub(super) arp: Arp,
+    pub(super) marks: Marks,
+    pub(super) dir: StateDir,
+}
+
+impl Node {
+    /// A node in the calling thread's network namespace. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid): see [`Config::check`];
+    /// [`Cause::NoIpvs`](crate::Cause::NoIpvs) (`ENOENT`);
+    /// [`Cause::NoInterface`](crate::Cause::NoInterface) (`ENODEV`), where the node has no role
+    /// yet: one that loses its interface can still take on [`Role::Fault`] or [`Role::Stop`], and
+    /// be released.
+    pub fn open(config: Config) -> Result<Self> {
+        Self::open_in(config, Netns::current()?)
+    }
+
+    /// A node in the given network namespace.
+    ///
+    /// # Errors
+    /// As [`Node::open`], and [`Error::System`](crate::Error::System) when the namespace cannot be
+    /// entered.
+    pub fn open_in(config: Config, netns: Netns) -> Result<Self> {
+        config.check()?;
+        let arp = Arp::open_in(netns.clone());
+        let dir = StateDir::new(&config.state_dir, &config.group);
+        // A node that has lost an interface must still be able to let go of what it holds.
+        if dir.load().map_or(true, |state| state.group(&config.group).role.is_none()) {
+            check_interfaces(&config, &arp)?;
+        }
+        let marks = Marks::open_in(netns.clone(), dir.owner())?;
+        let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
+        Ok(Node { config, ipvs, vips, arp, marks, dir })
+    }
+
+    /// What this node is to be.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The role that was asked for last, and whether it was reached: what
+    /// [`Status::role`](super::Status::role) says, without looking at anything else.
+    ///
+    /// # Errors
+    /// [`Error::State`](crate::Error::State): what was remembered cannot be believed.
+    pub fn role(&self) -> Result<Option<(Role, bool)>> {
+        Ok(self.dir.load()?.group(&self.config.group).role)
+    }
+
+    /// The number of the last request: what [`Status::generation`](super::Status::generation)
+    /// says, without looking at anything else.
+    ///
+    /// # Errors
+    /// [`Error::System`](crate::Error::System): the state directory cannot be read.
+    pub fn generation(&self) -> Result<u64> {
+        self.dir.requests().latest()
+    }
+
+    /// Makes the state directory, for a program that keeps a file of its own there.
+    ///
+    /// # Errors
+    /// [`Error::System`](crate::Error::System); [`Error::State`](crate::Error::State): it is no
+    /// directory, or not only this user's.
+    pub fn prepare_state_dir(&self) -> Result<()> {
+        self.dir.prepare()
+    }
+}

@@ -1,0 +1,139 @@
+//! The status of a node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::digest::{TableDigest, fnv};
+use super::handle::Node;
+use super::observe::Look;
+use super::plan::{Plan, Step};
+use super::role::Role;
+use super::roles::check_interfaces;
+use super::services::Apply;
+use super::{planner, repair};
+use crate::arp::{ArpTarget, Settings};
+use crate::error::Result;
+use crate::ipvs::{DestinationEntry, Scheduler, ServiceEntry, ServiceId, SyncDaemon, Table};
+use crate::marks;
+use crate::marks::Mac;
+use crate::vip::AssignedAddress;
+
+/// What a node is, as far as it remembers and as the kernel shows.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Status {
+    /// The role that was asked for last, and whether it was reached. `None`: none yet.
+    pub role: Option<(Role, bool)>,
+    /// The number of the last request.
+    pub generation: u64,
+    /// Each VIP, and everywhere that it sits.
+    pub vips: Vec<(IpAddr, Vec<AssignedAddress>)>,
+    /// The ARP settings that count on the interface.
+    pub arp: Settings,
+    /// Whether ARP requests for a VIP on `lo` stay unanswered.
+    pub hidden: bool,
+    /// The kernel's services, without those of the node's own marks.
+    pub table: Table,
+    /// The same with their counters.
+    pub entries: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
+    /// How many connections the services of the node's marks count, of all groups. The director of
+    /// a backup knows them too.
+    pub marked: u64,
+    /// The sync daemons that run.
+    pub daemons: Vec<SyncDaemon>,
+    /// The table of this node as a director. With fence `marks`, its part of `table`.
+    pub kept: Table,
+    /// The rules that mark packets, as the kernel has them.
+    pub rules: BTreeSet<marks::Rule>,
+    /// The other nodes, with the MAC addresses that they send from.
+    pub peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
+    /// The other node that directs, or directed last, as far as it is known.
+    pub director: Option<IpAddr>,
+    /// The steps that are missing for the role to be in place: none, if all is well.
+    pub missing: Vec<String>,
+    /// What [`Node::repair`] would do.
+    pub drift: Vec<String>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+impl Status {
+    /// How many connections the destinations of the node's services count, and templates: also
+    /// those that expire soon. Unlike [`Node::known_connections`] it costs nothing, however many
+    /// there are.
+    pub fn connections(&self) -> u64 {
+        let own = self.entries.iter().filter(|(entry, _)| self.kept.service(&entry.service.id).is_some());
+        counted(own)
+    }
+
+    /// The digest of the node's services in the kernel, to be compared with other nodes'.
+    pub fn digest(&self) -> TableDigest {
+        let own = |id: &ServiceId| self.kept.service(id).is_some();
+        let order = self.entries.iter().filter(|(entry, _)| own(&entry.service.id)).map(|(entry, destinations)| {
+            let service = &entry.service;
+            let listed = destinations.iter().filter(|_| service.scheduler == Scheduler::MH);
+            let text: String = listed.map(|found| format!(" {}", found.destination.address)).collect();
+            // Services come in no order of their own.
+            fnv(format!("{}{text}", service.id).bytes())
+        });
+        TableDigest {
+            table: fnv(self.table.filtered(own).to_string().bytes()),
+            order: order.fold(0, u64::wrapping_add),
+        }
+    }
+}
+
+impl Node {
+    /// What the node is. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Node::plan`], except that a VIP that belongs to another program is a warning.
+    pub fn status(&mut self) -> Result<Status> {
+        let memory = self.remember()?;
+        let group = memory.state.group(&self.config.group);
+        let entries = self.ipvs.entries()?;
+        let seen = self.observe_with(&memory.state, entries.iter().cloned().collect(), Look::Services)?;
+        let generation = self.dir.requests().latest()?;
+        let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();
+        let plan = group.role.map(|(role, _)| planner::for_role(&self.config, role, Apply::Changes, &memory, &seen));
+        let (missing, mut warnings) = match plan {
+            Some(Ok(plan)) => (texts(&plan), plan.warnings().to_vec()),
+            Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
+            None => (Vec::new(), Vec::new()),
+        };
+        // What keeps it from being planned is warned of already.
+        let mut drift: Vec<String> =
+            repair::plan(&self.config, &memory, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
+        let arp = seen.arp_of(&ArpTarget::Interface(self.config.interface.clone()));
+        if let Some(Err(error)) = arp.is_none().then(|| check_interfaces(&self.config, &self.arp)) {
+            warnings.push(error.to_string());
+            drift.clear();
+        }
+        let arp = arp.map_or(seen.arp_all, |own| own.joined(seen.arp_all));
+        let values = self.config.marks.values;
+        let kept = planner::own_table(&self.config, &memory, &seen);
+        Ok(Status {
+            role: group.role,
+            generation,
+            vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
+            arp,
+            hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
+            kept,
+            marked: counted(entries.iter().filter(|(entry, _)| values.owns(&entry.service.id))),
+            daemons: seen.daemons.values().flatten().cloned().collect(),
+            table: seen.table.filtered(|id| !values.owns(id)),
+            entries: entries.into_iter().filter(|(entry, _)| !values.owns(&entry.service.id)).collect(),
+            rules: seen.marks.rules,
+            peers: memory.state.peers,
+            director: group.director,
+            missing,
+            drift,
+            warnings,
+        })
+    }
+}
+
+pub(super) fn counted<'a>(entries: impl Iterator<Item = &'a (ServiceEntry, Vec<DestinationEntry>)>) -> u64 {
+    let destinations = entries.flat_map(|(_, destinations)| destinations);
+    destinations.map(|found| u64::from(found.active) + u64::from(found.inactive) + u64::from(found.persistent)).sum()
+}

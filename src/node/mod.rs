@@ -39,6 +39,8 @@ mod handle;
 mod limit;
 mod membership;
 mod memory;
+#[cfg(test)]
+mod model;
 mod names;
 mod observation;
 mod observe;
@@ -52,6 +54,8 @@ mod roles;
 mod seal;
 mod services;
 mod settings;
+#[cfg(test)]
+mod simulation;
 mod stand_down;
 mod state;
 mod status;

@@ -240,7 +240,7 @@ impl State {
 
     /// What is remembered from before a reboot: another node may have become the director
     /// meanwhile, so no role of that time is more than a backup's, and none is reached.
-    fn of_earlier_boot(mut self) -> Self {
+    pub(super) fn of_earlier_boot(mut self) -> Self {
         for (role, reached) in self.groups.values_mut().filter_map(|group| group.role.as_mut()) {
             *reached = false;
             if *role == Role::Master {

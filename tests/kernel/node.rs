@@ -449,6 +449,24 @@ pub(crate) fn lend<F: FnOnce() -> i32>(work: F) -> Result<i32, i32> {
     wait(pid)
 }
 
+/// Makes a change in a process that dies before its step `number`. Says whether there was such a step.
+pub(crate) fn dies_before(number: usize, change: impl FnOnce(&mut dyn FnMut(&Step)) -> Result<Plan, Error>) -> bool {
+    let mut count = 0;
+    let mut die = |_: &Step| {
+        if count == number {
+            kill(std::process::id() as i32);
+        }
+        count += 1;
+    };
+    match lend(|| exit_code(change(&mut die))) {
+        Err(libc::SIGKILL) => true,
+        ended => {
+            assert_eq!(ended, Ok(0));
+            false
+        }
+    }
+}
+
 pub(crate) fn kill(pid: i32) {
     // SAFETY: no memory is touched.
     unsafe { libc::kill(pid, libc::SIGKILL) };
@@ -715,20 +733,7 @@ impl<'a> Killed<'a> {
 
     /// Asks for a role and dies before step `number`. Says whether there was such a step.
     fn dies_before(&self, role: Role, number: usize) -> bool {
-        let mut count = 0;
-        let die = |_: &Step| {
-            if count == number {
-                kill(std::process::id() as i32);
-            }
-            count += 1;
-        };
-        match lend(|| exit_code(self.bench.node().become_role_with(role, die))) {
-            Err(libc::SIGKILL) => true,
-            ended => {
-                assert_eq!(ended, Ok(0), "{role}");
-                false
-            }
-        }
+        dies_before(number, |before| self.bench.node().become_role_with(role, before))
     }
 }
 
@@ -787,21 +792,13 @@ fn killed_while_it_is_released() {
         let mut step = 0;
         loop {
             bench.become_role(first);
-            let mut count = 0;
-            let die = |_: &Step| {
-                if count == step {
-                    kill(std::process::id() as i32);
-                }
-                count += 1;
-            };
-            let ended = lend(|| exit_code(bench.node().release(die)));
+            let died = dies_before(step, |before| bench.node().release(before));
             bench.node().release(|_| ()).unwrap();
             assert_eq!(seen(), before, "{fence}, {first}, killed before step {step}");
             assert_eq!((arp("bond0"), bench.state_inode()), ([0, 0], None));
-            if ended == Ok(0) {
+            if !died {
                 break;
             }
-            assert_eq!(ended, Err(libc::SIGKILL));
             step += 1;
         }
         assert!(step > 3, "{step} steps only");

@@ -201,6 +201,11 @@ impl Error {
         }
     }
 
+    /// Whether this is a demotion after which the node directs no longer, though its plan failed.
+    pub fn is_demoted(&self) -> bool {
+        matches!(self, Error::Demotion { left, .. } if left.is_empty())
+    }
+
     pub(crate) fn system(operation: &'static str, object: impl fmt::Display, error: impl Into<io::Error>) -> Self {
         Error::System { operation, object: object.to_string(), error: error.into() }
     }

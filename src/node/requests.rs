@@ -78,10 +78,62 @@ pub(super) enum Later {
     Ended(u64),
 }
 
+/// What a request may do now.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// It is carried out, under this lock.
+    Now(Lock),
+    /// It looks again after a pause.
+    Waits(WaitsFor),
+    /// A later request was carried out, or has failed and reported it.
+    Superseded(u64),
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    /// The end of this later request, which may still be killed or give up.
+    Later(u64),
+    /// The end of another process's work.
+    Lock,
+}
+
 impl Request {
+    /// Looks whether it is the request's turn, and begins it. Waits for nothing.
+    ///
+    /// # Errors
+    /// [`Error::System`]: the state directory cannot be read.
+    pub(super) fn turn(&self) -> Result<Turn> {
+        let wait = |later| match later {
+            Later::Ended(latest) => Some(Turn::Superseded(latest)),
+            Later::Lives(latest) => Some(Turn::Waits(WaitsFor::Later(latest))),
+            Later::None => None,
+        };
+        if let Some(wait) = wait(self.later()?) {
+            return Ok(wait);
+        }
+        let lock = match self.requests.lock(Duration::ZERO) {
+            Err(Error::Locked { .. }) => return Ok(Turn::Waits(WaitsFor::Lock)),
+            lock => lock?,
+        };
+        // One that came before the lock was free.
+        Ok(wait(self.later()?).unwrap_or_else(|| {
+            self.begin();
+            Turn::Now(lock)
+        }))
+    }
+
+    /// The error of a request that has waited for too long.
+    pub(super) fn timed_out(&self, waits: WaitsFor, waited: Duration) -> Error {
+        match waits {
+            WaitsFor::Later(latest) => self.superseded(latest),
+            WaitsFor::Lock => Error::Locked { object: self.requests.lock_file().display().to_string(), waited },
+        }
+    }
+
     /// Records that the request changes something from now on: when it ends, earlier requests are
     /// superseded. A request that never begins supersedes none.
-    pub(super) fn begin(&self) {
+    fn begin(&self) {
         self.begun.set(true);
     }
 
@@ -142,6 +194,10 @@ impl Requests {
 
     fn file(&self, number: u64) -> PathBuf {
         self.directory.join(format!("request{}.{number}", self.suffix))
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.directory.join("lock")
     }
 
     /// The numbers of all requests that have a file, in order.
@@ -255,7 +311,7 @@ impl Requests {
     /// [`Error::Locked`]: another process holds the lock for longer than `limit`;
     /// [`Error::System`].
     pub(super) fn lock(&self, limit: Duration) -> Result<Lock> {
-        let path = self.directory.join("lock");
+        let path = self.lock_file();
         let failed = |e: io::Error| Error::system("lock", path.display(), e);
         let file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
@@ -402,5 +458,72 @@ mod tests {
         assert_eq!(groups.draw("backup").unwrap().number, 1);
         std::mem::forget(killed);
         fs::remove_dir_all(&dir.directory).unwrap();
+    }
+
+    /// Processes in random order: each draws, waits for its turn, works in some steps, and may be
+    /// killed anywhere. The work that ends last is that of the latest request that was not killed.
+    #[test]
+    fn in_any_order_the_latest_request_that_lives_is_carried_out_last() {
+        let mut state = 1_u64;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for round in 0..300 {
+            let dir = requests("order");
+            let mut waiting: Vec<Request> = Vec::new();
+            let mut working: Option<(Request, Lock, u64)> = None;
+            let (mut to_draw, mut last_done, mut survivors) = (6, None, Vec::new());
+            while to_draw > 0 || !waiting.is_empty() || working.is_some() {
+                match random(8) {
+                    0 | 1 if to_draw > 0 => {
+                        to_draw -= 1;
+                        let request = dir.draw("backup").unwrap();
+                        survivors.push(request.number);
+                        waiting.push(request);
+                    }
+                    // The kernel releases the locks of a killed process.
+                    2 if random(3) == 0 => {
+                        let killed = match working.take() {
+                            Some((request, lock, _)) => {
+                                drop(lock);
+                                request
+                            }
+                            None if !waiting.is_empty() => waiting.swap_remove(random(waiting.len() as u64) as usize),
+                            None => continue,
+                        };
+                        survivors.retain(|number| *number != killed.number);
+                        flock(killed.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
+                        std::mem::forget(killed);
+                    }
+                    _ => match working.take() {
+                        Some((request, lock, left)) => match request.later().unwrap() {
+                            Later::None if left == 0 => {
+                                last_done = Some(request.number);
+                                drop(request);
+                                drop(lock);
+                            }
+                            Later::None => working = Some((request, lock, left - 1)),
+                            // It yields, and looks again.
+                            _ => {
+                                drop(lock);
+                                waiting.push(request);
+                            }
+                        },
+                        None if !waiting.is_empty() => {
+                            let request = waiting.swap_remove(random(waiting.len() as u64) as usize);
+                            match request.turn().unwrap() {
+                                Turn::Now(lock) => working = Some((request, lock, random(4))),
+                                Turn::Waits(_) => waiting.push(request),
+                                Turn::Superseded(latest) => assert!(latest > request.number),
+                            }
+                        }
+                        None => {}
+                    },
+                }
+            }
+            assert_eq!(last_done, survivors.iter().max().copied(), "round {round}: {survivors:?}");
+            fs::remove_dir_all(&dir.directory).unwrap();
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::handle::Node;
 use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::planner::Memory;
-use super::requests::{Later, Pauses, Request};
+use super::requests::{Later, Pauses, Request, Turn};
 use super::role::Role;
 use super::services::Apply;
 use super::state::{StateDir, StoredTable};
@@ -88,64 +88,70 @@ impl Node {
     pub(super) fn take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
         &mut self,
         role: Role,
-        services: Option<R>,
-        before: &mut impl FnMut(&Step),
-    ) -> Result<Result<Plan, E>> {
-        match self.try_to_take_on(role, services, before) {
-            Ok(Ok(plan)) => Ok(Ok(plan)),
-            Ok(Err(unreadable)) => {
-                self.record_unreached(role);
-                if role != Role::Master {
-                    let error = self.stand_down(role, Error::invalid("services", "they cannot be read"));
-                    if matches!(&error, Error::Demotion { left, .. } if !left.is_empty()) {
-                        return Err(error);
-                    }
-                }
-                Ok(Err(unreadable))
-            }
-            Err(error @ Error::Superseded { .. }) => Err(error),
-            Err(error) => {
-                self.record_unreached(role);
-                Err(if role == Role::Master { error } else { self.stand_down(role, error) })
-            }
-        }
-    }
-
-    pub(super) fn try_to_take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
-        &mut self,
-        role: Role,
         mut services: Option<R>,
         before: &mut impl FnMut(&Step),
     ) -> Result<Result<Plan, E>> {
-        self.in_turn(&role.to_string(), |node, request| {
-            let done = match node.promote_at_once(role, request, before)? {
-                Some(done) => match node.dir.load()?.group(&node.config.group).loaded {
-                    Some(_) => done,
-                    // The program that loaded the services may have changed ports and servers
-                    // since.
-                    None => node.reach(role, Apply::Changes, request, before)?.preceded_by(done.steps),
-                },
-                None => {
-                    if let Some(read) = services.take() {
-                        match read() {
-                            Ok(table) => node.config.services = table,
-                            Err(error) => return Ok(Err(error)),
-                        }
-                        node.config.check()?;
+        let mut had_turn = false;
+        let result = self.in_turn(&role.to_string(), |node, request| {
+            had_turn = true;
+            let result = node.try_to_take_on(role, &mut services, request, before);
+            if matches!(result, Ok(Ok(_)) | Err(Error::Superseded { .. })) || request.later()? != Later::None {
+                return result;
+            }
+            // The lock is held: no later request is carried out meanwhile.
+            node.record_unreached(role);
+            match result {
+                Err(error) if role != Role::Master => Err(node.stand_down(role, error)),
+                Ok(Err(unreadable)) if role != Role::Master => {
+                    let error = Error::invalid("services", "they cannot be read");
+                    match node.stand_down(role, error) {
+                        error @ Error::Demotion { .. } if !error.is_demoted() => Err(error),
+                        _ => Ok(Err(unreadable)),
                     }
-                    node.reach(role, Apply::Changes, request, before)?
                 }
-            };
-            node.look_for_director(role)?;
-            Ok(Ok(done))
-        })
+                result => result,
+            }
+        });
+        match result {
+            Err(error) if !had_turn && role != Role::Master && !matches!(error, Error::Superseded { .. }) => {
+                Err(self.stand_down(role, error))
+            }
+            result => result,
+        }
+    }
+
+    fn try_to_take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
+        &mut self,
+        role: Role,
+        services: &mut Option<R>,
+        request: &Request,
+        before: &mut impl FnMut(&Step),
+    ) -> Result<Result<Plan, E>> {
+        let done = match self.promote_at_once(role, request, before)? {
+            Some(done) => match self.dir.load()?.group(&self.config.group).loaded {
+                Some(_) => done,
+                // The program that loaded the services may have changed ports and servers since.
+                None => self.reach(role, Apply::Changes, request, before)?.preceded_by(done.steps),
+            },
+            None => {
+                if let Some(read) = services.take() {
+                    match read() {
+                        Ok(table) => self.config.services = table,
+                        Err(error) => return Ok(Err(error)),
+                    }
+                    self.config.check()?;
+                }
+                self.reach(role, Apply::Changes, request, before)?
+            }
+        };
+        self.look_for_director(role)?;
+        Ok(Ok(done))
     }
 
     /// Remembers that the node was told this role and has not reached it, where it has a role
     /// already.
     pub(super) fn record_unreached(&self, role: Role) {
         let record = || -> Result<()> {
-            let _lock = self.dir.lock(Duration::ZERO)?;
             let mut state = self.dir.load()?;
             let Some(group) = state.groups.get_mut(&self.config.group) else { return Ok(()) };
             if group.role.replace((role, false)) != Some((role, false)) {
@@ -248,24 +254,17 @@ impl Node {
         let request = self.dir.requests().draw(role)?;
         let (start, mut pauses) = (Instant::now(), Pauses::new());
         loop {
-            match request.later()? {
-                Later::Ended(latest) => return Err(request.superseded(latest)),
-                Later::Lives(latest) if start.elapsed() > LOCK_LIMIT => return Err(request.superseded(latest)),
-                Later::Lives(_) => pauses.sleep(),
-                Later::None => match self.dir.lock(Duration::ZERO) {
-                    Err(Error::Locked { .. }) if start.elapsed() < LOCK_LIMIT => pauses.sleep(),
-                    Err(Error::Locked { object, .. }) => return Err(Error::Locked { object, waited: LOCK_LIMIT }),
-                    lock => {
-                        let _lock = lock?;
-                        if request.later()? == Later::None {
-                            request.begin();
-                            match work(self, &request) {
-                                Err(Error::Superseded { .. }) => {}
-                                result => return result,
-                            }
-                        }
+            match request.turn()? {
+                Turn::Superseded(latest) => return Err(request.superseded(latest)),
+                Turn::Waits(waits) if start.elapsed() > LOCK_LIMIT => return Err(request.timed_out(waits, LOCK_LIMIT)),
+                Turn::Waits(_) => pauses.sleep(),
+                Turn::Now(_lock) => {
+                    self.dir.remove_leftovers();
+                    match work(self, &request) {
+                        Err(Error::Superseded { .. }) => {}
+                        result => return result,
                     }
-                },
+                }
             }
         }
     }

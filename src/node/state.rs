@@ -342,9 +342,13 @@ impl StateDir {
     /// As [`Requests::lock`].
     pub(super) fn lock(&self, limit: Duration) -> Result<Lock> {
         let lock = self.requests.lock(limit)?;
-        // A process that was killed while it wrote has left it.
-        let _ = fs::remove_file(self.new_file());
+        self.remove_leftovers();
         Ok(lock)
+    }
+
+    /// Removes the file that a process has left which was killed while it wrote. The lock is held.
+    pub(super) fn remove_leftovers(&self) {
+        let _ = fs::remove_file(self.new_file());
     }
 
     /// A number that stands for this directory: the owner of the rules that mark packets (FNV-1a

@@ -221,6 +221,33 @@ fn a_request_file_that_another_process_locks_blocks_no_role() {
     bench.node().release(|_| ()).unwrap();
 }
 
+/// A demotion fails while a promotion waits for its turn: what it gives up and records comes before
+/// the promotion, not after it.
+#[test]
+fn a_demotion_that_fails_undoes_no_later_promotion() {
+    let bench = &Bench::new(Fence::Marks, Loopback::Always);
+    for _ in 0..5 {
+        bench.node().become_role(Role::Master).unwrap();
+        let before = bench.node().generation().unwrap();
+        thread::scope(|scope| {
+            let mut promotion = None;
+            let unreadable = || {
+                promotion = Some(scope.spawn(|| bench.node().become_role(Role::Master)));
+                let node = bench.node();
+                while node.generation().unwrap() < before + 2 {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Err("unreadable")
+            };
+            let result = bench.node().become_role_reading(Role::Backup, unreadable, |_| ());
+            assert!(matches!(result, Ok(Err("unreadable")) | Err(Error::Superseded { .. })), "{result:?}");
+            promotion.unwrap().join().unwrap().unwrap();
+        });
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!((on_interface().len(), bench.node().role().unwrap()), (2, Some((Role::Master, true))));
+    }
+}
+
 /// As a VRRP daemon forks them that flaps.
 #[test]
 fn two_hundred_notifications_at_once_end_in_the_last() {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::iter;
 use std::time::{Duration, Instant};
 
-use super::config::Config;
+use super::config::{Config, VipOwner};
 use super::handle::Node;
 use super::observe::Look;
 use super::plan::{Plan, Step};
@@ -149,8 +149,15 @@ impl Node {
     }
 
     /// Remembers that the node was told this role and has not reached it, where it has a role
-    /// already.
+    /// already. The lock is held.
+    ///
+    /// Not a promotion of a node that owns its VIPs: what it has begun is recorded, and one that was
+    /// refused has changed nothing. A repair must not promote the node later, when another one was
+    /// promoted in its place. keepalived has moved its VIP before.
     pub(super) fn record_unreached(&self, role: Role) {
+        if role == Role::Master && self.config.vip_owner == VipOwner::Node {
+            return;
+        }
         let record = || -> Result<()> {
             let mut state = self.dir.load()?;
             let Some(group) = state.groups.get_mut(&self.config.group) else { return Ok(()) };

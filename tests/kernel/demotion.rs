@@ -221,6 +221,21 @@ fn a_request_file_that_another_process_locks_blocks_no_role() {
     bench.node().release(|_| ()).unwrap();
 }
 
+/// Another node may have been promoted in its place.
+#[test]
+fn a_promotion_that_was_refused_is_not_made_up_for_later() {
+    for fence in Fence::ALL {
+        let bench = Bench::new(fence, Loopback::Always);
+        bench.node().become_role(Role::Backup).unwrap();
+        ip(&format!("address add {}/32 dev peer0", VIPS[0]));
+        bench.node().become_role(Role::Master).unwrap_err();
+        ip(&format!("address del {}/32 dev peer0", VIPS[0]));
+        bench.node().repair(|_| ()).unwrap();
+        assert_directs_no_longer("refused");
+        assert_eq!(bench.node().role().unwrap(), Some((Role::Backup, true)));
+    }
+}
+
 /// A demotion fails while a promotion waits for its turn: what it gives up and records comes before
 /// the promotion, not after it.
 #[test]

@@ -86,7 +86,7 @@ pub enum Error {
         /// What was found and what was expected.
         reason: String,
     },
-    /// The object belongs to somebody else, and is left as it was.
+    /// The object belongs to another program, and is left as it was.
     #[error("{object} is not ours: {reason}")]
     #[non_exhaustive]
     Foreign {

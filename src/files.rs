@@ -220,8 +220,8 @@ fn components(path: &Path) -> VecDeque<OsString> {
     names.map(|part| part.as_os_str().to_owned()).collect()
 }
 
-/// Refuses a directory that another user can write to. In a sticky directory nobody can rename or
-/// remove what belongs to another user.
+/// Refuses a directory that another user can write to. In a sticky directory no other user can
+/// rename or remove what belongs to another user.
 fn check(directory: &OwnedFd, shown: &Path, is_last: bool, file: &Path) -> Result<()> {
     let found = fstat(directory).map_err(|error| Error::system("look at", shown.display(), error))?;
     let shown = shown.display();

@@ -167,8 +167,8 @@ struct Sender(OwnedFd);
 impl Sender {
     fn open() -> Result<Self> {
         let index = nix::net::if_::if_nametoindex("c0")?.cast_signed();
-        // SAFETY: the descriptor is owned by nobody else; the address and the option outlive the
-        // calls; all fields of an address are numbers.
+        // SAFETY: the descriptor is owned by this value alone; the address and the option outlive
+        // the calls; all fields of an address are numbers.
         unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
             ensure!(fd >= 0, "no packet socket: {}", std::io::Error::last_os_error());

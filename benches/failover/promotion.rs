@@ -371,7 +371,7 @@ fn send(start: Instant, answers: &Mutex<Answers>, stop: &AtomicBool) -> Result<(
     let mut datagram = [0; 16];
     while !stop.load(Ordering::Relaxed) {
         let sent = start.elapsed();
-        // What nobody answers for is what is measured.
+        // Requests that no server answers are what is measured.
         let _ = known.send(&(sent.as_micros() as u64).to_be_bytes());
         for service in [PORT, SPREAD_PORT] {
             port = if port < 60_000 { port + 1 } else { FIRST_PORT };

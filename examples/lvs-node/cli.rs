@@ -86,7 +86,7 @@ const AFTER_HELP: &str = r#"THE FILE
                    { address = "192.168.0.12:80", weight = 1, upper_threshold = 900, lower_threshold = 800 } ]
 
   Instead of [[service]]: services = "saved.ipvs", as written by `ipvsadm -Sn`. Services of the file are loaded where the kernel has
-  none of them (first role, reboot, flush), and then belong to whoever edits the table: health checks, ipvsadm. `lvs-node apply` brings
+  none of them (first role, reboot, flush), and then belong to the editors of the table: health checks, ipvsadm. `lvs-node apply` brings
   in what was changed in the file. With neither, lvs-node loads nothing.
 
 KEEPALIVED
@@ -279,7 +279,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Prints what is not worth failing for: whoever reads it (`| head`) may be gone in the middle of
+/// Prints without failing: the reader of a pipe (`| head`) may be gone in the middle of
 /// a change of roles.
 fn say(text: impl Display) {
     let _ = write!(io::stdout(), "{text}");
@@ -522,8 +522,9 @@ fn become_role(
     Ok(())
 }
 
-/// Some seconds later, by a process of its own: whoever asked for the role waits for this one. It
-/// ends as soon as another role is asked for. An announcement that is not repeated is no failure.
+/// Some seconds later, by a process of its own: the caller that asked for the role waits for this
+/// one. It ends as soon as another role is asked for. An announcement that is not repeated is no
+/// failure.
 fn announce_again(cli: &Cli, group: &str) {
     let Ok(program) = std::env::current_exe() else { return };
     let mut again = process::Command::new(program);

@@ -54,7 +54,7 @@ impl Follower {
 pub fn read(path: PathBuf, mut send: impl FnMut(String) -> bool + Send + 'static) {
     thread::spawn(move || {
         loop {
-            // Waits for someone who writes; where there is no FIFO yet, for keepalived to make it.
+            // Waits for a writer; where there is no FIFO yet, for keepalived to make it.
             let Ok(file) = File::open(&path) else {
                 thread::sleep(TICK);
                 continue;
@@ -101,7 +101,7 @@ pub fn correct(node: &mut Node, netns: Netns, role: Role, tell: impl Fn(&dyn Dis
     let Some(seen) = shown(node, &mut vips)?.filter(differs) else { return Ok(()) };
     let generation = node.generation()?;
     thread::sleep(TICK);
-    // Whoever has asked since looks for himself.
+    // A process that has asked for a role since looks for itself.
     if shown(node, &mut vips)? != Some(seen) || node.generation()? != generation {
         return Ok(());
     }

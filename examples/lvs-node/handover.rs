@@ -17,7 +17,7 @@ const STEP: Duration = Duration::from_millis(20);
 /// Why there was no handover.
 pub enum Refused {
     Error(Error),
-    /// Nobody took over, or keepalived cannot be told.
+    /// No node took over, or keepalived cannot be told.
     Reason(String),
 }
 

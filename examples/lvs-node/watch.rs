@@ -40,7 +40,7 @@ const CHECK: Duration = Duration::from_secs(1);
 const SHARE: u32 = 200;
 /// Thousands of services or not: what is wrong for so long is seen.
 const LATEST: Duration = Duration::from_secs(10);
-/// A role that is under way for so long is not any more: whoever was at it was killed.
+/// A role that is under way for so long is not any more: its process was killed.
 const UNDER_WAY: Duration = Duration::from_secs(20);
 /// Capacity of the event queue.
 const QUEUE: usize = 256;
@@ -618,7 +618,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Repairs what other programs have changed, if it stays so for two looks and nobody is at
+    /// Repairs what other programs have changed, if it stays so for two looks and no process is at
     /// work.
     fn check(&mut self, tell: &impl Fn(News)) {
         let mut all = Vec::new();
@@ -738,14 +738,14 @@ impl<'a> Watch<'a> {
         let _ = Replacement::new(&known_file(self.members[0].node)).write(line + &unequal);
     }
 
-    /// Until it knows all, this node is no director that anybody would want.
+    /// Until it knows all connections, this node should not be the director.
     fn begin(&mut self, tell: &impl Fn(News)) {
         if self.directs() {
             self.learning.directs();
         }
         let Some(file) = self.track_file.clone().filter(|_| self.holds_out()) else { return };
         let out = fs::read_to_string(&file).is_ok_and(|text| !text.trim().is_empty() && text.trim() != "0");
-        // Whoever has the VIP keeps it: nobody knows more.
+        // A node that has the VIP keeps it: no other node knows more.
         let Ok(mut vips) = Vips::open_in(self.netns.clone()) else { return };
         let backup = |member: &Member| {
             matches!(fifo::shown(member.node, &mut vips), Ok(Some(Role::Backup)))
@@ -840,7 +840,7 @@ impl<'a> Watch<'a> {
                 Ok(()) => self.counts.repairs += 1,
                 Err(error) => self.fail("sync daemons", &error, tell),
             }
-            // What was told meanwhile nobody heard.
+            // What was sent meanwhile did not arrive.
             self.learning.ask();
             self.requests.want();
         }

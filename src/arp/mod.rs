@@ -299,7 +299,7 @@ pub enum Returned {
     Restored,
     /// It was not changed, or holds that value already.
     Unchanged,
-    /// Somebody else has set it to this value since. It stays.
+    /// Another program has set it to this value since. It stays.
     Kept(i32),
 }
 
@@ -402,8 +402,8 @@ impl Arp {
         Ok(change)
     }
 
-    /// Sets back what a change has set. A setting that somebody else has changed since stays, and
-    /// is told.
+    /// Sets back what a change has set. A setting that another program has changed since stays,
+    /// and is told.
     ///
     /// # Errors
     /// As [`Arp`]; with [`Cause::NoInterface`] there is nothing to give back any more.

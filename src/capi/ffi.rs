@@ -37,7 +37,7 @@ pub(super) fn given<T>(pointer: Option<T>, name: &str) -> Result<T> {
 }
 
 /// A `const char *` of C: NULL, or a text that a NUL ends and that lives as long as this is used.
-/// C makes it, and whoever makes one here promises the same.
+/// C makes it, and code that makes one here promises the same.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Text(Option<NonNull<c_char>>);

@@ -55,7 +55,7 @@ impl Ipvs {
     ///
     /// # Errors
     /// As [`Ipvs::edit_destination`]; [`Cause::NoDestination`](crate::Cause::NoDestination) also
-    /// when somebody removes it meanwhile.
+    /// when another program removes it meanwhile.
     pub fn drain(&mut self, id: &ServiceId, address: SocketAddr, limit: Duration) -> Result<Drained> {
         let start = Instant::now();
         let before = self.destination(id, address)?.destination;

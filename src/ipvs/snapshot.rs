@@ -96,7 +96,8 @@ impl Ipvs {
             }
             found = again;
         }
-        let reason = format!("they changed during each of {READS} readings: does somebody rewrite them all the time?");
+        let reason =
+            format!("they changed during each of {READS} readings: does another program rewrite them all the time?");
         Err(Failure::Malformed(reason).explain("list the destinations of", id, |_| Cause::Other))
     }
 

@@ -24,7 +24,7 @@
 //!   `continue`, so that later filters are tried too, those of other programs included. Filters of
 //!   a lower priority number see packets before, filters of a higher one after they are marked.
 //! - A packet that bears the mark of a rule that overrides another one is left alone by the
-//!   latter, whoever set the mark.
+//!   latter, whichever program set the mark.
 //! - Put a rule on the interface that carries the VIP's subnet: on `eth0.100` for a VLAN, on
 //!   `bond0` and not on its slaves. For a macvlan, put it on the lower interface; the mark stays
 //!   with the packet.

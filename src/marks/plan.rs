@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_qdisc_is_removed_only_where_it_was_made_and_nobody_needs_it() {
+    fn a_qdisc_is_removed_only_where_it_was_made_and_is_not_needed() {
         let clsact = Some(Qdisc::Clsact);
         let mut seen = seen(
             &[

@@ -81,7 +81,7 @@ impl Failure {
     }
 }
 
-/// A netlink socket, connected to the kernel: nobody else's messages reach it.
+/// A netlink socket, connected to the kernel: messages of other sockets do not reach it.
 #[derive(Debug)]
 pub(crate) struct Socket {
     // Never cloned: the crate's `Clone` shares one descriptor that each clone closes.

@@ -7,7 +7,7 @@ use super::beacon::Beacon;
 
 /// Who does not hear the director for so long has missed sync messages too.
 const DEAF: Duration = Duration::from_secs(4);
-/// Without a director for so long there is nobody to learn from.
+/// Without a director for so long there is no node to learn from.
 const ALONE: Duration = Duration::from_secs(5);
 /// Beacons keep a node out of elections for so long at most, counted from its start. A node that
 /// lacks connections is better than none.
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn another_director_is_asked_anew_and_nobody_for_ever() {
+    fn another_director_is_asked_anew_and_none_for_ever() {
         let now = Instant::now();
         let mut learning = Learning::new(now);
         learning.heard(now, &director(7, (3, 100)), || 0);

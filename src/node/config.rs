@@ -20,8 +20,8 @@ pub enum VipOwner {
     /// The node itself, which also announces it.
     #[default]
     Node,
-    /// keepalived (`virtual_ipaddress`), or whoever elects the director. The node then cares for
-    /// the loopback VIP only.
+    /// keepalived (`virtual_ipaddress`), or another program that elects the director. The node
+    /// then cares for the loopback VIP only.
     Keepalived,
 }
 
@@ -96,8 +96,8 @@ pub struct Config {
     /// ARP settings, set before a VIP is put on `lo`. `None`: they are left alone.
     pub arp: Option<ArpConfig>,
     /// The services of the VIPs. They are loaded where the kernel has none of them, and again
-    /// changed when they are changed here; in between they belong to whoever edits the kernel's
-    /// table. `None`: the node loads nothing.
+    /// changed when they are changed here; in between they belong to the programs that edit the
+    /// kernel's table. `None`: the node loads nothing.
     pub services: Option<Table>,
     /// Where the node keeps its state: a directory for root alone, one for each node.
     pub state_dir: PathBuf,

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_how_often_ever_the_director_has_little_to_do() {
+    fn however_often_nodes_ask_the_director_has_little_to_do() {
         // 20 packets, each with another number.
         let began = simulate(30 * SECOND, SECOND / 4, |step| {
             if step % 5 == 0 && step < 100 { vec![1000 + u64::from(step)] } else { vec![] }

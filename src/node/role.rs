@@ -12,9 +12,9 @@ pub enum Role {
     Master,
     /// Serves what the director sends it.
     Backup,
-    /// As a backup: VRRP found a fault (a link down, say), and somebody else directs.
+    /// As a backup: VRRP found a fault (a link down, say), and another node directs.
     Fault,
-    /// As a backup: VRRP was stopped, and somebody else directs. The node goes on serving; to take
+    /// As a backup: VRRP was stopped, and another node directs. The node goes on serving; to take
     /// it out, see [`Node::release`](super::Node::release).
     Stop,
 }

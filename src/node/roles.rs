@@ -151,9 +151,9 @@ impl Node {
     /// Remembers that the node was told this role and has not reached it, where it has a role
     /// already. The lock is held.
     ///
-    /// Not a promotion of a node that owns its VIPs: what it has begun is recorded, and one that was
-    /// refused has changed nothing. A repair must not promote the node later, when another one was
-    /// promoted in its place. keepalived has moved its VIP before.
+    /// Not a promotion of a node that owns its VIPs: what it has begun is recorded, and one that
+    /// was refused has changed nothing. A repair must not promote the node later, when another one
+    /// was promoted in its place. keepalived has moved its VIP before.
     pub(super) fn record_unreached(&self, role: Role) {
         if role == Role::Master && self.config.vip_owner == VipOwner::Node {
             return;

@@ -132,7 +132,8 @@ impl Run {
         }
     }
 
-    /// Takes on a role, in brief where that is enough, and then what the next look at the whole finds.
+    /// Takes on a role, in brief where that is enough, and then what the next look at the whole
+    /// finds.
     fn take_on(&mut self, role: Role) {
         let world = &mut self.world;
         let brief =

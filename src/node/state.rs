@@ -442,7 +442,7 @@ impl StateDir {
         })
     }
 
-    /// Replaces what the node remembers: whoever reads, also after a crash, finds the old or the
+    /// Replaces what the node remembers: a reader, also after a crash, finds the old or the
     /// new.
     pub(super) fn save(&self, state: &State) -> Result<()> {
         let text = state.to_string();

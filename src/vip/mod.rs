@@ -2,8 +2,8 @@
 //!
 //! In direct routing every node holds the VIP, or it would not take the packets that the director
 //! passes on; but only the director may be found by it. So the VIP sits on the loopback interface,
-//! where (with the settings of [`arp`](crate::arp)) nobody is told of it, and the director's also
-//! on the interface that clients reach. [`Vips`] makes just these two forms:
+//! where (with the settings of [`arp`](crate::arp)) its neighbours do not learn of it, and the
+//! director's also on the interface that clients reach. [`Vips`] makes just these two forms:
 //!
 //! | [`Placement`] | IPv4 | IPv6 |
 //! |---|---|---|
@@ -175,7 +175,7 @@ pub struct AssignedAddress {
 }
 
 impl AssignedAddress {
-    /// Whether this is what [`Vips::add`] makes for `placement`, whoever made it.
+    /// Whether this is what [`Vips::add`] makes for `placement`, whichever program made it.
     pub fn fits(&self, placement: &Placement) -> bool {
         let form = match self.address {
             IpAddr::V4(_) => self.scope == placement.scope(),
@@ -187,8 +187,8 @@ impl AssignedAddress {
             && self.permanent
     }
 
-    /// Whether it belongs to somebody else, so that this crate neither changes nor removes it (see
-    /// [the rule](self#what-is-ours)).
+    /// Whether it belongs to another program, so that this crate neither changes nor removes it
+    /// (see [the rule](self#what-is-ours)).
     pub fn is_foreign(&self) -> bool {
         self.foreign_reason().is_some()
     }
@@ -266,7 +266,7 @@ impl fmt::Display for AssignedAddress {
 /// - [`Error::Refused`] with the kernel's errno: [`Cause::NoInterface`] (`ENODEV`),
 ///   [`Cause::Permission`] (`EPERM`), [`Cause::NoFamily`] (`EACCES`: IPv6 is switched off on this
 ///   interface; `EOPNOTSUPP`: in the kernel).
-/// - [`Error::NotVerified`] when the kernel took a change but does not show it: somebody else
+/// - [`Error::NotVerified`] when the kernel took a change but does not show it: another program
 ///   changed the address meanwhile.
 /// - [`Error::System`], [`Error::NoAnswer`] and [`Error::Malformed`] when the exchange itself
 ///   fails. The next call then opens a new socket.
@@ -349,7 +349,7 @@ impl Vips {
     /// once.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when the address is there and belongs to somebody else; also as
+    /// [`Error::Foreign`] when the address is there and belongs to another program; also as
     /// [`Vips`].
     pub fn add(&mut self, vip: IpAddr, placement: &Placement) -> Result<bool> {
         let spot = Spot::new(vip, placement)?;
@@ -364,7 +364,7 @@ impl Vips {
     /// Removes the VIP from this place, and says whether it was there.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when the address is there and belongs to somebody else; also as
+    /// [`Error::Foreign`] when the address is there and belongs to another program; also as
     /// [`Vips`].
     pub fn remove(&mut self, vip: IpAddr, placement: &Placement) -> Result<bool> {
         let spot = Spot::new(vip, placement)?;
@@ -381,8 +381,8 @@ impl Vips {
     /// the two it sits at both.
     ///
     /// # Errors
-    /// [`Error::Foreign`] when the address sits on a third interface, or belongs to somebody else
-    /// at one of the two; nothing is changed then. Also as [`Vips`].
+    /// [`Error::Foreign`] when the address sits on a third interface, or belongs to another
+    /// program at one of the two; nothing is changed then. Also as [`Vips`].
     pub fn relocate(&mut self, vip: IpAddr, from: &Placement, to: &Placement) -> Result<bool> {
         let spots = [Spot::new(vip, from)?, Spot::new(vip, to)?];
         self.route.link_of_name(to.interface())?;
@@ -410,7 +410,7 @@ impl Vips {
     ///
     /// # Errors
     /// [`Error::Foreign`] when the address sits on another interface without the mark, or belongs
-    /// to somebody else; nothing is changed then. Also as [`Vips`].
+    /// to another program; nothing is changed then. Also as [`Vips`].
     pub fn place(&mut self, vip: IpAddr, to: &Placement) -> Result<bool> {
         let elsewhere: Vec<AssignedAddress> =
             self.locate(vip)?.into_iter().filter(|f| f.interface != to.interface()).collect();
@@ -431,7 +431,7 @@ impl Vips {
     }
 
     /// Removes the VIP from `lo` and from `interface`, where it is ours there, and says whether it
-    /// was. What belongs to somebody else stays, as does the address on any other interface:
+    /// was. What belongs to another program stays, as does the address on any other interface:
     /// [`Vips::locate`] shows it.
     pub fn withdraw(&mut self, vip: IpAddr, interface: Option<&str>) -> Result<bool> {
         let interface = interface.map(|name| Placement::Interface(name.into()));
@@ -444,8 +444,8 @@ impl Vips {
 
     /// Tells the neighbours on this interface's link that the VIP is to be found here, so that
     /// they send to this node at once and not when their cache entry expires. Says whether there
-    /// was anyone to tell: on a loopback, point-to-point or `NOARP` interface nobody keeps such
-    /// entries, and nothing is sent.
+    /// was anyone to tell: on a loopback, point-to-point or `NOARP` interface no neighbour keeps
+    /// such entries, and nothing is sent.
     ///
     /// `times` announcements are sent in one go; keepalived sends 5, as a frame can be lost. It is
     /// good to announce again a few seconds later (RFC 5227 asks for 2 s, RFC 4861 for 1 s):
@@ -457,7 +457,8 @@ impl Vips {
     /// # Errors
     /// - [`Error::Refused`] with [`Cause::NoAddress`] (`EADDRNOTAVAIL`) when the interface does
     ///   not hold the VIP: its traffic would be drawn away from who does.
-    /// - [`Error::Refused`] with [`Cause::InterfaceDown`] (`ENETDOWN`) when nobody would hear it.
+    /// - [`Error::Refused`] with [`Cause::InterfaceDown`] (`ENETDOWN`) when no neighbour would
+    ///   hear it.
     /// - [`Error::Invalid`] when the link is not like Ethernet (InfiniBand).
     /// - [`Error::System`] when `CAP_NET_RAW` is missing (`EPERM`); also as [`Vips`].
     pub fn announce(&mut self, vip: IpAddr, interface: &str, times: u32) -> Result<bool> {

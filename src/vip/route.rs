@@ -138,7 +138,7 @@ impl RouteSocket {
                 }),
                 _ => None,
             })),
-            // ENETUNREACH; EINVAL where `from` is nobody's.
+            // ENETUNREACH; EINVAL where `from` is no address of this node.
             Err(Failure::Refused { .. }) => Ok(None),
             Err(failure) => Err(explain(failure, "look up the route to", to)),
         }

@@ -236,8 +236,8 @@ fn a_promotion_that_was_refused_is_not_made_up_for_later() {
     }
 }
 
-/// A demotion fails while a promotion waits for its turn: what it gives up and records comes before
-/// the promotion, not after it.
+/// A demotion fails while a promotion waits for its turn: what it gives up and records comes
+/// before the promotion, not after it.
 #[test]
 fn a_demotion_that_fails_undoes_no_later_promotion() {
     let bench = &Bench::new(Fence::Marks, Loopback::Always);

@@ -449,7 +449,8 @@ pub(crate) fn lend<F: FnOnce() -> i32>(work: F) -> Result<i32, i32> {
     wait(pid)
 }
 
-/// Makes a change in a process that dies before its step `number`. Says whether there was such a step.
+/// Makes a change in a process that dies before its step `number`. Says whether there was such a
+/// step.
 pub(crate) fn dies_before(number: usize, change: impl FnOnce(&mut dyn FnMut(&Step)) -> Result<Plan, Error>) -> bool {
     let mut count = 0;
     let mut die = |_: &Step| {

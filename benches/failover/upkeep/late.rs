@@ -19,7 +19,7 @@ const HEALTH_CHECK: Duration = Duration::from_secs(2);
 pub(super) fn tell(way: &Way, crash: bool, progress: Progress) -> Result<(Vec<(String, String)>, Value)> {
     Scene::build(way, progress)?.act(|scene| {
         scene.elect(&[0, 1])?;
-        // Its host is up, its server too; nobody directs to it.
+        // Its host is up, its server too; no director sends to it.
         scene.set_weight(LATE, 0)?;
         let load = Load::start(&scene.cluster, scene.start)?;
         scene.step("sessions are opened");

@@ -185,7 +185,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Builds the cluster and prepares its nodes for `way`; nobody directs yet.
+    /// Builds the cluster and prepares its nodes for `way`; none directs yet.
     pub(crate) fn build(count: usize, way: &Way) -> Result<Self> {
         let names: Vec<String> = (1..=count).map(|i| format!("n{i}")).collect();
         let namespaces = Namespaces::add(&names)?;
@@ -253,7 +253,7 @@ impl Cluster {
         let mac = self.nodes[node].mac()?;
         let begin = Instant::now();
         loop {
-            // To a port that nobody serves: the client asks for the MAC address if it has none.
+            // To a port without a server: the client asks for the MAC address if it has none.
             self.client.run(|| UdpSocket::bind((family().any(), 0))?.send_to(b"", (vip(), 9)))??;
             let neighbour = self.client.run(|| run(&format!("ip neighbour show {} dev eth0", vip()), ""))??;
             if neighbour.contains(&mac) {

@@ -37,7 +37,7 @@ pub(crate) struct Sighting {
 pub(crate) struct Request {
     pub(crate) sent: Duration,
     pub(crate) done: Duration,
-    /// The node that answered, or why nobody did.
+    /// The node that answered, or why none did.
     pub(crate) served: Result<usize, io::ErrorKind>,
 }
 
@@ -307,7 +307,7 @@ impl Record {
     pub(crate) fn check(&self) -> Result<()> {
         for turn in &self.turns {
             let from = &self.nodes[turn.from];
-            let election = self.election(turn).with_context(|| format!("nobody was seen to direct after {from}"))?;
+            let election = self.election(turn).with_context(|| format!("no node was seen to direct after {from}"))?;
             let after = turn.last_change() + election..turn.until;
             let served = self.requests.iter().filter(|r| after.contains(&r.sent) && r.served.is_ok()).count();
             ensure!(served > 0, "no request was answered after {} took over from {from}", self.nodes[turn.to]);
@@ -322,7 +322,7 @@ impl State {
         !self.on_interface && !self.on_loopback
     }
 
-    /// This node directs, and knows nobody to direct to: it serves all by itself.
+    /// This node directs, and has no other server: it serves all by itself.
     pub(crate) fn without_table(&self) -> bool {
         self.on_interface && self.destinations == 0
     }

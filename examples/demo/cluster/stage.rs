@@ -54,7 +54,7 @@ pub(crate) fn with_cluster<T>(
 }
 
 /// Starts keepalived, in the first node first: were they all to start at once, roles would change
-/// hands faster than notifications are carried out, in an order that nobody promises.
+/// hands faster than notifications are carried out, in no promised order.
 fn elect(cluster: &mut Cluster, way: &Way, progress: &mut Progress) -> Result<()> {
     progress.step("keepalived elects a director");
     if way.watched {

@@ -112,10 +112,10 @@ ipvsadm --save > /tmp/keepalived.ipvs
 ipvsadm --clear
 ";
 
-/// The seed as written: two sysctls, two scripts. They save and restore a table, so somebody has
-/// to load it first: by hand, on each node, before keepalived starts. It begins with to_backup.sh,
-/// which saves and clears the table; the same script on a node that is a backup already would save
-/// an empty one in its place.
+/// The seed as written: two sysctls, two scripts. They save and restore a table, so an operator
+/// has to load it first: by hand, on each node, before keepalived starts. It begins with
+/// to_backup.sh, which saves and clears the table; the same script on a node that is a backup
+/// already would save an empty one in its place.
 fn seed(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     node.sysctl("conf/all/arp_ignore", 3)?;
     node.sysctl("conf/all/arp_announce", 2)?;

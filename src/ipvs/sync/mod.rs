@@ -49,7 +49,7 @@ impl Ipvs {
     /// count; it need not run. Returns how many messages were sent. It takes 5 ms for each 16
     /// messages, some 600 connections.
     ///
-    /// Datagrams can be lost, and nobody acknowledges them. Who receives an entry that it has
+    /// Datagrams can be lost, and are not acknowledged. A node that receives an entry that it has
     /// already only learns of its state and timeout; one that it has with another real server it
     /// replaces.
     ///

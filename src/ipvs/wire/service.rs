@@ -73,7 +73,7 @@ pub(in crate::ipvs) fn encode(service: &Service) -> Attribute {
     Attribute::nested(SERVICE, all)
 }
 
-/// Reads a service. `None`: it has a protocol that no tool can give it, and so is nobody's here.
+/// Reads a service. `None`: it has a protocol that no tool can give it.
 pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<Option<ServiceEntry>, DecodeError> {
     let (mut af, mut protocol, mut addr, mut listen_port, mut mark) = (None, None, None, 0, None);
     let (mut scheduler, mut flags, mut timeout, mut mask, mut engine) = (None, 0, 0, None, None);

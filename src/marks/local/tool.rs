@@ -108,7 +108,7 @@ impl Tool {
         fs::read_to_string(tables).is_ok_and(|tables| tables.lines().any(|table| table == "mangle"))
     }
 
-    /// Sets a mark where it harms nobody. Returns why it did not work.
+    /// Sets a mark where it does no harm. Returns why it did not work.
     pub(super) fn try_out(&self) -> Result<(), String> {
         let vip = match self.kind {
             Kind::Xtables(Family::V6, _) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),

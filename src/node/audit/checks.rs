@@ -194,7 +194,7 @@ impl<'a> Case<'a> {
                 None if placement == Placement::Loopback => {
                     format!("{vip} is not on lo: this node does not take the packets that the director sends it")
                 }
-                None => format!("{vip} is not on {placement}: nobody answers for it"),
+                None => format!("{vip} is not on {placement}: no node answers for it"),
                 Some(found) => format!("{found} does not work: duplicate detection found it elsewhere, or goes on"),
             };
             let steps = self.take(|step| matches!(step, Step::AddVip(v, p) if *v == vip && *p == placement));

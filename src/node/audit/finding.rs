@@ -123,8 +123,8 @@ pub enum Kind {
         /// What counts there.
         ignore: IgnoreMode,
     },
-    /// This node names a VIP on `lo` as sender of its own ARP requests: whoever hears one sends
-    /// the VIP's packets here, until the director announces itself again (`arp_solicit()` in
+    /// This node names a VIP on `lo` as sender of its own ARP requests: a host that hears one
+    /// sends the VIP's packets here, until the director announces itself again (`arp_solicit()` in
     /// net/ipv4/arp.c). Helps: `arp_announce=2`.
     #[non_exhaustive]
     ArpAnnounce {
@@ -354,7 +354,7 @@ pub enum Kind {
         /// The timeout.
         timeout: Duration,
     },
-    /// No role can be taken on: something that belongs to somebody else is in the way, or the
+    /// No role can be taken on: an object of another program is in the way, or the
     /// table does not suit the fence.
     Blocked,
     /// Anything else that the role wants otherwise.

@@ -51,9 +51,11 @@ const REMIND: Duration = Duration::from_secs(60);
 /// Tables of two nodes that differ for longer are not about to become equal.
 const UNEQUAL: Duration = Duration::from_secs(30);
 /// Other nodes' beacons can cause so many log lines or changes of the director at once, and then
-/// one in this time.
+/// one in this time. So often a VIP is restored that another program removes again and again.
 const BURST: u32 = 8;
 const INTERVAL: Duration = Duration::from_secs(5);
+/// The index of `lo` in each network namespace.
+const LOOPBACK: u32 = 1;
 /// A beacon of a director that is new is answered, but not sooner than this after the last beacon.
 const ANSWER: Duration = Duration::from_millis(100);
 
@@ -131,6 +133,8 @@ enum Event {
     Heard(Instant, Heard),
     /// A neighbour has another MAC address, or does not answer any more.
     Neighbour(Neighbour),
+    /// An address was removed from the interface with this index.
+    AddressGone(IpAddr, u32),
     /// So many connections were sent to the other nodes.
     Told(Result<usize>),
 }
@@ -146,6 +150,10 @@ struct Member<'a> {
     /// What was seen to be missing at the last look, at which request.
     missing: Option<(u64, Vec<String>)>,
     under_way: Option<(u64, Instant)>,
+    /// A VIP was removed that this node has placed.
+    misses_vip: bool,
+    /// How often such a VIP is restored at once.
+    restores: Bucket,
     /// The warnings that were logged.
     warned: Vec<String>,
     /// The other node that directs, as it was set last.
@@ -262,6 +270,7 @@ pub fn run(
     loop {
         watch.next(&events);
         watch.follow(&tell);
+        watch.restore_vips(&tell);
         let now = Instant::now();
         if let Some(news) = watch.news.take().filter(|_| watch.learned_lines.take(now)) {
             tell(News::of("learned", &news));
@@ -320,6 +329,8 @@ impl<'a> Watch<'a> {
                 failed: None,
                 missing: None,
                 under_way: None,
+                misses_vip: false,
+                restores: Bucket::new(BURST, INTERVAL),
                 warned: Vec::new(),
                 director,
                 turns: Bucket::new(BURST, INTERVAL),
@@ -408,6 +419,7 @@ impl<'a> Watch<'a> {
                 Event::Heard(at, Heard::Presence(presence)) if presence.node != self.me => self.see(at, presence),
                 Event::Heard(..) => {}
                 Event::Neighbour(neighbour) => self.meet(&neighbour),
+                Event::AddressGone(address, index) => self.miss(address, index),
                 Event::Told(result) => self.finished = Some(result),
             }
         }
@@ -565,6 +577,39 @@ impl<'a> Watch<'a> {
         if let Some(mac) = neighbour.mac.filter(|_| neighbour.state.is_valid()) {
             let learned = self.members[0].node.learn_macs(&[address].into(), &[mac].into());
             self.learned |= learned.is_ok_and(|new| new);
+        }
+    }
+
+    /// An address was removed. keepalived removes its VIP itself, and notifies after it.
+    fn miss(&mut self, address: IpAddr, interface: u32) {
+        for member in &mut self.members {
+            let config = member.node.config();
+            let is_own = config.vip_owner == VipOwner::Node || interface == LOOPBACK;
+            member.misses_vip |= is_own && config.vips.contains(&address);
+        }
+    }
+
+    /// Restores VIPs that other programs have removed. A VIP that is removed again and again is left
+    /// to the look at the whole.
+    fn restore_vips(&mut self, tell: &impl Fn(News)) {
+        for index in 0..self.members.len() {
+            let member = &mut self.members[index];
+            let missed = std::mem::take(&mut member.misses_vip);
+            // A change of role removes VIPs, too.
+            if !missed || !matches!(member.node.role(), Ok(Some((_, true)))) || !member.restores.take(Instant::now()) {
+                continue;
+            }
+            match member.node.restore_vips() {
+                Ok(plan) => {
+                    let steps: Vec<String> = plan.steps().iter().map(Step::to_string).collect();
+                    self.counts.repairs += u64::from(!plan.is_empty());
+                    if !steps.is_empty() && self.is_new("repair", &steps.join("\n")) {
+                        steps.iter().for_each(|step| tell(News::of("repair", step)));
+                    }
+                }
+                Err(Error::Superseded { .. }) => {}
+                Err(error) => self.fail("repair", &error, tell),
+            }
         }
     }
 
@@ -908,11 +953,14 @@ fn listen_to_neighbours(netns: &Netns, sender: &SyncSender<Event>) -> Result<()>
         // Interrupted by a signal it looks, and waits again.
         let _ = poll(&mut descriptors, None);
         while let Some(event) = monitor.next()? {
-            if let MonitorEvent::Neighbour(neighbour) = event {
-                // Of more than there can be nodes, some are lost; the next look at the whole finds
-                // them.
-                let _ = sender.try_send(Event::Neighbour(neighbour));
-            }
+            let event = match event {
+                MonitorEvent::Neighbour(neighbour) => Event::Neighbour(neighbour),
+                MonitorEvent::AddressGone { address, index } => Event::AddressGone(address, index),
+                _ => continue,
+            };
+            // Of more than there can be nodes, some are lost; the next look at the whole finds
+            // them.
+            let _ = sender.try_send(event);
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Changes of neighbours and interfaces, as they happen.
+//! Changes of neighbours, interfaces and addresses, as they happen.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::neighbours::Neighbour;
+use super::neighbours::{Neighbour, read_address};
 use crate::error::{Error, Result};
-use crate::netlink::{Link, Listener, RouteClient, RouteMessage};
+use crate::netlink::{Link, Listener, RouteClient, RouteMessage, attributes};
 use crate::netns::Netns;
 
-/// Receives the kernel's notifications about neighbours and interfaces of one network namespace
-/// (`RTNLGRP_NEIGH`, `RTNLGRP_LINK`).
+/// Receives the kernel's notifications about neighbours, interfaces and addresses of one network
+/// namespace (`RTNLGRP_NEIGH`, `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`).
 ///
 /// Wait for its descriptor to become readable (poll(2)), then call [`Monitor::next`] until it
 /// returns `None`. Open it before reading the neighbours, so that no change is missed between the
@@ -44,6 +45,20 @@ pub enum Event {
         /// Its index.
         index: u32,
     },
+    /// An address of an interface is new or changed.
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// The interface's index.
+        index: u32,
+    },
+    /// An address of an interface was removed.
+    AddressGone {
+        /// The address.
+        address: IpAddr,
+        /// The interface's index.
+        index: u32,
+    },
     /// Notifications were lost, because they came faster than they were read (`ENOBUFS`): read
     /// everything again.
     Missed,
@@ -60,7 +75,8 @@ impl Monitor {
     /// # Errors
     /// [`Error::System`] when the socket cannot be opened.
     pub fn open_in(netns: Netns) -> Result<Self> {
-        let groups = 1 << (libc::RTNLGRP_LINK - 1) | 1 << (libc::RTNLGRP_NEIGH - 1);
+        let groups = [libc::RTNLGRP_LINK, libc::RTNLGRP_NEIGH, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR];
+        let groups = groups.into_iter().fold(0, |all, group| all | 1 << (group - 1));
         let listener = netns.run(|| Listener::open(groups))?.map_err(|e| Error::system("open", WHAT, e))?;
         let client = RouteClient::open(netns)?;
         Ok(Monitor { listener, client, names: BTreeMap::new(), pending: VecDeque::new() })
@@ -95,6 +111,12 @@ impl Monitor {
         if let Some(link) = Link::read(message) {
             return Ok(self.link_event(message, link));
         }
+        if let Some((address, index)) = read_address_change(message) {
+            return Ok(Some(match message.kind() {
+                libc::RTM_NEWADDR => Event::Address { address, index },
+                _ => Event::AddressGone { address, index },
+            }));
+        }
         let Some(mut neighbour) = Neighbour::read(message) else { return Ok(None) };
         let Some(name) = self.name(neighbour.index)? else { return Ok(None) };
         neighbour.interface = name;
@@ -128,6 +150,24 @@ impl Monitor {
         self.names.insert(index, link.name.clone());
         Ok(Some(link.name))
     }
+}
+
+/// The address that a message is about, and its interface's index (`struct ifaddrmsg`). An address
+/// with a peer stands in `IFA_LOCAL`, IPv6 without one in `IFA_ADDRESS` alone.
+fn read_address_change(message: &RouteMessage) -> Option<(IpAddr, u32)> {
+    if !matches!(message.kind(), libc::RTM_NEWADDR | libc::RTM_DELADDR) {
+        return None;
+    }
+    let (&[family, _, _, _, i0, i1, i2, i3], octets) = message.split::<8>()?;
+    let (mut local, mut other) = (None, None);
+    for (kind, value) in attributes(octets) {
+        match kind {
+            libc::IFA_LOCAL => local = read_address(i32::from(family), value),
+            libc::IFA_ADDRESS => other = read_address(i32::from(family), value),
+            _ => {}
+        }
+    }
+    Some((local.or(other)?, u32::from_ne_bytes([i0, i1, i2, i3])))
 }
 
 const WHAT: &str = "the socket for changes of neighbours";

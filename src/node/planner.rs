@@ -594,6 +594,21 @@ fn promotion_steps(config: &Config, state: &State, group: &Group, seen: &Observa
     steps
 }
 
+/// Plans to place the VIPs again that the node has placed for its role, from an observation in brief.
+/// Empty while a role is under way.
+pub(super) fn restoration(config: &Config, state: &State, seen: &Observation) -> Result<Vec<Step>> {
+    let group = state.group(&config.group);
+    refuse_foreign_vips(config, state, seen)?;
+    Ok(match group.role {
+        Some((Role::Master, true)) => {
+            let memory = Memory { state: state.clone(), ..Memory::default() };
+            brief(config, &memory, &group, seen).arrive(&Placement::Interface(config.interface.clone()))
+        }
+        Some((_, true)) => add(config, seen, &Placement::Loopback),
+        _ => Vec::new(),
+    })
+}
+
 /// What is left to do of a promotion that was carried out, from an observation in brief.
 pub(super) fn left_of_promotion(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
     let steps = promotion_steps(config, state, &state.group(&config.group), seen);

@@ -42,6 +42,23 @@ impl Node {
         })
     }
 
+    /// Places VIPs again that another program has removed, without a look at anything else: for
+    /// programs that follow the kernel's notifications (see [`Monitor`](crate::marks::Monitor)).
+    ///
+    /// # Errors
+    /// As [`Node::repair`].
+    pub fn restore_vips(&mut self) -> Result<Plan> {
+        self.beside("repair", Duration::ZERO, |node, request| {
+            let state = node.dir.load()?;
+            let seen = node.observe_in_brief(&state)?;
+            let steps = planner::restoration(&node.config, &state, &seen)?;
+            // They are remembered as placed.
+            let plan = Plan { steps, warnings: Vec::new(), during: state.clone(), after: state };
+            node.run(&plan, request, &mut |_: &Step| ())?;
+            Ok(plan)
+        })
+    }
+
     /// Stops this node's sync daemons and starts them again. The kernel's daemons stay with the
     /// interface that they were started on: when it was removed, and another one of its name was
     /// made, they neither send nor receive, without an error.

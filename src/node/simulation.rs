@@ -10,7 +10,8 @@ use std::env;
 use super::config::VipOwner;
 use super::fence::Fence;
 use super::model::{SERVICES, VIP, World, config, ip, located};
-use super::planner::{for_release, promotion};
+use super::plan::Plan;
+use super::planner::{for_release, promotion, restoration};
 use super::role::Role;
 use crate::arp::{ArpTarget, Settings};
 use crate::ipvs::{SyncRole, Table};
@@ -49,6 +50,8 @@ enum Event {
     Killed(Role, usize),
     /// What other programs have changed is repaired.
     Repair,
+    /// VIPs that another program has removed are placed again.
+    Restore,
     /// A health check sets the weight of a server.
     Weight(u32),
     /// An operator flushes the table.
@@ -68,7 +71,7 @@ enum Event {
 }
 
 fn event(random: &mut Random) -> Event {
-    match random.next(20) {
+    match random.next(22) {
         0..6 => Event::Role(random.pick(&Role::ALL)),
         6..10 => Event::Killed(random.pick(&Role::ALL), random.next(12)),
         10..12 => Event::Repair,
@@ -82,6 +85,7 @@ fn event(random: &mut Random) -> Event {
             Event::DaemonStopped(SyncRole::Backup),
         ]),
         18 => Event::NewMac(random.next(4) as u8),
+        19 | 20 => Event::Restore,
         _ => Event::Reboot,
     }
 }
@@ -118,6 +122,10 @@ impl Run {
 
     fn role(&self) -> Option<Role> {
         self.world.memory.state.groups.get("").and_then(|group| group.role).map(|(role, _)| role)
+    }
+
+    fn reached(&self) -> bool {
+        self.world.memory.state.groups.get("").is_some_and(|group| group.role.is_some_and(|(_, reached)| reached))
     }
 
     /// keepalived moves its VIP before it notifies.
@@ -173,6 +181,20 @@ impl Run {
                     let before = self.services();
                     self.take_on(role);
                     self.expect_reached(role, &before);
+                }
+            }
+            Event::Restore => {
+                let world = &mut self.world;
+                let steps = restoration(&world.config, &world.memory.state, &world.seen).unwrap();
+                let state = world.memory.state.clone();
+                let plan = Plan { steps, warnings: Vec::new(), during: state.clone(), after: state };
+                plan.steps().iter().for_each(|step| world.act(step, &plan));
+                if self.reached() {
+                    assert!(self.is_placed("lo"), "{}", self.fail("restored: VIP on lo"));
+                    let directs = self.role() == Some(Role::Master);
+                    if directs && self.world.config.vip_owner == VipOwner::Node {
+                        assert!(self.is_placed("eth0"), "{}", self.fail("restored: VIP on the interface"));
+                    }
                 }
             }
             Event::Weight(weight) => {

@@ -419,6 +419,24 @@ fn what_others_change_is_repaired() {
     assert!(nodes[1].metric("lvs_node_warnings") >= 1);
 }
 
+/// The kernel's notification is enough; no look at the whole is needed.
+#[test]
+fn a_vip_that_another_program_removes_is_back_at_once() {
+    let (client, nodes) = cluster("");
+    for (number, interface, vip) in
+        [(0, INTERFACE, VIP), (0, "lo", VIP), (0, INTERFACE, VIP6), (1, "lo", VIP), (1, "lo", VIP6)]
+    {
+        let node = &nodes[number];
+        let length = if vip == VIP { 32 } else { 128 };
+        node.ip(&format!("address del {vip}/{length} dev {interface}"));
+        let took = soon("the VIP", &nodes, || node.ip(&format!("address show dev {interface}")).contains(vip));
+        println!("{vip} on {interface} of node {number} after {took:?}");
+        let line = format!("repair: VIP: add {vip} to {interface}");
+        soon("the line of the log", &nodes, || node.log().contains(&line));
+    }
+    assert!(session(&client, VIP).0.ask().is_some());
+}
+
 #[test]
 fn the_director_is_followed_and_a_dead_one_is_not() {
     let (client, mut nodes) = cluster_of(&[11, 12, 13], "");

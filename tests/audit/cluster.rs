@@ -228,8 +228,13 @@ pub struct Flow(UdpSocket);
 
 impl Flow {
     pub fn open(client: &Host, address: SocketAddr) -> Self {
+        Flow::open_from(client, 0, address)
+    }
+
+    /// From this port, which a scheduler may hash.
+    pub fn open_from(client: &Host, port: u16, address: SocketAddr) -> Self {
         let socket =
-            client.run(|| UdpSocket::bind(SocketAddr::new(client.addresses[usize::from(address.is_ipv6())], 0)));
+            client.run(|| UdpSocket::bind(SocketAddr::new(client.addresses[usize::from(address.is_ipv6())], port)));
         let socket = socket.unwrap();
         client.run(|| socket.connect(address)).unwrap();
         Flow(socket)

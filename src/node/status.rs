@@ -106,7 +106,8 @@ impl Node {
             repair::plan(&self.config, &memory, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
         let arp = seen.arp_of(&ArpTarget::Interface(self.config.interface.clone()));
         if let Some(Err(error)) = arp.is_none().then(|| check_interfaces(&self.config, &self.arp)) {
-            warnings.push(error.to_string());
+            // What follows from it comes after it.
+            warnings.insert(0, error.to_string());
             drift.clear();
         }
         let arp = arp.map_or(seen.arp_all, |own| own.joined(seen.arp_all));

@@ -15,15 +15,20 @@ use crate::netns::Netns;
 /// Tries whether the kernel can mark packets, in a network namespace made for it; loads the
 /// modules where it can.
 ///
-/// Needs `CAP_SYS_ADMIN` for the namespace.
+/// Without `CAP_SYS_ADMIN`, which the namespace needs, nothing is tried: a rule that the kernel
+/// refuses says then what is missing.
 ///
 /// # Errors
 /// - [`Error::Refused`] with [`Cause::NoTcModule`](crate::Cause::NoTcModule) when a module is
 ///   missing; the message names the module (`sch_ingress`, `cls_bpf`, `act_skbedit`) and the
 ///   packages that hold it.
-/// - [`Error::System`] when no namespace can be made (`EPERM`); also as [`Marks`](super::Marks).
+/// - [`Error::System`] when no namespace can be made (`ENOSPC`: too many); also as
+///   [`Marks`](super::Marks).
 pub fn supported() -> Result<()> {
-    in_new_namespace(attempt).map_err(|e| Error::system("create", "a network namespace to try tc filters in", e))?
+    match in_new_namespace(attempt) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        tried => tried.map_err(|e| Error::system("create", "a network namespace to try tc filters in", e))?,
+    }
 }
 
 fn attempt() -> Result<()> {

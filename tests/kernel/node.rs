@@ -1055,7 +1055,12 @@ fn a_vip_that_is_somebody_elses_is_left_alone() {
     // What comes later is not removed either.
     ip("address del 192.0.2.254/32 dev bond0");
     ip("address add 192.0.2.254/32 dev peer0");
-    bench.expect_refusal(Role::Backup, |e| matches!(e, Error::Foreign { .. }), &["peer0"]);
+    let error = bench.refused(Role::Backup);
+    assert!(matches!(&error, Error::Demotion { error, .. } if matches!(**error, Error::Foreign { .. })), "{error:?}");
+    assert_says(&error, &["peer0", "directs no longer"]);
+    let left = addresses();
+    assert!(left.contains("peer0 192.0.2.254/32 scope global"), "{left:?}");
+    assert!(!left.iter().any(|line| line.starts_with("bond0 2001:db8::fe/")), "{left:?}");
     assert!(bench.node().status().unwrap().warnings[0].contains("peer0"));
     bench.node().release(|_| ()).unwrap();
     assert!(addresses().contains("peer0 192.0.2.254/32 scope global"));

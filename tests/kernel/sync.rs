@@ -278,10 +278,10 @@ fn a_connection_whose_first_packet_was_repeated_is_told_of() {
     }
 }
 
-/// Connections of the node's marks are the node's own: elsewhere they would lead to port 1 of this
-/// node, where nothing listens.
+/// Connections of the node's marks lead to port 1 of this node, where nothing listens: the other
+/// nodes get them as connections to the port of the service.
 #[test]
-fn connections_of_the_marks_are_not_sent() {
+fn connections_of_the_marks_are_sent_as_connections_to_the_service() {
     enter_switch();
     let [client, director, peer, backup] = [1, 11, 12, 13].map(host);
     serve(&director, 11);
@@ -316,18 +316,22 @@ fn connections_of_the_marks_are_not_sent() {
         let status = node.status().unwrap();
         (status.connections(), status.marked, node.known_connections().unwrap())
     };
-    assert_eq!((counts(&mut first), first.resync().unwrap()), ((0, 10, 10), 0));
+    assert_eq!((counts(&mut first), first.resync().unwrap()), ((0, 10, 10), 10));
 
     add_vips(&peer, "lo");
     let mut sessions = open(&client, 6);
     assert!(sessions.iter_mut().all(|session| session.ask().is_some()));
     let ordinary: BTreeSet<String> = known(&director).difference(&of_marks).cloned().collect();
     assert_eq!((ordinary.len(), counts(&mut first)), (12, (12, 10, 22)), "{ordinary:?}");
+    let to_service = |row: &String| {
+        row.replace(" 192.0.2.11:1 ", " 192.0.2.11:80 ").replace(" [2001:db8::11]:1 ", " [2001:db8::11]:80 ")
+    };
+    let ordinary: BTreeSet<String> = ordinary.into_iter().chain(of_marks.iter().map(to_service)).collect();
     // The kernel's own daemon sends what it has been waiting with.
     std::thread::sleep(Duration::from_secs(3));
     let mut second = node(&backup);
     second.become_role(Role::Backup).unwrap();
-    assert_eq!(first.resync().unwrap(), 12);
+    assert_eq!(first.resync().unwrap(), 22);
     let start = Instant::now();
     while known(&backup) != ordinary {
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", known(&backup));

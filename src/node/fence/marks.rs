@@ -243,7 +243,10 @@ pub(in crate::node) fn seen_by_others(
             return Some(connection);
         }
         connection.destination.set_port(connection.service.port());
-        (own.contains(&to) && servers.contains(&connection.destination)).then_some(connection)
+        // A closed one does not replace what the kernel's daemon has sent of it, which counts for
+        // no destination (ip_vs_proc_conn() in net/netfilter/ipvs/ip_vs_sync.c).
+        let is_open = matches!(connection.state.as_str(), "ESTABLISHED" | "SYN_RECV" | "UDP");
+        (is_open && own.contains(&to) && servers.contains(&connection.destination)).then_some(connection)
     }
 }
 

@@ -54,6 +54,8 @@ const UNEQUAL: Duration = Duration::from_secs(30);
 /// one in this time. So often a VIP is restored that another program removes again and again.
 const BURST: u32 = 8;
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Time limit for the list of connections, where the counters show fewer than there are to know.
+const LISTING: Duration = Duration::from_millis(500);
 /// The index of `lo` in each network namespace.
 const LOOPBACK: u32 = 1;
 /// A beacon of a director that is new is answered, but not sooner than this after the last beacon.
@@ -541,7 +543,13 @@ impl<'a> Watch<'a> {
             let members = &mut self.members;
             if let Some(Learned { known, of }) = self.learning.heard(now, &beacon, || {
                 let found: Vec<Status> = members.iter_mut().filter_map(|member| member.node.status().ok()).collect();
-                known_by(found.iter())
+                let counted = known_by(found.iter());
+                // What another director's daemon has sent of its marks counts for no destination.
+                let listed = match counted < beacon.told.1 {
+                    true => members[0].node.known_connections_within(LISTING).unwrap_or_default() as u64,
+                    false => 0,
+                };
+                counted.max(listed)
             }) {
                 (self.counts.known, self.counts.knows_all) = (known, known >= of);
                 self.news = Some(format!("knows {known} of {of} connections"));

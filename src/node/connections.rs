@@ -17,10 +17,22 @@ impl Node {
     /// # Errors
     /// As [`Ipvs::connections`](crate::ipvs::Ipvs::connections).
     pub fn known_connections(&mut self) -> Result<usize> {
+        self.count_connections(None)
+    }
+
+    /// The same of the connections that are read within this time.
+    ///
+    /// # Errors
+    /// As [`Node::known_connections`].
+    pub fn known_connections_within(&mut self, limit: Duration) -> Result<usize> {
+        self.count_connections(Some(limit))
+    }
+
+    fn count_connections(&mut self, limit: Option<Duration>) -> Result<usize> {
         let mut known = 0;
         let (table, _) = self.tables()?;
         let make = sync::maker(&table);
-        self.each_connection(LASTING, None, |connection| known += usize::from(make(&connection).is_some()))?;
+        self.each_connection(LASTING, limit, |connection| known += usize::from(make(&connection).is_some()))?;
         Ok(known)
     }
 

@@ -406,7 +406,8 @@ fn states_come_in_every_order_and_some_are_lost() {
         assert_eq!(on("bond0"), last == "master", "{what}");
         rounds += 1;
     }
-    assert_eq!((rounds, descriptors()), (24, before));
+    // What an earlier test has left open may be closed meanwhile.
+    assert!(rounds == 24 && descriptors() <= before, "{rounds} rounds, {} descriptors, {before} before", descriptors());
 }
 
 #[test]

@@ -597,8 +597,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Restores VIPs that other programs have removed. A VIP that is removed again and again is left
-    /// to the look at the whole.
+    /// Restores VIPs that other programs have removed. A VIP that is removed again and again is
+    /// left to the look at the whole.
     fn restore_vips(&mut self, tell: &impl Fn(News)) {
         for index in 0..self.members.len() {
             let member = &mut self.members[index];

@@ -11,7 +11,7 @@
 //! # Ok::<(), lvs_dr::Error>(())
 //! ```
 //!
-//! What each does is told in the kernel's Documentation/networking/ipvs-sysctl.rst.
+//! What each does is described in the kernel's Documentation/networking/ipvs-sysctl.rst.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -124,7 +124,7 @@ impl sealed::Value for String {
     }
 }
 
-/// When a connection is told to the backups: at its packet number `first`, and then at every
+/// When a connection is sent to the backups: at its packet number `first`, and then at every
 /// `period`-th.
 ///
 /// With direct routing a director sees the client's packets only: 2, the last of the handshake, is
@@ -207,26 +207,26 @@ settings! {
     /// An SCTP connection may begin with any packet.
     SLOPPY_SCTP: bool = "sloppy_sctp";
     /// A TCP connection may begin with any packet but RST and FIN: needed where a director takes
-    /// over sessions that it was never told of.
+    /// over sessions that it never received.
     SLOPPY_TCP: bool = "sloppy_tcp";
     /// Answers of NATed servers are routed anew.
     SNAT_REROUTE: bool = "snat_reroute";
     /// How the largest table of services follows their number (kernel 7.2 and later): a load
     /// factor, as a power of 2.
     SVC_LFACTOR: i32 = "svc_lfactor";
-    /// Templates only are told to the backups, where their service is persistent.
+    /// Templates only are sent to the backups, where their service is persistent.
     SYNC_PERSIST_MODE: bool = "sync_persist_mode";
     /// How many threads and UDP ports the daemons use: 1, 2, 4, 8, 16, 32 or 64.
     SYNC_PORTS: i32 = "sync_ports";
     /// How much memory sync messages may queue in: in pages.
     SYNC_QLEN_MAX: u64 = "sync_qlen_max";
-    /// How long an unchanged connection is not told again.
+    /// How long an unchanged connection is not sent again.
     SYNC_REFRESH_PERIOD: Duration = "sync_refresh_period";
-    /// How often a change is told again within a second.
+    /// How often a change is sent again within a second.
     SYNC_RETRIES: i32 = "sync_retries";
     /// The sync sockets' buffers, in octets; 0 leaves the system's default.
     SYNC_SOCK_SIZE: i32 = "sync_sock_size";
-    /// When a connection is told to the backups.
+    /// When a connection is sent to the backups.
     SYNC_THRESHOLD: SyncThreshold = "sync_threshold";
     /// The version of the sync protocol: 0 (kernels before 2.6.39), or 1.
     SYNC_VERSION: i32 = "sync_version";

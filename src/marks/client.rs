@@ -283,7 +283,7 @@ impl Marks {
                 Err(error) => collect(changes[0].0, Err(error))?,
             }
         }
-        // The first in the plan is the one that is told of.
+        // The first in the plan is the one that is reported.
         failures.sort_by_key(|(at, _)| *at);
         Ok(())
     }

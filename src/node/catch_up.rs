@@ -12,10 +12,10 @@ const ALONE: Duration = Duration::from_secs(5);
 /// Beacons keep a node out of elections for so long at most, counted from its start. A node that
 /// lacks connections is better than none.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Who counts so few so often in a row has missed some; who still does when it has been told of
-/// all counts otherwise than the director.
+/// A node that counts so few so often in a row has missed some; one that still does when it was
+/// sent all counts otherwise than the director.
 const PATIENCE: u32 = 5;
-/// Datagrams can be lost: it is told of everything again. More often would help no more.
+/// Datagrams can be lost: all connections are sent again, at most this often.
 const TRIES: u32 = 5;
 
 /// What a node knows, of what there is to know.
@@ -23,17 +23,17 @@ const TRIES: u32 = 5;
 pub struct Learned {
     /// Connections known here.
     pub known: u64,
-    /// Connections that the director has told of.
+    /// Connections that the director has sent.
     pub of: u64,
 }
 
 /// How far a node is with learning the director's connections: from the beacons that it hears it
-/// decides when to ask to be told of all of them (again). Without a kernel or a clock of its own.
+/// decides when to ask for all of them (again). Without a kernel or a clock of its own.
 #[derive(Debug)]
 pub struct Learning {
     since: Instant,
     asks: bool,
-    /// The director that was asked, and how often it had told of everything before.
+    /// The director that was asked, and how often it had sent all connections before.
     base: Option<(u64, u64)>,
     tries: u32,
     heard_at: Option<Instant>,
@@ -80,7 +80,7 @@ impl Learning {
         }
         let (times, of) = director.told;
         let told_before = self.base.replace((director.node, times));
-        // What another director had told before it was asked says nothing.
+        // What another director had sent before it was asked says nothing.
         let told = told_before.is_some_and(|(node, before)| node == director.node && times > before);
         if !self.asks || !told {
             return None;
@@ -121,7 +121,7 @@ mod tests {
         let now = Instant::now();
         let mut learning = Learning::new(now);
         assert!(learning.asks() && !learning.may_direct(now));
-        // What was told before it asked says nothing.
+        // What was sent before it asked says nothing.
         assert_eq!(learning.heard(now, &director(7, (3, 100)), || 100), None);
         assert_eq!(learning.heard(now, &director(7, (3, 100)), || 100), None);
         // Some of it was lost.
@@ -206,7 +206,7 @@ mod tests {
                 learning.asks()
             })
         };
-        // Being told of all again does not help.
+        // Sending all again does not help.
         let counts = [5, 10, 20].map(Some);
         assert_eq!([(); 3].map(|()| asks_after(&mut learning, 10)), counts);
         assert_eq!(asks_after(&mut learning, 95), None);

@@ -142,6 +142,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Steps that change nothing of what is remembered.
+    pub(super) fn beside(state: &State, steps: Vec<Step>) -> Self {
+        Plan { steps, warnings: Vec::new(), during: state.clone(), after: state.clone() }
+    }
+
     /// The steps.
     pub fn steps(&self) -> &[Step] {
         &self.steps

@@ -57,7 +57,7 @@ impl Memory {
 /// Plans a role.
 ///
 /// The order is what keeps sessions. Both roles have the VIP on `lo` before it leaves the
-/// interface, and nothing is put on `lo` before ARP is told to keep quiet about it. A director has
+/// interface, and nothing is put on `lo` before the ARP settings hide it. A director has
 /// its table before it has the VIP. A former director gives up the VIP first, and its sync daemon
 /// last.
 pub(super) fn for_role(config: &Config, role: Role, apply: Apply, memory: &Memory, seen: &Observation) -> Result<Plan> {
@@ -594,8 +594,8 @@ fn promotion_steps(config: &Config, state: &State, group: &Group, seen: &Observa
     steps
 }
 
-/// Plans to place the VIPs again that the node has placed for its role, from an observation in brief.
-/// Empty while a role is under way.
+/// Plans to place the VIPs again that the node has placed for its role, from an observation in
+/// brief. Empty while a role is under way.
 pub(super) fn restoration(config: &Config, state: &State, seen: &Observation) -> Result<Vec<Step>> {
     let group = state.group(&config.group);
     refuse_foreign_vips(config, state, seen)?;

@@ -53,7 +53,7 @@ impl Node {
             let seen = node.observe_in_brief(&state)?;
             let steps = planner::restoration(&node.config, &state, &seen)?;
             // They are remembered as placed.
-            let plan = Plan { steps, warnings: Vec::new(), during: state.clone(), after: state };
+            let plan = Plan::beside(&state, steps);
             node.run(&plan, request, &mut |_: &Step| ())?;
             Ok(plan)
         })
@@ -89,6 +89,5 @@ pub(super) fn plan(config: &Config, memory: &Memory, seen: &Observation) -> Resu
 }
 
 fn nothing(memory: &Memory) -> Plan {
-    let state = &memory.state;
-    Plan { steps: Vec::new(), warnings: Vec::new(), during: state.clone(), after: state.clone() }
+    Plan::beside(&memory.state, Vec::new())
 }

@@ -347,14 +347,16 @@ mod tests {
         Requests::new(&path, "")
     }
 
+    fn begun(requests: &Requests) -> Request {
+        let request = requests.draw("backup").unwrap();
+        request.begin();
+        request
+    }
+
     #[test]
     fn requests_are_numbered_and_one_works_at_a_time() {
         let dir = requests("lock");
-        let draw = || {
-            let request = dir.draw("backup").unwrap();
-            request.begin();
-            request
-        };
+        let draw = || begun(&dir);
         let (first, second) = (draw(), draw());
         assert_eq!((first.number, second.number, dir.latest().unwrap()), (1, 2, 2));
         assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(2), Later::None));
@@ -410,11 +412,7 @@ mod tests {
     #[test]
     fn damaged_and_locked_files_hold_up_no_request() {
         let dir = requests("damaged");
-        let draw = || {
-            let request = dir.draw("backup").unwrap();
-            request.begin();
-            request
-        };
+        let draw = || begun(&dir);
         drop(draw());
         for damaged in [&b""[..], b"endee\n", b"ended\nended\n", b"\xff\0"] {
             let waiting = draw();
@@ -442,11 +440,7 @@ mod tests {
     #[test]
     fn the_files_of_superseded_and_killed_requests_are_removed() {
         let dir = requests("removed");
-        let draw = || {
-            let request = dir.draw("backup").unwrap();
-            request.begin();
-            request
-        };
+        let draw = || begun(&dir);
         let (first, killed, third) = (draw(), draw(), draw());
         flock(killed.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
         drop(third);

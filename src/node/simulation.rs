@@ -186,8 +186,7 @@ impl Run {
             Event::Restore => {
                 let world = &mut self.world;
                 let steps = restoration(&world.config, &world.memory.state, &world.seen).unwrap();
-                let state = world.memory.state.clone();
-                let plan = Plan { steps, warnings: Vec::new(), during: state.clone(), after: state };
+                let plan = Plan::beside(&world.memory.state, steps);
                 plan.steps().iter().for_each(|step| world.act(step, &plan));
                 if self.reached() {
                     assert!(self.is_placed("lo"), "{}", self.fail("restored: VIP on lo"));

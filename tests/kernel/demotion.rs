@@ -7,50 +7,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvs_dr::Error;
-use lvs_dr::node::{Config, Fence, Loopback, Node, OwnRequests, Role, VipOwner};
+use lvs_dr::node::{Fence, Loopback, Role, VipOwner};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::arp::enter_new_mount_namespace;
 use crate::lab::{ip, ipvsadm, run};
-use crate::node::{
-    TABLE, VIPS, add_second_node, addresses, enter_node_netns, exit_code, new_path, rule_count, sync_daemons,
-};
+use crate::node::{Bench, VIPS, addresses, exit_code, rule_count, sync_daemons};
 
-struct Bench {
-    config: Config,
+/// A node with configured services.
+fn bench(fence: Fence, loopback: Loopback) -> Bench {
+    Bench::new(fence, true).with(|config| config.loopback = loopback)
 }
 
-impl Bench {
-    fn new(fence: Fence, loopback: Loopback) -> Self {
-        enter_node_netns();
-        add_second_node();
-        let mut config = Config::new("bond0", VIPS.map(|vip| vip.parse().unwrap()));
-        config.state_dir = new_path();
-        config.fence = fence;
-        config.loopback = loopback;
-        config.marks.own_requests = OwnRequests::LeftAlone;
-        config.services = Some(TABLE.parse().unwrap());
-        Bench { config }
-    }
-
-    fn node(&self) -> Node {
-        Node::open(self.config.clone()).unwrap()
-    }
-
-    fn state_dir(&self) -> String {
-        self.config.state_dir.display().to_string()
-    }
-
-    fn edit_state(&self, edit: impl FnOnce(String) -> String) {
-        let file = self.config.state_dir.join("state");
-        fs::write(&file, edit(fs::read_to_string(&file).unwrap())).unwrap();
-    }
+fn state_dir(bench: &Bench) -> String {
+    bench.config.state_dir.display().to_string()
 }
 
-impl Drop for Bench {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.config.state_dir);
-    }
+fn edit_state(bench: &Bench, edit: impl FnOnce(String) -> String) {
+    let file = bench.config.state_dir.join("state");
+    fs::write(&file, edit(fs::read_to_string(&file).unwrap())).unwrap();
 }
 
 /// The VIPs that are on the node's interface.
@@ -81,21 +56,21 @@ const TROUBLES: [Trouble; 7] = [
     (
         "the state directory is full",
         |bench| {
-            run(&format!("mount -t tmpfs -o size=12k,mode=700 none {}", bench.state_dir()));
+            run(&format!("mount -t tmpfs -o size=12k,mode=700 none {}", state_dir(bench)));
             fs::write(bench.config.state_dir.join("full"), [0; 1 << 12]).unwrap();
             let _ = fs::write(bench.config.state_dir.join("more"), [0; 1 << 16]);
         },
-        |bench| drop(run(&format!("umount {}", bench.state_dir()))),
+        |bench| drop(run(&format!("umount {}", state_dir(bench)))),
     ),
     (
         "the state directory is read-only",
-        |bench| drop(run(&format!("mount -t tmpfs -o ro,mode=700 none {}", bench.state_dir()))),
-        |bench| drop(run(&format!("umount {}", bench.state_dir()))),
+        |bench| drop(run(&format!("mount -t tmpfs -o ro,mode=700 none {}", state_dir(bench)))),
+        |bench| drop(run(&format!("umount {}", state_dir(bench)))),
     ),
     (
         "what is remembered is damaged",
-        |bench| bench.edit_state(|text| text.replace("role master", "role boss")),
-        |bench| bench.edit_state(|text| text.replace("role boss", "role master")),
+        |bench| edit_state(bench, |text| text.replace("role master", "role boss")),
+        |bench| edit_state(bench, |text| text.replace("role boss", "role master")),
     ),
     (
         "/proc/sys is read-only, and ARP settings are to be changed",
@@ -128,7 +103,7 @@ fn a_demotion_gives_up_the_vip_whatever_else_fails() {
         [(Fence::Marks, Loopback::Backup), (Fence::Marks, Loopback::Always), (Fence::Clear, Loopback::Backup)]
     {
         for (what, make, mend) in TROUBLES {
-            let bench = Bench::new(fence, loopback);
+            let bench = bench(fence, loopback);
             bench.node().become_role(Role::Master).unwrap();
             assert_eq!(on_interface().len(), 2);
             let rules = rule_count("bond0");
@@ -156,10 +131,10 @@ fn a_demotion_gives_up_the_vip_whatever_else_fails() {
 #[test]
 fn a_role_of_an_earlier_boot_is_at_most_a_backups() {
     for fence in Fence::ALL {
-        let bench = Bench::new(fence, Loopback::Always);
+        let bench = bench(fence, Loopback::Always);
         bench.node().become_role(Role::Master).unwrap();
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-        bench.edit_state(|text| {
+        edit_state(&bench, |text| {
             assert_eq!(text.matches(boot.trim_end()).count(), 1, "{text}");
             text.replace(boot.trim_end(), "00000000-0000-4000-8000-000000000000")
         });
@@ -183,7 +158,7 @@ fn a_role_of_an_earlier_boot_is_at_most_a_backups() {
 
 #[test]
 fn a_promotion_that_cannot_be_finished_is_remembered_as_such() {
-    let mut bench = Bench::new(Fence::Marks, Loopback::Always);
+    let mut bench = bench(Fence::Marks, Loopback::Always);
     bench.config.vip_owner = VipOwner::Keepalived;
     bench.node().become_role(Role::Backup).unwrap();
     ip(&format!("address add {}/32 dev bond0", VIPS[0]));
@@ -210,7 +185,7 @@ fn a_promotion_that_cannot_be_finished_is_remembered_as_such() {
 
 #[test]
 fn a_request_file_that_another_process_locks_blocks_no_role() {
-    let bench = Bench::new(Fence::Marks, Loopback::Always);
+    let bench = bench(Fence::Marks, Loopback::Always);
     bench.node().become_role(Role::Backup).unwrap();
     let last = bench.config.state_dir.join(format!("request.{}", bench.node().generation().unwrap()));
     let last = fs::File::open(last).unwrap();
@@ -225,7 +200,7 @@ fn a_request_file_that_another_process_locks_blocks_no_role() {
 #[test]
 fn a_promotion_that_was_refused_is_not_made_up_for_later() {
     for fence in Fence::ALL {
-        let bench = Bench::new(fence, Loopback::Always);
+        let bench = bench(fence, Loopback::Always);
         bench.node().become_role(Role::Backup).unwrap();
         ip(&format!("address add {}/32 dev peer0", VIPS[0]));
         bench.node().become_role(Role::Master).unwrap_err();
@@ -240,7 +215,7 @@ fn a_promotion_that_was_refused_is_not_made_up_for_later() {
 /// before the promotion, not after it.
 #[test]
 fn a_demotion_that_fails_undoes_no_later_promotion() {
-    let bench = &Bench::new(Fence::Marks, Loopback::Always);
+    let bench = &bench(Fence::Marks, Loopback::Always);
     for _ in 0..5 {
         bench.node().become_role(Role::Master).unwrap();
         let before = bench.node().generation().unwrap();
@@ -266,7 +241,7 @@ fn a_demotion_that_fails_undoes_no_later_promotion() {
 /// As a VRRP daemon forks them that flaps.
 #[test]
 fn two_hundred_notifications_at_once_end_in_the_last() {
-    let bench = &Bench::new(Fence::Marks, Loopback::Always);
+    let bench = &bench(Fence::Marks, Loopback::Always);
     bench.node().become_role(Role::Backup).unwrap();
     let before = bench.node().generation().unwrap();
     // Each has some ten descriptors.
@@ -296,7 +271,7 @@ fn two_hundred_notifications_at_once_end_in_the_last() {
 /// Addresses are read once for all VIPs of a role.
 #[test]
 fn three_hundred_vips_move_together() {
-    let mut bench = Bench::new(Fence::Marks, Loopback::Backup);
+    let mut bench = bench(Fence::Marks, Loopback::Backup);
     let last = |n: u32| if n < 150 { format!("198.51.100.{}", n + 1) } else { format!("2001:db8:1::{n:x}") };
     bench.config.vips = (0..300).map(|n| last(n).parse().unwrap()).collect();
     bench.config.services = None;

@@ -74,8 +74,8 @@ const FOREIGN: &str = "\
 
 /// A node in a network namespace of its own: `bond0`, a cable's end, with an address, and an IPv4
 /// and an IPv6 VIP to come.
-struct Bench {
-    config: Config,
+pub(crate) struct Bench {
+    pub(crate) config: Config,
 }
 
 impl Drop for Bench {
@@ -281,7 +281,7 @@ fn set_sysctl(target: &str, setting: &str, value: i32) {
 impl Bench {
     /// The services of [`TABLE`] are configured, or they are loaded by hand. The node's own
     /// requests are left alone: to look at their marks starts several programs.
-    fn new(fence: Fence, configured: bool) -> Self {
+    pub(crate) fn new(fence: Fence, configured: bool) -> Self {
         enter_node_netns();
         add_second_node();
         let mut config = Config::new("bond0", VIPS.map(|vip| vip.parse().unwrap()));
@@ -295,12 +295,12 @@ impl Bench {
         Bench { config }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
     }
 
-    fn node(&self) -> Node {
+    pub(crate) fn node(&self) -> Node {
         Node::open(self.config.clone()).unwrap()
     }
 

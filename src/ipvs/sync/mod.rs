@@ -1,6 +1,6 @@
 //! Tells other nodes of connections, as the kernel's own sync daemon does, but all at once.
 //!
-//! The kernel's master daemon tells of a connection when packets pass, and never again: a backup
+//! The kernel's master daemon sends a connection when packets pass, and never again: a backup
 //! that starts later knows nothing of it, and a master daemon that is stopped forgets what it has
 //! not sent yet, up to two seconds' worth. What the kernel lists as its connections can be sent
 //! from outside: the backups' daemons take it as the director's own word.

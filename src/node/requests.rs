@@ -24,6 +24,12 @@ use crate::error::{Error, Result};
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a request tries to draw its number.
+const TRIES: u32 = 20;
+
+/// Begins the names of the files of requests that draw their numbers.
+const DRAWING: &str = "drawing.";
+
 /// The content of the file of a request that has ended.
 const ENDED: &[u8] = b"ended\n";
 
@@ -217,17 +223,7 @@ impl Requests {
     }
 
     fn condition(&self, number: u64) -> io::Result<Condition> {
-        let mut file = match File::open(self.file(number)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Condition::Gone),
-            opened => opened?,
-        };
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => return Ok(Condition::Lives),
-            free => free?,
-        }
-        let mut content = Vec::new();
-        (&mut file).take(ENDED.len() as u64 + 1).read_to_end(&mut content)?;
-        Ok(if content == ENDED { Condition::Ended } else { Condition::Gone })
+        condition(&self.file(number))
     }
 
     /// Draws the next number: of two requests, the later one has the higher. Waits for no lock.
@@ -249,9 +245,17 @@ impl Requests {
             }
         };
         let thread = rustix::thread::gettid().as_raw_nonzero();
-        let path = self.directory.join(format!("drawing{}.{}.{thread}", self.suffix, std::process::id()));
-        // Of a killed process that had the same ids.
-        let drawn = remove_if_there(&path).and_then(|()| draw(&path));
+        let path = self.directory.join(format!("{DRAWING}{}.{thread}", std::process::id()));
+        // The name may be that of a killed process with the same ids. A file that is not locked yet
+        // may be taken for one of a killed process by another request.
+        let mut drawn = Err(io::ErrorKind::NotFound.into());
+        for _ in 0..TRIES {
+            drawn = remove_if_there(&path).and_then(|()| draw(&path));
+            match &drawn {
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::WouldBlock) => {}
+                _ => break,
+            }
+        }
         let _ = remove_if_there(&path);
         let (number, file) = drawn.map_err(|e| Error::system("draw a number in", self.directory.display(), e))?;
         Ok(self.request(role, number, Some(file)))
@@ -291,9 +295,17 @@ impl Requests {
         look().map_err(|e| Error::system("look for requests in", self.directory.display(), e))
     }
 
-    /// Removes the files of requests that are earlier than the last one that has ended, unless
-    /// they live.
+    /// Removes the files of requests that are earlier than the last one that has ended, and of
+    /// requests that were killed while they drew their numbers, unless they live.
     fn remove_superseded(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(DRAWING.as_bytes())
+                && condition(&entry.path())? == Condition::Gone
+            {
+                remove_if_there(&entry.path())?;
+            }
+        }
         let (mut numbers, mut superseded) = (self.numbers()?, false);
         while let Some(number) = numbers.pop() {
             match self.condition(number)? {
@@ -327,6 +339,20 @@ impl Requests {
             }
         }
     }
+}
+
+fn condition(path: &Path) -> io::Result<Condition> {
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Condition::Gone),
+        opened => opened?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => return Ok(Condition::Lives),
+        free => free?,
+    }
+    let mut content = Vec::new();
+    (&mut file).take(ENDED.len() as u64 + 1).read_to_end(&mut content)?;
+    Ok(if content == ENDED { Condition::Ended } else { Condition::Gone })
 }
 
 pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
@@ -443,14 +469,34 @@ mod tests {
         let draw = || begun(&dir);
         let (first, killed, third) = (draw(), draw(), draw());
         flock(killed.alive.as_ref().unwrap(), FlockOperation::Unlock).unwrap();
+        // Killed while it drew its number, and one that draws.
+        let drawing = |name: &str| File::create(dir.directory.join(name)).unwrap();
+        drop(drawing("drawing.1.1"));
+        let lives = drawing("drawing.2.2");
+        flock(&lives, FlockOperation::NonBlockingLockExclusive).unwrap();
         drop(third);
         assert_eq!(dir.numbers().unwrap(), [1, 3]);
+        assert!(!dir.directory.join("drawing.1.1").exists() && dir.directory.join("drawing.2.2").exists());
         drop(first);
         assert_eq!(dir.numbers().unwrap(), [3]);
         assert_eq!(dir.draw("backup").unwrap().number, 4);
         let groups = Requests::new(&dir.directory, "my web");
         assert_eq!(groups.draw("backup").unwrap().number, 1);
         std::mem::forget(killed);
+        fs::remove_dir_all(&dir.directory).unwrap();
+    }
+
+    #[test]
+    fn requests_that_are_drawn_at_once_have_numbers_of_their_own() {
+        let dir = requests("at-once");
+        let draw = || (0..50).map(|_| begun(&dir).number).collect::<Vec<_>>();
+        let mut numbers: Vec<u64> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(draw)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 200);
         fs::remove_dir_all(&dir.directory).unwrap();
     }
 

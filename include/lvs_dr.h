@@ -29,7 +29,7 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
  * freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must
  * not be written to. Any thread may use a handle, but only one at a time; different handles are independent. A handle
  * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2), only one of the two
@@ -458,6 +458,47 @@
 #define LVS_ADDRESS_SIZE 48
 
 /**
+ * Take on a role, as lvs_node_become_role() does.
+ */
+#define LVS_TASK_ROLE 1
+
+/**
+ * Give everything back, as lvs_node_release() does.
+ */
+#define LVS_TASK_RELEASE 2
+
+/**
+ * Load what was changed in the configured services, as lvs_node_apply() does with
+ * LVS_NODE_APPLY_CHANGES.
+ */
+#define LVS_TASK_APPLY 3
+
+/**
+ * Undo what other programs have changed, as lvs_node_repair() does.
+ */
+#define LVS_TASK_REPAIR 4
+
+/**
+ * Add the VIPs that other programs have removed, and look at nothing else.
+ */
+#define LVS_TASK_RESTORE_VIPS 5
+
+/**
+ * There is no report at present.
+ */
+#define LVS_REPORT_NONE 0
+
+/**
+ * A step is carried out next. The text is the step's.
+ */
+#define LVS_REPORT_STEP 1
+
+/**
+ * A task has ended. The text is the plan that was carried out, or the error message.
+ */
+#define LVS_REPORT_ENDED 2
+
+/**
  * In lvs_rule: TCP packets without SYN, to `port` or to any port.
  */
 #define LVS_PACKETS_LATER 0
@@ -481,6 +522,11 @@ typedef struct lvs_arp lvs_arp;
  * Destinations, as they were when the list was made. Several threads may read one list.
  */
 typedef struct lvs_destinations lvs_destinations;
+
+/**
+ * A node that a program with a loop of its own drives.
+ */
+typedef struct lvs_driver lvs_driver;
 
 /**
  * A client of IPVS in one network namespace.
@@ -844,6 +890,41 @@ typedef struct lvs_node_status {
      */
     char director[LVS_ADDRESS_SIZE];
 } lvs_node_status;
+
+/**
+ * What a driver reports.
+ */
+typedef struct lvs_report {
+    /**
+     * sizeof(struct lvs_report).
+     */
+    size_t size;
+    /**
+     * LVS_REPORT_...
+     */
+    uint32_t kind;
+    /**
+     * LVS_TASK_..., of a task that has ended.
+     */
+    uint32_t task;
+    /**
+     * LVS_ROLE_..., of LVS_TASK_ROLE.
+     */
+    uint32_t role;
+    /**
+     * The status of a task that has ended: LVS_OK, LVS_ERR_SUPERSEDED when another request is
+     * carried out instead, or as the function named at the task.
+     */
+    int32_t status;
+    /**
+     * The errno(3) that the kernel gave as reason; 0 where there was none.
+     */
+    int32_t error_number;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_report;
 
 /**
  * A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP.
@@ -1385,6 +1466,64 @@ int lvs_node_release(struct lvs_node *node, char **done);
  * LVS_ERR_PERMISSION.
  */
 int lvs_node_get_status(struct lvs_node *node, struct lvs_node_status *status, char **details);
+
+/**
+ * Opens a node for a program with a loop of its own. Changes nothing yet, and does not block.
+ *
+ * `netns`, `config` and the errors: as with lvs_node_open(). `driver`: is set to the driver; free
+ * it with lvs_driver_free(). Fails with LVS_ERR_SYSTEM as well (`EMFILE`, `ENFILE`, `ENOMEM`).
+ */
+int lvs_driver_open(const char *netns,
+                    const struct lvs_node_config *config,
+                    struct lvs_driver **driver);
+
+/**
+ * Frees a driver. A task that is under way is given up, as by a process that is killed: what was
+ * done stays, and the next request goes on from there. NULL is ignored.
+ */
+void lvs_driver_free(struct lvs_driver *driver);
+
+/**
+ * The descriptor of the driver. It is readable when lvs_driver_dispatch() has something to do:
+ * wait for it with poll(2), epoll(7) or a library's loop. It is the driver's: neither read nor
+ * close it. -1: `driver` is NULL.
+ */
+int lvs_driver_fd(const struct lvs_driver *driver);
+
+/**
+ * Asks for a task. Does not block; lvs_driver_dispatch() carries it out.
+ *
+ * `task`: LVS_TASK_... `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise. A role and a
+ * release supersede what this driver has under way, and earlier requests of other processes. The
+ * other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors of the task are
+ * reported.
+ */
+int lvs_driver_request(struct lvs_driver *driver, uint32_t task, uint32_t role);
+
+/**
+ * Does what there is to do now: call it when the descriptor is readable.
+ *
+ * Never sleeps, and waits neither for a lock nor for another node. It begins steps for 2 ms and
+ * ends the one that it has begun: a request to the kernel, or a file that is written. A look at
+ * the whole, for the first role and for a repair, reads the table, which takes as long as the
+ * table is large. While nft(8) or iptables(8) run, a thread of the library waits for them. Fails
+ * with LVS_ERR_SYSTEM; the errors of tasks are reported.
+ */
+int lvs_driver_dispatch(struct lvs_driver *driver);
+
+/**
+ * Takes the next report.
+ *
+ * `report` is filled; set its `size` before. Its kind is LVS_REPORT_NONE when there is none at
+ * present. `text`: is set to the report's text, to be freed with lvs_text_free(), or to NULL when
+ * there is no report; NULL if it is not needed.
+ */
+int lvs_driver_next_report(struct lvs_driver *driver, struct lvs_report *report, char **text);
+
+/**
+ * Whether a task is under way or a report is to be taken: 1 or 0. 0 for NULL.
+ */
+int lvs_driver_is_busy(const struct lvs_driver *driver);
 
 /**
  * Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other

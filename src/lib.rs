@@ -30,6 +30,7 @@
 
 mod address;
 pub mod arp;
+mod background;
 #[cfg(feature = "capi")]
 mod capi;
 mod error;
@@ -47,6 +48,7 @@ mod netns;
 pub mod node;
 mod sysctl;
 pub mod vip;
+mod wait;
 
 pub use error::{Cause, Error, Result};
 pub use netns::Netns;

@@ -15,6 +15,7 @@
 #![allow(non_camel_case_types, reason = "as in the header")]
 
 mod arp;
+mod driver;
 mod ffi;
 mod ipvs;
 mod marks;
@@ -32,6 +33,7 @@ const _: () = {
     moves::<vip::lvs_vips>();
     moves::<arp::lvs_arp>();
     moves::<node::lvs_node>();
+    moves::<driver::lvs_driver>();
     is_shared::<ipvs::lvs_services>();
     is_shared::<ipvs::lvs_destinations>();
     is_shared::<vip::lvs_places>();

@@ -196,7 +196,7 @@ unsafe impl Grows for lvs_node_status {
 }
 const _: () = assert!(size_of::<lvs_node_status>() == lvs_node_status::FIRST);
 
-const ROLES: [(u32, Role); 4] = [
+pub(super) const ROLES: [(u32, Role); 4] = [
     (LVS_ROLE_MASTER, Role::Master),
     (LVS_ROLE_BACKUP, Role::Backup),
     (LVS_ROLE_FAULT, Role::Fault),

@@ -29,7 +29,7 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
  * freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must
  * not be written to. Any thread may use a handle, but only one at a time; different handles are independent. A handle
  * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2), only one of the two

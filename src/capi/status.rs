@@ -149,7 +149,7 @@ fn status_of_cause(cause: Cause) -> c_int {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Failure {
     pub(super) status: c_int,
-    errno: c_int,
+    pub(super) errno: c_int,
     pub(super) message: String,
 }
 

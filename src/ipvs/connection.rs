@@ -79,7 +79,7 @@ type Key = (Protocol, SocketAddr, SocketAddr);
 /// not understood.
 pub(super) fn read(connections: &str, origins: &str) -> Result<Vec<Connection>, String> {
     let origins: HashMap<Key, Origin> = rows(origins).filter_map(origin_row).collect();
-    each(connections)
+    each(rows(connections))
         .map(|found| {
             let mut found = found?;
             found.origin = origins.get(&(found.protocol.clone(), found.client, found.service)).copied();
@@ -88,14 +88,16 @@ pub(super) fn read(connections: &str, origins: &str) -> Result<Vec<Connection>, 
         .collect()
 }
 
-/// Each of /proc/net/ip_vs_conn, without its origin, or which line is not understood.
-pub(super) fn each(connections: &str) -> impl Iterator<Item = Result<Connection, String>> {
-    rows(connections).map(|line| connection_row(line).ok_or_else(|| format!("`{line}` is not understood")))
+/// The connection in each row of /proc/net/ip_vs_conn, without its origin, or which row is not
+/// understood.
+pub(super) fn each<'a>(rows: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Result<Connection, String>> {
+    rows.filter(|line| !line.trim().is_empty())
+        .map(|line| connection_row(line).ok_or_else(|| format!("`{line}` is not understood")))
 }
 
 /// The lines behind the heading.
 fn rows(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().skip(1).filter(|line| !line.trim().is_empty())
+    text.lines().skip(1)
 }
 
 /// `TCP C0A80001 8CA0 C0A800FE 0050 C0A8000B 0050 ESTABLISHED     897 sip data`

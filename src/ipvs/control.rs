@@ -1,7 +1,7 @@
 //! What IPVS has beside its table: counters, connections, timeouts, sync daemons, sysctls.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::error::{Cause, Error, Result};
 use crate::netlink::{Failure, TIME_LIMIT};
+use crate::netns::Netns;
 use crate::sysctl;
 
 /// The kernel answers within the call that sends the request. One that it leaves without an answer
@@ -20,8 +21,57 @@ use crate::sysctl;
 const STOP_LIMIT: Duration = Duration::from_millis(50);
 const STOP_ATTEMPTS: u32 = 3;
 
-/// So much is read between two looks at the clock.
-const PIECE: u64 = 1 << 16;
+/// More than the kernel returns at once of a list in /proc: a page.
+const PIECE: usize = 1 << 14;
+
+/// Reads the list of connections a piece at a time.
+#[derive(Debug)]
+pub(crate) struct ConnectionReader {
+    file: File,
+    /// The last line, which has not been read to its end.
+    rest: Vec<u8>,
+    /// Whether the heading was read.
+    started: bool,
+}
+
+impl ConnectionReader {
+    pub(crate) fn open(netns: &Netns) -> Result<Self> {
+        let file = netns.run(|| File::open(proc_path(CONNECTIONS)))?.map_err(|e| unreadable(CONNECTIONS, e))?;
+        Ok(ConnectionReader { file, rest: Vec::new(), started: false })
+    }
+
+    /// Reads one piece, and shows the connections in it without their origins. Says whether there
+    /// is more.
+    pub(crate) fn read(&mut self, see: &mut impl FnMut(Connection)) -> Result<bool> {
+        let mut piece = [0; PIECE];
+        let length = self.file.read(&mut piece).map_err(|e| unreadable(CONNECTIONS, e))?;
+        self.rest.extend(&piece[..length]);
+        let whole = match length {
+            0 => self.rest.len(),
+            _ => self.rest.iter().rposition(|octet| *octet == b'\n').map_or(0, |last| last + 1),
+        };
+        let lines: Vec<u8> = self.rest.drain(..whole).collect();
+        // A persistence engine's data can be anything.
+        let lines = String::from_utf8_lossy(&lines);
+        let heading = usize::from(!self.started && whole > 0);
+        self.started |= whole > 0;
+        connection::each(lines.lines().skip(heading))
+            .try_for_each(|found| found.map(&mut *see))
+            .map_err(not_understood)?;
+        Ok(length > 0)
+    }
+}
+
+const CONNECTIONS: &str = "ip_vs_conn";
+
+/// Not /proc/net: that is of the process's first thread, which may be in another namespace.
+fn proc_path(name: &str) -> String {
+    format!("/proc/thread-self/net/{name}")
+}
+
+fn unreadable(name: &str, error: io::Error) -> Error {
+    Error::system("read", format!("/proc/net/{name}"), error)
+}
 
 impl Ipvs {
     /// Sets the counters of one service and its destinations to zero, or all of them. Rates stay.
@@ -59,33 +109,16 @@ impl Ipvs {
     }
 
     /// Shows each of them without its origin, which takes a quarter of the time; with a limit,
-    /// those that are read in that time.
+    /// those that are read in that time: for each page the kernel may count from the start again.
     pub(crate) fn each_connection(&mut self, limit: Option<Duration>, mut see: impl FnMut(Connection)) -> Result<()> {
-        let connections = self.read_proc_within("ip_vs_conn", limit)?;
-        connection::each(&connections).try_for_each(|found| found.map(&mut see)).map_err(not_understood)
+        let start = Instant::now();
+        let mut reader = ConnectionReader::open(self.netns())?;
+        while reader.read(&mut see)? && limit.is_none_or(|limit| start.elapsed() <= limit) {}
+        Ok(())
     }
 
     fn read_proc(&mut self, name: &str) -> Result<String> {
-        self.read_proc_within(name, None)
-    }
-
-    /// As many whole lines as are read within the limit: for each page the kernel may count from
-    /// the start again.
-    fn read_proc_within(&mut self, name: &str, limit: Option<Duration>) -> Result<String> {
-        // Not /proc/net: that is of the process's first thread, which may be in another namespace.
-        let path = format!("/proc/thread-self/net/{name}");
-        let start = Instant::now();
-        let read = || -> io::Result<Vec<u8>> {
-            let (mut file, mut octets) = (File::open(&path)?, Vec::new());
-            while file.by_ref().take(PIECE).read_to_end(&mut octets)? as u64 == PIECE {
-                if limit.is_some_and(|limit| start.elapsed() > limit) {
-                    octets.truncate(octets.iter().rposition(|octet| *octet == b'\n').map_or(0, |last| last + 1));
-                    break;
-                }
-            }
-            Ok(octets)
-        };
-        let octets = self.netns().run(read)?.map_err(|e| Error::system("read", format!("/proc/net/{name}"), e))?;
+        let octets = self.netns().run(|| fs::read(proc_path(name)))?.map_err(|e| unreadable(name, e))?;
         // A persistence engine's data can be anything.
         Ok(String::from_utf8_lossy(&octets).into_owned())
     }

@@ -38,6 +38,7 @@ mod watch;
 mod wire;
 
 pub use connection::{Connection, Origin, Protocol};
+pub(crate) use control::ConnectionReader;
 pub use daemon::{SyncDaemon, SyncRole};
 pub use destination::{Destination, DestinationEntry, Forward, Tunnel, TunnelChecksum};
 pub use drain::Drained;

@@ -82,6 +82,7 @@ pub use local::{Backend, LocalMarks, Observed as LocalObserved};
 pub use monitor::{Event, Monitor};
 pub use neighbours::{Neighbour, NeighbourState};
 pub use plan::{Change, Plan};
+pub(crate) use probe::Probe;
 pub use probe::who_has;
 pub use routing::MarkUse;
 pub use rule::{Mac, Packets, Rule};

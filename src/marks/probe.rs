@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ use crate::error::{Cause, Error, Result};
 use crate::interface;
 use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery};
 use crate::netns::Netns;
+use crate::wait::wait;
 
 /// Longer than an ARP packet with its padding, and than an advertisement with all options that are
 /// known.
@@ -50,65 +52,115 @@ const FRAME: usize = 512;
 /// - [`Error::System`] where `CAP_NET_RAW` is missing (`EPERM`), where the namespace cannot be
 ///   entered, and where the socket fails otherwise.
 pub fn who_has(netns: &Netns, interface: &str, address: IpAddr, limit: Duration, linger: Duration) -> Result<Vec<Mac>> {
-    check_vip(address)?;
-    interface::check_name(interface)?;
-    let explain = |error: io::Error| {
-        let object = format!("who has {address} on {interface}");
-        let errno = error.raw_os_error();
-        let cause = match errno.map(Errno::from_raw_os_error) {
-            Some(Errno::NODEV | Errno::NXIO) => Cause::NoInterface,
-            Some(Errno::NETDOWN) => Cause::InterfaceDown,
-            Some(Errno::PERM) => return Error::system("ask (CAP_NET_RAW is needed)", object, error),
-            _ => return Error::system("ask", object, error),
-        };
-        let errno = errno.unwrap_or_default();
-        Error::Refused { operation: "ask", object, errno, cause, message: None }
-    };
-    netns.run(|| {
-        let (ether_type, only) = match address {
-            IpAddr::V4(_) => (ETHER_ARP, ARP_REPLY),
-            IpAddr::V6(_) => (ETHER_IPV6, ADVERTISEMENT),
-        };
-        let socket = PacketSocket::open(interface, ether_type, only).map_err(explain)?;
-        let Some(own) = socket.ethernet_address() else {
-            return Err(Error::invalid(
-                interface,
-                format!("only Ethernet links can be asked; its type is {} (see linux/if_arp.h)", socket.kind()),
-            ));
-        };
-        let question = Question::new(address, own, || link_local(socket.interface()));
-        ask(&socket, &question, own, limit, linger).map_err(explain)
-    })?
-}
-
-fn ask(
-    socket: &PacketSocket,
-    question: &Question,
-    own: [u8; 6],
-    limit: Duration,
-    linger: Duration,
-) -> io::Result<Vec<Mac>> {
-    let mut found = BTreeSet::new();
-    let mut frame = [0; FRAME];
-    let start = Instant::now();
-    // A limit beyond the clock's range is as good as a day.
-    let at = |after: Duration| start.checked_add(after).unwrap_or(start + Duration::from_secs(86400));
-    let mut until = at(limit);
-    for round_ends in [at(limit / 2), until] {
-        if !found.is_empty() {
-            break;
-        }
-        socket.send(&question.destination, &question.payload)?;
-        // Once there is an answer, `until` alone counts.
-        while let Some(length) = socket.receive(&mut frame, if found.is_empty() { round_ends } else { until })? {
-            let Some(mac) = question.answered_by(&frame[..length]).filter(|mac| *mac != own) else { continue };
-            if found.is_empty() {
-                until = until.min(Instant::now().checked_add(linger).unwrap_or(until));
-            }
-            found.insert(Mac(mac));
+    let mut probe = Probe::send(netns, interface, address, limit, linger)?;
+    loop {
+        match probe.poll(Instant::now())? {
+            Some(found) => return Ok(found),
+            None => wait(Some(probe.as_fd()), Some(probe.until())),
         }
     }
-    Ok(found.into_iter().collect())
+}
+
+/// A question that waits for answers, see [`who_has`].
+#[derive(Debug)]
+pub(crate) struct Probe {
+    socket: PacketSocket,
+    question: Question,
+    own: [u8; 6],
+    object: String,
+    found: BTreeSet<Mac>,
+    /// When it is asked again, unless there is an answer.
+    again: Option<Instant>,
+    until: Instant,
+    linger: Duration,
+}
+
+impl Probe {
+    /// Asks for the first time.
+    ///
+    /// # Errors
+    /// As [`who_has`].
+    pub(crate) fn send(
+        netns: &Netns,
+        interface: &str,
+        address: IpAddr,
+        limit: Duration,
+        linger: Duration,
+    ) -> Result<Self> {
+        check_vip(address)?;
+        interface::check_name(interface)?;
+        let object = format!("who has {address} on {interface}");
+        netns.run(|| {
+            let (ether_type, only) = match address {
+                IpAddr::V4(_) => (ETHER_ARP, ARP_REPLY),
+                IpAddr::V6(_) => (ETHER_IPV6, ADVERTISEMENT),
+            };
+            let socket = PacketSocket::open(interface, ether_type, only).map_err(|e| explain(&object, e))?;
+            let Some(own) = socket.ethernet_address() else {
+                return Err(Error::invalid(
+                    interface,
+                    format!("only Ethernet links can be asked; its type is {} (see linux/if_arp.h)", socket.kind()),
+                ));
+            };
+            let question = Question::new(address, own, || link_local(socket.interface()));
+            socket.send(&question.destination, &question.payload).map_err(|e| explain(&object, e))?;
+            let start = Instant::now();
+            // A limit beyond the clock's range is as good as a day.
+            let at = |after: Duration| start.checked_add(after).unwrap_or(start + Duration::from_secs(86400));
+            let (again, until) = (Some(at(limit / 2)), at(limit));
+            Ok(Probe { socket, question, own, object: object.clone(), found: BTreeSet::new(), again, until, linger })
+        })?
+    }
+
+    /// The MAC addresses that have answered, once it has ended. Does not wait.
+    ///
+    /// # Errors
+    /// As [`who_has`].
+    pub(crate) fn poll(&mut self, now: Instant) -> Result<Option<Vec<Mac>>> {
+        let mut frame = [0; FRAME];
+        while let Some(length) = self.socket.receive(&mut frame).map_err(|e| explain(&self.object, e))? {
+            let Some(mac) = self.question.answered_by(&frame[..length]).filter(|mac| *mac != self.own) else {
+                continue;
+            };
+            if self.found.is_empty() {
+                self.until = self.until.min(now.checked_add(self.linger).unwrap_or(self.until));
+                self.again = None;
+            }
+            self.found.insert(Mac(mac));
+        }
+        if now >= self.until {
+            return Ok(Some(std::mem::take(&mut self.found).into_iter().collect()));
+        }
+        if self.again.is_some_and(|again| now >= again) {
+            self.again = None;
+            let sent = self.socket.send(&self.question.destination, &self.question.payload);
+            sent.map_err(|e| explain(&self.object, e))?;
+        }
+        Ok(None)
+    }
+
+    /// When it is to be polled, unless its descriptor becomes readable before.
+    pub(crate) fn until(&self) -> Instant {
+        self.again.unwrap_or(self.until)
+    }
+}
+
+impl AsFd for Probe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn explain(object: &str, error: io::Error) -> Error {
+    let errno = error.raw_os_error();
+    let cause = match errno.map(Errno::from_raw_os_error) {
+        Some(Errno::NODEV | Errno::NXIO) => Cause::NoInterface,
+        Some(Errno::NETDOWN) => Cause::InterfaceDown,
+        Some(Errno::PERM) => return Error::system("ask (CAP_NET_RAW is needed)", object, error),
+        _ => return Error::system("ask", object, error),
+    };
+    let (object, errno) = (object.to_owned(), errno.unwrap_or_default());
+    Error::Refused { operation: "ask", object, errno, cause, message: None }
 }
 
 /// What the socket's filter lets through, as offsets and values. ARP: an operation of 2.

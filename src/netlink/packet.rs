@@ -3,12 +3,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netdevice, recv, sendto, socket_with,
 };
@@ -79,27 +77,26 @@ impl PacketSocket {
         send(&self.socket, &LinkAddress::new(self.interface, self.ether_type, destination)?, payload)
     }
 
-    /// Receives the payload of one frame and returns its length, at most the buffer's. `None`: no
-    /// frame arrived until then.
-    pub(crate) fn receive(&self, buffer: &mut [u8], until: Instant) -> io::Result<Option<usize>> {
+    /// Receives the payload of one frame and returns its length, at most the buffer's. `None`:
+    /// there is none. Does not wait.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            // A time limit of 0 would be none.
-            if left.is_zero() {
-                return Ok(None);
-            }
-            set_socket_timeout(&self.socket, Timeout::Recv, Some(left))?;
-            match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+            match recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((length, _)) => return Ok(Some(length)),
-                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 }
 
-/// Attaches a filter (classic BPF) that drops frames unless each octet has its value: one of IPv6
-/// would otherwise see all traffic of the node.
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 fn attach_filter(socket: &OwnedFd, only: &[(u8, u8)]) -> io::Result<()> {
     let instruction =
         |code: u32, jump_if_not: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: jump_if_not, k };

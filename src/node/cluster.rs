@@ -1,19 +1,21 @@
 //! The other nodes: which of them directs, and which MAC addresses they have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use super::beacon::Presence;
 use super::fence::Fence;
 use super::handle::Node;
+use super::job::LOCK_LIMIT;
 use super::planner;
 use super::role::Role;
-use super::roles::LOCK_LIMIT;
 use super::state::State;
 use crate::error::Result;
 use crate::marks;
-use crate::marks::Mac;
+use crate::marks::{Mac, Probe};
+use crate::netns::Netns;
 use crate::vip::AssignedAddress;
 
 /// Time limit for the answer of a director on the link to a request for its VIP.
@@ -28,40 +30,100 @@ const PROBED_VIPS: usize = 2;
 /// The most addresses that a node sends about itself.
 const ADDRESSES: usize = 24;
 
-impl Node {
-    /// Looks for the other node that directs, which the rules for packets of its connections
-    /// depend on: a backup asks the link for the VIP, a director whether the one before it is
-    /// alive. Blocks for 200 ms at most, or 50 ms for each VIP, where no node answers.
-    pub(super) fn look_for_director(&mut self, role: Role) -> Result<()> {
-        if self.config.fence != Fence::Marks {
-            return Ok(());
-        }
-        let state = self.dir.load()?;
-        let before = state.group(&self.config.group).director;
-        let netns = self.ipvs.netns().clone();
-        let found = match (role, before) {
-            (Role::Master, None) => return Ok(()),
-            (Role::Master, Some(director)) => {
-                let Some((interface, None)) = self.marks.route_to(director)? else { return Ok(()) };
-                // A link that cannot be asked says nothing.
-                let Ok(answers) = marks::who_has(&netns, &interface, director, ALIVE_LIMIT, Duration::ZERO) else {
-                    return Ok(());
-                };
-                before.filter(|_| !answers.is_empty())
+/// A search for the node that directs.
+#[derive(Debug)]
+pub(super) struct Search {
+    purpose: Purpose,
+    before: Option<IpAddr>,
+    /// Interfaces, addresses, and for how long each is asked.
+    questions: VecDeque<(String, IpAddr, Duration)>,
+    asked: Option<Probe>,
+}
+
+/// What the answers are for.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    /// Whether the former director is alive.
+    IsAlive,
+    /// Which node has the VIP.
+    Find,
+}
+
+impl Search {
+    /// The first answers. `None`: it waits for one. An inner `None`: the link could not be asked.
+    fn poll(&mut self, netns: &Netns, now: Instant) -> Option<Option<Vec<Mac>>> {
+        let mut last = None;
+        loop {
+            if let Some(probe) = &mut self.asked {
+                match probe.poll(now) {
+                    Ok(None) => return None,
+                    Ok(Some(found)) if found.is_empty() => last = Some(found),
+                    Ok(found) => return Some(found),
+                    Err(_) => {}
+                }
+                self.asked = None;
             }
+            let Some((interface, address, limit)) = self.questions.pop_front() else { return Some(last) };
+            self.asked = Probe::send(netns, &interface, address, limit, Duration::ZERO).ok();
+        }
+    }
+
+    /// When it is to be polled, unless its descriptor becomes readable before.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.asked.as_ref().map(Probe::until)
+    }
+
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.asked.as_ref().map(AsFd::as_fd)
+    }
+}
+
+impl Node {
+    /// Begins to look for the other node that directs, which the rules for packets of its
+    /// connections depend on: a backup asks the link for the VIP, a director whether the one
+    /// before it is alive. `None`: there is nothing to ask.
+    pub(super) fn search_director(&mut self, role: Role) -> Result<Option<Search>> {
+        if self.config.fence != Fence::Marks {
+            return Ok(None);
+        }
+        let before = self.dir.load()?.group(&self.config.group).director;
+        let (purpose, questions) = match (role, before) {
+            (Role::Master, None) => return Ok(None),
+            (Role::Master, Some(director)) => match self.marks.route_to(director)? {
+                Some((interface, None)) => (Purpose::IsAlive, vec![(interface, director, ALIVE_LIMIT)]),
+                _ => return Ok(None),
+            },
             _ => {
                 // The VIPs of a group move together.
-                let answers = self.config.vips.iter().take(PROBED_VIPS).find_map(|vip| {
-                    let limit = PROBE_LIMIT / PROBED_VIPS as u32;
-                    let found = marks::who_has(&netns, &self.config.interface, *vip, limit, Duration::ZERO).ok()?;
-                    (!found.is_empty()).then_some(found)
-                });
-                let Some(answers) = answers else { return Ok(()) };
+                let limit = PROBE_LIMIT / PROBED_VIPS as u32;
+                let vips = self.config.vips.iter().take(PROBED_VIPS);
+                (Purpose::Find, vips.map(|vip| (self.config.interface.clone(), *vip, limit)).collect())
+            }
+        };
+        Ok(Some(Search { purpose, before, questions: questions.into(), asked: None }))
+    }
+
+    /// Goes on with a search; `false`: it waits for an answer.
+    pub(super) fn go_on_searching(&mut self, search: &mut Search, now: Instant) -> Result<bool> {
+        let Some(answers) = search.poll(self.ipvs.netns(), now) else { return Ok(false) };
+        let before = search.before;
+        let found = match search.purpose {
+            // A link that cannot be asked says nothing.
+            Purpose::IsAlive => match answers {
+                Some(answers) => before.filter(|_| !answers.is_empty()),
+                None => before,
+            },
+            Purpose::Find => {
+                let answers = answers.unwrap_or_default();
                 let known = |macs: &BTreeSet<Mac>| answers.iter().any(|mac| macs.contains(mac));
+                let state = self.dir.load()?;
                 state.peers.iter().find(|(_, macs)| known(macs)).map(|(peer, _)| *peer).or(before)
             }
         };
-        if found != before { self.point_at(found) } else { Ok(()) }
+        if found != before {
+            self.point_at(found)?;
+        }
+        Ok(true)
     }
 
     /// Says which other node directs this group's VIPs, or that the one that did is dead (`None`).

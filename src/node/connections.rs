@@ -44,22 +44,15 @@ impl Node {
     /// As [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections).
     pub fn resync(&mut self) -> Result<usize> {
         // An entry that is about to expire would expire there as well.
-        let entries = self.entries(2 * LASTING, None)?;
-        self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
-        Ok(entries.len())
-    }
-
-    /// What the other nodes are to know, of connections that last so long; with a limit, those
-    /// that are read in that time.
-    pub(super) fn entries(&mut self, lasting: Duration, limit: Option<Duration>) -> Result<Vec<sync::Entry>> {
         let mut entries = Vec::new();
         let (table, of_marks) = self.tables()?;
         let (make, seen_by_others) =
             (sync::maker(&table), fence::marks::seen_by_others(&table, &of_marks, self.config.marks.values));
-        self.each_connection(lasting, limit, |connection| {
+        self.each_connection(2 * LASTING, None, |connection| {
             entries.extend(seen_by_others(connection).and_then(|connection| make(&connection)));
         })?;
-        Ok(entries)
+        self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
+        Ok(entries.len())
     }
 
     /// Shows each connection that lasts so long. One by one: there may be many.

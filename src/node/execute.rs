@@ -1,16 +1,13 @@
 //! Carries out plans: the thin layer that acts.
 
 use std::net::IpAddr;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::config::{Config, VipOwner};
 use super::handle::Node;
 use super::plan::{Plan, Step};
-use super::requests::{Later, Request};
 use super::role::Role;
-use crate::error::{Cause, Error, Result};
-use crate::marks::LocalMarks;
+use crate::error::{Cause, Result};
 use crate::sysctl;
 
 /// Time limit for reading the connections when a director is demoted. A hundred thousand take
@@ -24,47 +21,7 @@ pub(super) const UNHEARD: [i32; 4] = [libc::ENODEV, libc::ENETDOWN, libc::ENETUN
 pub(super) const WAIT_STEP: Duration = Duration::from_millis(20);
 
 impl Node {
-    pub(super) fn run(&mut self, plan: &Plan, request: &Request, before: &mut impl FnMut(&Step)) -> Result<()> {
-        let mut next = 0;
-        while next < plan.steps().len() {
-            let of_vips = plan.steps()[next..].iter().take_while(|step| step.is_of_a_vip()).count();
-            let end = next + of_vips.max(1);
-            if of_vips > 1 {
-                self.vips.begin_series()?;
-                let done = self.run_steps(plan, next..end, request, before);
-                let changes: Vec<_> = plan.steps()[next..end].iter().filter_map(Step::placement).collect();
-                self.vips.end_series(&changes, done)?;
-            } else {
-                self.run_steps(plan, next..end, request, before)?;
-            }
-            next = end;
-        }
-        Ok(())
-    }
-
-    pub(super) fn run_steps(
-        &mut self,
-        plan: &Plan,
-        steps: Range<usize>,
-        request: &Request,
-        before: &mut impl FnMut(&Step),
-    ) -> Result<()> {
-        for (index, step) in plan.steps().iter().enumerate().take(steps.end).skip(steps.start) {
-            if let Later::Lives(latest) | Later::Ended(latest) = request.later()? {
-                return Err(request.superseded(latest));
-            }
-            before(step);
-            self.act(step, plan).map_err(|error| Error::Step {
-                number: index + 1,
-                total: plan.steps().len(),
-                // The changes of a table are not repeated: its error names the one that failed.
-                step: step.to_string().lines().next().unwrap_or_default().to_owned(),
-                error: Box::new(error),
-            })?;
-        }
-        Ok(())
-    }
-
+    /// Carries out a step.
     pub(super) fn act(&mut self, step: &Step, plan: &Plan) -> Result<()> {
         match step {
             Step::Record { reached: false, .. } => self.dir.save(&plan.during),
@@ -76,18 +33,10 @@ impl Node {
             Step::AddVip(vip, placement) => self.vips.add(*vip, placement).map(|_| ()),
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
             Step::Announce(vip, _) => self.announce(*vip),
-            Step::Resync(daemon) => {
-                let entries = self.entries(Duration::ZERO, Some(LAST_WORDS))?;
-                match self.ipvs.send_connections(daemon, &entries) {
-                    // An announcement cannot be sent on an interface that is gone or down, and a
-                    // node that has lost it must give up its role.
-                    Err(error) if error.errno().is_some_and(|errno| UNHEARD.contains(&errno)) => Ok(()),
-                    sent => sent.map(drop),
-                }
-            }
             Step::Table(changes) => self.ipvs.apply(changes),
             Step::Marks(changes) => self.marks.apply(changes),
-            Step::OwnRequests(wanted) => LocalMarks::open_in(self.ipvs.netns().clone()).apply(wanted).map(drop),
+            // They take time: see `Work`.
+            Step::Resync(_) | Step::OwnRequests(_) => Ok(()),
             Step::Sysctl { name, value, .. } => sysctl::write(self.ipvs.netns(), &sysctl_path(name), value),
         }
     }

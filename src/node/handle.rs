@@ -7,7 +7,7 @@ use super::state::StateDir;
 use crate::arp::Arp;
 use crate::error::Result;
 use crate::ipvs::Ipvs;
-use crate::marks::Marks;
+use crate::marks::{LocalMarks, Marks};
 use crate::netns::Netns;
 use crate::vip::Vips;
 
@@ -19,6 +19,8 @@ pub struct Node {
     pub(super) vips: Vips,
     pub(super) arp: Arp,
     pub(super) marks: Marks,
+    /// The marks of the node's own requests, once they were looked at.
+    pub(super) local: Option<LocalMarks>,
     pub(super) dir: StateDir,
 }
 
@@ -50,7 +52,7 @@ impl Node {
         }
         let marks = Marks::open_in(netns.clone(), dir.owner())?;
         let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
-        Ok(Node { config, ipvs, vips, arp, marks, dir })
+        Ok(Node { config, ipvs, vips, arp, marks, local: None, dir })
     }
 
     /// What this node is to be.

@@ -1,8 +1,9 @@
 //! What a node remembers, read from its state directory.
 
 use super::handle::Node;
+use super::job::Task;
 use super::plan::Plan;
-use super::planner::Memory;
+use super::planner::{self, Memory};
 use super::services;
 use super::state::{StateDir, StoredTable};
 use crate::error::Result;
@@ -23,6 +24,19 @@ impl Node {
         };
         if !memory.state.groups.contains_key(&self.config.group) {
             self.inherit(&mut memory)?;
+        }
+        Ok(memory)
+    }
+
+    /// Reads what the node remembers, as a task needs it: the last group that is released takes
+    /// with it what groups of an earlier configuration have left.
+    pub(super) fn remember_for(&self, task: Option<Task>) -> Result<Memory> {
+        let mut memory = self.remember()?;
+        if task == Some(Task::Release) && planner::is_last(&self.config, &memory.state) {
+            for name in memory.state.obsolete(&self.config) {
+                let dir = StateDir::new(&self.config.state_dir, &name);
+                services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded)?);
+            }
         }
         Ok(memory)
     }

@@ -6,7 +6,7 @@ use super::config::Config;
 use super::fence::{Fence, no_daemons};
 use super::observation::{Link, Observation};
 use super::plan::{Plan, Step};
-use super::planner::{Memory, for_role, promotion};
+use super::planner::{Memory, for_role, in_brief};
 use super::role::Role;
 use super::services::Apply;
 use super::state::StoredTable;
@@ -91,9 +91,16 @@ impl World {
     /// Plans a role, in brief where that is enough, and carries it out. Then nothing is left
     /// to do.
     pub(in crate::node) fn take_on(&mut self, role: Role) -> String {
-        let brief = (role == Role::Master).then(|| promotion(&self.config, &self.memory.state, &self.seen)).flatten();
-        let plan = brief.unwrap_or_else(|| self.plan(role).unwrap());
-        plan.steps().iter().for_each(|step| self.act(step, &plan));
+        let brief = in_brief(&self.config, role, &self.memory.state, &self.seen);
+        let brief = brief.inspect(|plan| plan.steps().iter().for_each(|step| self.act(step, plan)));
+        let plan = match brief {
+            Some(plan) if role == Role::Master => plan,
+            brief => {
+                let plan = self.plan(role).unwrap();
+                plan.steps().iter().for_each(|step| self.act(step, &plan));
+                plan.preceded_by(brief.map(|brief| brief.steps).unwrap_or_default())
+            }
+        };
         let again = self.plan(role).unwrap();
         assert!(again.is_empty(), "left of {role}:\n{again}\nof\n{plan}");
         plan.to_string()
@@ -105,8 +112,8 @@ impl World {
             Placement::Interface(name) => located(VIP, name, Scope::Global),
         };
         match step {
-            Step::Record { reached: false, .. } => self.memory.state = plan.during.clone(),
-            Step::Record { reached: true, .. } | Step::Forget => self.memory.state = plan.after.clone(),
+            Step::Record { reached: false, .. } => self.memory.state = *plan.during.clone(),
+            Step::Record { reached: true, .. } | Step::Forget => self.memory.state = *plan.after.clone(),
             Step::Keep { kept: StoredTable::Loaded, table } => self.memory.loaded = table.clone(),
             Step::Keep { kept: StoredTable::Held, table } => self.memory.held = table.clone(),
             Step::Keep { kept: StoredTable::Legacy, table } => self.memory.legacy = table.clone(),

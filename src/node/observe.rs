@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use super::config::Config;
 use super::execute::sysctl_path;
 use super::fence::{Fence, marks as fence};
 use super::observation::{Link, Observation, OwnMarked};
@@ -16,7 +16,7 @@ use super::{Node, OwnRequests, audit, settings};
 use crate::arp::ArpTarget;
 use crate::error::{Cause, Result};
 use crate::ipvs::Table;
-use crate::marks::{self, LocalMarks, NeighbourState};
+use crate::marks::{self, NeighbourState};
 use crate::sysctl;
 
 /// Time limit for the MAC addresses of nodes that were never seen.
@@ -30,20 +30,36 @@ pub(super) enum Look {
     Services,
     /// That, and what costs the start of programs.
     All,
-    /// That, after unknown MAC addresses of peers were asked for. Blocks for 300 ms at most.
+    /// That, after unknown MAC addresses of peers were asked for, which takes 300 ms at most.
     AllAndResolve,
 }
 
+/// Nodes that were asked for their MAC addresses.
+#[derive(Debug)]
+pub(super) struct Unanswered {
+    open: BTreeSet<IpAddr>,
+    /// When the neighbours are looked at again.
+    pub(super) next: Instant,
+    until: Instant,
+}
+
+/// Whether the node's own requests are to be looked at, which takes the start of programs.
+pub(super) fn needs_programs(config: &Config, look: Look) -> bool {
+    look != Look::Services && config.fence == Fence::Marks && config.marks.own_requests == OwnRequests::ServedHere
+}
+
+pub(super) fn own_marked(found: marks::LocalObserved) -> OwnMarked {
+    OwnMarked { missing: found.reason.filter(|_| found.backend.is_none()), marked: found.marked }
+}
+
 impl Node {
+    /// Looks at all that costs system calls only.
     pub(super) fn observe(&mut self, state: &State) -> Result<Observation> {
-        self.observe_for(state, Look::Services)
-    }
-
-    pub(super) fn observe_for(&mut self, state: &State, look: Look) -> Result<Observation> {
         let table = self.ipvs.table()?;
-        self.observe_with(state, table, look)
+        self.observe_with(state, table, Look::Services)
     }
 
+    /// Looks at all but what costs the start of programs.
     pub(super) fn observe_with(&mut self, state: &State, table: Table, look: Look) -> Result<Observation> {
         let mut seen = self.observe_base(state, table)?;
         if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() {
@@ -141,18 +157,6 @@ impl Node {
             return Ok(());
         }
         let peers: BTreeSet<IpAddr> = tables.into_iter().flat_map(|table| fence::peers(table, &seen.own)).collect();
-        if look == Look::AllAndResolve {
-            let remembered = |peer: &IpAddr| state.peers.get(peer).or(self.config.marks.macs.get(peer));
-            let unknown = peers.iter().copied().filter(|peer| remembered(peer).is_none_or(BTreeSet::is_empty));
-            let mut unknown: BTreeSet<IpAddr> = unknown.collect();
-            // A gateway that was never used: its MAC address may be the one that a peer seems to
-            // have.
-            if !peers.is_empty() {
-                let known: BTreeSet<IpAddr> = self.marks.neighbours()?.into_iter().map(|found| found.address).collect();
-                unknown.extend(self.marks.gateways()?.into_iter().filter(|gateway| !known.contains(gateway)));
-            }
-            self.resolve(&unknown)?;
-        }
         seen.link = self.observe_link(&peers)?;
         let values = self.config.marks.values;
         let slots = state.groups.values().map(|group| group.slot).chain([state.group(&self.config.group).slot]);
@@ -165,40 +169,57 @@ impl Node {
         if look != Look::Services && seen.marks.rules.is_empty() {
             seen.unsupported = marks::supported().err().map(|error| error.to_string());
         }
-        if look != Look::Services && self.config.marks.own_requests == OwnRequests::ServedHere {
-            let found = LocalMarks::open_in(self.ipvs.netns().clone()).observe()?;
-            seen.own_requests =
-                Some(OwnMarked { missing: found.reason.filter(|_| found.backend.is_none()), marked: found.marked });
-        }
         Ok(())
     }
 
-    /// Asks for the MAC addresses of these nodes, and waits for the answers.
-    fn resolve(&mut self, unknown: &BTreeSet<IpAddr>) -> Result<()> {
-        let known = |found: &marks::Neighbour| found.mac.is_some() && found.state.is_valid();
-        let known: BTreeSet<IpAddr> =
-            self.marks.neighbours()?.into_iter().filter(known).map(|found| found.address).collect();
-        let mut open: BTreeSet<IpAddr> = BTreeSet::new();
-        for peer in unknown.difference(&known) {
-            if let Some((interface, None)) = self.marks.route_to(*peer)? {
-                // An interface that is down has no neighbours.
-                if self.marks.resolve(*peer, &interface).is_ok() {
-                    open.insert(*peer);
+    /// Asks for the MAC addresses of nodes and gateways that were never seen. Returns those that
+    /// have not answered yet.
+    pub(super) fn ask_neighbours(&mut self, state: &State, table: &Table) -> Result<Unanswered> {
+        let (now, mut open) = (Instant::now(), BTreeSet::new());
+        if self.config.fence == Fence::Marks {
+            let unknown = self.unknown_neighbours(state, table)?;
+            let known = |found: &marks::Neighbour| found.mac.is_some() && found.state.is_valid();
+            let known: BTreeSet<IpAddr> =
+                self.marks.neighbours()?.into_iter().filter(known).map(|found| found.address).collect();
+            for peer in unknown.difference(&known) {
+                if let Some((interface, None)) = self.marks.route_to(*peer)? {
+                    // An interface that is down has no neighbours.
+                    if self.marks.resolve(*peer, &interface).is_ok() {
+                        open.insert(*peer);
+                    }
                 }
             }
         }
-        let start = Instant::now();
-        while !open.is_empty() && start.elapsed() < RESOLVE_LIMIT {
+        Ok(Unanswered { open, next: now, until: now + RESOLVE_LIMIT })
+    }
+
+    fn unknown_neighbours(&mut self, state: &State, table: &Table) -> Result<BTreeSet<IpAddr>> {
+        let own: BTreeSet<IpAddr> = self.vips.all()?.iter().map(|found| found.address).collect();
+        let configured = self.config.services.clone().unwrap_or_default();
+        let peers: BTreeSet<IpAddr> =
+            [table, &configured].into_iter().flat_map(|table| fence::peers(table, &own)).collect();
+        let remembered = |peer: &IpAddr| state.peers.get(peer).or(self.config.marks.macs.get(peer));
+        let unknown = peers.iter().copied().filter(|peer| remembered(peer).is_none_or(BTreeSet::is_empty));
+        let mut unknown: BTreeSet<IpAddr> = unknown.collect();
+        // A gateway that was never used: its MAC address may be the one that a peer seems to have.
+        if !peers.is_empty() {
+            let known: BTreeSet<IpAddr> = self.marks.neighbours()?.into_iter().map(|found| found.address).collect();
+            unknown.extend(self.marks.gateways()?.into_iter().filter(|gateway| !known.contains(gateway)));
+        }
+        Ok(unknown)
+    }
+
+    /// Whether all have answered, or do not in time.
+    pub(super) fn have_answered(&mut self, unanswered: &mut Unanswered, now: Instant) -> Result<bool> {
+        if now >= unanswered.next && !unanswered.open.is_empty() {
             for found in self.marks.neighbours()? {
                 if found.mac.is_some() || found.state == NeighbourState::Failed {
-                    open.remove(&found.address);
+                    unanswered.open.remove(&found.address);
                 }
             }
-            if !open.is_empty() {
-                thread::sleep(RESOLVE_STEP);
-            }
+            unanswered.next = now + RESOLVE_STEP;
         }
-        Ok(())
+        Ok(unanswered.open.is_empty() || now >= unanswered.until)
     }
 
     fn observe_link(&mut self, peers: &BTreeSet<IpAddr>) -> Result<Link> {

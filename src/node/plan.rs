@@ -137,14 +137,15 @@ fn services(count: usize) -> String {
 pub struct Plan {
     pub(super) steps: Vec<Step>,
     pub(super) warnings: Vec<String>,
-    pub(super) during: State,
-    pub(super) after: State,
+    /// What is remembered while it is carried out, and afterwards.
+    pub(super) during: Box<State>,
+    pub(super) after: Box<State>,
 }
 
 impl Plan {
     /// Steps that change nothing of what is remembered.
     pub(super) fn beside(state: &State, steps: Vec<Step>) -> Self {
-        Plan { steps, warnings: Vec::new(), during: state.clone(), after: state.clone() }
+        Plan { steps, warnings: Vec::new(), during: Box::new(state.clone()), after: Box::new(state.clone()) }
     }
 
     /// The steps.

@@ -181,10 +181,7 @@ impl<'a> Case<'a> {
                 steps.extend(rules.removed);
             }
             false => {
-                steps.extend(add(config, seen, &Placement::Loopback));
-                if config.vip_owner == VipOwner::Node {
-                    steps.extend(remove(seen, &on_interface, config.vips.iter().copied()));
-                }
+                steps.extend(self.leave(&on_interface));
                 steps.extend(obsolete_vips(config, state, seen));
                 steps.extend(services.first);
                 steps.extend(rules.added);
@@ -221,7 +218,43 @@ impl<'a> Case<'a> {
         if self.memory.legacy_of(&self.group).is_some() || (state.legacy.is_some() && after.legacy.is_none()) {
             steps.insert(0, Step::Keep { kept: StoredTable::Legacy, table: self.memory.legacy.clone() });
         }
-        Ok(Plan { steps, warnings: Vec::new(), during, after })
+        Ok(Plan { steps, warnings: Vec::new(), during: Box::new(during), after: Box::new(after) })
+    }
+
+    /// The steps of a role in brief, in the same order as those of [`Case::plan`].
+    fn steps_in_brief(&self) -> Vec<Step> {
+        let (config, seen, state) = (self.config, self.seen, self.state());
+        let on_interface = Placement::Interface(config.interface.clone());
+        let mut steps = Vec::new();
+        match self.directs() {
+            true => {
+                let opening = |rule: &Rule| rule.packets == Packets::Opening && config.vips.contains(&rule.vip);
+                let open = seen.marks.rules.iter().filter(|rule| !opening(rule)).cloned().collect();
+                steps.extend(self.arrive(&on_interface));
+                steps.extend(self.daemon_steps());
+                steps.extend(rule_steps(state, seen, &open).removed);
+                steps.extend(arp_steps(config, seen));
+                steps.extend(sysctl_steps(config, state, seen, self.persistent));
+            }
+            false => {
+                steps.extend(arp_steps(config, seen));
+                steps.extend(self.leave(&on_interface));
+                steps.extend(rule_steps(state, seen, &closed(config, &seen.marks.rules)).added);
+                steps.extend(sysctl_steps(config, state, seen, self.persistent));
+                steps.extend(self.daemon_steps());
+            }
+        }
+        steps
+    }
+
+    /// Places the VIP where a node that does not direct has it.
+    fn leave(&self, on_interface: &Placement) -> Vec<Step> {
+        let (config, seen) = (self.config, self.seen);
+        let mut steps = add(config, seen, &Placement::Loopback);
+        if config.vip_owner == VipOwner::Node {
+            steps.extend(remove(seen, on_interface, config.vips.iter().copied()));
+        }
+        steps
     }
 
     /// Places and announces the VIP of a director.
@@ -525,12 +558,14 @@ fn rule_steps(state: &State, seen: &Observation, wanted: &BTreeSet<Rule>) -> Rul
     RuleSteps { added: step(added), removed: step(removed) }
 }
 
-/// Plans the promotion of a backup that has all it needs, from an observation in brief: the table
-/// is not looked at, and no destination is changed. `None`: it has to be looked at in full.
-pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> Option<Plan> {
+/// Plans the promotion of a backup that has all it needs, or the demotion of a director, from an
+/// observation in brief: the table is not looked at, and no destination is changed. `None`: it has
+/// to be looked at in full.
+pub(super) fn in_brief(config: &Config, role: Role, state: &State, seen: &Observation) -> Option<Plan> {
     let group = state.groups.get(&config.group)?;
     let vips: BTreeSet<(IpAddr, String)> = config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect();
-    let ready = group.role.is_some_and(|(role, reached)| reached && role != Role::Master)
+    let changes_sides = |before: Role| (before == Role::Master) != (role == Role::Master);
+    let ready = group.role.is_some_and(|(before, reached)| reached && changes_sides(before))
         && (group.fence, config.fence) == (Some(Fence::Marks), Fence::Marks)
         && group.vips == vips
         && state.syncs
@@ -539,25 +574,38 @@ pub(super) fn promotion(config: &Config, state: &State, seen: &Observation) -> O
         && !state.peers.is_empty()
         && seen.marks.outdated.is_empty()
         && group.loaded.is_none_or(|sign| seen.table.service(&sign).is_some());
-    let families: BTreeSet<_> = config.vips.iter().map(|vip| ipvs::Family::of(*vip)).collect();
-    let mark = |family| ServiceId::Fwmark { mark: config.marks.values.local(), family };
-    let marked = families.into_iter().all(|family| seen.table.service(&mark(family)).is_some())
-        && config.vips.iter().all(|vip| seen.marks.rules.iter().any(|rule| rule.vip == *vip));
-    if !ready || !marked {
+    if !ready || !is_marked(config, seen) {
         return None;
     }
     refuse_foreign_vips(config, state, seen).ok()?;
     refuse_foreign_daemons(config, state, seen).ok()?;
-    let mut steps = promotion_steps(config, state, group, seen);
     let memory = Memory { state: state.clone(), ..Memory::default() };
-    let (mut during, mut after) = brief(config, &memory, group, seen).remember(&steps);
+    let case = brief(config, role, &memory, group, seen);
+    let mut steps = case.steps_in_brief();
+    let (mut during, mut after) = case.remember(&steps);
     for state in [&mut during, &mut after] {
         // The services were not read.
         state.group_mut(&config.group).loaded = group.loaded;
     }
-    steps.insert(0, Step::Record { role: Role::Master, reached: false });
-    steps.push(Step::Record { role: Role::Master, reached: true });
-    Some(Plan { steps, warnings: arrival_warnings(config, seen), during, after })
+    steps.insert(0, Step::Record { role, reached: false });
+    steps.push(Step::Record { role, reached: true });
+    let warnings = if role == Role::Master { arrival_warnings(config, seen) } else { Vec::new() };
+    Some(Plan { steps, warnings, during: Box::new(during), after: Box::new(after) })
+}
+
+/// Whether a plan in brief that was carried out has left nothing to do.
+pub(super) fn is_done_in_brief(config: &Config, role: Role, state: &State, seen: &Observation) -> bool {
+    let memory = Memory { state: state.clone(), ..Memory::default() };
+    let steps = brief(config, role, &memory, &state.group(&config.group), seen).steps_in_brief();
+    is_marked(config, seen) && !steps.iter().any(Step::leaves_a_trace)
+}
+
+/// Whether the services of the marks are there, and rules for each VIP.
+fn is_marked(config: &Config, seen: &Observation) -> bool {
+    let mark = |family| ServiceId::Fwmark { mark: config.marks.values.local(), family };
+    let has_service = |vip: &IpAddr| seen.table.service(&mark(ipvs::Family::of(*vip))).is_some();
+    let has_rule = |vip: &IpAddr| seen.marks.rules.iter().any(|rule| rule.vip == *vip);
+    config.vips.iter().all(|vip| has_service(vip) && has_rule(vip))
 }
 
 /// Whether one of these services is persistent, but for those of the node's own marks.
@@ -566,10 +614,11 @@ fn has_persistent(config: &Config, state: &State, table: &Table) -> bool {
     table.services().any(|content| content.service.persistence.is_some() && !own(&content.service.id))
 }
 
-fn brief<'a>(config: &'a Config, memory: &'a Memory, group: &Group, seen: &'a Observation) -> Case<'a> {
+/// The case of an observation in brief.
+fn brief<'a>(config: &'a Config, role: Role, memory: &'a Memory, group: &Group, seen: &'a Observation) -> Case<'a> {
     Case {
         config,
-        role: Role::Master,
+        role,
         memory,
         seen,
         group: group.clone(),
@@ -581,38 +630,24 @@ fn brief<'a>(config: &'a Config, memory: &'a Memory, group: &Group, seen: &'a Ob
     }
 }
 
-fn promotion_steps(config: &Config, state: &State, group: &Group, seen: &Observation) -> Vec<Step> {
-    let memory = Memory { state: state.clone(), ..Memory::default() };
-    let case = brief(config, &memory, group, seen);
-    let opening = |rule: &Rule| rule.packets == Packets::Opening && config.vips.contains(&rule.vip);
-    let left = seen.marks.rules.iter().filter(|rule| !opening(rule)).cloned().collect();
-    let mut steps = case.arrive(&Placement::Interface(config.interface.clone()));
-    steps.extend(case.daemon_steps());
-    steps.extend(rule_steps(state, seen, &left).removed);
-    steps.extend(arp_steps(config, seen));
-    steps.extend(sysctl_steps(config, state, seen, case.persistent));
-    steps
-}
-
 /// Plans to place the VIPs again that the node has placed for its role, from an observation in
 /// brief. Empty while a role is under way.
-pub(super) fn restoration(config: &Config, state: &State, seen: &Observation) -> Result<Vec<Step>> {
+pub(super) fn restoration(config: &Config, state: &State, seen: &Observation) -> Result<Plan> {
     let group = state.group(&config.group);
     refuse_foreign_vips(config, state, seen)?;
-    Ok(match group.role {
+    let mut steps = match group.role {
         Some((Role::Master, true)) => {
             let memory = Memory { state: state.clone(), ..Memory::default() };
-            brief(config, &memory, &group, seen).arrive(&Placement::Interface(config.interface.clone()))
+            brief(config, Role::Master, &memory, &group, seen).arrive(&Placement::Interface(config.interface.clone()))
         }
         Some((_, true)) => add(config, seen, &Placement::Loopback),
         _ => Vec::new(),
-    })
-}
-
-/// What is left to do of a promotion that was carried out, from an observation in brief.
-pub(super) fn left_of_promotion(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
-    let steps = promotion_steps(config, state, &state.group(&config.group), seen);
-    steps.into_iter().filter(Step::leaves_a_trace).collect()
+    };
+    // Where nothing can be recorded, a demotion was not recorded either.
+    if let Some((role @ Role::Master, true)) = group.role.filter(|_| !steps.is_empty()) {
+        steps.insert(0, Step::Record { role, reached: true });
+    }
+    Ok(Plan::beside(state, steps))
 }
 
 /// The services that an observation in brief looks at.
@@ -693,6 +728,21 @@ pub(super) fn closed(config: &Config, rules: &BTreeSet<Rule>) -> BTreeSet<Rule> 
     let own = rules.iter().filter(|rule| config.vips.contains(&rule.vip));
     let opening = own.map(|rule| Rule { packets: Packets::Opening, mark: config.marks.values.local(), ..rule.clone() });
     rules.iter().cloned().chain(opening).collect()
+}
+
+/// What is remembered of a role that was asked for and not reached, where the node has a role
+/// already. `None`: nothing changes.
+///
+/// Not a promotion of a node that owns its VIPs: what it has begun is recorded, and one that was
+/// refused has changed nothing. A repair must not promote the node later, when another one was
+/// promoted in its place. keepalived has moved its VIP before.
+pub(super) fn unreached(config: &Config, state: &State, role: Role) -> Option<State> {
+    if role == Role::Master && config.vip_owner == VipOwner::Node {
+        return None;
+    }
+    let mut state = state.clone();
+    let group = state.groups.get_mut(&config.group)?;
+    (group.role.replace((role, false)) != Some((role, false))).then_some(state)
 }
 
 pub(super) fn directs(group: &Group) -> bool {
@@ -799,7 +849,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     if after != *state {
         steps.push(Step::Forget);
     }
-    Ok(Plan { steps, warnings: Vec::new(), during, after })
+    Ok(Plan { steps, warnings: Vec::new(), during: Box::new(during), after: Box::new(after) })
 }
 
 /// Whether no other group of the configuration has a role.
@@ -1090,7 +1140,7 @@ mod tests {
             let mut rules = std::mem::take(&mut world.seen.marks.rules);
             rules.insert(other.clone());
             world.seen.marks.outdated = rules.clone();
-            assert!(promotion(&world.config, &world.memory.state, &world.seen).is_none());
+            assert!(in_brief(&world.config, Role::Master, &world.memory.state, &world.seen).is_none());
             let plan = world.plan(role).unwrap();
             for step in plan.steps() {
                 world.act(step, &plan);
@@ -1154,7 +1204,7 @@ mod tests {
         world.take_on(Role::Backup);
         assert_eq!(mode(&world), "1");
         // A promotion in brief does not look at the table.
-        assert!(promotion(&world.config, &world.memory.state, &world.seen).is_some());
+        assert!(in_brief(&world.config, Role::Master, &world.memory.state, &world.seen).is_some());
         world.take_on(Role::Master);
         assert_eq!(mode(&world), "1");
         // A persistent service of another program, and then none again.

@@ -1,14 +1,12 @@
 //! Repairs: what other programs have changed of what the role needs is set right again. The
 //! services of the table are their editors'.
 
-use std::time::Duration;
-
 use super::Node;
 use super::config::Config;
+use super::job::{LOCK_LIMIT, Task};
 use super::observation::Observation;
 use super::plan::{Plan, Step};
 use super::planner::{self, Memory};
-use super::roles::LOCK_LIMIT;
 use super::services::Apply;
 use crate::error::Result;
 
@@ -33,13 +31,7 @@ impl Node {
     /// As [`Node::become_role`]; [`Error::Superseded`](crate::Error::Superseded) where it has
     /// yielded to a request.
     pub fn repair(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.beside("repair", Duration::ZERO, |node, request| {
-            let memory = node.remember()?;
-            match memory.state.group(&node.config.group).role {
-                Some((role, _)) => node.reach(role, Apply::Changes, request, &mut before),
-                None => Ok(nothing(&memory)),
-            }
-        })
+        self.carry_out(Task::Repair, &mut before)
     }
 
     /// Places VIPs again that another program has removed, without a look at anything else: for
@@ -48,15 +40,7 @@ impl Node {
     /// # Errors
     /// As [`Node::repair`].
     pub fn restore_vips(&mut self) -> Result<Plan> {
-        self.beside("repair", Duration::ZERO, |node, request| {
-            let state = node.dir.load()?;
-            let seen = node.observe_in_brief(&state)?;
-            let steps = planner::restoration(&node.config, &state, &seen)?;
-            // They are remembered as placed.
-            let plan = Plan::beside(&state, steps);
-            node.run(&plan, request, &mut |_: &Step| ())?;
-            Ok(plan)
-        })
+        self.carry_out(Task::RestoreVips, &mut |_| ())
     }
 
     /// Stops this node's sync daemons and starts them again. The kernel's daemons stay with the

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::names;
+use super::state::suffix;
 use crate::error::{Error, Result};
 
 /// First and longest interval at which a request that waits looks again.
@@ -105,6 +105,10 @@ pub(super) enum WaitsFor {
 }
 
 impl Request {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Looks whether it is the request's turn, and begins it. Waits for nothing.
     ///
     /// # Errors
@@ -194,8 +198,7 @@ enum Condition {
 
 impl Requests {
     pub(super) fn new(directory: &Path, group: &str) -> Self {
-        let suffix = if group.is_empty() { String::new() } else { format!(".{}", names::escape(group)) };
-        Requests { directory: directory.to_owned(), suffix }
+        Requests { directory: directory.to_owned(), suffix: suffix(group) }
     }
 
     fn file(&self, number: u64) -> PathBuf {
@@ -489,11 +492,13 @@ mod tests {
     #[test]
     fn requests_that_are_drawn_at_once_have_numbers_of_their_own() {
         let dir = requests("at-once");
-        let draw = || (0..50).map(|_| begun(&dir).number).collect::<Vec<_>>();
-        let mut numbers: Vec<u64> = thread::scope(|scope| {
+        // Of a request that has ended, the number may be given away again.
+        let draw = || (0..50).map(|_| dir.draw("backup").unwrap()).collect::<Vec<_>>();
+        let living: Vec<Request> = thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(draw)).collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
+        let mut numbers: Vec<u64> = living.iter().map(|request| request.number).collect();
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), 200);

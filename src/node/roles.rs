@@ -1,29 +1,19 @@
-//! Takes on roles, applies services and releases a node: each in its turn, planned, carried out
-//! and verified.
+//! Takes on roles, applies services and releases a node, for callers that wait for the end.
 
-use std::convert::Infallible;
 use std::iter;
-use std::time::{Duration, Instant};
 
-use super::config::{Config, VipOwner};
+use super::config::Config;
 use super::handle::Node;
+use super::job::{self, Task};
 use super::observe::Look;
 use super::plan::{Plan, Step};
-use super::planner::Memory;
-use super::requests::{Later, Pauses, Request, Turn};
+use super::planner;
 use super::role::Role;
 use super::services::Apply;
-use super::state::{StateDir, StoredTable};
-use super::{planner, services};
+use super::work::{Hooks, Services};
 use crate::arp::{Arp, ArpTarget};
 use crate::error::{Error, Result};
 use crate::ipvs::Table;
-
-/// Time limit for the requests before this one.
-pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(30);
-
-/// How often a node plans again for what other programs have changed meanwhile.
-pub(super) const ROUNDS: usize = 3;
 
 impl Node {
     /// Plans a role. Changes nothing.
@@ -33,17 +23,19 @@ impl Node {
     /// [`Error::Invalid`]: the kernel cannot do what the fence needs; [`Error::State`]: what was
     /// remembered cannot be believed; the errors of reading the kernel's state.
     pub fn plan(&mut self, role: Role) -> Result<Plan> {
-        let memory = self.remember()?;
-        self.plan_after(role, Apply::Changes, &memory, Look::All)
+        self.plan_task(Task::Role(role))
     }
 
-    pub(super) fn plan_after(&mut self, role: Role, apply: Apply, memory: &Memory, look: Look) -> Result<Plan> {
-        // Says now, and not half-way, that there is no such interface.
-        if matches!(role, Role::Master | Role::Backup) {
-            check_interfaces(&self.config, &self.arp)?;
+    fn plan_task(&mut self, task: Task) -> Result<Plan> {
+        let (memory, seen) = self.look(Some(task), Look::All)?;
+        job::plan(&self.config, task, &memory, &seen)
+    }
+
+    pub(super) fn check_interfaces_for(&self, role: Role) -> Result<()> {
+        match role {
+            Role::Master | Role::Backup => check_interfaces(&self.config, &self.arp),
+            Role::Fault | Role::Stop => Ok(()),
         }
-        let seen = self.observe_for(&memory.state, look)?;
-        planner::for_role(&self.config, role, apply, memory, &seen)
     }
 
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing
@@ -63,10 +55,7 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn become_role_with(&mut self, role: Role, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        match self.take_on(role, None::<fn() -> Result<_, Infallible>>, &mut before)? {
-            Ok(plan) => Ok(plan),
-            Err(never) => match never {},
-        }
+        self.carry_out(Task::Role(role), &mut before)
     }
 
     /// Takes on a role with services that are read only where they are needed: not for the
@@ -82,92 +71,37 @@ impl Node {
         services: impl FnOnce() -> Result<Option<Table>, E>,
         mut before: impl FnMut(&Step),
     ) -> Result<Result<Plan, E>> {
-        self.take_on(role, Some(services), &mut before)
-    }
-
-    pub(super) fn take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
-        &mut self,
-        role: Role,
-        mut services: Option<R>,
-        before: &mut impl FnMut(&Step),
-    ) -> Result<Result<Plan, E>> {
-        let mut had_turn = false;
-        let result = self.in_turn(&role.to_string(), |node, request| {
-            had_turn = true;
-            let result = node.try_to_take_on(role, &mut services, request, before);
-            if matches!(result, Ok(Ok(_)) | Err(Error::Superseded { .. })) || request.later()? != Later::None {
-                return result;
+        let (mut services, mut unreadable) = (Some(services), None);
+        let mut read = || match services.take().map(|read| read()) {
+            None => Services::AsConfigured,
+            Some(Ok(table)) => Services::Read(table),
+            Some(Err(error)) => {
+                unreadable = Some(error);
+                Services::Unreadable
             }
-            // The lock is held: no later request is carried out meanwhile.
-            node.record_unreached(role);
-            match result {
-                Err(error) if role != Role::Master => Err(node.stand_down(role, error)),
-                Ok(Err(unreadable)) if role != Role::Master => {
-                    let error = Error::invalid("services", "they cannot be read");
-                    match node.stand_down(role, error) {
-                        error @ Error::Demotion { .. } if !error.is_demoted() => Err(error),
-                        _ => Ok(Err(unreadable)),
-                    }
-                }
-                result => result,
-            }
-        });
-        match result {
-            Err(error) if !had_turn && role != Role::Master && !matches!(error, Error::Superseded { .. }) => {
-                Err(self.stand_down(role, error))
-            }
-            result => result,
+        };
+        let result = self.drive(Task::Role(role), &mut Hooks { before: &mut before, services: &mut read });
+        match (result, unreadable) {
+            // That the node keeps a VIP is worse.
+            (Err(error @ Error::Demotion { .. }), Some(_)) if !error.is_demoted() => Err(error),
+            (Err(error @ Error::Superseded { .. }), _) => Err(error),
+            (_, Some(unreadable)) => Ok(Err(unreadable)),
+            (result, None) => result.map(Ok),
         }
     }
 
-    fn try_to_take_on<E, R: FnOnce() -> Result<Option<Table>, E>>(
-        &mut self,
-        role: Role,
-        services: &mut Option<R>,
-        request: &Request,
-        before: &mut impl FnMut(&Step),
-    ) -> Result<Result<Plan, E>> {
-        let done = match self.promote_at_once(role, request, before)? {
-            Some(done) => match self.dir.load()?.group(&self.config.group).loaded {
-                Some(_) => done,
-                // The program that loaded the services may have changed ports and servers since.
-                None => self.reach(role, Apply::Changes, request, before)?.preceded_by(done.steps),
-            },
-            None => {
-                if let Some(read) = services.take() {
-                    match read() {
-                        Ok(table) => self.config.services = table,
-                        Err(error) => return Ok(Err(error)),
-                    }
-                    self.config.check()?;
-                }
-                self.reach(role, Apply::Changes, request, before)?
-            }
+    /// Remembers that the node was told this role and has not reached it. With the lock, unless it
+    /// was not to be had.
+    pub(super) fn record_unreached(&self, role: Role, is_locked: bool) {
+        let record = || match planner::unreached(&self.config, &self.dir.load()?, role) {
+            Some(state) => self.dir.save(&state),
+            None => Ok(()),
         };
-        self.look_for_director(role)?;
-        Ok(Ok(done))
-    }
-
-    /// Remembers that the node was told this role and has not reached it, where it has a role
-    /// already. The lock is held.
-    ///
-    /// Not a promotion of a node that owns its VIPs: what it has begun is recorded, and one that
-    /// was refused has changed nothing. A repair must not promote the node later, when another one
-    /// was promoted in its place. keepalived has moved its VIP before.
-    pub(super) fn record_unreached(&self, role: Role) {
-        if role == Role::Master && self.config.vip_owner == VipOwner::Node {
-            return;
+        let recorded = is_locked && record().is_ok();
+        if !recorded && role != Role::Master {
+            // The error of the role itself is reported.
+            let _ = self.dir.mark_demoted();
         }
-        let record = || -> Result<()> {
-            let mut state = self.dir.load()?;
-            let Some(group) = state.groups.get_mut(&self.config.group) else { return Ok(()) };
-            if group.role.replace((role, false)) != Some((role, false)) {
-                self.dir.save(&state)?;
-            }
-            Ok(())
-        };
-        // The error of the role itself is reported.
-        let _ = record();
     }
 
     /// Brings the configured services into the kernel's table: what was changed in the
@@ -177,10 +111,7 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`]; [`Error::Invalid`] where no role was taken on yet.
     pub fn apply(&mut self, apply: Apply, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.beside("apply", LOCK_LIMIT, |node, request| {
-            let role = node.present_role("apply")?;
-            node.reach(role, apply, request, &mut before)
-        })
+        self.carry_out(Task::Apply(apply), &mut before)
     }
 
     /// Plans what [`Node::apply`] would do. Changes nothing.
@@ -188,117 +119,7 @@ impl Node {
     /// # Errors
     /// As [`Node::plan`]; [`Error::Invalid`] where no role was taken on yet.
     pub fn plan_apply(&mut self, apply: Apply) -> Result<Plan> {
-        let (role, memory) = (self.present_role("apply")?, self.remember()?);
-        self.plan_after(role, apply, &memory, Look::All)
-    }
-
-    pub(super) fn present_role(&self, what: &str) -> Result<Role> {
-        let role = self.dir.load()?.group(&self.config.group).role;
-        role.map(|(role, _)| role)
-            .ok_or_else(|| Error::invalid(what, "this node has taken on no role yet: let it take on one first"))
-    }
-
-    /// Plans and acts until the role is in place. The lock is held.
-    pub(super) fn reach(
-        &mut self,
-        role: Role,
-        apply: Apply,
-        request: &Request,
-        before: &mut impl FnMut(&Step),
-    ) -> Result<Plan> {
-        let mut done = self.plan_after(role, apply, &self.remember()?, Look::AllAndResolve)?;
-        self.run(&done, request, before)?;
-        let mut rounds = 1;
-        loop {
-            let memory = Memory { state: done.after.clone(), ..self.remember()? };
-            let again = self.plan_after(role, Apply::Changes, &memory, Look::All)?;
-            match again.first_change() {
-                None => {
-                    done.warnings = again.warnings;
-                    return Ok(done);
-                }
-                Some(step) if rounds == ROUNDS || done.steps.contains(step) => return Err(not_verified(step)),
-                // Another program has changed something meanwhile: keepalived has moved its VIP,
-                // say.
-                Some(_) => {
-                    self.run(&again, request, before)?;
-                    done = again.preceded_by(done.steps);
-                    rounds += 1;
-                }
-            }
-        }
-    }
-
-    /// The promotion of a backup that has all it needs. `None`: it has to be looked at in full.
-    pub(super) fn promote_at_once(
-        &mut self,
-        role: Role,
-        request: &Request,
-        before: &mut impl FnMut(&Step),
-    ) -> Result<Option<Plan>> {
-        if role != Role::Master {
-            return Ok(None);
-        }
-        check_interfaces(&self.config, &self.arp)?;
-        let state = self.dir.load()?;
-        let seen = self.observe_in_brief(&state)?;
-        let Some(plan) = planner::promotion(&self.config, &state, &seen) else { return Ok(None) };
-        self.run(&plan, request, before)?;
-        let seen = self.observe_in_brief(&plan.after)?;
-        let left = planner::left_of_promotion(&self.config, &plan.after, &seen);
-        // What another program has changed meanwhile is looked at in full.
-        Ok(left.is_empty().then_some(plan))
-    }
-
-    /// Does `work` under the lock, unless a later request is carried out instead. Where the later
-    /// request was killed, or gave up without a change, the earlier one goes on.
-    pub(super) fn in_turn<T>(
-        &mut self,
-        role: &str,
-        mut work: impl FnMut(&mut Self, &Request) -> Result<T>,
-    ) -> Result<T> {
-        self.dir.prepare()?;
-        let request = self.dir.requests().draw(role)?;
-        let (start, mut pauses) = (Instant::now(), Pauses::new());
-        loop {
-            match request.turn()? {
-                Turn::Superseded(latest) => return Err(request.superseded(latest)),
-                Turn::Waits(waits) if start.elapsed() > LOCK_LIMIT => return Err(request.timed_out(waits, LOCK_LIMIT)),
-                Turn::Waits(_) => pauses.sleep(),
-                Turn::Now(_lock) => {
-                    self.dir.remove_leftovers();
-                    match work(self, &request) {
-                        Err(Error::Superseded { .. }) => {}
-                        result => return result,
-                    }
-                }
-            }
-        }
-    }
-
-    /// Does `work` under the lock, and supersedes no request. It yields to every request that
-    /// waits or comes meanwhile, and begins again after it, until `patience` has passed.
-    pub(super) fn beside<T>(
-        &mut self,
-        what: &str,
-        patience: Duration,
-        mut work: impl FnMut(&mut Self, &Request) -> Result<T>,
-    ) -> Result<T> {
-        self.dir.prepare()?;
-        let (start, mut pauses) = (Instant::now(), Pauses::new());
-        loop {
-            let lock = self.dir.lock(LOCK_LIMIT)?;
-            let request = self.dir.requests().beside(what)?;
-            let result = match self.dir.requests().is_pending()? {
-                true => Err(request.superseded(self.dir.requests().latest()?)),
-                false => work(self, &request),
-            };
-            drop(lock);
-            match result {
-                Err(Error::Superseded { .. }) if start.elapsed() < patience => pauses.sleep(),
-                result => return result,
-            }
-        }
+        self.plan_task(Task::Apply(apply))
     }
 
     /// Plans to give everything back. Changes nothing.
@@ -306,15 +127,7 @@ impl Node {
     /// # Errors
     /// As [`Node::plan`].
     pub fn plan_release(&mut self) -> Result<Plan> {
-        let mut memory = self.remember()?;
-        if planner::is_last(&self.config, &memory.state) {
-            for name in memory.state.obsolete(&self.config) {
-                let dir = StateDir::new(&self.config.state_dir, &name);
-                services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded)?);
-            }
-        }
-        let seen = self.observe_for(&memory.state, Look::All)?;
-        planner::for_release(&self.config, &memory, &seen)
+        self.plan_task(Task::Release)
     }
 
     /// Takes the node out: VIPs that it placed go, rules and services of its marks go, ARP
@@ -325,11 +138,7 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`].
     pub fn release(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.in_turn("release", |node, request| {
-            let plan = node.plan_release()?;
-            node.run(&plan, request, &mut before)?;
-            Ok(plan)
-        })
+        self.carry_out(Task::Release, &mut before)
     }
 }
 
@@ -338,9 +147,4 @@ pub(super) fn check_interfaces(config: &Config, arp: &Arp) -> Result<()> {
     let sync = ArpTarget::Interface(config.sync.interface.clone());
     let configured = config.arp.iter().map(|wanted| &wanted.target);
     iter::once(&own).chain(configured).chain([&sync]).try_for_each(|target| arp.get(target).map(drop))
-}
-
-pub(super) fn not_verified(step: &Step) -> Error {
-    let found = "it is still to be done: does another program change the same thing?".into();
-    Error::NotVerified { step: step.to_string(), found }
 }

@@ -8,7 +8,7 @@ use super::state::Legacy;
 use crate::ipvs::{Destination, ServiceId, Table};
 
 /// How a configuration is brought into a table that others edit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Apply {
     /// What the configuration has changed since it was loaded last; what others have changed
     /// stays.

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -241,12 +241,13 @@ impl State {
     /// What is remembered from before a reboot: another node may have become the director
     /// meanwhile, so no role of that time is more than a backup's, and none is reached.
     pub(super) fn of_earlier_boot(mut self) -> Self {
-        for (role, reached) in self.groups.values_mut().filter_map(|group| group.role.as_mut()) {
-            *reached = false;
-            if *role == Role::Master {
-                *role = Role::Backup;
-            }
-        }
+        self.groups.values_mut().for_each(Group::demote);
+        self
+    }
+
+    /// What is remembered of a group whose demotion could not be recorded.
+    pub(super) fn demoted(mut self, group: &str) -> Self {
+        self.groups.get_mut(group).into_iter().for_each(Group::demote);
         self
     }
 
@@ -276,6 +277,18 @@ impl State {
 
     pub(super) fn group_mut(&mut self, name: &str) -> &mut Group {
         self.groups.entry(name.to_owned()).or_default()
+    }
+}
+
+impl Group {
+    /// The role is no more than a backup's, and is not reached.
+    fn demote(&mut self) {
+        if let Some((role, reached)) = &mut self.role {
+            *reached = false;
+            if *role == Role::Master {
+                *role = Role::Backup;
+            }
+        }
     }
 }
 
@@ -325,10 +338,17 @@ pub enum StoredTable {
     Legacy,
 }
 
+/// Begins the names of the files that say that a group was demoted.
+const DEMOTED: &str = "demoted";
+
+/// Ends the names of the files that are a group's own.
+pub(super) fn suffix(group: &str) -> String {
+    if group.is_empty() { String::new() } else { format!(".{}", names::escape(group)) }
+}
+
 impl StateDir {
     pub(super) fn new(path: &Path, group: &str) -> Self {
-        let suffix = if group.is_empty() { String::new() } else { format!(".{}", names::escape(group)) };
-        StateDir { path: path.to_owned(), suffix, requests: Requests::new(path, group) }
+        StateDir { path: path.to_owned(), suffix: suffix(group), requests: Requests::new(path, group) }
     }
 
     /// The requests for the group's roles.
@@ -410,7 +430,27 @@ impl StateDir {
             let earlier = boot_of(text).is_some_and(|then| boot.as_deref().is_some_and(|now| now != then));
             Ok(if earlier { state.of_earlier_boot() } else { state })
         };
-        Ok(self.read(self.state_file(), parse)?.unwrap_or_default())
+        let mut state = self.read(self.state_file(), parse)?.unwrap_or_default();
+        let names: Vec<String> = state.groups.keys().cloned().collect();
+        for name in names {
+            // What cannot be looked at is reported where it is written.
+            if self.demoted_file(&name).exists() {
+                state = state.demoted(&name);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Records the demotion of this group where there is no space for more than a file's name, or
+    /// the lock is not to be had.
+    pub(super) fn mark_demoted(&self) -> Result<()> {
+        let path = self.path.join(format!("{DEMOTED}{}", self.suffix));
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        made.map(drop).map_err(|e| Error::system("make", path.display(), e))
+    }
+
+    fn demoted_file(&self, group: &str) -> PathBuf {
+        self.path.join(format!("{DEMOTED}{}", suffix(group)))
     }
 
     /// A table; an empty one where none was saved.
@@ -450,7 +490,9 @@ impl StateDir {
             Some(boot) => text.replacen('\n', &format!("\n{BOOT}{boot}\n"), 1),
             None => text,
         };
-        self.write(self.state_file(), &text)
+        self.write(self.state_file(), &text)?;
+        // What these files say was read before, and is in the state now.
+        state.groups.keys().try_for_each(|name| self.remove_file(self.demoted_file(name)))
     }
 
     /// Replaces a table; an empty one is removed.
@@ -477,6 +519,7 @@ impl StateDir {
         if state.legacy.is_none() {
             self.remove_file(self.table_file(StoredTable::Legacy))?;
         }
+        self.remove_file(self.path.join(format!("{DEMOTED}{}", self.suffix)))?;
         match *state == State::default() {
             true => self.remove_file(self.state_file()),
             false => self.save(state),

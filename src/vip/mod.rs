@@ -518,15 +518,17 @@ impl Vips {
         self.route.begin_series()
     }
 
-    /// Ends a series with this result, and verifies what it has changed: VIPs, places, and whether
-    /// each VIP is to be at its place.
+    /// Ends a series: addresses are read for each change again.
+    pub(crate) fn end_series(&mut self) {
+        self.route.end_series();
+    }
+
+    /// Verifies what a series has changed: VIPs, places, and whether each VIP is to be at its
+    /// place.
     ///
     /// # Errors
-    /// That of the series; [`Error::NotVerified`] when another program has undone one of the
-    /// changes.
-    pub(crate) fn end_series(&mut self, changes: &[(IpAddr, &Placement, bool)], result: Result<()>) -> Result<()> {
-        self.route.end_series();
-        result?;
+    /// [`Error::NotVerified`] when another program has undone one of the changes.
+    pub(crate) fn verify_series(&mut self, changes: &[(IpAddr, &Placement, bool)]) -> Result<()> {
         let found: BTreeSet<(IpAddr, u32, u8)> =
             self.route.addresses(None)?.iter().map(|entry| (entry.local, entry.index, entry.prefix)).collect();
         let mut indexes: BTreeMap<&str, u32> = BTreeMap::new();

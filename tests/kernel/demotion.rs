@@ -3,6 +3,7 @@
 //! ipvsadm.
 
 use std::fs;
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -125,6 +126,36 @@ fn a_demotion_gives_up_the_vip_whatever_else_fails() {
             assert_directs_no_longer(what);
         }
     }
+}
+
+/// A repair that comes later, when there is space again, must not promote the node.
+#[test]
+fn a_demotion_that_cannot_be_recorded_is_not_undone_later() {
+    enter_new_mount_namespace();
+    let bench = bench(Fence::Marks, Loopback::Always);
+    let directory = state_dir(&bench);
+    fs::create_dir_all(&directory).unwrap();
+    run(&format!("mount -t tmpfs -o size=64k,mode=700 none {directory}"));
+    bench.node().become_role(Role::Master).unwrap();
+    let fill = fs::File::create(bench.config.state_dir.join("full")).unwrap();
+    while (&fill).write_all(&[0; 4096]).is_ok() {}
+    drop(fill);
+    let error = bench.node().become_role(Role::Backup).unwrap_err();
+    assert_directs_no_longer(&error.to_string());
+    assert_eq!(bench.node().role().unwrap(), Some((Role::Backup, false)));
+    // A watch tries both.
+    let _ = bench.node().restore_vips();
+    let _ = bench.node().repair(|_| ());
+    assert_directs_no_longer("repaired on a full disk");
+    fs::remove_file(bench.config.state_dir.join("full")).unwrap();
+    bench.node().restore_vips().unwrap();
+    bench.node().repair(|_| ()).unwrap();
+    assert_directs_no_longer("repaired");
+    assert_eq!(bench.node().role().unwrap(), Some((Role::Backup, true)));
+    bench.node().become_role(Role::Master).unwrap();
+    assert_eq!(on_interface().len(), 2);
+    bench.node().become_role(Role::Backup).unwrap();
+    run(&format!("umount {directory}"));
 }
 
 /// Reboots are numbered by the kernel; a state directory may outlive one.

@@ -8,6 +8,7 @@ mod chaos;
 mod cli;
 mod control;
 mod demotion;
+mod driver;
 mod fence;
 mod handover;
 mod ipv6;

@@ -33,6 +33,7 @@ use rustix::net::sockopt;
 
 use super::{Ipvs, SyncDaemon};
 use crate::error::{Error, Result};
+use crate::netns::Netns;
 
 /// What fits an Ethernet frame behind the headers of IP and UDP; longer ones the kernel's backup
 /// does not take by default.
@@ -42,7 +43,7 @@ const MAX_LENGTH_V6: u16 = 1452;
 /// A receiver's queue holds some 90 such messages by default (`net.core.rmem_default`): a burst
 /// must find room in it, and the pause be long enough to empty it.
 const BURST: usize = 16;
-const PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 impl Ipvs {
     /// Sends entries to the group of this daemon, whose interface, sync id, group, port and TTL
@@ -57,23 +58,41 @@ impl Ipvs {
     /// [`Error::Invalid`]: see [`SyncDaemon::check`]; [`Error::System`]: no such interface
     /// (`ENODEV`), or it has no address (`ENETUNREACH`, `EADDRNOTAVAIL`) or is down (`ENETDOWN`).
     pub fn send_connections(&mut self, daemon: &SyncDaemon, entries: &[Entry]) -> Result<usize> {
+        let mut sender = ConnectionSender::open(self.netns(), daemon, entries)?;
+        while sender.send()? {
+            thread::sleep(PAUSE);
+        }
+        Ok(sender.messages.len())
+    }
+}
+
+/// Sends connections a burst at a time.
+#[derive(Debug)]
+pub(crate) struct ConnectionSender {
+    socket: UdpSocket,
+    messages: Vec<Vec<u8>>,
+    sent: usize,
+    /// Names the receivers in errors.
+    to: String,
+}
+
+impl ConnectionSender {
+    pub(crate) fn open(netns: &Netns, daemon: &SyncDaemon, entries: &[Entry]) -> Result<Self> {
         daemon.check()?;
         let group = daemon.group.unwrap_or(SyncDaemon::DEFAULT_GROUP);
         let limit = if group.is_ipv4() { MAX_LENGTH_V4 } else { MAX_LENGTH_V6 };
-        let messages = messages(entries, daemon.sync_id, limit);
-        let send = || {
-            let socket = open(daemon, group)?;
-            for (number, message) in messages.iter().enumerate() {
-                if number > 0 && number % BURST == 0 {
-                    thread::sleep(PAUSE);
-                }
-                socket.send(message)?;
-            }
-            io::Result::Ok(())
-        };
-        let to = || format!("connections to {group} on {}", daemon.interface);
-        self.netns().run(send)?.map_err(|e| Error::system("send", to(), e))?;
-        Ok(messages.len())
+        let to = format!("connections to {group} on {}", daemon.interface);
+        let socket = netns.run(|| open(daemon, group))?.map_err(|e| Error::system("send", &to, e))?;
+        Ok(ConnectionSender { socket, messages: messages(entries, daemon.sync_id, limit), sent: 0, to })
+    }
+
+    /// Sends one burst. Says whether there is more, to be sent after [`PAUSE`].
+    pub(crate) fn send(&mut self) -> Result<bool> {
+        for message in self.messages.iter().skip(self.sent).take(BURST) {
+            self.socket.send(message).map_err(|e| Error::system("send", &self.to, e))?;
+            self.sent += 1;
+        }
+        Ok(self.sent < self.messages.len())
     }
 }
 

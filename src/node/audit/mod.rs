@@ -27,13 +27,13 @@ pub use finding::{Finding, Kind, Remedy, Severity};
 use std::path::Path;
 
 use super::Node;
+use super::config::Config;
+use super::job::{self, Task};
+use super::observation::Observation;
 use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::planner::{self, Memory};
-use super::role::Role;
-use super::roles::LOCK_LIMIT;
 use super::services::Apply;
-use super::state::State;
 use crate::error::Result;
 use checks::Case;
 use environment::Environment;
@@ -54,16 +54,13 @@ impl Node {
     /// As [`Node::status`]; [`Error::System`](crate::Error::System) when `keepalived` cannot be
     /// read.
     pub fn audit(&mut self, keepalived: Option<&Path>) -> Result<Vec<Finding>> {
-        let memory = self.remember()?;
         // A peer that was never asked for its MAC address is not unknown.
-        let seen = self.observe_for(&memory.state, Look::AllAndResolve)?;
+        let (memory, seen) = self.look(None, Look::AllAndResolve)?;
         let kept = planner::own_table(&self.config, &memory, &seen);
         let around = Environment::of(self, &kept, &seen.table, keepalived)?;
         let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
         // What a fix would do is decided where a role is, so that there is one way to do a thing.
-        let mended = checks::mended(&kept, &seen);
-        let mended = memory.state.mended.iter().map(own).chain(mended).collect();
-        let with_mended = Memory { state: State { mended, ..memory.state.clone() }, ..memory.clone() };
+        let with_mended = with_mended(&self.config, &memory, &seen);
         let plan = role.map(|role| planner::for_role(&self.config, role, Apply::Changes, &with_mended, &seen));
         let troubles = planner::troubles(&self.config, &memory, &seen);
         Ok(Case::new(&self.config, role, &seen, &around, &kept, plan.as_ref(), troubles).findings())
@@ -75,8 +72,8 @@ impl Node {
     /// As [`Node::plan`]; [`Error::Invalid`](crate::Error::Invalid) where the node has not taken
     /// on a role yet.
     pub fn plan_fix(&mut self) -> Result<Plan> {
-        let (role, memory) = self.mended_memory()?;
-        self.plan_after(role, Apply::Changes, &memory, Look::All)
+        let (memory, seen) = self.look(Some(Task::Fix), Look::All)?;
+        job::plan(&self.config, Task::Fix, &memory, &seen)
     }
 
     /// Sets right what an audit finds and what is the node's, and calls `before` with each step
@@ -86,23 +83,14 @@ impl Node {
     /// # Errors
     /// As [`Node::become_role`], and as [`Node::plan_fix`].
     pub fn fix(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
-        self.beside("fix", LOCK_LIMIT, |node, request| {
-            let (role, memory) = node.mended_memory()?;
-            node.dir.save(&memory.state)?;
-            node.reach(role, Apply::Changes, request, &mut before)
-        })
-    }
-
-    /// The role that the node has, and what it remembers, with what a fix adds.
-    fn mended_memory(&mut self) -> Result<(Role, Memory)> {
-        let (role, mut memory) = (self.present_role("a fix")?, self.remember()?);
-        let seen = self.observe(&memory.state)?;
-        let kept = planner::own_table(&self.config, &memory, &seen);
-        memory.state.mended.extend(checks::mended(&kept, &seen));
-        Ok((role, memory))
+        self.carry_out(Task::Fix, &mut before)
     }
 }
 
-fn own((name, value): (&String, &String)) -> (String, String) {
-    (name.clone(), value.clone())
+/// What is remembered, with what a fix adds.
+pub(super) fn with_mended(config: &Config, memory: &Memory, seen: &Observation) -> Memory {
+    let kept = planner::own_table(config, memory, seen);
+    let mut memory = memory.clone();
+    memory.state.mended.extend(checks::mended(&kept, seen));
+    memory
 }

@@ -1,0 +1,449 @@
+//! A request that is under way, as a state machine: in what phase it is, what it waits for, and
+//! what is to be done next. Pure: it looks at no clock, holds no lock and touches no kernel.
+//!
+//! [`Job::on`] takes what has happened and returns what is to be done. [`Work`](super::work)
+//! does it, for callers that wait and for callers that have a loop of their own; the simulation
+//! does it in a model.
+
+use std::time::{Duration, Instant};
+
+use super::audit;
+use super::config::Config;
+use super::fence::Fence;
+use super::observation::Observation;
+use super::observe::Look;
+use super::plan::{Plan, Step};
+use super::planner::{self, Memory};
+use super::role::Role;
+use super::services::Apply;
+use crate::error::{Error, Result};
+
+/// Time limit for the work of other requests and processes before this one.
+pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// First and longest interval at which a request that waits for its turn looks again. They grow:
+/// many requests that wait at once take little of a processor.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a node plans again for what other programs have changed meanwhile.
+const ROUNDS: usize = 3;
+
+/// What a node is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Task {
+    /// Take on a role, see [`Node::become_role`](super::Node::become_role).
+    Role(Role),
+    /// Give everything back, see [`Node::release`](super::Node::release).
+    Release,
+    /// Bring the configured services into the kernel's table, see
+    /// [`Node::apply`](super::Node::apply).
+    Apply(Apply),
+    /// Set right what other programs have changed, see [`Node::repair`](super::Node::repair).
+    Repair,
+    /// Place VIPs that other programs have removed, see
+    /// [`Node::restore_vips`](super::Node::restore_vips).
+    RestoreVips,
+    /// Set right what an audit finds, see [`Node::fix`](super::Node::fix).
+    Fix,
+}
+
+impl Task {
+    /// Whether it supersedes the requests before it. The others yield to every request, also to one
+    /// that was made before them.
+    pub(super) fn supersedes(self) -> bool {
+        matches!(self, Task::Role(_) | Task::Release)
+    }
+
+    /// For how long one that has yielded tries again.
+    fn patience(self) -> Duration {
+        match self {
+            Task::Repair | Task::RestoreVips => Duration::ZERO,
+            _ => LOCK_LIMIT,
+        }
+    }
+
+    /// The name in messages.
+    pub(super) fn name(self) -> String {
+        match self {
+            Task::Role(role) => role.to_string(),
+            Task::Release => "release".into(),
+            Task::Apply(_) => "apply".into(),
+            Task::Repair | Task::RestoreVips => "repair".into(),
+            Task::Fix => "fix".into(),
+        }
+    }
+}
+
+/// What is to be done next for a job. Each is answered by one event.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Wait until then, without the lock. Answered by [`Event::Time`].
+    Wait(Instant),
+    /// Free the lock, and look whether it is the request's turn. Answered by [`Event::Turn`].
+    TakeTurn,
+    /// Read the configured services, where they are read late. Answered by [`Event::Services`].
+    ReadServices,
+    /// Read what is remembered, and look at the kernel. Answered by [`Event::Seen`].
+    Look(Extent),
+    /// Carry out this step of the job's plan, unless another request came. Answered by
+    /// [`Event::Done`].
+    Act(usize),
+    /// Look for the node that directs. Answered by [`Event::Searched`].
+    FindDirector(Role),
+    /// Take back what the node must not keep after this error, unless another request came.
+    /// Answered by [`Event::GaveUp`].
+    GiveUp(Role, Error),
+    /// The job has ended. Not answered.
+    End(Result<Plan>),
+}
+
+/// How much is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// What the promotion of a backup that is ready depends on, and the demotion of a director.
+    Brief,
+    /// All of it.
+    Whole(Look),
+}
+
+/// What has happened. In each, [`Error::Superseded`] says that another request goes first.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The job begins, or the time has come that it waited for.
+    Time,
+    /// It is the request's turn, or another one is at work.
+    Turn(Result<Turn>),
+    /// The services were read into the configuration.
+    Services(Result<()>),
+    /// What is remembered, and what the kernel shows.
+    Seen(Result<Box<(Memory, Observation)>>),
+    /// The step was carried out.
+    Done(Result<()>),
+    /// The search for the director has ended.
+    Searched(Result<()>),
+    /// The node gave up what it could. The error says what.
+    GaveUp(Error),
+}
+
+/// Whether it is the request's turn.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// It is, and the lock is held.
+    Now,
+    /// Another process is at work, or a later request waits that may still be killed. The error is
+    /// that of a request that has waited for too long.
+    Waits(Error),
+}
+
+/// What a job waits for.
+#[derive(Debug)]
+enum Phase {
+    /// It waits for its turn, from the beginning or after another request.
+    Turn,
+    /// The services are read.
+    Services,
+    /// The kernel is looked at, to make a plan.
+    Looking(Extent),
+    /// The plan is carried out, from this step on.
+    Running { plan: Plan, next: usize, check: Check },
+    /// The kernel is looked at, to see whether the plan was carried out.
+    Checking { plan: Plan, check: Check },
+    /// The role is reached, and the node that directs is looked for.
+    Searching(Plan),
+    /// The node gives up what it must not keep.
+    GivingUp,
+    /// It has ended.
+    Ended,
+}
+
+/// How a plan is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// Not at all: its steps verify themselves.
+    None,
+    /// By a look in brief, at what this role needs.
+    Brief(Role),
+    /// By a look at the whole. So many plans were made.
+    Whole(usize),
+}
+
+/// One request that is under way.
+#[derive(Debug)]
+pub(super) struct Job {
+    task: Task,
+    phase: Phase,
+    began: Instant,
+    pause: Duration,
+    /// The steps of plans that were carried out before the present one.
+    done: Vec<Step>,
+}
+
+impl Job {
+    pub(super) fn new(task: Task, now: Instant) -> Self {
+        Job { task, phase: Phase::Turn, began: now, pause: FIRST_PAUSE, done: Vec::new() }
+    }
+
+    pub(super) fn task(&self) -> Task {
+        self.task
+    }
+
+    /// The plan that is being carried out.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        match &self.phase {
+            Phase::Running { plan, .. } => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// The step that is being carried out.
+    pub(super) fn step(&self) -> Option<usize> {
+        match &self.phase {
+            Phase::Running { next, .. } => next.checked_sub(1),
+            _ => None,
+        }
+    }
+
+    /// Takes in what has happened, and says what is to be done next.
+    pub(super) fn on(&mut self, config: &Config, now: Instant, event: Event) -> Action {
+        // What follows sets the next phase.
+        match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Turn => self.in_turn(now, event).unwrap_or_else(|error| self.wait_or_end(now, error)),
+            Phase::GivingUp => match event {
+                Event::GaveUp(Error::Superseded { .. }) => self.take_turn(),
+                Event::GaveUp(error) => self.end(Err(error)),
+                event => self.refuse(&event),
+            },
+            phase => self.at_work(config, phase, event).unwrap_or_else(|error| self.fail(now, error)),
+        }
+    }
+
+    fn in_turn(&mut self, now: Instant, event: Event) -> Result<Action> {
+        match event {
+            Event::Time => Ok(self.take_turn()),
+            Event::Turn(turn) => match turn? {
+                Turn::Now => Ok(self.begin()),
+                Turn::Waits(error) if now.duration_since(self.began) > LOCK_LIMIT => Err(error),
+                Turn::Waits(_) => Ok(self.wait(now)),
+            },
+            event => Ok(self.refuse(&event)),
+        }
+    }
+
+    fn at_work(&mut self, config: &Config, phase: Phase, event: Event) -> Result<Action> {
+        match (phase, event) {
+            (Phase::Services, Event::Services(read)) => {
+                read?;
+                Ok(self.look(Extent::Whole(Look::AllAndResolve)))
+            }
+            (Phase::Looking(Extent::Brief), Event::Seen(seen)) => {
+                let (memory, seen) = *seen?;
+                self.plan_in_brief(config, &memory, &seen)
+            }
+            (Phase::Looking(Extent::Whole(_)), Event::Seen(seen)) => {
+                let (memory, seen) = *seen?;
+                let plan = self::plan(config, self.task, &memory, &seen)?;
+                let check = if self.task == Task::Release { Check::None } else { Check::Whole(1) };
+                Ok(self.run(config, plan, check))
+            }
+            (Phase::Running { plan, next, check }, Event::Done(done)) => {
+                done?;
+                Ok(self.go_on(config, plan, next, check))
+            }
+            (Phase::Checking { plan, check }, Event::Seen(seen)) => {
+                let (memory, seen) = *seen?;
+                self.check(config, plan, check, memory, &seen)
+            }
+            (Phase::Searching(plan), Event::Searched(found)) => {
+                found?;
+                Ok(self.end(Ok(plan)))
+            }
+            (_, event) => Ok(self.refuse(&event)),
+        }
+    }
+
+    /// An event that answers no action.
+    fn refuse(&mut self, event: &Event) -> Action {
+        debug_assert!(false, "{event:?} answers nothing");
+        self.end(Err(Error::invalid("event", "it answers nothing that was to be done")))
+    }
+
+    fn take_turn(&mut self) -> Action {
+        self.phase = Phase::Turn;
+        Action::TakeTurn
+    }
+
+    /// It is the request's turn.
+    fn begin(&mut self) -> Action {
+        self.done.clear();
+        match self.task {
+            Task::Role(_) | Task::RestoreVips => self.look(Extent::Brief),
+            Task::Release => self.look(Extent::Whole(Look::All)),
+            Task::Apply(_) | Task::Repair | Task::Fix => self.look(Extent::Whole(Look::AllAndResolve)),
+        }
+    }
+
+    fn read_services(&mut self) -> Action {
+        self.phase = Phase::Services;
+        Action::ReadServices
+    }
+
+    fn look(&mut self, extent: Extent) -> Action {
+        self.phase = Phase::Looking(extent);
+        Action::Look(extent)
+    }
+
+    fn wait(&mut self, now: Instant) -> Action {
+        self.phase = Phase::Turn;
+        let until = now + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Action::Wait(until)
+    }
+
+    fn plan_in_brief(&mut self, config: &Config, memory: &Memory, seen: &Observation) -> Result<Action> {
+        let state = &memory.state;
+        Ok(match self.task {
+            Task::Role(role) => match planner::in_brief(config, role, state, seen) {
+                Some(plan) => self.run(config, plan, Check::Brief(role)),
+                None => self.read_services(),
+            },
+            _ => self.run(config, planner::restoration(config, state, seen)?, Check::None),
+        })
+    }
+
+    fn run(&mut self, config: &Config, plan: Plan, check: Check) -> Action {
+        // What needs no step needs no second look.
+        let check = if plan.is_empty() { Check::None } else { check };
+        self.go_on(config, plan, 0, check)
+    }
+
+    fn go_on(&mut self, config: &Config, plan: Plan, next: usize, check: Check) -> Action {
+        if next < plan.steps().len() {
+            self.phase = Phase::Running { plan, next: next + 1, check };
+            return Action::Act(next);
+        }
+        match check {
+            Check::None => self.reached(config, plan),
+            Check::Brief(_) => self.checking(plan, check, Extent::Brief),
+            Check::Whole(_) => self.checking(plan, check, Extent::Whole(Look::All)),
+        }
+    }
+
+    fn checking(&mut self, plan: Plan, check: Check, extent: Extent) -> Action {
+        self.phase = Phase::Checking { plan, check };
+        Action::Look(extent)
+    }
+
+    fn check(
+        &mut self,
+        config: &Config,
+        plan: Plan,
+        check: Check,
+        memory: Memory,
+        seen: &Observation,
+    ) -> Result<Action> {
+        let state = *plan.after.clone();
+        let rounds = match check {
+            Check::None => return Ok(self.reached(config, plan)),
+            Check::Brief(role) => {
+                let loaded = state.group(&config.group).loaded.is_some();
+                let is_done = planner::is_done_in_brief(config, role, &state, seen);
+                if is_done && role == Role::Master && loaded {
+                    return Ok(self.reached(config, plan));
+                }
+                self.done.extend(plan.steps);
+                return Ok(match role {
+                    // The program that loaded the services may have changed ports and servers
+                    // since.
+                    Role::Master if is_done => self.look(Extent::Whole(Look::AllAndResolve)),
+                    // The VIP is given up, and what has time is looked at in full. So is what
+                    // another program has changed meanwhile.
+                    _ => self.read_services(),
+                });
+            }
+            Check::Whole(rounds) => rounds,
+        };
+        let task = if let Task::Apply(_) = self.task { Task::Apply(Apply::Changes) } else { self.task };
+        let again = self::plan(config, task, &Memory { state, ..memory }, seen)?;
+        match again.first_change() {
+            None => Ok(self.reached(config, Plan { warnings: again.warnings, ..plan })),
+            Some(step) if rounds == ROUNDS || plan.steps.contains(step) || self.done.contains(step) => {
+                Err(not_verified(step))
+            }
+            // Another program has changed something meanwhile: keepalived has moved its VIP, say.
+            Some(_) => {
+                self.done.extend(plan.steps);
+                Ok(self.run(config, again, Check::Whole(rounds + 1)))
+            }
+        }
+    }
+
+    fn reached(&mut self, config: &Config, plan: Plan) -> Action {
+        let plan = plan.preceded_by(std::mem::take(&mut self.done));
+        match self.task {
+            Task::Role(role) if config.fence == Fence::Marks => {
+                self.phase = Phase::Searching(plan);
+                Action::FindDirector(role)
+            }
+            _ => self.end(Ok(plan)),
+        }
+    }
+
+    /// It was at work, and cannot go on.
+    fn fail(&mut self, now: Instant, error: Error) -> Action {
+        match (error, self.task) {
+            // It has its turn again where the later request was killed, or gave up.
+            (Error::Superseded { .. }, task) if task.supersedes() => self.take_turn(),
+            (error @ Error::Superseded { .. }, _) => self.wait_or_end(now, error),
+            (error, Task::Role(role)) => self.give_up(role, error),
+            (error, _) => self.end(Err(error)),
+        }
+    }
+
+    /// It has not had its turn.
+    fn wait_or_end(&mut self, now: Instant, error: Error) -> Action {
+        let yields = matches!(error, Error::Superseded { .. });
+        match self.task {
+            task if yields && !task.supersedes() && now.duration_since(self.began) < task.patience() => self.wait(now),
+            Task::Role(role) if !yields => self.give_up(role, error),
+            _ => self.end(Err(error)),
+        }
+    }
+
+    fn give_up(&mut self, role: Role, error: Error) -> Action {
+        self.phase = Phase::GivingUp;
+        Action::GiveUp(role, error)
+    }
+
+    fn end(&mut self, result: Result<Plan>) -> Action {
+        self.phase = Phase::Ended;
+        Action::End(result)
+    }
+}
+
+/// What is to be done for a task.
+pub(super) fn plan(config: &Config, task: Task, memory: &Memory, seen: &Observation) -> Result<Plan> {
+    let remembered = memory.state.group(&config.group).role.map(|(role, _)| role);
+    let without = |what: &str| Error::invalid(what, "this node has taken on no role yet: let it take on one first");
+    let (role, apply) = match task {
+        Task::Release => return planner::for_release(config, memory, seen),
+        Task::Role(role) => (role, Apply::Changes),
+        Task::Apply(apply) => (remembered.ok_or_else(|| without("apply"))?, apply),
+        Task::Fix => {
+            let role = remembered.ok_or_else(|| without("a fix"))?;
+            let memory = audit::with_mended(config, memory, seen);
+            return planner::for_role(config, role, Apply::Changes, &memory, seen);
+        }
+        Task::Repair | Task::RestoreVips => match remembered {
+            Some(role) => (role, Apply::Changes),
+            None => return Ok(Plan::beside(&memory.state, Vec::new())),
+        },
+    };
+    planner::for_role(config, role, apply, memory, seen)
+}
+
+fn not_verified(step: &Step) -> Error {
+    let found = "it is still to be done: does another program change the same thing?".into();
+    Error::NotVerified { step: step.to_string(), found }
+}

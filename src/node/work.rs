@@ -1,0 +1,556 @@
+//! Carries out jobs: does what a job says is to be done next, and holds what it needs for that.
+//!
+//! Nothing here waits. What takes time is an operation with a deadline, a descriptor, or both; a
+//! caller waits for it, or goes on with something else.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::cluster::Search;
+use super::execute::{LAST_WORDS, UNHEARD};
+use super::fence;
+use super::handle::Node;
+use super::job::{Action, Event, Extent, Job, LOCK_LIMIT, Task, Turn};
+use super::observation::Observation;
+use super::observe::{Look, Unanswered, needs_programs, own_marked};
+use super::plan::{Plan, Step};
+use super::planner::Memory;
+use super::requests::{self, Later, Lock, Request};
+use super::role::Role;
+use crate::background::Background;
+use crate::error::{Error, Result};
+use crate::ipvs::sync::{self, ConnectionSender, PAUSE};
+use crate::ipvs::{ConnectionReader, SyncDaemon, Table};
+use crate::marks::{LocalMarks, LocalObserved};
+use crate::wait::wait;
+
+/// What the caller of a job takes part in.
+pub(super) struct Hooks<'a> {
+    /// Called with each step before it is done.
+    pub(super) before: &'a mut dyn FnMut(&Step),
+    /// Reads the services, where they are read late.
+    pub(super) services: &'a mut dyn FnMut() -> Services,
+}
+
+/// The configured services.
+pub(super) enum Services {
+    /// They are those of the configuration.
+    AsConfigured,
+    /// They were read now.
+    Read(Option<Table>),
+    /// They cannot be read; the reader keeps its error.
+    Unreadable,
+}
+
+/// How far a job is.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// There is more to do at once.
+    Again,
+    /// It waits: see [`Work::until`] and [`Work::descriptor`].
+    Waits,
+    /// It has ended.
+    Ended(Result<Plan>),
+}
+
+/// A job, with what it holds.
+#[derive(Debug)]
+pub(super) struct Work {
+    job: Job,
+    next: Next,
+    /// Whether changes of VIPs are in a series, see [`Vips::begin_series`](crate::vip::Vips).
+    in_series: bool,
+    // The lock is freed before the request ends.
+    lock: Option<Arc<Lock>>,
+    request: Option<Request>,
+}
+
+#[derive(Debug)]
+enum Next {
+    Do(Action),
+    WaitFor(Box<Operation>),
+    Nothing,
+}
+
+/// What takes time.
+#[derive(Debug)]
+enum Operation {
+    Pause(Instant),
+    /// Neighbours are asked for their MAC addresses.
+    Resolving {
+        task: Option<Task>,
+        look: Look,
+        unanswered: Unanswered,
+    },
+    /// Programs list the marks of the node's own requests.
+    Listing {
+        memory: Memory,
+        seen: Box<Observation>,
+        listed: Background<(LocalMarks, Result<LocalObserved>)>,
+    },
+    /// Programs mark the node's own requests.
+    Marking(Background<(LocalMarks, Result<()>)>),
+    /// The connections are read, to be sent.
+    Reading {
+        daemon: SyncDaemon,
+        reader: ConnectionReader,
+        tables: (Table, Table),
+        entries: Vec<sync::Entry>,
+        until: Instant,
+    },
+    /// Connections are sent.
+    Sending {
+        sender: ConnectionSender,
+        next: Instant,
+    },
+    Searching(Search),
+}
+
+impl Operation {
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Operation::Pause(until) | Operation::Sending { next: until, .. } => Some(*until),
+            Operation::Resolving { unanswered, .. } => Some(unanswered.next),
+            Operation::Listing { .. } | Operation::Marking(_) => None,
+            Operation::Reading { .. } => Some(Instant::now()),
+            Operation::Searching(search) => search.until(),
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Operation::Listing { listed, .. } => Some(listed.as_fd()),
+            Operation::Marking(marked) => Some(marked.as_fd()),
+            Operation::Searching(search) => search.descriptor(),
+            _ => None,
+        }
+    }
+}
+
+/// What became of an action.
+enum Outcome {
+    Event(Event),
+    Operation(Box<Operation>),
+}
+
+impl Outcome {
+    fn waits(operation: Operation) -> Self {
+        Outcome::Operation(Box::new(operation))
+    }
+}
+
+impl Work {
+    pub(super) fn new(task: Task) -> Self {
+        Work {
+            job: Job::new(task, Instant::now()),
+            next: Next::Do(Action::TakeTurn),
+            in_series: false,
+            lock: None,
+            request: None,
+        }
+    }
+
+    pub(super) fn task(&self) -> Task {
+        self.job.task()
+    }
+
+    /// When it goes on at the latest. `None`: when its descriptor becomes readable.
+    pub(super) fn until(&self) -> Option<Instant> {
+        match &self.next {
+            Next::WaitFor(operation) => operation.until(),
+            _ => None,
+        }
+    }
+
+    /// What it waits for, besides time.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match &self.next {
+            Next::WaitFor(operation) => operation.descriptor(),
+            _ => None,
+        }
+    }
+
+    /// The error of a job that another one of this process supersedes.
+    pub(super) fn superseded_by(&self, later: &Work) -> Error {
+        let number = |work: &Work| work.request.as_ref().map_or(0, Request::number);
+        Error::Superseded { role: self.task().name(), generation: number(self), latest: number(later) }
+    }
+
+    fn superseded(&self) -> Result<()> {
+        match &self.request {
+            Some(request) => match request.later()? {
+                Later::Lives(latest) | Later::Ended(latest) => Err(request.superseded(latest)),
+                Later::None => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+impl Node {
+    /// Carries out a task, and waits for its end.
+    pub(super) fn carry_out(&mut self, task: Task, before: &mut dyn FnMut(&Step)) -> Result<Plan> {
+        self.drive(task, &mut Hooks { before, services: &mut || Services::AsConfigured })
+    }
+
+    pub(super) fn drive(&mut self, task: Task, hooks: &mut Hooks<'_>) -> Result<Plan> {
+        let mut work = Work::new(task);
+        loop {
+            match self.advance(&mut work, hooks) {
+                Progress::Again => {}
+                Progress::Waits => wait(work.descriptor(), work.until()),
+                Progress::Ended(result) => return result,
+            }
+        }
+    }
+
+    /// Does the next thing that is to be done, or looks whether what is waited for has come.
+    pub(super) fn advance(&mut self, work: &mut Work, hooks: &mut Hooks<'_>) -> Progress {
+        let outcome = match std::mem::replace(&mut work.next, Next::Nothing) {
+            Next::Nothing => return Progress::Waits,
+            Next::Do(Action::End(result)) => {
+                self.end(work);
+                return Progress::Ended(result);
+            }
+            Next::Do(action) => self.perform(work, action, hooks),
+            Next::WaitFor(operation) => self.go_on(work, operation),
+        };
+        let event = match outcome {
+            Outcome::Event(event) => {
+                if matches!(event, Event::Done(Err(_))) && std::mem::take(&mut work.in_series) {
+                    self.vips.end_series();
+                }
+                event
+            }
+            Outcome::Operation(operation) => {
+                work.next = Next::WaitFor(operation);
+                return Progress::Waits;
+            }
+        };
+        work.next = Next::Do(work.job.on(&self.config, Instant::now(), event));
+        Progress::Again
+    }
+
+    /// Ends a job, whatever it does: what has begun stays as it is.
+    pub(super) fn end(&mut self, work: &mut Work) {
+        if std::mem::take(&mut work.in_series) {
+            self.vips.end_series();
+        }
+        work.next = Next::Nothing;
+        work.lock = None;
+        work.request = None;
+    }
+
+    fn perform(&mut self, work: &mut Work, action: Action, hooks: &mut Hooks<'_>) -> Outcome {
+        match action {
+            Action::Wait(until) => {
+                work.lock = None;
+                Outcome::waits(Operation::Pause(until))
+            }
+            Action::TakeTurn => Outcome::Event(Event::Turn(self.take_turn(work))),
+            Action::ReadServices => Outcome::Event(Event::Services(self.read_services(hooks))),
+            Action::Look(Extent::Brief) => Outcome::Event(Event::Seen(self.look_in_brief(work.task()))),
+            Action::Look(Extent::Whole(look)) => {
+                let begun = self.begin_look(Some(work.task()), look);
+                begun.unwrap_or_else(|error| Outcome::Event(Event::Seen(Err(error))))
+            }
+            Action::Act(index) => {
+                self.act_on(work, index, hooks).unwrap_or_else(|error| Outcome::Event(Event::Done(Err(error))))
+            }
+            Action::FindDirector(role) => match self.search_director(role) {
+                Ok(Some(search)) => Outcome::waits(Operation::Searching(search)),
+                nothing => Outcome::Event(Event::Searched(nothing.map(drop))),
+            },
+            Action::GiveUp(role, error) => Outcome::Event(Event::GaveUp(self.give_up(work, role, error))),
+            // Not performed: see `advance`.
+            Action::End(result) => Outcome::Event(Event::Done(result.map(drop))),
+        }
+    }
+
+    fn go_on(&mut self, work: &mut Work, operation: Box<Operation>) -> Outcome {
+        let now = Instant::now();
+        match *operation {
+            Operation::Pause(until) if now >= until => Outcome::Event(Event::Time),
+            Operation::Resolving { task, look, mut unanswered } => match self.have_answered(&mut unanswered, now) {
+                Ok(false) => Outcome::waits(Operation::Resolving { task, look, unanswered }),
+                answered => answered
+                    .and_then(|_| self.begin_look(task, look))
+                    .unwrap_or_else(|error| Outcome::Event(Event::Seen(Err(error)))),
+            },
+            Operation::Listing { memory, mut seen, listed } => match listed.poll() {
+                Ok(None) => Outcome::waits(Operation::Listing { memory, seen, listed }),
+                Ok(Some((local, found))) => {
+                    self.local = Some(local);
+                    Outcome::Event(Event::Seen(found.map(|found| {
+                        seen.own_requests = Some(own_marked(found));
+                        Box::new((memory, *seen))
+                    })))
+                }
+                Err(error) => Outcome::Event(Event::Seen(Err(in_background(error)))),
+            },
+            Operation::Marking(marked) => match marked.poll() {
+                Ok(None) => Outcome::waits(Operation::Marking(marked)),
+                Ok(Some((local, result))) => {
+                    self.local = Some(local);
+                    self.done(work, result)
+                }
+                Err(error) => self.done(work, Err(in_background(error))),
+            },
+            Operation::Reading { daemon, reader, tables, entries, until } => {
+                self.read_on(work, daemon, reader, tables, entries, until)
+            }
+            Operation::Sending { mut sender, next } if now >= next => match sender.send() {
+                Ok(true) => Outcome::waits(Operation::Sending { sender, next: Instant::now() + PAUSE }),
+                sent => self.done(work, unless_unheard(sent.map(drop))),
+            },
+            Operation::Searching(mut search) => match self.go_on_searching(&mut search, now) {
+                Ok(false) => Outcome::waits(Operation::Searching(search)),
+                ended => Outcome::Event(Event::Searched(ended.map(drop))),
+            },
+            waiting @ (Operation::Pause(_) | Operation::Sending { .. }) => Outcome::waits(waiting),
+        }
+    }
+
+    fn take_turn(&mut self, work: &mut Work) -> Result<Turn> {
+        work.lock = None;
+        let task = work.task();
+        if work.request.is_none() || !task.supersedes() {
+            self.dir.prepare()?;
+        }
+        let requests = self.dir.requests();
+        if !task.supersedes() {
+            let lock = match self.dir.lock(Duration::ZERO) {
+                Err(Error::Locked { object, .. }) => {
+                    return Ok(Turn::Waits(Error::Locked { object, waited: LOCK_LIMIT }));
+                }
+                lock => lock?,
+            };
+            let request = requests.beside(&task.name())?;
+            if requests.is_pending()? {
+                return Err(request.superseded(requests.latest()?));
+            }
+            (work.request, work.lock) = (Some(request), Some(Arc::new(lock)));
+            return Ok(Turn::Now);
+        }
+        let request = match &work.request {
+            Some(request) => request,
+            None => work.request.insert(requests.draw(&task.name())?),
+        };
+        match request.turn()? {
+            requests::Turn::Superseded(latest) => Err(request.superseded(latest)),
+            requests::Turn::Waits(waits) => Ok(Turn::Waits(request.timed_out(waits, LOCK_LIMIT))),
+            requests::Turn::Now(lock) => {
+                self.dir.remove_leftovers();
+                work.lock = Some(Arc::new(lock));
+                Ok(Turn::Now)
+            }
+        }
+    }
+
+    fn read_services(&mut self, hooks: &mut Hooks<'_>) -> Result<()> {
+        match (hooks.services)() {
+            Services::AsConfigured => return Ok(()),
+            Services::Unreadable => return Err(Error::invalid("services", "they cannot be read")),
+            Services::Read(services) => self.config.services = services,
+        }
+        self.config.check()
+    }
+
+    fn look_in_brief(&mut self, task: Task) -> Result<Box<(Memory, Observation)>> {
+        if let Task::Role(role) = task {
+            self.check_interfaces_for(role)?;
+        }
+        let memory = Memory { state: self.dir.load()?, ..Memory::default() };
+        let seen = self.observe_in_brief(&memory.state)?;
+        Ok(Box::new((memory, seen)))
+    }
+
+    fn begin_look(&mut self, task: Option<Task>, look: Look) -> Result<Outcome> {
+        let memory = self.remember_for(task)?;
+        let role = match task {
+            Some(Task::Role(role)) => Some(role),
+            None | Some(Task::Release) => None,
+            Some(_) => memory.state.group(&self.config.group).role.map(|(role, _)| role),
+        };
+        // Says now, and not half-way, that there is no such interface.
+        role.map_or(Ok(()), |role| self.check_interfaces_for(role))?;
+        let table = self.ipvs.table()?;
+        if look == Look::AllAndResolve {
+            let mut unanswered = self.ask_neighbours(&memory.state, &table)?;
+            if !self.have_answered(&mut unanswered, Instant::now())? {
+                return Ok(Outcome::waits(Operation::Resolving { task, look: Look::All, unanswered }));
+            }
+        }
+        let seen = Box::new(self.observe_with(&memory.state, table, look)?);
+        if !needs_programs(&self.config, look) {
+            return Ok(Outcome::Event(Event::Seen(Ok(Box::new((memory, *seen))))));
+        }
+        let mut local = self.local_marks();
+        let listed = Background::start(move || {
+            let found = local.observe();
+            (local, found)
+        });
+        Ok(Outcome::waits(Operation::Listing { memory, seen, listed: listed.map_err(in_background)? }))
+    }
+
+    /// Reads what is remembered, looks at the kernel, and waits for what takes time. For a task, or
+    /// for an audit.
+    pub(super) fn look(&mut self, task: Option<Task>, look: Look) -> Result<(Memory, Observation)> {
+        let mut work = Work::new(task.unwrap_or(Task::Repair));
+        let mut outcome = self.begin_look(task, look)?;
+        loop {
+            match outcome {
+                Outcome::Event(Event::Seen(seen)) => return seen.map(|seen| *seen),
+                Outcome::Event(_) => outcome = self.begin_look(task, look)?,
+                Outcome::Operation(operation) => {
+                    wait(operation.descriptor(), operation.until());
+                    outcome = self.go_on(&mut work, operation);
+                }
+            }
+        }
+    }
+
+    fn local_marks(&mut self) -> LocalMarks {
+        self.local.take().unwrap_or_else(|| LocalMarks::open_in(self.ipvs.netns().clone()))
+    }
+
+    fn act_on(&mut self, work: &mut Work, index: usize, hooks: &mut Hooks<'_>) -> Result<Outcome> {
+        work.superseded()?;
+        let Some(plan) = work.job.plan() else { return Ok(Outcome::Event(Event::Done(Ok(())))) };
+        let (steps, step) = (plan.steps(), &plan.steps()[index]);
+        (hooks.before)(step);
+        let mut act = || {
+            if begins_series(steps, index) {
+                self.vips.begin_series()?;
+                work.in_series = true;
+            }
+            match step {
+                Step::Resync(daemon) => return self.begin_resync(daemon),
+                Step::OwnRequests(wanted) => return self.begin_marking(work.lock.clone(), wanted.clone()),
+                step => self.act(step, plan)?,
+            }
+            if work.in_series && !steps.get(index + 1).is_some_and(Step::is_of_a_vip) {
+                work.in_series = false;
+                self.vips.end_series();
+                let first = steps[..index].iter().rposition(|step| !step.is_of_a_vip()).map_or(0, |before| before + 1);
+                let changes: Vec<_> = steps[first..=index].iter().filter_map(Step::placement).collect();
+                self.vips.verify_series(&changes)?;
+            }
+            Ok(Outcome::Event(Event::Done(Ok(()))))
+        };
+        act().map_err(|error| failed(plan, index, error))
+    }
+
+    /// An operation that carried out a step has ended.
+    fn done(&mut self, work: &Work, result: Result<()>) -> Outcome {
+        let explain = |error| match work.job.plan().zip(work.job.step()) {
+            Some((plan, index)) => failed(plan, index, error),
+            None => error,
+        };
+        Outcome::Event(Event::Done(result.map_err(explain)))
+    }
+
+    fn begin_marking(&mut self, lock: Option<Arc<Lock>>, wanted: BTreeSet<(IpAddr, NonZeroU32)>) -> Result<Outcome> {
+        let mut local = self.local_marks();
+        let marked = Background::start(move || {
+            // Also where the job is given up meanwhile, no other one works before this has ended.
+            let _lock = lock;
+            let result = local.apply(&wanted).map(drop);
+            (local, result)
+        });
+        Ok(Outcome::waits(Operation::Marking(marked.map_err(in_background)?)))
+    }
+
+    fn begin_resync(&mut self, daemon: &SyncDaemon) -> Result<Outcome> {
+        let reader = ConnectionReader::open(self.ipvs.netns())?;
+        let (daemon, until) = (daemon.clone(), Instant::now() + LAST_WORDS);
+        Ok(Outcome::waits(Operation::Reading { daemon, reader, tables: self.tables()?, entries: Vec::new(), until }))
+    }
+
+    fn read_on(
+        &mut self,
+        work: &Work,
+        daemon: SyncDaemon,
+        mut reader: ConnectionReader,
+        tables: (Table, Table),
+        mut entries: Vec<sync::Entry>,
+        until: Instant,
+    ) -> Outcome {
+        let slice = Instant::now() + SLICE;
+        let read = {
+            let make = sync::maker(&tables.0);
+            let seen_by_others = fence::marks::seen_by_others(&tables.0, &tables.1, self.config.marks.values);
+            let mut see = |connection| {
+                entries.extend(seen_by_others(connection).and_then(|connection| make(&connection)));
+            };
+            loop {
+                match reader.read(&mut see) {
+                    Ok(true) if Instant::now() < slice => {}
+                    read => break read,
+                }
+            }
+        };
+        match read {
+            Ok(true) if Instant::now() < until => {
+                Outcome::waits(Operation::Reading { daemon, reader, tables, entries, until })
+            }
+            Err(error) => self.done(work, Err(error)),
+            Ok(_) => match ConnectionSender::open(self.ipvs.netns(), &daemon, &entries) {
+                Ok(sender) => Outcome::waits(Operation::Sending { sender, next: Instant::now() }),
+                Err(error) => self.done(work, unless_unheard(Err(error))),
+            },
+        }
+    }
+
+    /// Takes back what the node must not keep after this error: a demotion gives up the VIP all
+    /// the same. Returns the error to report.
+    fn give_up(&mut self, work: &mut Work, role: Role, error: Error) -> Error {
+        // With the lock, no later request is carried out meanwhile.
+        if work.lock.is_some()
+            && let Err(superseded @ Error::Superseded { .. }) = work.superseded()
+        {
+            return superseded;
+        }
+        self.record_unreached(role, work.lock.is_some());
+        match role {
+            Role::Master => error,
+            role => self.stand_down(role, error),
+        }
+    }
+}
+
+/// For so long connections are read at a time.
+const SLICE: Duration = Duration::from_millis(1);
+
+fn begins_series(steps: &[Step], index: usize) -> bool {
+    let of_a_vip = |index: usize| steps.get(index).is_some_and(Step::is_of_a_vip);
+    of_a_vip(index) && of_a_vip(index + 1) && !index.checked_sub(1).is_some_and(of_a_vip)
+}
+
+fn failed(plan: &Plan, index: usize, error: Error) -> Error {
+    Error::Step {
+        number: index + 1,
+        total: plan.steps().len(),
+        // The changes of a table are not repeated: its error names the one that failed.
+        step: plan.steps()[index].to_string().lines().next().unwrap_or_default().to_owned(),
+        error: Box::new(error),
+    }
+}
+
+/// An announcement cannot be sent on an interface that is gone or down, and a node that has lost
+/// it must give up its role.
+fn unless_unheard(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.errno().is_some_and(|errno| UNHEARD.contains(&errno)) => Ok(()),
+        result => result,
+    }
+}
+
+fn in_background(error: io::Error) -> Error {
+    Error::system("run", "the programs that mark the node's own requests", error)
+}

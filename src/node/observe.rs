@@ -48,6 +48,11 @@ pub(super) fn needs_programs(config: &Config, look: Look) -> bool {
     look != Look::Services && config.fence == Fence::Marks && config.marks.own_requests == OwnRequests::ServedHere
 }
 
+/// Whether rules are to be tried, which may load modules: none has worked here yet.
+pub(super) fn needs_trial(config: &Config, look: Look, seen: &Observation) -> bool {
+    look != Look::Services && config.fence == Fence::Marks && seen.marks.rules.is_empty()
+}
+
 pub(super) fn own_marked(found: marks::LocalObserved) -> OwnMarked {
     OwnMarked { missing: found.reason.filter(|_| found.backend.is_none()), marked: found.marked }
 }
@@ -56,14 +61,14 @@ impl Node {
     /// Looks at all that costs system calls only.
     pub(super) fn observe(&mut self, state: &State) -> Result<Observation> {
         let table = self.ipvs.table()?;
-        self.observe_with(state, table, Look::Services)
+        self.observe_with(state, table)
     }
 
     /// Looks at all but what costs the start of programs.
-    pub(super) fn observe_with(&mut self, state: &State, table: Table, look: Look) -> Result<Observation> {
+    pub(super) fn observe_with(&mut self, state: &State, table: Table) -> Result<Observation> {
         let mut seen = self.observe_base(state, table)?;
         if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() {
-            self.observe_marks(state, &mut seen, look)?;
+            self.observe_marks(state, &mut seen)?;
         }
         Ok(seen)
     }
@@ -140,7 +145,7 @@ impl Node {
         Ok(names.into_iter().zip(values.into_iter().map(|value| value.map(spaced))).collect())
     }
 
-    fn observe_marks(&mut self, state: &State, seen: &mut Observation, look: Look) -> Result<()> {
+    fn observe_marks(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
         let vips: BTreeSet<IpAddr> = seen.vips.keys().copied().collect();
         // Before the table is loaded, what is configured says where the servers are.
         let configured = self.config.services.clone().unwrap_or_default();
@@ -166,9 +171,6 @@ impl Node {
         let filters =
             seen.marks.foreign.iter().filter(|found| found.mark.is_some_and(is_ours)).map(ToString::to_string);
         seen.mark_uses = rules.chain(filters).collect();
-        if look != Look::Services && seen.marks.rules.is_empty() {
-            seen.unsupported = marks::supported().err().map(|error| error.to_string());
-        }
         Ok(())
     }
 

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use super::digest::{TableDigest, fnv};
 use super::handle::Node;
-use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::role::Role;
 use super::roles::check_interfaces;
@@ -92,7 +91,7 @@ impl Node {
         let memory = self.remember()?;
         let group = memory.state.group(&self.config.group);
         let entries = self.ipvs.entries()?;
-        let seen = self.observe_with(&memory.state, entries.iter().cloned().collect(), Look::Services)?;
+        let seen = self.observe_with(&memory.state, entries.iter().cloned().collect())?;
         let generation = self.dir.requests().latest()?;
         let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();
         let plan = group.role.map(|(role, _)| planner::for_role(&self.config, role, Apply::Changes, &memory, &seen));

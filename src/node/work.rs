@@ -17,7 +17,7 @@ use super::fence;
 use super::handle::Node;
 use super::job::{Action, Event, Extent, Job, LOCK_LIMIT, Task, Turn};
 use super::observation::Observation;
-use super::observe::{Look, Unanswered, needs_programs, own_marked};
+use super::observe::{Look, Unanswered, needs_programs, needs_trial, own_marked};
 use super::plan::{Plan, Step};
 use super::planner::Memory;
 use super::requests::{self, Later, Lock, Request};
@@ -26,7 +26,7 @@ use crate::background::Background;
 use crate::error::{Error, Result};
 use crate::ipvs::sync::{self, ConnectionSender, PAUSE};
 use crate::ipvs::{ConnectionReader, SyncDaemon, Table};
-use crate::marks::{LocalMarks, LocalObserved};
+use crate::marks::{self, LocalMarks, LocalObserved};
 use crate::wait::wait;
 
 /// What the caller of a job takes part in.
@@ -87,11 +87,12 @@ enum Operation {
         look: Look,
         unanswered: Unanswered,
     },
-    /// Programs list the marks of the node's own requests.
+    /// What blocks is looked at: programs list the marks of the node's own requests, and modules
+    /// are loaded.
     Listing {
         memory: Memory,
         seen: Box<Observation>,
-        listed: Background<(LocalMarks, Result<LocalObserved>)>,
+        listed: Background<Listed>,
     },
     /// Programs mark the node's own requests.
     Marking(Background<(LocalMarks, Result<()>)>),
@@ -109,6 +110,13 @@ enum Operation {
         next: Instant,
     },
     Searching(Search),
+}
+
+/// What was looked at in a thread.
+#[derive(Debug)]
+struct Listed {
+    own_requests: Option<(LocalMarks, Result<LocalObserved>)>,
+    unsupported: Option<String>,
 }
 
 impl Operation {
@@ -284,10 +292,14 @@ impl Node {
             },
             Operation::Listing { memory, mut seen, listed } => match listed.poll() {
                 Ok(None) => Outcome::waits(Operation::Listing { memory, seen, listed }),
-                Ok(Some((local, found))) => {
-                    self.local = Some(local);
-                    Outcome::Event(Event::Seen(found.map(|found| {
-                        seen.own_requests = Some(own_marked(found));
+                Ok(Some(Listed { own_requests, unsupported })) => {
+                    seen.unsupported = unsupported;
+                    let found = own_requests.map(|(local, found)| {
+                        self.local = Some(local);
+                        found
+                    });
+                    Outcome::Event(Event::Seen(found.transpose().map(|found| {
+                        seen.own_requests = found.map(own_marked);
                         Box::new((memory, *seen))
                     })))
                 }
@@ -386,14 +398,19 @@ impl Node {
                 return Ok(Outcome::waits(Operation::Resolving { task, look: Look::All, unanswered }));
             }
         }
-        let seen = Box::new(self.observe_with(&memory.state, table, look)?);
-        if !needs_programs(&self.config, look) {
+        let seen = Box::new(self.observe_with(&memory.state, table)?);
+        let tries = needs_trial(&self.config, look, &seen);
+        let lists = needs_programs(&self.config, look);
+        if !tries && !lists {
             return Ok(Outcome::Event(Event::Seen(Ok(Box::new((memory, *seen))))));
         }
-        let mut local = self.local_marks();
-        let listed = Background::start(move || {
-            let found = local.observe();
-            (local, found)
+        let local = lists.then(|| self.local_marks());
+        let listed = Background::start(move || Listed {
+            unsupported: tries.then(|| marks::supported().err()).flatten().map(|error| error.to_string()),
+            own_requests: local.map(|mut local| {
+                let found = local.observe();
+                (local, found)
+            }),
         });
         Ok(Outcome::waits(Operation::Listing { memory, seen, listed: listed.map_err(in_background)? }))
     }

@@ -113,7 +113,7 @@ pub(crate) mod fuzzing {
 
     pub(crate) fn state(text: &str) {
         if let Ok(state) = State::parse(text) {
-            assert_eq!(State::parse(&state.to_string()).unwrap(), state);
+            assert_eq!(State::parse(&state.text(None)).unwrap(), state);
         }
     }
 }

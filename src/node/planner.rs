@@ -384,6 +384,7 @@ impl<'a> Case<'a> {
             peers: if config.fence == Fence::Marks { self.peers.clone() } else { BTreeMap::new() },
             groups: state.groups.clone(),
             legacy: state.legacy,
+            unknown: state.unknown.clone(),
         };
         let held = config.fence == Fence::Clear && !self.directs();
         let group = Group {

@@ -1,5 +1,30 @@
 //! What a node remembers: in a directory for root alone, replaced as a whole, one process at a
 //! time.
+//!
+//! The file `state` is text. Its lines are keys and values. Those before the first `group` are of
+//! the node as a whole, and those behind a `group` are of that group:
+//!
+//! ```text
+//! lvs-dr state 2
+//! checksum b809a446484e7c8c
+//! boot 5c1bd2f5-9b3c-4b0d-8f5e-0d2a7c4e1f60
+//! sync on
+//! group web
+//! slot 0
+//! role backup reached
+//! end
+//! ```
+//!
+//! Versions read each other's files:
+//!
+//! - A later version may add keys. A line with an unknown key is kept and written back, at the end
+//!   of the lines of the node or of the group. The lines of a group are dropped with it, and
+//!   all lines by the release of the last group.
+//! - A line without a space is refused, as by the versions before the checksum.
+//! - A later version that changes the meaning or the values of a key must write another first
+//!   line. Its file is refused.
+//! - The versions before the checksum ignore its line and drop it, as every line with an unknown
+//!   key. Their files are read without a checksum.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -47,6 +72,8 @@ pub(super) struct State {
     pub(super) groups: BTreeMap<String, Group>,
     /// What version 1 has left in the kernel's table. Its own table is [`StoredTable::Legacy`].
     pub(super) legacy: Option<Legacy>,
+    /// Lines of a later version for the node as a whole, as they were read.
+    pub(super) unknown: Vec<String>,
 }
 
 /// Who has added the qdisc that holds a node's rules.
@@ -76,6 +103,8 @@ pub(super) struct Group {
     pub(super) loaded: Option<ServiceId>,
     /// Fence `clear` has emptied the kernel's table: the group's table is [`StoredTable::Held`].
     pub(super) held: bool,
+    /// Lines of a later version for this group, as they were read.
+    pub(super) unknown: Vec<String>,
 }
 
 /// What the kernel's table is after version 1.
@@ -90,13 +119,18 @@ pub(super) enum Legacy {
 const FIRST_LINE: &str = "lvs-dr state 2";
 const FIRST_LINE_1: &str = "lvs-dr state 1";
 const LAST_LINE: &str = "end";
+const CUT_SHORT: &str = "it does not end as it should: it was cut short";
+
+/// Begins the second line of the state file, and of a table the first, where it is a comment.
+const CHECKSUM: &str = "checksum ";
+const TABLE_CHECKSUM: &str = "# checksum ";
 
 /// Begins the line that names the boot in which the file was written.
 const BOOT: &str = "boot ";
 
+/// Prints the lines between the boot and the end.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{FIRST_LINE}")?;
         self.arp.iter().try_for_each(|change| writeln!(f, "arp {change}"))?;
         self.sysctls.iter().try_for_each(|(name, (before, after))| writeln!(f, "sysctl {name}={before} -> {after}"))?;
         self.mended.iter().try_for_each(|(name, value)| writeln!(f, "mended {name}={value}"))?;
@@ -120,6 +154,7 @@ impl fmt::Display for State {
             Some(Legacy::Whole) => writeln!(f, "legacy whole")?,
             None => {}
         }
+        self.unknown.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         for (name, group) in &self.groups {
             writeln!(f, "group {name}")?;
             writeln!(f, "slot {}", group.slot)?;
@@ -139,32 +174,47 @@ impl fmt::Display for State {
                 writeln!(f, "table held")?;
             }
             group.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
+            group.unknown.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
-        writeln!(f, "{LAST_LINE}")
+        Ok(())
     }
 }
 
 impl State {
-    /// Reads this version's text, and that of version 1. Lines that a later version may have added
-    /// are passed over.
+    /// Returns the text of the state file, as it is written in this boot.
+    pub(super) fn text(&self, boot: Option<&str>) -> String {
+        let boot = boot.map(|boot| format!("{BOOT}{boot}\n")).unwrap_or_default();
+        let lines = with_checksum(CHECKSUM, &format!("{boot}{self}"));
+        format!("{FIRST_LINE}\n{lines}{LAST_LINE}\n")
+    }
+
+    /// Reads the text of a state file, also that of version 1.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let after = |first: &str| text.strip_prefix(first).and_then(|rest| rest.strip_prefix('\n'));
-        let (body, version) = match (after(FIRST_LINE), after(FIRST_LINE_1)) {
-            (Some(body), _) => (body, 2),
-            (_, Some(body)) => (body, 1),
-            _ => return Err(format!("it does not begin with `{FIRST_LINE}`: was it written by another version?")),
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let version = match first {
+            FIRST_LINE => 2,
+            FIRST_LINE_1 => 1,
+            _ => {
+                return Err(format!(
+                    "it does not begin with `{FIRST_LINE}`: it was written by another version, which can read it, or \
+                     it is damaged"
+                ));
+            }
         };
-        let body =
-            body.strip_suffix(&format!("{LAST_LINE}\n")).ok_or("it does not end as it should: it was cut short")?;
-        if body.contains(|c: char| c.is_control() && c != '\n') {
+        let body = rest
+            .strip_suffix(&format!("{LAST_LINE}\n"))
+            .filter(|body| body.is_empty() || body.ends_with('\n'))
+            .ok_or(CUT_SHORT)?;
+        let lines = without_checksum(CHECKSUM, body)?;
+        if lines.contains(|c: char| c.is_control() && c != '\n') {
             return Err("it holds control characters, which no node writes".into());
         }
         let mut state = State::default();
-        let mut name = String::new();
-        let mut old_fence = String::new();
-        let mut rest = body;
-        while let Some((line, behind)) = rest.split_once('\n') {
-            rest = behind;
+        // Lines of a group before the first name belong to the group that has none.
+        let mut named = None;
+        let mut old_fence = "";
+        for (index, line) in lines.lines().enumerate() {
+            let name = named.unwrap_or_default();
             let unknown = || format!("`{line}` is not understood");
             let (key, value) = line.split_once(' ').ok_or_else(unknown)?;
             match (key, value.split_once(' ')) {
@@ -178,12 +228,12 @@ impl State {
                     let (name, value) = value.split_once('=').ok_or_else(unknown)?;
                     state.mended.insert(name.to_owned(), value.to_owned());
                 }
-                ("sync", None) => state.syncs = value == "on",
+                ("sync", _) if value == "on" => state.syncs = true,
                 ("marks", None) => {
                     let base = value.parse().ok().and_then(|base| MarkValues::new(base).ok());
                     state.marks = Some(base.ok_or_else(unknown)?);
                 }
-                ("qdisc", Some((owner, interface))) => {
+                ("qdisc", Some((owner @ ("ours" | "found"), interface))) => {
                     let owner = if owner == "ours" { QdiscOwner::Node } else { QdiscOwner::Other };
                     state.qdiscs.insert(interface.to_owned(), owner);
                 }
@@ -193,39 +243,54 @@ impl State {
                     let macs = words.map(str::parse).collect::<Result<_, _>>().map_err(|_| unknown())?;
                     state.peers.insert(peer, macs);
                 }
-                ("loaded", _) => state.group_mut(&name).loaded = Some(value.parse().map_err(|_| unknown())?),
-                ("legacy", None) => {
-                    state.legacy = Some(if value == "quiesced" { Legacy::Quiesced } else { Legacy::Whole });
-                }
+                ("loaded", _) => state.group_mut(name).loaded = Some(value.parse().map_err(|_| unknown())?),
+                ("legacy", _) if value == "quiesced" => state.legacy = Some(Legacy::Quiesced),
+                ("legacy", _) if value == "whole" => state.legacy = Some(Legacy::Whole),
                 ("group", _) => {
-                    name = value.to_owned();
-                    state.groups.entry(name.clone()).or_default();
+                    named = Some(value);
+                    state.groups.entry(value.to_owned()).or_default();
                 }
-                ("slot", None) => state.group_mut(&name).slot = value.parse().map_err(|_| unknown())?,
-                ("role", Some((role, reached))) => {
+                ("slot", None) => state.group_mut(name).slot = value.parse().map_err(|_| unknown())?,
+                ("role", Some((role, reached @ ("reached" | "under-way")))) => {
                     let role = role.parse().map_err(|_| unknown())?;
-                    state.group_mut(&name).role = Some((role, reached == "reached"));
+                    state.group_mut(name).role = Some((role, reached == "reached"));
                 }
-                ("fence", None) if version == 1 => old_fence = value.to_owned(),
-                ("fence", None) => state.group_mut(&name).fence = Some(value.parse().map_err(|_| unknown())?),
-                ("director", None) => state.group_mut(&name).director = Some(value.parse().map_err(|_| unknown())?),
+                ("fence", None) if version == 1 => old_fence = value,
+                ("fence", None) => state.group_mut(name).fence = Some(value.parse().map_err(|_| unknown())?),
+                ("director", None) => state.group_mut(name).director = Some(value.parse().map_err(|_| unknown())?),
                 ("vip", Some((vip, interface))) => {
                     let vip = vip.parse().map_err(|_| unknown())?;
-                    state.group_mut(&name).vips.insert((vip, interface.to_owned()));
+                    state.group_mut(name).vips.insert((vip, interface.to_owned()));
                 }
-                ("table", None) => {
-                    state.group_mut(&name).held = value == "held";
+                ("table", _) if matches!(value, "held" | "live") => {
+                    state.group_mut(name).held = value == "held";
                     if version == 1 {
                         break;
                     }
                 }
-                _ => {}
+                // No version writes such a value.
+                (
+                    "checksum" | "sync" | "marks" | "qdisc" | "legacy" | "slot" | "role" | "fence" | "director" | "vip"
+                    | "table",
+                    _,
+                ) => return Err(unknown()),
+                // `boot_of` reads this line. It is not kept, because each file names its own boot.
+                ("boot", _) => {}
+                // Version 2 does not have the other keys of version 1.
+                _ if version == 1 => {}
+                // The line of the checksum is damaged. A file of an earlier version, which has
+                // none, begins with a known key.
+                _ if index == 0 && lines == body => return Err(unknown()),
+                _ => match named {
+                    Some(name) => state.group_mut(name).unknown.push(line.to_owned()),
+                    None => state.unknown.push(line.to_owned()),
+                },
             }
         }
         if version == 1 {
-            let group = state.group_mut(&name);
+            let group = state.group_mut(named.unwrap_or_default());
             // Version 1 records the fence when the role is reached.
-            let quiesced = group.held && matches!(old_fence.as_str(), "quiesce" | "");
+            let quiesced = group.held && matches!(old_fence, "quiesce" | "");
             group.held &= old_fence == Fence::Clear.to_string();
             group.fence = group.held.then_some(Fence::Clear);
             state.legacy = Some(if quiesced { Legacy::Quiesced } else { Legacy::Whole });
@@ -289,6 +354,25 @@ impl Group {
                 *role = Role::Backup;
             }
         }
+    }
+}
+
+/// Puts the line of the checksum before a text. The checksum detects damage; it does not detect a
+/// change by an attacker.
+fn with_checksum(key: &str, text: &str) -> String {
+    format!("{key}{:016x}\n{text}", fnv(text.bytes()))
+}
+
+/// Returns the text behind the line of the checksum, which must be right. Without such a line, as
+/// in the files of earlier versions, returns the text as a whole.
+fn without_checksum<'a>(key: &str, text: &'a str) -> Result<&'a str, String> {
+    match text.strip_prefix(key).and_then(|rest| rest.split_once('\n')) {
+        None => Ok(text),
+        Some((sum, behind)) if sum == format!("{:016x}", fnv(behind.bytes())) => Ok(behind),
+        Some(_) => Err(format!(
+            "its checksum is wrong: it was edited (then delete its line `{}`), or it is damaged",
+            key.trim_end()
+        )),
     }
 }
 
@@ -456,10 +540,12 @@ impl StateDir {
     /// A table; an empty one where none was saved.
     pub(super) fn load_table(&self, kept: StoredTable) -> Result<Table> {
         let parse = |text: &str| {
-            let body = text
-                .strip_suffix(&format!("# {LAST_LINE}\n"))
-                .ok_or("it does not end as it should: it was cut short")?;
-            body.parse().map_err(|e: Error| format!("it is not understood: {e}"))
+            let body = text.strip_suffix(&format!("# {LAST_LINE}\n")).ok_or(CUT_SHORT)?;
+            let lines = without_checksum(TABLE_CHECKSUM, body)?;
+            if lines.starts_with('#') {
+                return Err("it begins with a comment that is no checksum".into());
+            }
+            lines.parse().map_err(|e: Error| format!("it is not understood: {e}"))
         };
         match self.read(self.table_file(kept), parse)? {
             Some(table) => Ok(table),
@@ -485,12 +571,7 @@ impl StateDir {
     /// Replaces what the node remembers: a reader, also after a crash, finds the old or the
     /// new.
     pub(super) fn save(&self, state: &State) -> Result<()> {
-        let text = state.to_string();
-        let text = match boot_id() {
-            Some(boot) => text.replacen('\n', &format!("\n{BOOT}{boot}\n"), 1),
-            None => text,
-        };
-        self.write(self.state_file(), &text)?;
+        self.write(self.state_file(), &state.text(boot_id().as_deref()))?;
         // What these files say was read before, and is in the state now.
         state.groups.keys().try_for_each(|name| self.remove_file(self.demoted_file(name)))
     }
@@ -499,7 +580,10 @@ impl StateDir {
     pub(super) fn save_table(&self, kept: StoredTable, table: &Table) -> Result<()> {
         match table.is_empty() {
             true => self.remove_file(self.table_file(kept)),
-            false => self.write(self.table_file(kept), &format!("{table}# {LAST_LINE}\n")),
+            false => {
+                let lines = with_checksum(TABLE_CHECKSUM, &table.to_string());
+                self.write(self.table_file(kept), &format!("{lines}# {LAST_LINE}\n"))
+            }
         }
     }
 
@@ -533,6 +617,7 @@ impl StateDir {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::{self, World};
     use super::*;
 
     fn directory(name: &str) -> StateDir {
@@ -554,6 +639,7 @@ mod tests {
             director: "192.0.2.11".parse().ok(),
             loaded: "tcp 192.0.2.1:80".parse().ok(),
             held: true,
+            unknown: vec!["weight 7".to_owned(), "vips 2 of 3".to_owned()],
         };
         State {
             arp: vec!["eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=3 arp_announce=2".parse().unwrap()],
@@ -569,7 +655,28 @@ mod tests {
             .into(),
             groups: [(String::new(), Group::default()), ("my web".to_owned(), group)].into(),
             legacy: None,
+            unknown: vec!["news of tomorrow".to_owned()],
         }
+    }
+
+    const BOOT_ID: &str = "5c1bd2f5-9b3c-4b0d-8f5e-0d2a7c4e1f60";
+
+    /// A file as an operator leaves it who has deleted the line of the checksum.
+    fn unchecked(text: &str) -> String {
+        let rest: String = text.split_inclusive('\n').filter(|line| !line.contains("checksum ")).collect();
+        assert_eq!(rest.lines().count() + 1, text.lines().count());
+        rest
+    }
+
+    /// Every text that has one bit other than this one, or is cut short, as a file is read.
+    fn damaged(text: &str) -> impl Iterator<Item = String> {
+        let flipped = (0..text.len() * 8).map(|bit| {
+            let mut octets = text.as_bytes().to_vec();
+            octets[bit / 8] ^= 1 << (bit % 8);
+            octets
+        });
+        let cut = (0..text.len()).map(|end| text.as_bytes()[..end].to_vec());
+        flipped.chain(cut).map(|octets| String::from_utf8_lossy(&octets).into_owned())
     }
 
     const TABLE: &str = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1 -x 9 -y 3\n";
@@ -602,15 +709,124 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_short_is_refused_wherever_it_is_cut() {
-        let text = some_state().to_string();
-        for end in 0..text.len() {
-            assert!(State::parse(&text[..end]).is_err(), "cut at {end}");
+    fn a_damaged_file_is_refused_wherever_it_is_damaged() {
+        for text in [some_state().text(Some(BOOT_ID)), some_state().text(None), State::default().text(None)] {
+            for damaged in damaged(&text) {
+                assert!(State::parse(&damaged).is_err(), "{damaged}");
+            }
         }
-        assert!(State::parse(&text).is_ok());
-        assert!(State::parse(&text.replace("state 2", "state 3")).unwrap_err().contains("another version"));
-        // A later version may have more to say.
-        assert_eq!(State::parse(&text.replace("sync on", "sync on\nnews of tomorrow")), Ok(some_state()));
+        let dir = directory("damaged");
+        dir.prepare().unwrap();
+        dir.save_table(StoredTable::Held, &TABLE.parse().unwrap()).unwrap();
+        let file = dir.table_file(StoredTable::Held);
+        let text = fs::read_to_string(&file).unwrap();
+        for damaged in damaged(&text) {
+            fs::write(&file, &damaged).unwrap();
+            assert!(dir.load_table(StoredTable::Held).is_err(), "{damaged}");
+        }
+        fs::write(&file, unchecked(&text)).unwrap();
+        assert_eq!(dir.load_table(StoredTable::Held).unwrap().to_string(), TABLE);
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_edited_says_what_to_delete() {
+        let edited = some_state().text(Some(BOOT_ID)).replace("eth0", "eth1");
+        let reason = State::parse(&edited).unwrap_err();
+        assert!(reason.contains("delete its line `checksum`"), "{reason}");
+        let state = State::parse(&unchecked(&edited)).unwrap();
+        assert!(state.groups["my web"].vips.iter().all(|(_, interface)| interface == "eth1"));
+    }
+
+    /// A value that this version does not write is refused, also where no checksum says so.
+    #[test]
+    fn known_keys_have_known_values() {
+        let text = unchecked(&some_state().text(None));
+        for (from, to) in [
+            ("sync on", "sync of"),
+            ("qdisc ours", "qdisc hers"),
+            ("slot 3", "slot 3 4"),
+            ("backup under-way", "backup under way"),
+            ("table held", "table hold"),
+            ("vip 192.0.2.1 eth0", "vip 192.0.2.1"),
+            ("eth0\nweight 7\nvips 2 of 3\nend\n", "eth0*end\n"),
+        ] {
+            assert!(text.contains(from));
+            assert!(State::parse(&text.replace(from, to)).is_err(), "{to}");
+        }
+    }
+
+    /// The versions before the checksum demand this of a line that they do not know, and that no
+    /// line but that of the boot begins with `boot `.
+    #[test]
+    fn earlier_versions_read_what_is_written() {
+        for text in [some_state().text(Some(BOOT_ID)), State::default().text(Some(BOOT_ID))] {
+            let body = text.strip_prefix("lvs-dr state 2\n").and_then(|rest| rest.strip_suffix("end\n")).unwrap();
+            assert!(body.lines().all(|line| line.contains(' ') && !line.contains(char::is_control)), "{text}");
+            assert_eq!(boot_of(&text), Some(BOOT_ID));
+            assert_eq!(text.matches("\nboot ").count(), 1, "{text}");
+        }
+    }
+
+    /// Other versions, earlier and later, read and write this text.
+    #[test]
+    fn the_text_of_the_file() {
+        let text = format!(
+            "lvs-dr state 2\nchecksum b809a446484e7c8c\nboot {BOOT_ID}\nsync on\ngroup web\nslot 0\nrole backup reached\n\
+             end\n"
+        );
+        let group = Group { role: Some((Role::Backup, true)), ..Group::default() };
+        let state = State { syncs: true, groups: [("web".to_owned(), group)].into(), ..State::default() };
+        assert_eq!(state.text(Some(BOOT_ID)), text);
+        assert_eq!(State::parse(&text), Ok(state.clone()));
+        assert_eq!(State::parse(&unchecked(&text)), Ok(state));
+        for first in ["lvs-dr state 3", "lvs-dr state 20", "lvs-dr state", ""] {
+            let reason = State::parse(&text.replace("lvs-dr state 2", first)).unwrap_err();
+            assert!(reason.contains("another version"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn lines_of_a_later_version_are_kept() {
+        let state = State { unknown: Vec::new(), ..some_state() };
+        let text = state.text(Some(BOOT_ID));
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        // Behind the checksum and before the end, in a file of which the checksum is right.
+        for place in 2..lines.len() {
+            let line = "later  line = x \n";
+            let (before, behind) = (lines[2..place].concat(), lines[place..lines.len() - 1].concat());
+            let later = format!("{}{}end\n", lines[0], with_checksum(CHECKSUM, &format!("{before}{line}{behind}")));
+            let read = State::parse(&later).unwrap();
+            assert_ne!(read, state);
+            let written = read.text(Some(BOOT_ID));
+            assert_eq!(State::parse(&written).as_ref(), Ok(&read));
+            assert_eq!(written.matches(&format!("\n{line}")).count(), 1, "{written}");
+            // It belongs to the same group as before.
+            let group = |text: &str| {
+                let before = text.split_once(line).unwrap().0;
+                before.lines().rfind(|line| line.starts_with("group ")).map(str::to_owned)
+            };
+            assert_eq!(group(&written), group(&later));
+            // Nothing else changes.
+            let others = written.replacen(line, "", 1);
+            assert_eq!(unchecked(&others), unchecked(&text));
+            // Without the checksum it is read as well, except in its place.
+            assert_eq!(State::parse(&unchecked(&later)).ok(), Some(read).filter(|_| place > 2));
+        }
+    }
+
+    #[test]
+    fn lines_of_a_later_version_outlive_changes_of_role() {
+        let mut world = World::new(model::config(Fence::Marks));
+        world.take_on(Role::Backup);
+        let news = ["news of tomorrow".to_owned()];
+        world.memory.state.unknown = news.to_vec();
+        world.memory.state.groups.get_mut("").unwrap().unknown = news.to_vec();
+        for role in [Role::Master, Role::Backup, Role::Stop] {
+            world.take_on(role);
+            let state = &world.memory.state;
+            assert_eq!((&state.unknown[..], &state.groups[""].unknown[..]), (&news[..], &news[..]), "{role}");
+        }
     }
 
     #[test]
@@ -628,7 +844,7 @@ mod tests {
         assert_eq!((group.role, group.fence, group.held), (Some((Role::Backup, true)), None, false));
         assert_eq!(group.vips, [("192.0.2.1".parse().unwrap(), "eth0".to_owned())].into());
         // It is remembered until it is undone.
-        assert_eq!(State::parse(&state.to_string()), Ok(state));
+        assert_eq!(State::parse(&state.text(None)), Ok(state));
         assert_eq!(read("", "held").legacy, Some(Legacy::Quiesced));
         for (fence, held) in [("quiesce", "live"), ("stateless", "held"), ("backup-only", "held")] {
             assert_eq!(read(&format!("fence {fence}\n"), held).legacy, Some(Legacy::Whole));

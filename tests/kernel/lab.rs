@@ -126,3 +126,8 @@ pub fn feed(command: &str, text: &str) {
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "{command} <<E\n{text}E");
 }
+
+/// A file of a node's state directory without the line of its checksum, as a test may edit it.
+pub fn without_checksum(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.contains("checksum ")).collect()
+}

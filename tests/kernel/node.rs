@@ -21,7 +21,7 @@ use lvs_dr::{Cause, Error};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, rules, run, try_run};
+use crate::lab::{enter_new_netns, ip, ipvsadm, load_ipv6, rules, run, try_run, without_checksum};
 
 pub(crate) const VIPS: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 
@@ -929,14 +929,16 @@ fn a_state_that_cannot_be_believed_is_refused() {
     bench.become_role(Role::Backup);
     let good = fs::read_to_string(bench.state_file()).unwrap();
     let half = &good[..good.len() / 2];
+    let edited = without_checksum(&good);
     for (bad, words) in [
         (half.as_bytes(), "cut short"),
         (b"", "written by another version"),
         (b"\xff\xfe\0garbage", "written by another version"),
         (good.replace("state 2", "state 3").as_bytes(), "written by another version"),
-        (good.replace("marks 1", "marks x1").as_bytes(), "`marks x1280725760` is not understood"),
-        (good.replace("peer 192.0.2.12 02:", "peer 192.0.2.12 zz:").as_bytes(), "is not understood"),
-        (good.replace("role backup", "role boss").as_bytes(), "`role boss reached` is not understood"),
+        (good.replace("slot 0", "slot 1").as_bytes(), "delete its line `checksum`"),
+        (edited.replace("marks 1", "marks x1").as_bytes(), "`marks x1280725760` is not understood"),
+        (edited.replace("peer 192.0.2.12 02:", "peer 192.0.2.12 zz:").as_bytes(), "is not understood"),
+        (edited.replace("role backup", "role boss").as_bytes(), "`role boss reached` is not understood"),
     ] {
         fs::write(bench.state_file(), bad).unwrap();
         let path = bench.state_file().display().to_string();
@@ -948,7 +950,11 @@ fn a_state_that_cannot_be_believed_is_refused() {
     // So are the services as they were loaded.
     let loaded = bench.config.state_dir.join("loaded");
     let good = fs::read_to_string(&loaded).unwrap();
-    for (bad, words) in [(&good[..good.len() / 2], "cut short"), (&good.replace("-s wrr", "-s"), "is not understood")] {
+    for (bad, words) in [
+        (&good[..good.len() / 2], "cut short"),
+        (&good.replace("-w 1", "-w 2"), "delete its line `# checksum`"),
+        (&without_checksum(&good).replace("-s wrr", "-s"), "is not understood"),
+    ] {
         fs::write(&loaded, bad).unwrap();
         let path = loaded.display().to_string();
         let refused = |error: &Error| {

@@ -2,8 +2,6 @@
 
 #[path = "audit.rs"]
 mod audit;
-#[path = "fifo.rs"]
-mod fifo;
 #[path = "file.rs"]
 mod file;
 #[path = "handover.rs"]
@@ -21,10 +19,11 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{self, ExitCode, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use lvs_dr::node::{Apply, Config, Fence, Node, Role, Status, Step};
+use lvs_dr::node::{Apply, Asked, Config, Fence, Learned, Node, Role, Status, Step, role_of_state};
 use lvs_dr::{Error, Netns};
 use serde_json::{Value, json};
 
@@ -279,6 +278,44 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// On the director, sends all connections to the others; elsewhere asks the director's watch to.
+fn resync(node: &mut Node, limit: Duration, tell: impl Fn(&dyn Display)) -> Result<(), Failure> {
+    if matches!(node.role()?, Some((Role::Master, _))) {
+        tell(&format_args!("sent {} connections to the other nodes", node.resync()?));
+        return Ok(());
+    }
+    let reason = match node.ask_for_connections(limit)? {
+        Asked::Learned(Learned { known, of }) if known >= of => {
+            tell(&format_args!("knows {known} of {of} connections"));
+            return Ok(());
+        }
+        Asked::Learned(Learned { known, of }) => format!("knows {known} of {of} connections"),
+        Asked::NotSent => format!("the director has not sent its connections within {limit:?}"),
+        _ => format!("no director was heard within {limit:?}: does it run `lvs-node watch`?"),
+    };
+    complain(reason);
+    Err(Failure::Missing)
+}
+
+/// How long what keepalived's VIPs show must last.
+const LASTS: Duration = Duration::from_millis(300);
+
+/// After a role that was notified: puts right what the VIP shows to be wrong. keepalived forks a
+/// process for each state and does not wait for it, so that of two which start within milliseconds
+/// the earlier may be carried out last.
+fn correct(node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(), Error> {
+    let differs = |seen: &Role| (*seen == Role::Master) != (role == Role::Master);
+    let Some(seen) = node.shown_role()?.filter(differs) else { return Ok(()) };
+    let generation = node.generation()?;
+    thread::sleep(LASTS);
+    // A process that has asked for a role since looks for itself.
+    if node.shown_role()? != Some(seen) || node.generation()? != generation {
+        return Ok(());
+    }
+    tell(&format_args!("{seen}: as the VIP shows, though {role} was told"));
+    node.become_role_with(seen, |step| tell(step)).map(drop)
+}
+
 /// Prints without failing: the reader of a pipe (`| head`) may be gone in the middle of
 /// a change of roles.
 fn say(text: impl Display) {
@@ -297,7 +334,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     // A new director does not wait until its services are read.
     let directs = match &cli.command {
         Command::Role { role } => *role == Role::Master,
-        Command::Notify { state, .. } => fifo::named(state) == Some(Role::Master),
+        Command::Notify { state, .. } => role_of_state(state) == Some(Role::Master),
         _ => false,
     };
     let read = if directs { file::read_without_services } else { file::read };
@@ -330,11 +367,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         configs.into_iter().map(|config| open(cli, config, &netns)).collect::<Result<Vec<Node>, Failure>>()?;
     match &cli.command {
         Command::Role { role } => become_role(cli, &file, &mut nodes[0], *role, tell),
-        Command::Notify { state, name, .. } => match fifo::named(state) {
+        Command::Notify { state, name, .. } => match role_of_state(state) {
             Some(role) => {
                 ignore_termination();
                 become_role(cli, &file, &mut nodes[0], role, tell)?;
-                Ok(fifo::correct(&mut nodes[0], netns, role, tell)?)
+                Ok(correct(&mut nodes[0], role, tell)?)
             }
             // keepalived also tells of events that change no role.
             None => {
@@ -344,15 +381,15 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         },
         Command::Fifo { path, instance } => {
             let options = watch::Options::follow(path.clone(), instance.clone());
-            match watch::follow(&mut nodes, netns, options, |news| tell(&news))? {}
+            match watch::run(nodes, &options, None, false, |line| tell(line))? {}
         }
         Command::Watch(options) => {
-            let log = |news: watch::News| match options.json {
-                true => tell(&news.json()),
-                false => tell(&news),
+            let log = |line: &watch::Line| match options.json {
+                true => tell(&line.json()),
+                false => tell(line),
             };
             let options = options.clone().or(&file.watch);
-            match watch::run(&mut nodes, netns, options, track_file, log)? {}
+            match watch::run(nodes, &options, track_file, true, log)? {}
         }
         Command::Apply { dry_run, all } => {
             let apply = if *all { Apply::All } else { Apply::Changes };
@@ -378,17 +415,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             // A node directs where it directs one group.
             let directs = |node: &Node| matches!(node.role(), Ok(Some((Role::Master, _))));
             let index = nodes.iter().position(directs).unwrap_or(0);
-            match watch::resync(&mut nodes[index], &netns, Duration::from_secs((*limit).into()))? {
-                Ok(told) => tell(&told),
-                Err(reason) => {
-                    complain(reason);
-                    return Err(Failure::Missing);
-                }
-            }
-            Ok(())
+            resync(&mut nodes[index], Duration::from_secs((*limit).into()), tell)
         }
         Command::Handover { to: _, limit, end, held } => {
-            let held_file = watch::held_file(&nodes[0]);
+            let held_file = nodes[0].held_out_file();
             if *held && !held_file.exists() {
                 return Ok(());
             }

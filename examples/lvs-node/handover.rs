@@ -8,9 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvs_dr::Error;
-use lvs_dr::node::{Node, Role, VipOwner};
-
-use super::watch;
+use lvs_dr::node::{Node, Role, VipOwner, set_track_file};
 
 const STEP: Duration = Duration::from_millis(20);
 
@@ -29,12 +27,12 @@ impl From<Error> for Refused {
 
 /// Lets keepalived take part in elections again.
 pub fn end(file: &Path) -> Result<(), Refused> {
-    write(file, 0)
+    Ok(set_track_file(file, 0)?)
 }
 
 /// Has keepalived let others go first.
 pub fn give_way(file: &Path) -> Result<(), Refused> {
-    write(file, 1)
+    Ok(set_track_file(file, 1)?)
 }
 
 /// Says what became of it.
@@ -42,7 +40,7 @@ pub fn begin(nodes: &mut [Node], file: &Path, limit: Duration) -> Result<&'stati
     // A watch that holds this node out until it knows all connections does not end what an
     // operator has begun.
     if let Some(node) = nodes.first() {
-        let _ = fs::remove_file(watch::held_file(node));
+        let _ = fs::remove_file(node.held_out_file());
     }
     let mut directing = Vec::new();
     for node in nodes {
@@ -84,10 +82,6 @@ pub fn begin(nodes: &mut [Node], file: &Path, limit: Duration) -> Result<&'stati
 
 fn directs(node: &Node) -> Result<bool, Error> {
     Ok(matches!(node.role()?, Some((Role::Master, _)) | Some((_, false))))
-}
-
-fn write(file: &Path, value: u8) -> Result<(), Refused> {
-    fs::write(file, format!("{value}\n")).map_err(|e| Refused::Reason(format!("cannot write {}: {e}", file.display())))
 }
 
 /// Refuses a node whose VIP is not keepalived's.

@@ -2,28 +2,8 @@
 //! node_exporter, say.
 
 use std::fmt::{Display, Write};
-use std::time::Duration;
 
-use lvs_dr::node::{Fence, Role, Status};
-
-/// What the watch itself has counted.
-#[derive(Debug, Default, Clone)]
-pub struct Counts {
-    pub repairs: u64,
-    pub failures: u64,
-    pub resyncs: u64,
-    pub known: u64,
-    /// What the director knows, as it says. `None`: none is heard.
-    pub at_director: Option<u64>,
-    pub knows_all: bool,
-    pub directors_heard: u64,
-    /// Other clusters with this one's sync id on its link.
-    pub other_clusters: usize,
-    /// Datagrams without the cluster's key.
-    pub refused: u64,
-    /// How long it was not waiting.
-    pub busy: Duration,
-}
+use lvs_dr::node::{Counts, Fence, Role, Status};
 
 struct Text(String);
 

@@ -172,7 +172,7 @@ pub unsafe extern "C" fn lvs_driver_next_report(
         let place = unsafe { Place::new(report) }?;
         let (report, words) = match driver.0.next_report() {
             None => (lvs_report::of(LVS_REPORT_NONE, 0, None), None),
-            Some(Report::Step(step)) => (lvs_report::of(LVS_REPORT_STEP, 0, None), Some(step.to_string())),
+            Some(Report::Step { step, .. }) => (lvs_report::of(LVS_REPORT_STEP, 0, None), Some(step.to_string())),
             Some(Report::Ended { task, result: Ok(plan) }) => (lvs_report::ended(task), Some(plan.to_string())),
             Some(Report::Ended { task, result: Err(error) }) => {
                 let Failure { status, errno, message } = error.into();

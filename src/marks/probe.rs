@@ -127,6 +127,9 @@ impl Probe {
                 self.again = None;
             }
             self.found.insert(Mac(mac));
+            if self.linger.is_zero() {
+                break;
+            }
         }
         if now >= self.until {
             return Ok(Some(std::mem::take(&mut self.found).into_iter().collect()));

@@ -29,19 +29,19 @@ const VIPS: usize = 16;
 
 /// The role of a node and how many connections it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beacon {
+pub(super) struct Beacon {
     /// The cluster, as in [`SyncConfig::id`](super::SyncConfig::id).
-    pub id: u8,
+    pub(super) id: u8,
     /// A number that is another one for each node, and each start of it.
-    pub node: u64,
+    pub(super) node: u64,
     /// Its role.
-    pub role: Role,
+    pub(super) role: Role,
     /// How many connections it knows.
-    pub known: u64,
+    pub(super) known: u64,
     /// How often it has sent all its connections, and how many those were the last time.
-    pub told: (u64, u64),
+    pub(super) told: (u64, u64),
     /// It asks the director for all connections.
-    pub wants: bool,
+    pub(super) wants: bool,
 }
 
 const BEACON: &str = "lvs-dr-beacon-1";
@@ -80,31 +80,36 @@ impl FromStr for Beacon {
 /// The addresses of a node, the groups that it directs, and by which VIPs its cluster is
 /// recognised.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Presence {
+pub(super) struct Presence {
     /// The cluster, as in [`SyncConfig::id`](super::SyncConfig::id).
-    pub id: u8,
+    pub(super) id: u8,
     /// The node's number, as in its [`Beacon`].
-    pub node: u64,
+    pub(super) node: u64,
     /// Its addresses as a destination, or as the director that packets of unknown connections are
     /// sent to.
-    pub addresses: BTreeSet<IpAddr>,
+    pub(super) addresses: BTreeSet<IpAddr>,
     /// The MAC addresses that it sends from.
-    pub macs: BTreeSet<Mac>,
+    pub(super) macs: BTreeSet<Mac>,
     /// The names of the groups that it directs.
-    pub directs: BTreeSet<String>,
+    pub(super) directs: BTreeSet<String>,
     /// Its table. `None`: not read yet.
-    pub table: Option<TableDigest>,
+    pub(super) table: Option<TableDigest>,
     /// Digests of its configuration's VIPs: see [`Presence::digests`]. Empty: it is of a version
     /// that does not name them.
-    pub vips: BTreeSet<u32>,
+    pub(super) vips: BTreeSet<u32>,
 }
 
 const PRESENCE: &str = "lvs-dr-node-1";
 
 impl Presence {
+    /// The same, with the addresses of `there`.
+    pub(super) fn at(self, there: Presence) -> Self {
+        Presence { addresses: there.addresses, macs: there.macs, ..self }
+    }
+
     /// The digests of at most 16 of these VIPs. Which ones are left out depends on the digests, so
     /// that the samples of two configurations that share most VIPs share some.
-    pub fn digests(vips: impl IntoIterator<Item = IpAddr>) -> BTreeSet<u32> {
+    pub(super) fn digests(vips: impl IntoIterator<Item = IpAddr>) -> BTreeSet<u32> {
         all_digests(vips).into_iter().take(VIPS).collect()
     }
 
@@ -196,7 +201,7 @@ fn unreadable(what: &str, text: &str, expected: &str) -> Error {
 /// A text of another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Heard {
+pub(super) enum Heard {
     /// Its role and how many connections it knows.
     Beacon(Beacon),
     /// Its addresses and groups.
@@ -205,18 +210,10 @@ pub enum Heard {
 
 impl Heard {
     /// The cluster that the text names.
-    pub fn id(&self) -> u8 {
+    pub(super) fn id(&self) -> u8 {
         match self {
             Heard::Beacon(beacon) => beacon.id,
             Heard::Presence(presence) => presence.id,
-        }
-    }
-
-    /// The node that the text names.
-    pub fn node(&self) -> u64 {
-        match self {
-            Heard::Beacon(beacon) => beacon.node,
-            Heard::Presence(presence) => presence.node,
         }
     }
 }

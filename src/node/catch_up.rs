@@ -30,7 +30,7 @@ pub struct Learned {
 /// How far a node is with learning the director's connections: from the beacons that it hears it
 /// decides when to ask for all of them (again). Without a kernel or a clock of its own.
 #[derive(Debug)]
-pub struct Learning {
+pub(super) struct Learning {
     since: Instant,
     asks: bool,
     /// The director that was asked, and how often it had sent all connections before.
@@ -43,18 +43,18 @@ pub struct Learning {
 
 impl Learning {
     /// A node that starts asks.
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Learning { since: now, asks: true, base: None, tries: 0, heard_at: None, behind: 0, patience: PATIENCE }
     }
 
     /// Whether the director is to tell of everything.
-    pub fn asks(&self) -> bool {
+    pub(super) fn asks(&self) -> bool {
         self.asks
     }
 
     /// Whether this node may take part in elections: it knows all connections, or no director can
     /// send them. Whatever other nodes send, it may a minute after its start.
-    pub fn may_direct(&self, now: Instant) -> bool {
+    pub(super) fn may_direct(&self, now: Instant) -> bool {
         if now.duration_since(self.since) >= LIMIT {
             return true;
         }
@@ -63,29 +63,35 @@ impl Learning {
     }
 
     /// A director knows what there is to know.
-    pub fn directs(&mut self) {
+    pub(super) fn directs(&mut self) {
         self.asks = false;
     }
 
     /// Begins anew: sync messages may have been missed.
-    pub fn ask(&mut self) {
+    pub(super) fn ask(&mut self) {
         (self.asks, self.base, self.tries, self.behind) = (true, None, 0, 0);
     }
 
-    /// A beacon of the director came; `known`: what is known here now. Says when all is learned.
-    pub fn heard(&mut self, now: Instant, director: &Beacon, known: impl FnOnce() -> u64) -> Option<Learned> {
+    /// A beacon of the director came. Says whether what is known here is to be counted now, and to
+    /// be passed to [`Learning::learned`] with the number that the director has sent.
+    pub(super) fn heard(&mut self, now: Instant, director: &Beacon) -> bool {
         let before = self.heard_at.replace(now);
         if before.is_some_and(|before| now.duration_since(before) > DEAF) {
             self.ask();
         }
-        let (times, of) = director.told;
+        let (times, _) = director.told;
         let told_before = self.base.replace((director.node, times));
         // What another director had sent before it was asked says nothing.
         let told = told_before.is_some_and(|(node, before)| node == director.node && times > before);
-        if !self.asks || !told {
+        self.asks && told
+    }
+
+    /// So many connections are known here, of those that the director has sent. Says when all is
+    /// learned, or no more can be.
+    pub(super) fn learned(&mut self, known: u64, of: u64) -> Option<Learned> {
+        if !self.asks {
             return None;
         }
-        let known = known();
         self.tries += 1;
         self.asks = known < of && self.tries < TRIES;
         (!self.asks).then_some(Learned { known, of })
@@ -93,7 +99,7 @@ impl Learning {
 
     /// What is known here was counted, about once a second. Who falls behind for long asks again;
     /// if that does not help, more and more rarely.
-    pub fn counted(&mut self, learned: Learned) {
+    pub(super) fn counted(&mut self, learned: Learned) {
         let Learned { known, of } = learned;
         let behind = known.saturating_add(of / 10 + 20) < of;
         if !behind {
@@ -112,6 +118,11 @@ mod tests {
     use super::*;
     use crate::node::Role;
 
+    /// A beacon, and what is known where it is counted.
+    fn heard(learning: &mut Learning, now: Instant, beacon: &Beacon, known: impl FnOnce() -> u64) -> Option<Learned> {
+        if learning.heard(now, beacon) { learning.learned(known(), beacon.told.1) } else { None }
+    }
+
     fn director(node: u64, told: (u64, u64)) -> Beacon {
         Beacon { id: 1, node, role: Role::Master, known: 100, told, wants: false }
     }
@@ -122,29 +133,29 @@ mod tests {
         let mut learning = Learning::new(now);
         assert!(learning.asks() && !learning.may_direct(now));
         // What was sent before it asked says nothing.
-        assert_eq!(learning.heard(now, &director(7, (3, 100)), || 100), None);
-        assert_eq!(learning.heard(now, &director(7, (3, 100)), || 100), None);
+        assert_eq!(heard(&mut learning, now, &director(7, (3, 100)), || 100), None);
+        assert_eq!(heard(&mut learning, now, &director(7, (3, 100)), || 100), None);
         // Some of it was lost.
-        assert_eq!(learning.heard(now, &director(7, (4, 100)), || 60), None);
+        assert_eq!(heard(&mut learning, now, &director(7, (4, 100)), || 60), None);
         assert!(learning.asks());
         let learned = Learned { known: 101, of: 100 };
-        assert_eq!(learning.heard(now, &director(7, (5, 100)), || 101), Some(learned));
+        assert_eq!(heard(&mut learning, now, &director(7, (5, 100)), || 101), Some(learned));
         assert!(!learning.asks() && learning.may_direct(now));
-        assert_eq!(learning.heard(now, &director(7, (6, 100)), || 0), None);
+        assert_eq!(heard(&mut learning, now, &director(7, (6, 100)), || 0), None);
     }
 
     #[test]
     fn another_director_is_asked_anew_and_none_for_ever() {
         let now = Instant::now();
         let mut learning = Learning::new(now);
-        learning.heard(now, &director(7, (3, 100)), || 0);
-        assert_eq!(learning.heard(now, &director(8, (4, 0)), || 0), None);
+        heard(&mut learning, now, &director(7, (3, 100)), || 0);
+        assert_eq!(heard(&mut learning, now, &director(8, (4, 0)), || 0), None);
         assert!(learning.asks());
-        let answers: Vec<_> = (5..=9).map(|n| learning.heard(now, &director(8, (n, 100)), || 9)).collect();
+        let answers: Vec<_> = (5..=9).map(|n| heard(&mut learning, now, &director(8, (n, 100)), || 9)).collect();
         assert_eq!(answers.iter().flatten().collect::<Vec<_>>(), [&Learned { known: 9, of: 100 }]);
         let mut alone = Learning::new(now);
         assert!(alone.may_direct(now + 2 * ALONE) && alone.asks());
-        alone.heard(now + 2 * ALONE, &director(7, (1, 1)), || 0);
+        heard(&mut alone, now + 2 * ALONE, &director(7, (1, 1)), || 0);
         assert!(!alone.may_direct(now + 2 * ALONE));
     }
 
@@ -167,7 +178,7 @@ mod tests {
             for step in 0..1000 {
                 let at = second / 4 * step;
                 if let Some(beacon) = stranger(step) {
-                    learning.heard(start + at, &beacon, || 0);
+                    heard(&mut learning, start + at, &beacon, || 0);
                     learning.counted(Learned { known: 0, of: beacon.known });
                 }
                 learning.ask();
@@ -181,7 +192,7 @@ mod tests {
         // Within this time a node does wait for a director that has not sent its connections.
         let mut learning = Learning::new(start);
         for n in 0..59 {
-            assert_eq!(learning.heard(start + second * n, &director(7, (1, 1)), || 0), None);
+            assert_eq!(heard(&mut learning, start + second * n, &director(7, (1, 1)), || 0), None);
         }
         assert!(!learning.may_direct(start + second * 59) && learning.may_direct(start + LIMIT));
     }
@@ -191,10 +202,10 @@ mod tests {
         let now = Instant::now();
         let mut learning = Learning::new(now);
         learning.directs();
-        learning.heard(now, &director(7, (1, 1)), || 0);
-        learning.heard(now + DEAF / 2, &director(7, (1, 1)), || 0);
+        heard(&mut learning, now, &director(7, (1, 1)), || 0);
+        heard(&mut learning, now + DEAF / 2, &director(7, (1, 1)), || 0);
         assert!(!learning.asks());
-        learning.heard(now + 2 * DEAF, &director(7, (1, 1)), || 0);
+        heard(&mut learning, now + 2 * DEAF, &director(7, (1, 1)), || 0);
         assert!(learning.asks());
         learning.directs();
         (0..9).for_each(|_| learning.counted(Learned { known: 95, of: 100 }));

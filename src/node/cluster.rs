@@ -134,11 +134,20 @@ impl Node {
     /// # Errors
     /// As [`Node::repair`].
     pub fn set_director(&mut self, director: Option<IpAddr>) -> Result<()> {
+        self.set_director_within(director, LOCK_LIMIT)
+    }
+
+    /// The same, where no other process is at work.
+    pub(super) fn set_director_now(&mut self, director: Option<IpAddr>) -> Result<()> {
+        self.set_director_within(director, Duration::ZERO)
+    }
+
+    fn set_director_within(&mut self, director: Option<IpAddr>, limit: Duration) -> Result<()> {
         if self.config.fence != Fence::Marks || self.dir.load()?.group(&self.config.group).director == director {
             return Ok(());
         }
         self.dir.prepare()?;
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        let _lock = self.dir.lock(limit)?;
         self.point_at(director)
     }
 
@@ -182,7 +191,7 @@ impl Node {
     ///
     /// # Errors
     /// Those of reading addresses and interfaces.
-    pub fn presence(&mut self) -> Result<Presence> {
+    pub(super) fn presence(&mut self) -> Result<Presence> {
         let vips: BTreeSet<IpAddr> = self.config.vips.iter().copied().collect();
         let usable = |found: &AssignedAddress| found.interface != "lo" && !vips.contains(&found.address);
         let addresses: Vec<AssignedAddress> = self.vips.on_interfaces()?.into_iter().filter(usable).collect();
@@ -197,11 +206,8 @@ impl Node {
 
     /// Remembers MAC addresses of another node, by its addresses: of nodes that are destinations
     /// of this one. Says whether any is new. The rules for them follow with [`Node::repair`], or
-    /// with the next role.
-    ///
-    /// # Errors
-    /// As [`Node::repair`].
-    pub fn learn_macs(&mut self, addresses: &BTreeSet<IpAddr>, macs: &BTreeSet<Mac>) -> Result<bool> {
+    /// with the next role. Fails where another process is at work.
+    pub(super) fn learn_macs(&mut self, addresses: &BTreeSet<IpAddr>, macs: &BTreeSet<Mac>) -> Result<bool> {
         let learn = |state: &mut State| {
             let mut new = false;
             for (_, known) in state.peers.iter_mut().filter(|(peer, _)| addresses.contains(peer)) {
@@ -214,7 +220,7 @@ impl Node {
         if !learn(&mut self.dir.load()?) {
             return Ok(false);
         }
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        let _lock = self.dir.lock(Duration::ZERO)?;
         let mut state = self.dir.load()?;
         let new = learn(&mut state);
         self.dir.save(&state)?;

@@ -1,14 +1,109 @@
 //! The connections of the node's services, and how the other nodes get them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::fence;
 use super::handle::Node;
 use crate::error::Result;
-use crate::ipvs::{Connection, SyncRole, Table, sync};
+use crate::ipvs::sync::{self, ConnectionSender, PAUSE};
+use crate::ipvs::{Connection, ConnectionReader, SyncDaemon, SyncRole, Table};
+use crate::wait::wait;
 
 /// Connections that expire earlier are ignored.
 pub(super) const LASTING: Duration = Duration::from_secs(5);
+
+/// For so long connections are read at a time.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Sends the connections of the node's services to the other nodes: reads a piece at a time, then
+/// sends a burst at a time.
+#[derive(Debug)]
+pub(super) struct Sending {
+    daemon: SyncDaemon,
+    /// Connections that expire earlier are ignored.
+    lasting: Duration,
+    /// Until then they are read. `None`: all are.
+    limit: Option<Instant>,
+    /// The table that connections are looked up in, and the services of the node's marks.
+    tables: (Table, Table),
+    entries: Vec<sync::Entry>,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Reading(ConnectionReader),
+    Sending(ConnectionSender, Instant),
+}
+
+impl Sending {
+    /// Begins to read.
+    pub(super) fn begin(node: &mut Node, lasting: Duration, limit: Option<Duration>) -> Result<Self> {
+        let daemon = node.config.sync.daemon(SyncRole::Master);
+        Self::by(node, daemon, lasting, limit)
+    }
+
+    /// The same with another daemon's group and interface.
+    pub(super) fn by(node: &mut Node, daemon: SyncDaemon, lasting: Duration, limit: Option<Duration>) -> Result<Self> {
+        let phase = Phase::Reading(ConnectionReader::open(node.ipvs.netns())?);
+        let limit = limit.map(|limit| Instant::now() + limit);
+        Ok(Sending { daemon, lasting, limit, tables: node.tables()?, entries: Vec::new(), phase })
+    }
+
+    /// When it goes on.
+    pub(super) fn until(&self) -> Instant {
+        match &self.phase {
+            Phase::Reading(_) => Instant::now(),
+            Phase::Sending(_, next) => *next,
+        }
+    }
+
+    /// Goes on for a while. Returns how many were sent, once all are.
+    ///
+    /// # Errors
+    /// As [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections).
+    pub(super) fn go_on(&mut self, node: &mut Node, now: Instant) -> Result<Option<usize>> {
+        if self.read(node, now)? {
+            return Ok(None);
+        }
+        match &mut self.phase {
+            Phase::Reading(_) => {
+                let sender = ConnectionSender::open(node.ipvs.netns(), &self.daemon, &self.entries)?;
+                self.phase = Phase::Sending(sender, now);
+            }
+            Phase::Sending(_, next) if now < *next => {}
+            Phase::Sending(sender, next) => match sender.send()? {
+                true => *next = Instant::now() + PAUSE,
+                false => return Ok(Some(self.entries.len())),
+            },
+        }
+        Ok(None)
+    }
+
+    /// Reads for a while. Says whether there is more to be read.
+    fn read(&mut self, node: &Node, now: Instant) -> Result<bool> {
+        let Phase::Reading(reader) = &mut self.phase else { return Ok(false) };
+        let (table, of_marks) = &self.tables;
+        let make = sync::maker(table);
+        let seen_by_others = fence::marks::seen_by_others(table, of_marks, node.config.marks.values);
+        let (lasting, entries) = (self.lasting, &mut self.entries);
+        let mut see = |connection: Connection| {
+            if connection.expires >= lasting {
+                entries.extend(seen_by_others(connection).and_then(|connection| make(&connection)));
+            }
+        };
+        while reader.read(&mut see)? {
+            let read = Instant::now();
+            if self.limit.is_some_and(|limit| read >= limit) {
+                return Ok(false);
+            }
+            if read >= now + SLICE {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
 
 impl Node {
     /// How many connections of its services this node knows, also those that its marks have
@@ -18,14 +113,6 @@ impl Node {
     /// As [`Ipvs::connections`](crate::ipvs::Ipvs::connections).
     pub fn known_connections(&mut self) -> Result<usize> {
         self.count_connections(None)
-    }
-
-    /// The same of the connections that are read within this time.
-    ///
-    /// # Errors
-    /// As [`Node::known_connections`].
-    pub fn known_connections_within(&mut self, limit: Duration) -> Result<usize> {
-        self.count_connections(Some(limit))
     }
 
     fn count_connections(&mut self, limit: Option<Duration>) -> Result<usize> {
@@ -44,15 +131,13 @@ impl Node {
     /// As [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections).
     pub fn resync(&mut self) -> Result<usize> {
         // An entry that is about to expire would expire there as well.
-        let mut entries = Vec::new();
-        let (table, of_marks) = self.tables()?;
-        let (make, seen_by_others) =
-            (sync::maker(&table), fence::marks::seen_by_others(&table, &of_marks, self.config.marks.values));
-        self.each_connection(2 * LASTING, None, |connection| {
-            entries.extend(seen_by_others(connection).and_then(|connection| make(&connection)));
-        })?;
-        self.ipvs.send_connections(&self.config.sync.daemon(SyncRole::Master), &entries)?;
-        Ok(entries.len())
+        let mut sending = Sending::begin(self, 2 * LASTING, None)?;
+        loop {
+            match sending.go_on(self, Instant::now())? {
+                Some(count) => return Ok(count),
+                None => wait(None, Some(sending.until())),
+            }
+        }
     }
 
     /// Shows each connection that lasts so long. One by one: there may be many.

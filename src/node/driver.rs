@@ -21,9 +21,16 @@ const SLICE: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Report {
-    /// This step is carried out next.
-    Step(Step),
+    /// A step is carried out next.
+    #[non_exhaustive]
+    Step {
+        /// The task that it is of.
+        task: Task,
+        /// The step.
+        step: Step,
+    },
     /// A task has ended, as the call of that name would have.
+    #[non_exhaustive]
     Ended {
         /// The task.
         task: Task,
@@ -62,8 +69,8 @@ pub enum Report {
 ///     driver.dispatch()?;
 ///     while let Some(report) = driver.next_report() {
 ///         match report {
-///             Report::Step(step) => println!("{step}"),
-///             Report::Ended { task, result } => println!("{task:?}: {result:?}"),
+///             Report::Step { step, .. } => println!("{step}"),
+///             Report::Ended { task, result, .. } => println!("{task:?}: {result:?}"),
 ///             _ => {}
 ///         }
 ///     }
@@ -162,9 +169,9 @@ impl Driver {
                 self.work = Some(Work::new(task));
                 continue;
             };
-            let reports = &mut self.reports;
+            let (reports, task) = (&mut self.reports, work.task());
             let mut hooks = Hooks {
-                before: &mut |step| reports.push_back(Report::Step(step.clone())),
+                before: &mut |step| reports.push_back(Report::Step { task, step: step.clone() }),
                 services: &mut || Services::AsConfigured,
             };
             match self.node.advance(work, &mut hooks) {
@@ -212,6 +219,15 @@ impl Driver {
     /// As [`Node::status`].
     pub fn status(&mut self) -> Result<Status> {
         self.node.status()
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// For calls that do not wait for the lock: the task that is under way may hold it.
+    pub(super) fn node_mut(&mut self) -> &mut Node {
+        &mut self.node
     }
 
     /// Gives up the task that is under way, and returns the node.

@@ -1,9 +1,13 @@
 //! The handle of a node, for one group of VIPs.
 
-use super::config::Config;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::config::{Config, VipOwner};
 use super::role::Role;
 use super::roles::check_interfaces;
 use super::state::StateDir;
+use super::supervisor::Remembered;
 use crate::arp::Arp;
 use crate::error::Result;
 use crate::ipvs::Ipvs;
@@ -76,6 +80,40 @@ impl Node {
     /// [`Error::System`](crate::Error::System): the state directory cannot be read.
     pub fn generation(&self) -> Result<u64> {
         self.dir.requests().latest()
+    }
+
+    /// The role, the director and the other nodes that are remembered.
+    pub(super) fn remembered(&self) -> Result<Remembered> {
+        let state = self.dir.load()?;
+        let group = state.group(&self.config.group);
+        Ok(Remembered { role: group.role, director: group.director, peers: state.peers.into_keys().collect() })
+    }
+
+    /// The role that keepalived's VIPs show: all of them are on the interface, or none is. `None`:
+    /// some are, or the node moves its VIPs itself.
+    ///
+    /// # Errors
+    /// Those of reading addresses.
+    pub fn shown_role(&mut self) -> Result<Option<Role>> {
+        if self.config.vip_owner == VipOwner::Node {
+            return Ok(None);
+        }
+        let found = self.vips.all()?;
+        let is_there = |vip: &&IpAddr| {
+            found.iter().any(|found| found.address == **vip && found.interface == self.config.interface)
+        };
+        let there = self.config.vips.iter().filter(is_there).count();
+        Ok(match there {
+            0 => Some(Role::Backup),
+            all if all == self.config.vips.len() => Some(Role::Master),
+            _ => None,
+        })
+    }
+
+    /// The file that says that a supervisor keeps this node out of elections, until it knows the
+    /// director's connections.
+    pub fn held_out_file(&self) -> PathBuf {
+        self.config.state_dir.join("held-out")
     }
 
     /// Makes the state directory, for a program that keeps a file of its own there.

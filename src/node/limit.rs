@@ -8,7 +8,7 @@ const NODES: usize = 64;
 
 /// A token bucket: so many at once, and then one each interval.
 #[derive(Debug, Clone)]
-pub struct Bucket {
+pub(super) struct Bucket {
     capacity: u32,
     interval: Duration,
     tokens: u32,
@@ -18,18 +18,18 @@ pub struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub const fn new(capacity: u32, interval: Duration) -> Self {
+    pub(super) const fn new(capacity: u32, interval: Duration) -> Self {
         Bucket { capacity, interval, tokens: capacity, filled: None }
     }
 
     /// Whether there is a token.
-    pub fn has(&mut self, now: Instant) -> bool {
+    pub(super) fn has(&mut self, now: Instant) -> bool {
         self.fill(now);
         self.tokens > 0
     }
 
     /// Takes a token, if there is one.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         let has = self.has(now);
         if has {
             self.tokens -= 1;
@@ -75,7 +75,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// All nodes receive what one of them has asked for, so that a node waits no longer because of
 /// another one that asks too often.
 #[derive(Debug)]
-pub struct ResyncRequests {
+pub(super) struct ResyncRequests {
     wanted: bool,
     began: Option<Instant>,
     ended: Option<Instant>,
@@ -104,7 +104,7 @@ impl Default for ResyncRequests {
 
 impl ResyncRequests {
     /// Another node asks, in a beacon.
-    pub fn ask(&mut self, now: Instant, node: u64) {
+    pub(super) fn ask(&mut self, now: Instant, node: u64) {
         let just_sent = self.began.is_some() || self.ended.is_some_and(|ended| now.duration_since(ended) < JUST_SENT);
         // If it has not learned all, it will ask again.
         if just_sent {
@@ -125,18 +125,18 @@ impl ResyncRequests {
     }
 
     /// This node has a reason of its own: sync messages may have been lost.
-    pub fn want(&mut self) {
+    pub(super) fn want(&mut self) {
         self.wanted = true;
     }
 
     /// Whether connections are to be sent now.
-    pub fn is_due(&mut self, now: Instant) -> bool {
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
         let lately = self.ended.is_some_and(|ended| now.duration_since(ended) < RESYNC);
         self.wanted && self.began.is_none() && !lately && self.bucket.has(now)
     }
 
     /// It has begun.
-    pub fn begin(&mut self, now: Instant) {
+    pub(super) fn begin(&mut self, now: Instant) {
         self.bucket.take(now);
         (self.wanted, self.began) = (false, Some(now));
         for asking in self.asking.values_mut().filter(|asking| asking.waits) {
@@ -147,7 +147,7 @@ impl ResyncRequests {
     }
 
     /// It has ended, with or without success.
-    pub fn end(&mut self, now: Instant) {
+    pub(super) fn end(&mut self, now: Instant) {
         let took = self.began.take().map_or(Duration::ZERO, |began| now.duration_since(began));
         self.bucket.interval = INTERVAL.max(took * SHARE);
         self.ended = Some(now);

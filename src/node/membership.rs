@@ -28,7 +28,7 @@ const NODES: usize = 64;
 /// node has none is of another cluster: its texts are ignored. One that names no VIPs is of an
 /// earlier version, and counts as a node of this cluster.
 #[derive(Debug, Default)]
-pub struct View {
+pub(super) struct View {
     /// Digests of all VIPs of this node. Empty: every node is of this cluster.
     vips: BTreeSet<u32>,
     heard: BTreeMap<u64, (Instant, Beacon)>,
@@ -39,12 +39,12 @@ pub struct View {
 
 impl View {
     /// The view of a node with these VIPs, those of all its groups.
-    pub fn of(vips: impl IntoIterator<Item = IpAddr>) -> Self {
+    pub(super) fn of(vips: impl IntoIterator<Item = IpAddr>) -> Self {
         View { vips: all_digests(vips), ..View::default() }
     }
 
     /// Takes in a beacon. `false`: it is another cluster's.
-    pub fn heard(&mut self, now: Instant, beacon: Beacon) -> bool {
+    pub(super) fn heard(&mut self, now: Instant, beacon: Beacon) -> bool {
         if self.foreign.get(&beacon.node).is_some_and(|(at, _)| now.duration_since(*at) < DEAD) {
             return false;
         }
@@ -56,13 +56,13 @@ impl View {
     }
 
     /// The other nodes that direct.
-    pub fn directors(&self, now: Instant) -> impl Iterator<Item = &Beacon> {
+    pub(super) fn directors(&self, now: Instant) -> impl Iterator<Item = &Beacon> {
         let lately = self.heard.values().filter(move |(at, _)| now.duration_since(*at) < SILENCE);
         lately.map(|(_, beacon)| beacon).filter(|beacon| beacon.role == Role::Master)
     }
 
     /// Takes in which addresses a node has. `false`: it is of another cluster.
-    pub fn present(&mut self, now: Instant, presence: Presence) -> bool {
+    pub(super) fn present(&mut self, now: Instant, presence: Presence) -> bool {
         self.foreign.retain(|_, (at, _)| now.duration_since(*at) < DEAD);
         let shares = presence.vips.is_empty() || self.vips.is_empty() || !self.vips.is_disjoint(&presence.vips);
         if !shares {
@@ -83,19 +83,19 @@ impl View {
 
     /// The number of other clusters that use this cluster's sync id on its link. Nodes that name
     /// the same VIPs are of one cluster.
-    pub fn other_clusters(&self, now: Instant) -> usize {
+    pub(super) fn other_clusters(&self, now: Instant) -> usize {
         let lately = self.foreign.values().filter(|(at, _)| now.duration_since(*at) < DEAD);
         lately.map(|(_, vips)| vips).collect::<BTreeSet<_>>().len()
     }
 
     /// The nodes that were received lately.
-    pub fn presences(&self, now: Instant) -> impl Iterator<Item = &Presence> {
+    pub(super) fn presences(&self, now: Instant) -> impl Iterator<Item = &Presence> {
         self.present.values().filter(move |(at, _)| now.duration_since(*at) < SILENCE).map(|(_, presence)| presence)
     }
 
     /// The nodes that were received lately whose tables are not equal to this one, and why that
     /// matters.
-    pub fn unequal(&self, now: Instant, own: TableDigest) -> impl Iterator<Item = (&Presence, &'static str)> {
+    pub(super) fn unequal(&self, now: Instant, own: TableDigest) -> impl Iterator<Item = (&Presence, &'static str)> {
         self.presences(now).filter_map(move |presence| {
             let theirs = presence.table?;
             match (theirs.table == own.table, theirs.order == own.order) {
@@ -115,7 +115,7 @@ impl View {
     ///
     /// A director that was received lately and is silent is dead: `Ok(None)`, unless another one
     /// directs.
-    pub fn director_of(
+    pub(super) fn director_of(
         &self,
         now: Instant,
         group: &str,
@@ -145,7 +145,7 @@ impl View {
 
 /// No node that is heard says who directs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unheard;
+pub(super) struct Unheard;
 
 #[cfg(test)]
 mod tests {

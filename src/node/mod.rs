@@ -61,10 +61,10 @@ mod simulation;
 mod stand_down;
 mod state;
 mod status;
+mod supervisor;
 mod work;
 
-pub use beacon::{Beacon, Heard, Presence};
-pub use catch_up::{Learned, Learning};
+pub use catch_up::Learned;
 pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
 pub use digest::TableDigest;
 pub use driver::{Driver, Report};
@@ -72,14 +72,14 @@ pub use fence::marks::MarkValues;
 pub use fence::{Fence, SyncConfig};
 pub use handle::Node;
 pub use job::Task;
-pub use limit::{Bucket, ResyncRequests};
-pub use membership::{Unheard, View};
-pub use peers::{Peers, Plane};
 pub use plan::{Plan, Step};
 pub use role::Role;
 pub use services::Apply;
 pub use state::StoredTable;
 pub use status::Status;
+pub use supervisor::{
+    Asked, Counts, Notice, Supervisor, SupervisorConfig, notified_role, role_of_state, set_track_file,
+};
 
 /// See the crate's `fuzzing`.
 #[cfg(any(fuzzing, test))]

@@ -22,14 +22,15 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recvfrom, socket_with, sockopt};
 
 use super::beacon::{Beacon, Heard, Presence};
 use super::fence::SyncConfig;
@@ -41,6 +42,7 @@ use crate::ipvs::SyncDaemon;
 use crate::ipvs::sync::send_by;
 use crate::netlink::bind_to_interface;
 use crate::netns::Netns;
+use crate::wait::wait;
 
 /// No cluster's nodes send more: 64 nodes send 128 datagrams a second.
 const BURST: u32 = 256;
@@ -52,7 +54,7 @@ const LENGTH: usize = 1500;
 /// What all sockets of a program share: the cluster's key, and which nodes have proved that they
 /// have it.
 #[derive(Debug, Clone)]
-pub struct Plane(Arc<Mutex<State>>);
+pub(super) struct Plane(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -65,7 +67,7 @@ impl Plane {
     ///
     /// # Errors
     /// As [`read_secret`]; [`Error::Invalid`]: the key is too short.
-    pub fn open(sync: &SyncConfig) -> Result<Self> {
+    pub(super) fn open(sync: &SyncConfig) -> Result<Self> {
         let read = |path| {
             Key::new(&read_secret(path)?).map_err(|error| match error {
                 Error::Invalid { reason, .. } => Error::invalid(path.display(), reason),
@@ -73,19 +75,18 @@ impl Plane {
             })
         };
         let key = sync.key_file.as_deref().map(read).transpose()?;
-        let number = RandomState::new().hash_one(std::process::id());
-        let state = State { seal: Seal::new(key, number), bucket: Bucket::new(BURST, INTERVAL) };
+        let state = State { seal: Seal::new(key, number()), bucket: Bucket::new(BURST, INTERVAL) };
         Ok(Plane(Arc::new(Mutex::new(state))))
     }
 
     /// How many datagrams were ignored because they did not prove that they come from a node with
     /// the cluster's key.
-    pub fn refused(&self) -> u64 {
+    pub(super) fn refused(&self) -> u64 {
         self.state().seal.refused()
     }
 
     /// A warning about these datagrams, once a minute at most.
-    pub fn warning(&self, now: Instant) -> Option<String> {
+    pub(super) fn warning(&self, now: Instant) -> Option<String> {
         self.state().seal.warning(now)
     }
 
@@ -112,9 +113,14 @@ impl Plane {
     }
 }
 
+/// Another number at each start.
+pub(super) fn number() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
 /// A socket in the sync group, for beacons.
 #[derive(Debug)]
-pub struct Peers {
+pub(super) struct Peers {
     socket: UdpSocket,
     group: SocketAddr,
     interface: u32,
@@ -133,7 +139,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`Error::System`]: no such interface (`ENODEV`), or it takes no part in multicast.
-    pub fn open_in(netns: &Netns, sync: &SyncConfig, plane: &Plane) -> Result<Self> {
+    pub(super) fn open_in(netns: &Netns, sync: &SyncConfig, plane: &Plane) -> Result<Self> {
         let address = sync.group.unwrap_or(SyncDaemon::DEFAULT_GROUP);
         let port = sync.port.unwrap_or(SyncDaemon::DEFAULT_PORT).wrapping_sub(1);
         let failed = |e: io::Error| Error::system("listen to", format!("{address} on {}", sync.interface), e);
@@ -145,7 +151,7 @@ impl Peers {
     /// The index of the interface that it is bound to. An interface that was removed and made anew
     /// has another index, whatever its name: then nothing is received any more, and sending fails
     /// (`ENODEV`).
-    pub fn interface_index(&self) -> u32 {
+    pub(super) fn interface_index(&self) -> u32 {
         self.interface
     }
 
@@ -153,7 +159,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`Error::System`]: the interface is down, has no address, or was removed.
-    pub fn send(&self, beacon: &Beacon) -> Result<()> {
+    pub(super) fn send(&self, beacon: &Beacon) -> Result<()> {
         self.send_text(beacon.to_string())
     }
 
@@ -161,7 +167,7 @@ impl Peers {
     ///
     /// # Errors
     /// As [`Peers::send`].
-    pub fn send_presence(&self, presence: &Presence) -> Result<()> {
+    pub(super) fn send_presence(&self, presence: &Presence) -> Result<()> {
         self.send_text(presence.datagram())
     }
 
@@ -170,29 +176,45 @@ impl Peers {
         sent.map(drop).map_err(|e| Error::system("send a beacon to", self.group, e))
     }
 
+    /// The next beacon or presence of another node of this cluster that has arrived. Does not wait.
+    /// Other datagrams are ignored, and so are those above 200 a second.
+    ///
+    /// # Errors
+    /// As [`Peers::receive`].
+    pub(super) fn next(&self, now: Instant) -> Result<Option<(IpAddr, Heard)>> {
+        let failed = |e: io::Error| Error::system("listen to", self.group, e);
+        let mut octets = [0; LENGTH];
+        loop {
+            match recvfrom(&self.socket, &mut octets[..], RecvFlags::DONTWAIT) {
+                Ok((length, _, from)) => {
+                    let from = from.and_then(|from| SocketAddr::try_from(from).ok()).map(|from| from.ip());
+                    let octets = octets.get(..length).unwrap_or_default();
+                    let Some(from) = from else { continue };
+                    if let Some(heard) = self.plane.read(now, octets, self.id, from) {
+                        return Ok(Some((from, heard)));
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+    }
+
     /// Waits for the next beacon or presence of another node of this cluster, for `limit` at most.
     /// Other datagrams are ignored, and so are those above 200 a second.
     ///
     /// # Errors
     /// [`Error::System`]: for example the interface is down.
-    pub fn receive(&self, limit: Duration) -> Result<Option<(IpAddr, Heard)>> {
-        let failed = |e| Error::system("listen to", self.group, e);
-        let start = Instant::now();
-        let mut octets = [0; LENGTH];
-        while let Some(left) = limit.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
-            self.socket.set_read_timeout(Some(left)).map_err(failed)?;
-            match self.socket.recv_from(&mut octets) {
-                Ok((length, from)) => {
-                    let octets = octets.get(..length).unwrap_or_default();
-                    if let Some(heard) = self.plane.read(Instant::now(), octets, self.id, from.ip()) {
-                        return Ok(Some((from.ip(), heard)));
-                    }
-                }
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
-                Err(e) => return Err(failed(e)),
+    pub(super) fn receive(&self, limit: Duration) -> Result<Option<(IpAddr, Heard)>> {
+        let until = Instant::now() + limit;
+        loop {
+            let now = Instant::now();
+            match self.next(now)? {
+                None if now < until => wait(Some(self.as_fd()), Some(until)),
+                heard => return Ok(heard),
             }
         }
-        Ok(None)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Repairs: what other programs have changed of what the role needs is set right again. The
 //! services of the table are their editors'.
 
+use std::time::Duration;
+
 use super::Node;
 use super::config::Config;
 use super::job::{LOCK_LIMIT, Task};
@@ -51,8 +53,17 @@ impl Node {
     /// As [`Node::repair`]; [`Error::Refused`](crate::Error::Refused) with the kernel's errno: as
     /// when they are started.
     pub fn restart_sync_daemons(&mut self) -> Result<()> {
+        self.restart_sync_daemons_within(LOCK_LIMIT)
+    }
+
+    /// The same, where no other process is at work.
+    pub(super) fn restart_sync_daemons_now(&mut self) -> Result<()> {
+        self.restart_sync_daemons_within(Duration::ZERO)
+    }
+
+    fn restart_sync_daemons_within(&mut self, limit: Duration) -> Result<()> {
         self.dir.prepare()?;
-        let _lock = self.dir.lock(LOCK_LIMIT)?;
+        let _lock = self.dir.lock(limit)?;
         if !self.dir.load()?.syncs {
             return Ok(());
         }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cluster::Search;
+use super::connections::Sending;
 use super::execute::{LAST_WORDS, UNHEARD};
-use super::fence;
 use super::handle::Node;
 use super::job::{Action, Event, Extent, Job, LOCK_LIMIT, Task, Turn};
 use super::observation::Observation;
@@ -24,8 +24,7 @@ use super::requests::{self, Later, Lock, Request};
 use super::role::Role;
 use crate::background::Background;
 use crate::error::{Error, Result};
-use crate::ipvs::sync::{self, ConnectionSender, PAUSE};
-use crate::ipvs::{ConnectionReader, SyncDaemon, Table};
+use crate::ipvs::Table;
 use crate::marks::{self, LocalMarks, LocalObserved};
 use crate::wait::wait;
 
@@ -96,19 +95,8 @@ enum Operation {
     },
     /// Programs mark the node's own requests.
     Marking(Background<(LocalMarks, Result<()>)>),
-    /// The connections are read, to be sent.
-    Reading {
-        daemon: SyncDaemon,
-        reader: ConnectionReader,
-        tables: (Table, Table),
-        entries: Vec<sync::Entry>,
-        until: Instant,
-    },
     /// Connections are sent.
-    Sending {
-        sender: ConnectionSender,
-        next: Instant,
-    },
+    Sending(Sending),
     Searching(Search),
 }
 
@@ -122,10 +110,10 @@ struct Listed {
 impl Operation {
     fn until(&self) -> Option<Instant> {
         match self {
-            Operation::Pause(until) | Operation::Sending { next: until, .. } => Some(*until),
+            Operation::Pause(until) => Some(*until),
+            Operation::Sending(sending) => Some(sending.until()),
             Operation::Resolving { unanswered, .. } => Some(unanswered.next),
             Operation::Listing { .. } | Operation::Marking(_) => None,
-            Operation::Reading { .. } => Some(Instant::now()),
             Operation::Searching(search) => search.until(),
         }
     }
@@ -313,18 +301,15 @@ impl Node {
                 }
                 Err(error) => self.done(work, Err(in_background(error))),
             },
-            Operation::Reading { daemon, reader, tables, entries, until } => {
-                self.read_on(work, daemon, reader, tables, entries, until)
-            }
-            Operation::Sending { mut sender, next } if now >= next => match sender.send() {
-                Ok(true) => Outcome::waits(Operation::Sending { sender, next: Instant::now() + PAUSE }),
+            Operation::Sending(mut sending) => match sending.go_on(self, now) {
+                Ok(None) => Outcome::waits(Operation::Sending(sending)),
                 sent => self.done(work, unless_unheard(sent.map(drop))),
             },
             Operation::Searching(mut search) => match self.go_on_searching(&mut search, now) {
                 Ok(false) => Outcome::waits(Operation::Searching(search)),
                 ended => Outcome::Event(Event::Searched(ended.map(drop))),
             },
-            waiting @ (Operation::Pause(_) | Operation::Sending { .. }) => Outcome::waits(waiting),
+            waiting @ Operation::Pause(_) => Outcome::waits(waiting),
         }
     }
 
@@ -447,7 +432,10 @@ impl Node {
                 work.in_series = true;
             }
             match step {
-                Step::Resync(daemon) => return self.begin_resync(daemon),
+                Step::Resync(daemon) => {
+                    let sending = Sending::by(self, daemon.clone(), Duration::ZERO, Some(LAST_WORDS))?;
+                    return Ok(Outcome::waits(Operation::Sending(sending)));
+                }
                 Step::OwnRequests(wanted) => return self.begin_marking(work.lock.clone(), wanted.clone()),
                 step => self.act(step, plan)?,
             }
@@ -483,47 +471,6 @@ impl Node {
         Ok(Outcome::waits(Operation::Marking(marked.map_err(in_background)?)))
     }
 
-    fn begin_resync(&mut self, daemon: &SyncDaemon) -> Result<Outcome> {
-        let reader = ConnectionReader::open(self.ipvs.netns())?;
-        let (daemon, until) = (daemon.clone(), Instant::now() + LAST_WORDS);
-        Ok(Outcome::waits(Operation::Reading { daemon, reader, tables: self.tables()?, entries: Vec::new(), until }))
-    }
-
-    fn read_on(
-        &mut self,
-        work: &Work,
-        daemon: SyncDaemon,
-        mut reader: ConnectionReader,
-        tables: (Table, Table),
-        mut entries: Vec<sync::Entry>,
-        until: Instant,
-    ) -> Outcome {
-        let slice = Instant::now() + SLICE;
-        let read = {
-            let make = sync::maker(&tables.0);
-            let seen_by_others = fence::marks::seen_by_others(&tables.0, &tables.1, self.config.marks.values);
-            let mut see = |connection| {
-                entries.extend(seen_by_others(connection).and_then(|connection| make(&connection)));
-            };
-            loop {
-                match reader.read(&mut see) {
-                    Ok(true) if Instant::now() < slice => {}
-                    read => break read,
-                }
-            }
-        };
-        match read {
-            Ok(true) if Instant::now() < until => {
-                Outcome::waits(Operation::Reading { daemon, reader, tables, entries, until })
-            }
-            Err(error) => self.done(work, Err(error)),
-            Ok(_) => match ConnectionSender::open(self.ipvs.netns(), &daemon, &entries) {
-                Ok(sender) => Outcome::waits(Operation::Sending { sender, next: Instant::now() }),
-                Err(error) => self.done(work, unless_unheard(Err(error))),
-            },
-        }
-    }
-
     /// Takes back what the node must not keep after this error: a demotion gives up the VIP all
     /// the same. Returns the error to report.
     fn give_up(&mut self, work: &mut Work, role: Role, error: Error) -> Error {
@@ -540,9 +487,6 @@ impl Node {
         }
     }
 }
-
-/// For so long connections are read at a time.
-const SLICE: Duration = Duration::from_millis(1);
 
 fn begins_series(steps: &[Step], index: usize) -> bool {
     let of_a_vip = |index: usize| steps.get(index).is_some_and(Step::is_of_a_vip);

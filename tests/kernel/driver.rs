@@ -50,8 +50,8 @@ fn drive(driver: &mut Driver, count: usize) -> Done {
         done.longest = done.longest.max(before.elapsed());
         while let Some(report) = driver.next_report() {
             match report {
-                Report::Step(step) => done.steps.push(step.to_string()),
-                Report::Ended { task, result } => done.ended.push((task, result.map(|plan| plan.to_string()))),
+                Report::Step { step, .. } => done.steps.push(step.to_string()),
+                Report::Ended { task, result, .. } => done.ended.push((task, result.map(|plan| plan.to_string()))),
                 _ => unreachable!(),
             }
         }

@@ -93,7 +93,7 @@ pub struct SyncConfig {
     pub max_length: Option<u16>,
     /// The file with the cluster's key, the same on all nodes: the nodes' beacons prove with it
     /// that they come from a node of the cluster. `None`: they prove nothing. The kernel's sync
-    /// messages have no key. See [`Plane::open`](crate::node::Plane::open).
+    /// messages have no key.
     pub key_file: Option<PathBuf>,
 }
 

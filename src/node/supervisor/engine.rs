@@ -1,0 +1,762 @@
+//! Decides what a supervised node does, from what has happened. Pure: it has neither a clock nor a
+//! socket, and waits for nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::notice::{Counts, Notice};
+use crate::marks::{Mac, Neighbour, NeighbourState};
+use crate::node::beacon::{Beacon, Heard, Presence};
+use crate::node::catch_up::{Learned, Learning};
+use crate::node::config::VipOwner;
+use crate::node::digest::TableDigest;
+use crate::node::fence::SyncConfig;
+use crate::node::job::Task;
+use crate::node::limit::{Bucket, ResyncRequests};
+use crate::node::membership::View;
+use crate::node::role::Role;
+
+/// How often a beacon is sent.
+pub(super) const BEACON: Duration = Duration::from_secs(1);
+/// How often keepalived's VIPs are looked at after a change, and how long what they show must
+/// last: keepalived moves the VIP before it notifies.
+pub(super) const TICK: Duration = Duration::from_millis(300);
+/// How often the whole is looked at, at most. Where that takes long it is done less often, and
+/// takes one part in so many of the time.
+const CHECK: Duration = Duration::from_secs(1);
+const SHARE: u32 = 200;
+/// Thousands of services or not: what is wrong for so long is seen.
+const LATEST: Duration = Duration::from_secs(10);
+/// A role that is under way for so long is not any more: its process was killed.
+const UNDER_WAY: Duration = Duration::from_secs(20);
+/// A role that was not reached is tried again after this, and then more and more rarely.
+const RETRY: Duration = Duration::from_secs(1);
+/// Minimum interval between two log lines for the same failure.
+const REMIND: Duration = Duration::from_secs(60);
+/// Tables of two nodes that differ for longer are not about to become equal.
+const UNEQUAL: Duration = Duration::from_secs(30);
+/// Other nodes' beacons can cause so many log lines or changes of the director at once, and then
+/// one in this time. So often a VIP is restored that another program removes again and again.
+const BURST: u32 = 8;
+const INTERVAL: Duration = Duration::from_secs(5);
+/// A beacon of a director that is new is answered, but not sooner than this after the last beacon.
+const ANSWER: Duration = Duration::from_millis(100);
+/// The index of `lo` in each network namespace.
+const LOOPBACK: u32 = 1;
+
+/// A group of VIPs, by its index.
+pub(super) type Group = usize;
+
+/// What has happened.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    /// Nothing but time has passed.
+    Time,
+    /// What the node remembers of each group has changed.
+    Remembered(Vec<Remembered>),
+    /// keepalived has notified a state.
+    Notified(Group, Role),
+    /// keepalived's VIPs show this role; `None`: they show none.
+    Shown(Group, Option<Role>),
+    /// A beacon or a presence of another node came.
+    Heard(Heard),
+    /// A neighbour's entry has changed.
+    Neighbour(Neighbour),
+    /// An address was added to the interface with this index, or removed from it.
+    Address { address: IpAddr, index: u32, gone: bool },
+    /// Notifications of the kernel were lost.
+    Missed,
+    /// MAC addresses were learned that there are no rules for yet.
+    LearnedMacs,
+    /// Each group was looked at, for so long.
+    Looked(Vec<Look>, Duration),
+    /// It could not be looked at.
+    LookFailed,
+    /// The connections that are known here were counted.
+    Counted(u64),
+    /// A task has ended, with this number as the latest request.
+    Ended { group: Group, task: Task, end: End, request: u64 },
+    /// All connections were sent, or an attempt has failed.
+    Resynced(Option<usize>),
+    /// The sync interface was made anew.
+    NewSyncInterface,
+}
+
+/// How a task has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    /// It is done. For a repair: the sync daemons that it has started.
+    Done { started_backup: bool, started_master: bool, warnings: Vec<String> },
+    /// Another request is carried out.
+    Superseded,
+    /// It has failed.
+    Failed(String),
+}
+
+/// What the node remembers of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(in crate::node) struct Remembered {
+    pub(in crate::node) role: Option<(Role, bool)>,
+    pub(in crate::node) director: Option<IpAddr>,
+    pub(in crate::node) peers: BTreeSet<IpAddr>,
+}
+
+/// What a look at a group has shown.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Look {
+    pub(super) role: Option<(Role, bool)>,
+    /// The number of the latest request.
+    pub(super) request: u64,
+    /// What a repair would do.
+    pub(super) drift: Vec<String>,
+    pub(super) warnings: Vec<String>,
+    /// Connections that its services count, and those of the marks of all groups.
+    pub(super) connections: u64,
+    pub(super) marked: u64,
+    pub(super) digest: TableDigest,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Carry out a task.
+    Request(Group, Task),
+    /// Carry out a role again, unless a request came after this one.
+    Retry(Group, Role, u64),
+    /// Look which role keepalived's VIPs show.
+    Show(Group),
+    /// Look at the whole.
+    Look,
+    /// Count the connections that are known here; where the counters show fewer than this, by
+    /// their list.
+    Count(u64),
+    /// Send all connections to the other nodes.
+    Resync,
+    /// Send a beacon and a presence.
+    SendBeacon,
+    /// Remember MAC addresses of another node.
+    LearnMacs(BTreeSet<IpAddr>, BTreeSet<Mac>),
+    /// Send the packets of unknown connections to this node.
+    Point(Group, Option<IpAddr>),
+    /// Take part in elections.
+    TakePart,
+    /// Tell the program.
+    Tell(Notice),
+}
+
+/// One group of VIPs of the node.
+#[derive(Debug)]
+struct Member {
+    name: String,
+    vips: Vec<IpAddr>,
+    owner: VipOwner,
+    /// Whether keepalived's states are followed.
+    follows: bool,
+    remembered: Remembered,
+    /// The state that keepalived has notified last, or that its VIPs have shown.
+    current: Option<Role>,
+    /// What its VIPs show that was not notified, and when they are looked at again.
+    suspected: Option<(Role, Instant)>,
+    show_at: Option<Instant>,
+    /// Roles that were requested and have not ended, and whether a repair was.
+    taking_on: u32,
+    repairs: bool,
+    /// A role that was not reached.
+    failed: Option<Failed>,
+    /// What was missing at the last look, at which request.
+    missing: Option<(u64, Vec<String>)>,
+    under_way: Option<(u64, Instant)>,
+    restores: Bucket,
+    /// The warnings that were logged.
+    warned: Vec<String>,
+    /// The other node that directs, as it was set last, and how often that may change.
+    director: Option<IpAddr>,
+    turns: Bucket,
+}
+
+/// A role that was not reached, and is tried again after a pause.
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    role: Role,
+    at: Instant,
+    pause: Duration,
+    /// The number of the latest request at that time: a later one supersedes it.
+    request: u64,
+}
+
+/// A group of VIPs that is supervised.
+#[derive(Debug)]
+pub(super) struct Supervised {
+    pub(super) name: String,
+    pub(super) vips: Vec<IpAddr>,
+    pub(super) owner: VipOwner,
+    pub(super) follows: bool,
+    pub(super) director: Option<IpAddr>,
+}
+
+/// How much is supervised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Roles that keepalived notifies.
+    Roles,
+    /// That, what other programs change, and the other nodes.
+    All,
+}
+
+#[derive(Debug)]
+pub(super) struct Engine {
+    extent: Extent,
+    members: Vec<Member>,
+    view: View,
+    /// This start of this node.
+    me: u64,
+    learning: Learning,
+    requests: ResyncRequests,
+    /// A count that was asked for, of what the director has sent.
+    counting: Option<u64>,
+    looking: bool,
+    look_at: Instant,
+    beacon_at: Instant,
+    /// When the other directors were looked at last, whether one was heard since, and whether this
+    /// node directed then.
+    followed_at: Instant,
+    director_heard: bool,
+    directed: bool,
+    learned_lines: Bucket,
+    /// The warning of another cluster.
+    other_cluster: String,
+    table: Option<TableDigest>,
+    /// Since when other nodes' tables were not equal to this node's.
+    unequal: BTreeMap<u64, Instant>,
+    /// How often all connections were sent, and how many these were.
+    told: (u64, u64),
+    /// What else was logged lately, about what, and when.
+    lately: BTreeMap<String, (String, Instant)>,
+    pub(super) counts: Counts,
+}
+
+impl Member {
+    fn directs(&self) -> bool {
+        self.remembered.role == Some((Role::Master, true))
+    }
+
+    /// A role is requested: what the VIPs show counts again when it has ended.
+    fn take_on(&mut self) {
+        self.taking_on += 1;
+        (self.suspected, self.show_at) = (None, None);
+    }
+
+    fn has_taken_on(&mut self, now: Instant) {
+        self.taking_on = self.taking_on.saturating_sub(1);
+        self.show_at = self.shows().then_some(now + TICK);
+    }
+
+    /// Whether its VIPs show roles.
+    fn shows(&self) -> bool {
+        self.follows && self.owner == VipOwner::Keepalived
+    }
+}
+
+fn is_master(role: Role) -> bool {
+    role == Role::Master
+}
+
+impl Engine {
+    pub(super) fn new(now: Instant, me: u64, extent: Extent, groups: Vec<Supervised>, sync: &SyncConfig) -> Self {
+        let view = View::of(groups.iter().flat_map(|group| group.vips.clone()));
+        let member = |group: Supervised| Member {
+            show_at: (group.follows && group.owner == VipOwner::Keepalived).then_some(now),
+            name: group.name,
+            vips: group.vips,
+            owner: group.owner,
+            follows: group.follows,
+            remembered: Remembered::default(),
+            current: None,
+            suspected: None,
+            taking_on: 0,
+            repairs: false,
+            failed: None,
+            missing: None,
+            under_way: None,
+            restores: Bucket::new(BURST, INTERVAL),
+            warned: Vec::new(),
+            director: group.director,
+            turns: Bucket::new(BURST, INTERVAL),
+        };
+        Engine {
+            extent,
+            members: groups.into_iter().map(member).collect(),
+            view,
+            me,
+            learning: Learning::new(now),
+            requests: ResyncRequests::default(),
+            counting: None,
+            looking: false,
+            look_at: now,
+            beacon_at: now,
+            followed_at: now,
+            director_heard: false,
+            directed: false,
+            learned_lines: Bucket::new(BURST, INTERVAL),
+            other_cluster: format!(
+                "another cluster on {} uses sync id {}: give one of the two another [sync] id",
+                sync.interface, sync.id
+            ),
+            table: None,
+            unequal: BTreeMap::new(),
+            told: (0, 0),
+            lately: BTreeMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Takes in what has happened, and says what is to be done.
+    pub(super) fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.take_in(now, event, &mut actions);
+        self.follow_keepalived(now, &mut actions);
+        if self.extent == Extent::All {
+            self.follow_directors(now, &mut actions);
+            self.look(now, &mut actions);
+            self.tell_others(now, &mut actions);
+            self.send_beacons(now, &mut actions);
+        }
+        actions
+    }
+
+    /// When there is something to be done, whatever happens until then.
+    pub(super) fn until(&self) -> Option<Instant> {
+        let of_members = self.members.iter().flat_map(|member| {
+            [member.show_at, member.failed.map(|failed| failed.at + failed.pause)].into_iter().flatten()
+        });
+        let of_node =
+            [self.followed_at + TICK, self.beacon_at].into_iter().chain((!self.looking).then_some(self.look_at));
+        of_members.chain(of_node.filter(|_| self.extent == Extent::All)).min()
+    }
+
+    fn take_in(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Time => {}
+            Event::Remembered(all) => {
+                for (member, remembered) in self.members.iter_mut().zip(all) {
+                    member.remembered = remembered;
+                }
+            }
+            Event::Notified(group, role) => {
+                if let Some(member) = self.members.get_mut(group) {
+                    (member.current, member.failed) = (Some(role), None);
+                    member.take_on();
+                    actions.push(Action::Request(group, Task::Role(role)));
+                }
+            }
+            Event::Shown(group, role) => self.shown(now, group, role, actions),
+            Event::Heard(Heard::Beacon(beacon)) if beacon.node != self.me => self.heard(now, beacon, actions),
+            Event::Heard(Heard::Presence(presence)) if presence.node != self.me => {
+                let (addresses, macs) = (presence.addresses.clone(), presence.macs.clone());
+                if self.view.present(now, presence) {
+                    self.director_heard = true;
+                    actions.push(Action::LearnMacs(addresses, macs));
+                }
+            }
+            Event::Heard(_) => {}
+            Event::Neighbour(neighbour) => self.neighbour(&neighbour, actions),
+            Event::Address { address, index, gone } => self.address(now, address, index, gone, actions),
+            Event::Missed => {
+                self.look_at = self.look_at.min(now);
+                self.show_all(now);
+            }
+            Event::LearnedMacs => self.repair_all(actions),
+            Event::Looked(groups, took) => self.looked(now, &groups, took, actions),
+            Event::LookFailed => (self.looking, self.look_at) = (false, now + CHECK),
+            Event::Counted(known) => {
+                if let Some(of) = self.counting.take()
+                    && let Some(learned) = self.learning.learned(known, of)
+                {
+                    (self.counts.known, self.counts.knows_all) = (known, known >= of);
+                    if self.learned_lines.take(now) {
+                        actions.push(Action::Tell(Notice::Learned(learned)));
+                    }
+                }
+            }
+            Event::Ended { group, task, end, request } => self.ended(now, group, task, end, request, actions),
+            Event::Resynced(count) => {
+                self.requests.end(now);
+                if let Some(count) = count {
+                    self.told = (self.told.0 + 1, count as u64);
+                    self.counts.resyncs += 1;
+                    actions.push(Action::Tell(Notice::Resynced(count)));
+                    self.send_beacon(now, actions);
+                }
+            }
+            Event::NewSyncInterface => {
+                // What was sent meanwhile did not arrive.
+                self.learning.ask();
+                self.requests.want();
+            }
+        }
+    }
+
+    /// Only what is shown twice was not about to be notified.
+    fn shown(&mut self, now: Instant, group: Group, role: Option<Role>, actions: &mut Vec<Action>) {
+        // A role that was requested meanwhile comes first.
+        let Some(member) = self.members.get_mut(group).filter(|member| member.taking_on == 0) else { return };
+        let differs = |role: &Role| member.current.is_none_or(|current| is_master(current) != is_master(*role));
+        let Some(seen) = role.filter(differs) else {
+            // VIPs that are placed one by one show no role yet.
+            member.show_at = role.is_none().then_some(now + TICK);
+            member.suspected = None;
+            return;
+        };
+        let since = member.suspected.filter(|(role, _)| *role == seen).map_or(now, |(_, since)| since);
+        if now.duration_since(since) < TICK {
+            (member.suspected, member.show_at) = (Some((seen, since)), Some(since + TICK));
+            return;
+        }
+        (member.current, member.failed) = (Some(seen), None);
+        member.take_on();
+        let name = member.name.clone();
+        actions.push(Action::Tell(Notice::Shown { group: name, role: seen }));
+        actions.push(Action::Request(group, Task::Role(seen)));
+    }
+
+    fn heard(&mut self, now: Instant, beacon: Beacon, actions: &mut Vec<Action>) {
+        let directs = beacon.role == Role::Master;
+        let is_new = directs && !self.view.directors(now).any(|known| known.node == beacon.node);
+        if !self.view.heard(now, beacon.clone()) {
+            return;
+        }
+        if beacon.wants {
+            self.requests.ask(now, beacon.node);
+        }
+        if directs {
+            self.director_heard = true;
+            self.counts.at_director = Some(beacon.known);
+            if self.learning.heard(now, &beacon) && self.counting.is_none() {
+                self.counting = Some(beacon.told.1);
+                actions.push(Action::Count(beacon.told.1));
+            }
+        }
+        // One director tells the other at once.
+        if is_new && self.directs() && self.beacon_at <= now + BEACON - ANSWER {
+            self.send_beacon(now, actions);
+        }
+    }
+
+    fn neighbour(&mut self, neighbour: &Neighbour, actions: &mut Vec<Action>) {
+        let address = neighbour.address;
+        // Most neighbours are clients.
+        if !self.members.iter().any(|member| member.remembered.peers.contains(&address)) {
+            return;
+        }
+        // The director's packets do not go to a node that does not answer.
+        let silent = neighbour.state == NeighbourState::Failed;
+        if silent && self.members.iter().any(|member| member.director == Some(address)) {
+            self.repair_all(actions);
+        }
+        if let Some(mac) = neighbour.mac.filter(|_| neighbour.state.is_valid()) {
+            actions.push(Action::LearnMacs([address].into(), [mac].into()));
+        }
+    }
+
+    fn address(&mut self, now: Instant, address: IpAddr, index: u32, gone: bool, actions: &mut Vec<Action>) {
+        for (group, member) in self.members.iter_mut().enumerate() {
+            if !member.vips.contains(&address) {
+                continue;
+            }
+            // keepalived moves its VIP itself, and notifies after it.
+            let is_own = member.owner == VipOwner::Node || index == LOOPBACK;
+            if !is_own && member.shows() {
+                member.show_at = Some(now + TICK);
+            }
+            // A change of role removes VIPs, too. A VIP that is removed again and again is left to
+            // the look at the whole.
+            let reached = member.remembered.role.is_some_and(|(_, reached)| reached);
+            if gone && is_own && reached && self.extent == Extent::All && member.restores.take(now) {
+                actions.push(Action::Request(group, Task::RestoreVips));
+            }
+        }
+    }
+
+    /// keepalived's VIPs are looked at, unless they soon are.
+    fn show_all(&mut self, now: Instant) {
+        let members = self.members.iter_mut().filter(|member| member.shows() && member.show_at.is_none());
+        members.for_each(|member| member.show_at = Some(now));
+    }
+
+    fn repair_all(&mut self, actions: &mut Vec<Action>) {
+        actions.extend((0..self.members.len()).map(|group| Action::Request(group, Task::Repair)));
+    }
+
+    fn ended(&mut self, now: Instant, group: Group, task: Task, end: End, request: u64, actions: &mut Vec<Action>) {
+        let Some(member) = self.members.get_mut(group) else { return };
+        if let Task::Role(_) = task {
+            member.has_taken_on(now);
+        }
+        let repaired = task == Task::Repair && std::mem::take(&mut member.repairs);
+        match (task, end) {
+            (Task::Role(_), End::Done { warnings, .. }) => {
+                member.failed = None;
+                self.warn(group, warnings, actions);
+            }
+            (Task::Role(_), End::Superseded) => member.failed = None,
+            (Task::Role(role), End::Failed(error)) => {
+                let before = member.failed.filter(|failed| failed.role == role);
+                let pause = before.map_or(RETRY, |failed| (2 * failed.pause).min(REMIND));
+                member.failed = Some(Failed { role, at: now, pause, request });
+                self.fail(now, &role.to_string(), &error, actions);
+            }
+            (Task::Repair, End::Done { started_backup, started_master, .. }) => {
+                self.counts.repairs += u64::from(repaired);
+                match started_backup {
+                    // Nothing was learned without one, and the director was not asked.
+                    true => self.learning.ask(),
+                    false if started_master => self.requests.want(),
+                    false => {}
+                }
+            }
+            (_, End::Done { .. } | End::Superseded) => {}
+            (_, End::Failed(error)) => self.fail(now, "repair", &error, actions),
+        }
+        if let Task::Role(_) = task {
+            self.send_beacon(now, actions);
+        }
+    }
+
+    fn follow_keepalived(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for (group, member) in self.members.iter_mut().enumerate() {
+            if member.taking_on == 0 && member.show_at.take_if(|at| now >= *at).is_some() {
+                actions.push(Action::Show(group));
+            }
+            if let Some(failed) = member.failed.filter(|failed| now >= failed.at + failed.pause) {
+                // Until it has ended, it is not tried once more.
+                member.failed = Some(Failed { at: now + REMIND, ..failed });
+                member.take_on();
+                actions.push(Action::Retry(group, failed.role, failed.request));
+            }
+        }
+    }
+
+    /// A later request of another process came: the role is not tried again.
+    pub(super) fn is_superseded(&mut self, now: Instant, group: Group) {
+        if let Some(member) = self.members.get_mut(group) {
+            member.failed = None;
+            member.has_taken_on(now);
+        }
+    }
+
+    fn directs(&self) -> bool {
+        self.members.iter().any(Member::directs)
+    }
+
+    /// Follows which other node directs each group: there go packets of connections that this node
+    /// does not know.
+    fn follow_directors(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !std::mem::take(&mut self.director_heard) && now.duration_since(self.followed_at) < TICK {
+            return;
+        }
+        self.followed_at = now;
+        self.counts.directors_heard = self.view.directors(now).count() as u64;
+        let directs = self.directs();
+        if directs {
+            self.learning.directs();
+        } else if self.directed {
+            // Connections that another director has opened meanwhile were not sent to this node.
+            self.learning.ask();
+        }
+        self.directed = directs;
+        // A look at the whole may be seconds away. A director that stayed out of elections
+        // meanwhile would be replaced by each node that takes part.
+        if self.learning.may_direct(now) {
+            actions.push(Action::TakePart);
+        }
+        for (group, member) in self.members.iter_mut().enumerate() {
+            let peers = &member.remembered.peers;
+            let Ok(director) = self.view.director_of(now, &member.name, peers, member.director) else { continue };
+            if director == member.director || !member.turns.take(now) {
+                continue;
+            }
+            member.director = director;
+            actions.push(Action::Point(group, director));
+            actions.push(Action::Tell(Notice::Director { group: member.name.clone(), director }));
+        }
+    }
+
+    /// What is remembered of the director, after a role has looked for it.
+    pub(super) fn set_director(&mut self, group: Group, director: Option<IpAddr>) {
+        self.members.get_mut(group).into_iter().for_each(|member| member.director = director);
+    }
+
+    fn look(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if now >= self.look_at && !self.looking {
+            self.looking = true;
+            actions.push(Action::Look);
+        }
+    }
+
+    /// Repairs what other programs have changed, if it stays so for two looks and no process is at
+    /// work.
+    fn looked(&mut self, now: Instant, groups: &[Look], took: Duration, actions: &mut Vec<Action>) {
+        self.looking = false;
+        self.show_all(now);
+        // Of the clock's time, which is more than the processor's. That has a clock of its own, but
+        // not on every kernel.
+        self.look_at = now + CHECK.max(took * SHARE).min(LATEST);
+        let is_missing = |members: &[Member]| {
+            members.iter().any(|member| member.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()))
+        };
+        let before = is_missing(&self.members);
+        for (group, seen) in groups.iter().enumerate() {
+            let Some((_, reached)) = seen.role else { continue };
+            let member = &mut self.members[group];
+            let since = match member.under_way {
+                Some((request, since)) if request == seen.request => since,
+                _ => now,
+            };
+            member.under_way = (!reached).then_some((seen.request, since));
+            let free = reached || now.duration_since(since) > UNDER_WAY;
+            let before = member.missing.replace((seen.request, seen.drift.clone()));
+            let lasts = |(request, before): (u64, Vec<String>)| request == seen.request && !before.is_empty();
+            if free && before.is_some_and(lasts) && !seen.drift.is_empty() {
+                (member.missing, member.repairs) = (None, true);
+                // What another program undoes again and again is not logged each time.
+                if self.is_new(now, "repair", &seen.drift.join("\n")) {
+                    let group = self.members[group].name.clone();
+                    actions.push(Action::Tell(Notice::Repair { group, steps: seen.drift.clone() }));
+                }
+                actions.push(Action::Request(group, Task::Repair));
+            }
+        }
+        // What is missing is to be looked at once more before it is repaired.
+        if !before && is_missing(&self.members) {
+            self.look_at = now + CHECK;
+        }
+        let mut warnings = self.compare(now, groups);
+        self.counts.other_clusters = self.view.other_clusters(now);
+        if self.counts.other_clusters > 0 {
+            warnings.push(self.other_cluster.clone());
+        }
+        self.counts.unequal.clone_from(&warnings);
+        for (group, seen) in groups.iter().enumerate() {
+            let shared = if group == 0 { &warnings[..] } else { &[] };
+            self.warn(group, seen.warnings.iter().chain(shared).cloned().collect(), actions);
+        }
+        self.count(now, groups);
+    }
+
+    /// Which other nodes have had another table than this one for long.
+    fn compare(&mut self, now: Instant, groups: &[Look]) -> Vec<String> {
+        let own = groups.iter().map(|seen| seen.digest).fold(TableDigest::default(), TableDigest::and);
+        self.table = Some(own);
+        let known: BTreeSet<&IpAddr> = self.members.iter().flat_map(|member| &member.remembered.peers).collect();
+        let unequal: BTreeMap<u64, String> = self
+            .view
+            .unequal(now, own)
+            .map(|(presence, why)| {
+                let named = presence.addresses.iter().find(|address| known.contains(address));
+                let name =
+                    named.or(presence.addresses.first()).map_or_else(|| "another node".into(), IpAddr::to_string);
+                (presence.node, format!("{name} {why}"))
+            })
+            .collect();
+        self.unequal.retain(|node, _| unequal.contains_key(node));
+        let mut lasts = |node: u64| now.duration_since(*self.unequal.entry(node).or_insert(now)) > UNEQUAL;
+        unequal.into_iter().filter(|(node, _)| lasts(*node)).map(|(_, text)| text).collect()
+    }
+
+    /// Takes in how much is known here.
+    fn count(&mut self, now: Instant, groups: &[Look]) {
+        self.counts.known = match self.directs() {
+            // What a resync sends.
+            true => groups.iter().map(|seen| seen.connections).sum(),
+            false => known_by(groups),
+        };
+        match self.view.directors(now).map(|director| director.known).max() {
+            Some(of) if !self.directs() => {
+                self.learning.counted(Learned { known: self.counts.known, of });
+                self.counts.knows_all &= !self.learning.asks();
+            }
+            Some(_) => {}
+            None => self.counts.at_director = None,
+        }
+        self.counts.directs = self.directs();
+    }
+
+    /// The director sends all connections to those who ask.
+    fn tell_others(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.directs() && self.requests.is_due(now) {
+            // Who asks has to know first how often they were sent before.
+            self.send_beacon(now, actions);
+            self.requests.begin(now);
+            actions.push(Action::Resync);
+        }
+    }
+
+    fn send_beacons(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if now >= self.beacon_at {
+            self.send_beacon(now, actions);
+        }
+    }
+
+    fn send_beacon(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.beacon_at = now + BEACON;
+        if self.extent == Extent::All {
+            actions.push(Action::SendBeacon);
+        }
+    }
+
+    /// What this node sends to the others, but for its addresses.
+    pub(super) fn texts(&self, id: u8) -> (Beacon, Presence) {
+        let roles: Vec<(Role, bool)> = self.members.iter().filter_map(|member| member.remembered.role).collect();
+        // A node directs where it directs one group.
+        let directs = roles.iter().find(|(role, _)| *role == Role::Master);
+        let (role, reached) = directs.or(roles.first()).copied().unwrap_or((Role::Stop, false));
+        // Before its role is reached it does not listen.
+        let wants = self.learning.asks() && reached && role != Role::Master;
+        let directing = self.members.iter().filter(|member| member.directs());
+        let beacon = Beacon { id, node: self.me, role, known: self.counts.known, told: self.told, wants };
+        let presence = Presence {
+            id,
+            node: self.me,
+            table: self.table,
+            directs: directing.map(|member| member.name.clone()).collect(),
+            vips: Presence::digests(self.members.iter().flat_map(|member| member.vips.clone())),
+            ..Presence::default()
+        };
+        (beacon, presence)
+    }
+
+    /// A failure that no event of its own stands for.
+    pub(super) fn fail(&mut self, now: Instant, what: &str, error: &str, actions: &mut Vec<Action>) {
+        self.counts.failures += 1;
+        let text = format!("{what}: {error}");
+        if self.is_new(now, what, &text) {
+            actions.push(Action::Tell(Notice::Failure(text)));
+        }
+    }
+
+    /// Whether something else was told of this last, or the same a while ago.
+    pub(super) fn is_new(&mut self, now: Instant, what: &str, text: &str) -> bool {
+        let before = self.lately.get(what);
+        let new = before.is_none_or(|(before, at)| before != text || now.duration_since(*at) > REMIND);
+        if new {
+            self.lately.insert(what.to_owned(), (text.to_owned(), now));
+        }
+        new
+    }
+
+    /// Logs the warnings that were not there the last time.
+    fn warn(&mut self, group: Group, warnings: Vec<String>, actions: &mut Vec<Action>) {
+        let member = &mut self.members[group];
+        let new = warnings.iter().filter(|warning| !member.warned.contains(warning));
+        actions.extend(new.map(|warning| Action::Tell(Notice::Warning(warning.clone()))));
+        member.warned = warnings;
+    }
+}
+
+/// How many connections a node knows that does not direct. Those of its marks are a director's
+/// too.
+pub(super) fn known_by(groups: &[Look]) -> u64 {
+    // Those of the marks are the same for all groups.
+    groups.iter().map(|seen| seen.connections).sum::<u64>() + groups.last().map_or(0, |seen| seen.marked)
+}

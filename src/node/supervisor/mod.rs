@@ -1,0 +1,16 @@
+//! Supervises a node: follows keepalived, repairs, learns and sends connections, follows the other
+//! nodes.
+//!
+//! [`engine`] decides, purely; [`runtime`] acts.
+
+mod ask;
+mod engine;
+mod fifo;
+mod notice;
+mod runtime;
+
+pub use ask::Asked;
+pub(in crate::node) use engine::Remembered;
+pub use fifo::{notified_role, role_of_state};
+pub use notice::{Counts, Notice};
+pub use runtime::{Supervisor, SupervisorConfig, set_track_file};

@@ -1,0 +1,643 @@
+//! The acting part of a supervisor: reads what comes in, and does what the engine decides.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::engine::{Action, BEACON, End, Engine, Event, Extent, Group, Look, Remembered, Supervised, TICK, known_by};
+use super::fifo::{Fifo, notified_role};
+use super::notice::{Counts, Notice};
+use crate::error::{Error, Result};
+use crate::files::Replacement;
+use crate::ipvs::{self, ConnectionReader, SyncRole};
+use crate::marks::{self, Mac, Monitor};
+use crate::netns::Netns;
+use crate::node::Node;
+use crate::node::connections::{LASTING, Sending};
+use crate::node::driver::{Driver, Report};
+use crate::node::job::Task;
+use crate::node::peers::{Peers, Plane, number};
+use crate::node::plan::{Plan, Step};
+use crate::node::role::Role;
+use crate::node::status::Status;
+use crate::wait::Readiness;
+
+/// Time limit for the list of connections, where the counters show fewer than there are to know.
+const LISTING: Duration = Duration::from_millis(500);
+/// For so long connections are read at a time.
+const SLICE: Duration = Duration::from_millis(1);
+/// What is read of notifications and of datagrams at a time. The rest is read next.
+const PIECE: usize = 256;
+
+/// What is supervised.
+#[derive(Debug, Clone, Default)]
+pub struct SupervisorConfig {
+    /// keepalived's `notify_fifo`. `None`: roles come by [`Supervisor::request`], or from other
+    /// processes.
+    pub fifo: Option<PathBuf>,
+    /// The VRRP instance whose states count for a node without groups; `None`: every instance's.
+    /// A group is named as its instance.
+    pub instance: Option<String>,
+    /// The file that keepalived watches (`track_file`): a node stays out of elections until it
+    /// knows the director's connections.
+    pub track_file: Option<PathBuf>,
+    /// Roles only: nothing is repaired, and the other nodes are not heard.
+    pub only_roles: bool,
+}
+
+/// Supervises a node: all its groups, for as long as it lives.
+///
+/// - Roles that keepalived writes to its FIFO are taken on. Where a line was lost, the VIPs show
+///   it. A role that was not reached is tried again, until another one is asked for.
+/// - What other programs change of what a role needs is set right: a VIP that this node has placed
+///   within milliseconds, the rest within seconds.
+/// - A beacon is sent every second. The director sends all connections to nodes that ask, and a
+///   node that starts asks, and stays out of elections until it knows them.
+/// - The node that directs is followed: packets of unknown connections go there.
+///
+/// One descriptor is readable when there is something to do, see [`Driver`]; then
+/// [`Supervisor::dispatch`] does it, without waiting. It looks at the whole once a second, which
+/// takes as long as the table is large; less often where that takes long.
+#[derive(Debug)]
+pub struct Supervisor {
+    drivers: Vec<Driver>,
+    engine: Engine,
+    config: SupervisorConfig,
+    netns: Netns,
+    readiness: Readiness,
+    fifo: Option<Fifo>,
+    /// When the FIFO and the other sockets are looked for again.
+    reopen_at: Instant,
+    monitor: Option<Monitor>,
+    plane: Option<Plane>,
+    peers: Option<Peers>,
+    /// Its index.
+    sync_interface: Option<u32>,
+    resync: Option<Resync>,
+    counting: Option<Counting>,
+    remembered: Vec<Remembered>,
+    remembered_at: Instant,
+    /// Steps of a role that is tried again: they were told before.
+    again: Vec<Option<Vec<String>>>,
+    events: VecDeque<Event>,
+    notices: VecDeque<Notice>,
+}
+
+/// All connections are sent.
+#[derive(Debug)]
+enum Resync {
+    Sending(Box<Sending>),
+    /// The receivers' kernels have yet to take them in.
+    Sent(usize, Instant),
+}
+
+/// Connections are counted by their list.
+#[derive(Debug)]
+struct Counting {
+    reader: ConnectionReader,
+    table: ipvs::Table,
+    counted: u64,
+    listed: u64,
+    until: Instant,
+}
+
+impl Supervisor {
+    /// Supervises these groups of one node. Nothing is changed yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without a node; [`Error::System`] with the errno: `EMFILE`, `ENFILE`,
+    /// `ENOMEM`; [`Error::State`]: what was remembered cannot be believed.
+    pub fn new(nodes: Vec<Node>, config: SupervisorConfig) -> Result<Self> {
+        let Some(netns) = nodes.first().map(|node| node.ipvs.netns().clone()) else {
+            return Err(Error::invalid("supervisor", "it needs a node"));
+        };
+        let supervised = |node: &Node| {
+            Ok(Supervised {
+                name: node.config.group.clone(),
+                vips: node.config.vips.clone(),
+                owner: node.config.vip_owner,
+                follows: config.fifo.is_some(),
+                director: node.director()?,
+            })
+        };
+        let groups = nodes.iter().map(supervised).collect::<Result<Vec<_>>>()?;
+        let sync = nodes[0].config.sync.clone();
+        let extent = if config.only_roles { Extent::Roles } else { Extent::All };
+        let (now, count) = (Instant::now(), nodes.len());
+        let mut supervisor = Supervisor {
+            drivers: nodes.into_iter().map(Driver::new).collect::<Result<Vec<_>>>()?,
+            engine: Engine::new(now, number(), extent, groups, &sync),
+            readiness: Readiness::new()?,
+            fifo: config.fifo.as_deref().map(Fifo::new),
+            reopen_at: now,
+            config,
+            netns,
+            monitor: None,
+            plane: None,
+            peers: None,
+            sync_interface: None,
+            resync: None,
+            counting: None,
+            remembered: Vec::new(),
+            remembered_at: now,
+            again: vec![None; count],
+            events: VecDeque::new(),
+            notices: VecDeque::new(),
+        };
+        for driver in &supervisor.drivers {
+            supervisor.readiness.watch(driver.as_fd())?;
+        }
+        supervisor.readiness.wake_at(Some(now))?;
+        supervisor.remember(now);
+        if extent == Extent::All {
+            supervisor.hold_out();
+        }
+        Ok(supervisor)
+    }
+
+    /// Takes on a role for the group of this name, as if keepalived had notified it. Does not
+    /// wait. Says whether there is such a group.
+    pub fn request(&mut self, group: &str, role: Role) -> bool {
+        let found = self.drivers.iter().position(|driver| driver.config().group == group);
+        found.map(|group| self.events.push_back(Event::Notified(group, role))).is_some()
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> &Counts {
+        &self.engine.counts
+    }
+
+    /// Takes the next notice. `None`: there is none at present.
+    pub fn next_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Does what there is to do now. To be called when the descriptor is readable, and at any time
+    /// besides.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the descriptor fails. All else that fails is told and tried again.
+    pub fn dispatch(&mut self) -> Result<()> {
+        let start = Instant::now();
+        if start >= self.reopen_at {
+            self.reopen_at = start + TICK;
+            self.reopen(start)?;
+        }
+        self.read_fifo();
+        self.read_monitor();
+        self.read_peers(start);
+        self.read_reports()?;
+        self.go_on(start);
+        if start.duration_since(self.remembered_at) >= TICK {
+            self.remember(start);
+        }
+        self.events.push_back(Event::Time);
+        while let Some(event) = self.events.pop_front() {
+            let now = Instant::now();
+            for action in self.engine.on(now, event) {
+                self.perform(now, action);
+            }
+        }
+        if let Some(warning) = self.plane.as_ref().and_then(|plane| plane.warning(start)) {
+            self.notices.push_back(Notice::Warning(warning));
+        }
+        self.engine.counts.refused = self.plane.as_ref().map_or(0, Plane::refused);
+        self.engine.counts.busy += start.elapsed();
+        self.arm()
+    }
+
+    fn arm(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let reopen = (self.fifo.is_some() || !self.config.only_roles).then_some(self.reopen_at);
+        let of_resync = self.resync.as_ref().map(|resync| match resync {
+            Resync::Sending(sending) => sending.until(),
+            Resync::Sent(_, until) => *until,
+        });
+        let of_counting = self.counting.is_some().then_some(now);
+        let pending = (!self.events.is_empty()).then_some(now);
+        self.readiness
+            .wake_at([self.engine.until(), reopen, of_resync, of_counting, pending].into_iter().flatten().min())
+    }
+
+    /// Opens what is not open, and what was made anew.
+    fn reopen(&mut self, now: Instant) -> Result<()> {
+        if let Some(fifo) = &mut self.fifo {
+            match fifo.reopen() {
+                Ok(true) => fifo.descriptor().map_or(Ok(()), |descriptor| self.readiness.watch(descriptor))?,
+                Ok(false) => {}
+                Err(error) => {
+                    let path = self.config.fifo.as_deref().unwrap_or(Path::new("")).display().to_string();
+                    self.fail(now, &path, &error.to_string());
+                }
+            }
+        }
+        if self.monitor.is_none() {
+            match Monitor::open_in(self.netns.clone()) {
+                Ok(monitor) => {
+                    self.readiness.watch(monitor.as_fd())?;
+                    self.monitor = Some(monitor);
+                    // What has changed meanwhile was not notified.
+                    self.events.push_back(Event::Missed);
+                }
+                Err(error) => self.fail(now, "notifications", &error.to_string()),
+            }
+        }
+        if self.peers.is_none() && !self.config.only_roles {
+            self.open_peers(now)?;
+        }
+        Ok(())
+    }
+
+    fn open_peers(&mut self, now: Instant) -> Result<()> {
+        let sync = self.drivers[0].config().sync.clone();
+        let plane = match self.plane.clone().map_or_else(|| Plane::open(&sync), Ok) {
+            Ok(plane) => self.plane.insert(plane),
+            Err(error) => {
+                self.fail(now, "beacons", &error.to_string());
+                return Ok(());
+            }
+        };
+        let peers = match Peers::open_in(&self.netns, &sync, plane) {
+            Ok(peers) => peers,
+            Err(error) => {
+                self.fail(now, "beacons", &error.to_string());
+                return Ok(());
+            }
+        };
+        self.readiness.watch(peers.as_fd())?;
+        let index = peers.interface_index();
+        self.peers = Some(peers);
+        if self.sync_interface.is_some_and(|before| before != index) {
+            match self.drivers[0].node_mut().restart_sync_daemons_now() {
+                Ok(()) => self.notices.push_back(Notice::SyncRestarted),
+                Err(error) => {
+                    // The socket is opened again, and then they are.
+                    self.peers = None;
+                    self.fail(now, "sync daemons", &error.to_string());
+                    return Ok(());
+                }
+            }
+            self.engine.counts.repairs += 1;
+            self.events.push_back(Event::NewSyncInterface);
+        }
+        self.sync_interface = Some(index);
+        Ok(())
+    }
+
+    fn read_fifo(&mut self) {
+        let Some(fifo) = &mut self.fifo else { return };
+        // All that a full FIFO holds is one change of role.
+        let mut last: Vec<Option<Role>> = vec![None; self.drivers.len()];
+        for line in fifo.lines() {
+            let Some((name, role)) = notified_role(&line) else { continue };
+            let instance = self.config.instance.as_deref();
+            for (group, driver) in self.drivers.iter().enumerate() {
+                let is_meant = match driver.config().group.as_str() {
+                    "" => instance.is_none_or(|instance| instance == name),
+                    group => group == name,
+                };
+                if is_meant {
+                    last[group] = Some(role);
+                }
+            }
+        }
+        let notified = last.into_iter().enumerate();
+        self.events.extend(notified.filter_map(|(group, role)| Some(Event::Notified(group, role?))));
+    }
+
+    fn read_monitor(&mut self) {
+        let Some(monitor) = &mut self.monitor else { return };
+        for _ in 0..PIECE {
+            self.events.push_back(match monitor.next() {
+                Ok(None) => return,
+                Ok(Some(marks::Event::Neighbour(neighbour))) => Event::Neighbour(neighbour),
+                Ok(Some(marks::Event::Address { address, index })) => Event::Address { address, index, gone: false },
+                Ok(Some(marks::Event::AddressGone { address, index })) => Event::Address { address, index, gone: true },
+                Ok(Some(marks::Event::Missed)) => Event::Missed,
+                Ok(Some(_)) => continue,
+                Err(_) => {
+                    // It is opened again.
+                    self.monitor = None;
+                    return;
+                }
+            });
+        }
+    }
+
+    fn read_peers(&mut self, now: Instant) {
+        let Some(peers) = &self.peers else { return };
+        for _ in 0..PIECE {
+            match peers.next(now) {
+                Ok(None) => return,
+                Ok(Some((_, heard))) => self.events.push_back(Event::Heard(heard)),
+                Err(_) => {
+                    self.peers = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes in how far the tasks are.
+    fn read_reports(&mut self) -> Result<()> {
+        for group in 0..self.drivers.len() {
+            if !self.drivers[group].is_busy() {
+                continue;
+            }
+            self.drivers[group].dispatch()?;
+            while let Some(report) = self.drivers[group].next_report() {
+                match report {
+                    Report::Step { task: Task::Role(_), step } => match &mut self.again[group] {
+                        Some(steps) => steps.push(step.to_string()),
+                        None => self.notices.push_back(Notice::Step(step.to_string())),
+                    },
+                    Report::Step { .. } => {}
+                    Report::Ended { task, result } => self.ended(group, task, result),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, group: Group, task: Task, result: Result<Plan>) {
+        let now = Instant::now();
+        self.remember(now);
+        let request = self.drivers[group].node().generation().unwrap_or_default();
+        let end = match result {
+            Ok(plan) => {
+                self.done(now, group, task, &plan);
+                let started = |role| started_daemon(&plan, role);
+                let (started_backup, started_master) = (started(SyncRole::Backup), started(SyncRole::Master));
+                End::Done { started_backup, started_master, warnings: plan.warnings().to_vec() }
+            }
+            Err(Error::Superseded { .. }) => End::Superseded,
+            Err(error) => End::Failed(error.to_string()),
+        };
+        if let Task::Role(_) = task {
+            self.again[group] = None;
+            let director = self.drivers[group].node().director().ok().flatten();
+            self.engine.set_director(group, director);
+        }
+        self.events.push_back(Event::Ended { group, task, end, request });
+    }
+
+    fn done(&mut self, now: Instant, group: Group, task: Task, plan: &Plan) {
+        match task {
+            Task::Role(_) => {
+                let steps = self.again[group].take().into_iter().flatten();
+                self.notices.extend(steps.map(Notice::Step));
+            }
+            Task::RestoreVips if !plan.is_empty() => {
+                self.engine.counts.repairs += 1;
+                let steps: Vec<String> = plan.steps().iter().map(Step::to_string).collect();
+                if self.engine.is_new(now, "repair", &steps.join("\n")) {
+                    let group = self.drivers[group].config().group.clone();
+                    self.notices.push_back(Notice::Repair { group, steps });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads what is remembered of each group.
+    fn remember(&mut self, now: Instant) {
+        self.remembered_at = now;
+        let all: Vec<Remembered> =
+            self.drivers.iter().map(|driver| driver.node().remembered().unwrap_or_default()).collect();
+        if all != self.remembered {
+            self.remembered.clone_from(&all);
+            self.events.push_back(Event::Remembered(all));
+        }
+    }
+
+    fn fail(&mut self, now: Instant, what: &str, error: &str) {
+        let mut actions = Vec::new();
+        self.engine.fail(now, what, error, &mut actions);
+        actions.into_iter().for_each(|action| self.perform(now, action));
+    }
+
+    fn perform(&mut self, now: Instant, action: Action) {
+        match action {
+            Action::Tell(notice) => self.notices.push_back(notice),
+            Action::Request(group, task) => self.begin(now, group, task),
+            Action::Retry(group, role, request) => match self.drivers[group].node().generation() {
+                Ok(latest) if latest != request => self.engine.is_superseded(now, group),
+                _ => {
+                    self.again[group] = Some(Vec::new());
+                    self.begin(now, group, Task::Role(role));
+                }
+            },
+            Action::Show(group) => match self.drivers[group].node_mut().shown_role() {
+                Ok(role) => self.events.push_back(Event::Shown(group, role)),
+                Err(error) => self.fail(now, "look", &error.to_string()),
+            },
+            Action::Look => self.look(now),
+            Action::Count(of) => self.count(now, of),
+            Action::Resync => match Sending::begin(self.drivers[0].node_mut(), 2 * LASTING, None) {
+                Ok(sending) => self.resync = Some(Resync::Sending(Box::new(sending))),
+                Err(error) => self.resynced(now, Err(error)),
+            },
+            Action::SendBeacon => self.send_beacon(),
+            Action::LearnMacs(addresses, macs) => self.learn_macs(&addresses, &macs),
+            Action::Point(group, director) => {
+                if let Err(error) = self.drivers[group].node_mut().set_director_now(director) {
+                    self.fail(now, "director", &error.to_string());
+                }
+            }
+            Action::TakePart => self.take_part(now),
+        }
+    }
+
+    fn begin(&mut self, now: Instant, group: Group, task: Task) {
+        if let Err(error) = self.drivers[group].request(task) {
+            let end = End::Failed(error.to_string());
+            let request = self.drivers[group].node().generation().unwrap_or_default();
+            self.events.push_back(Event::Ended { group, task, end, request });
+            self.fail(now, "descriptor", &error.to_string());
+        }
+    }
+
+    fn look(&mut self, now: Instant) {
+        let mut groups = Vec::new();
+        for driver in &mut self.drivers {
+            match driver.status() {
+                Ok(status) => groups.push((driver.config().group.clone(), status)),
+                Err(error) => {
+                    self.events.push_back(Event::LookFailed);
+                    return self.fail(now, "look", &error.to_string());
+                }
+            }
+        }
+        let looks = groups.iter().map(|(_, status)| Look::of(status)).collect();
+        self.events.push_back(Event::Looked(looks, now.elapsed()));
+        self.notices.push_back(Notice::Looked(groups));
+    }
+
+    fn count(&mut self, now: Instant, of: u64) {
+        let looks: Vec<Look> =
+            self.drivers.iter_mut().filter_map(|driver| driver.status().ok()).map(|status| Look::of(&status)).collect();
+        let counted = known_by(&looks);
+        // What another director's daemon has sent of its marks counts for no destination.
+        let listing = || -> Result<Counting> {
+            let node = self.drivers[0].node_mut();
+            let (table, _) = node.tables()?;
+            let reader = ConnectionReader::open(node.ipvs.netns())?;
+            Ok(Counting { reader, table, counted, listed: 0, until: now + LISTING })
+        };
+        match (counted < of).then(listing) {
+            Some(Ok(counting)) => self.counting = Some(counting),
+            _ => self.events.push_back(Event::Counted(counted)),
+        }
+    }
+
+    /// Goes on with what takes longer than one dispatch.
+    fn go_on(&mut self, now: Instant) {
+        if let Some(mut counting) = self.counting.take() {
+            match counting.go_on(now) {
+                true => self.counting = Some(counting),
+                false => self.events.push_back(Event::Counted(counting.counted.max(counting.listed))),
+            }
+        }
+        match self.resync.take() {
+            Some(Resync::Sending(mut sending)) => match sending.go_on(self.drivers[0].node_mut(), now) {
+                Ok(None) => self.resync = Some(Resync::Sending(sending)),
+                Ok(Some(count)) => self.resync = Some(Resync::Sent(count, now + BEACON / 4)),
+                Err(error) => self.resynced(now, Err(error)),
+            },
+            Some(Resync::Sent(count, until)) if now >= until => self.resynced(now, Ok(count)),
+            waits => self.resync = waits,
+        }
+    }
+
+    fn resynced(&mut self, now: Instant, result: Result<usize>) {
+        self.events.push_back(Event::Resynced(result.as_ref().ok().copied()));
+        if let Err(error) = result {
+            self.fail(now, "resync", &error.to_string());
+        }
+    }
+
+    fn send_beacon(&mut self) {
+        let Some(peers) = &self.peers else { return };
+        let (beacon, presence) = self.engine.texts(self.drivers[0].config().sync.id);
+        let presence = presence.at(self.drivers[0].node_mut().presence().unwrap_or_default());
+        // The interface is down, or new: it is opened again.
+        if peers.send_presence(&presence).and_then(|()| peers.send(&beacon)).is_err() {
+            self.peers = None;
+        }
+    }
+
+    fn learn_macs(&mut self, addresses: &BTreeSet<IpAddr>, macs: &BTreeSet<Mac>) {
+        // Another process is at work: the next presence says the same.
+        if matches!(self.drivers[0].node_mut().learn_macs(addresses, macs), Ok(true)) {
+            self.events.push_back(Event::LearnedMacs);
+        }
+    }
+
+    /// Until it knows all connections, this node should not be the director. Where keepalived
+    /// elects, and the node is a backup.
+    fn hold_out(&mut self) {
+        let now = Instant::now();
+        let Some(file) = self.config.track_file.clone() else { return };
+        let is_backup = |driver: &mut Driver| {
+            matches!(driver.node_mut().shown_role(), Ok(Some(Role::Backup)))
+                && !matches!(driver.node().role(), Ok(Some((Role::Master, _))))
+        };
+        let out = fs::read_to_string(&file).is_ok_and(|text| !text.trim().is_empty() && text.trim() != "0");
+        // What an operator has written there is theirs. A node that has the VIP keeps it: no other
+        // node knows more.
+        if out || !self.drivers.iter_mut().all(is_backup) {
+            return;
+        }
+        let node = self.drivers[0].node();
+        let held = node.prepare_state_dir().and_then(|()| Replacement::new(&node.held_out_file()).write(""));
+        match held {
+            Ok(()) => {
+                self.notices.push_back(Notice::Elections(false));
+                if let Err(error) = set_track_file(&file, 1) {
+                    self.fail(now, "elections", &error.to_string());
+                }
+            }
+            Err(error) => self.fail(now, "elections", &error.to_string()),
+        }
+    }
+
+    fn take_part(&mut self, now: Instant) {
+        let held_out = self.drivers[0].node().held_out_file();
+        let Some(file) = self.config.track_file.clone().filter(|_| held_out.exists()) else { return };
+        match set_track_file(&file, 0) {
+            Ok(()) => {
+                let _ = fs::remove_file(held_out);
+                self.notices.push_back(Notice::Elections(true));
+            }
+            Err(error) => self.fail(now, "elections", &error.to_string()),
+        }
+    }
+}
+
+impl AsFd for Supervisor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.as_fd()
+    }
+}
+
+impl Counting {
+    /// `false`: it has ended.
+    fn go_on(&mut self, now: Instant) -> bool {
+        let (slice, listed) = (now + SLICE, &mut self.listed);
+        let make = ipvs::sync::maker(&self.table);
+        let mut see = |connection: ipvs::Connection| {
+            *listed += u64::from(connection.expires >= LASTING && make(&connection).is_some());
+        };
+        loop {
+            match self.reader.read(&mut see) {
+                Ok(true) if Instant::now() >= self.until => return false,
+                Ok(true) if Instant::now() < slice => {}
+                Ok(more) => return more,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl Look {
+    fn of(status: &Status) -> Self {
+        Look {
+            role: status.role,
+            request: status.generation,
+            drift: status.drift.clone(),
+            warnings: status.warnings.clone(),
+            connections: status.connections(),
+            marked: status.marked,
+            digest: status.digest(),
+        }
+    }
+}
+
+fn started_daemon(plan: &Plan, role: SyncRole) -> bool {
+    let starts = |change: &ipvs::Change| matches!(change, ipvs::Change::StartDaemon(daemon) if daemon.role == role);
+    plan.steps().iter().any(|step| match step {
+        Step::Table(changes) => changes.changes().iter().any(starts),
+        _ => false,
+    })
+}
+
+/// Writes a number to the file that keepalived watches (`track_file` in keepalived.conf(5)): with
+/// 0 the node takes part in elections, with 1 it lets others go first, where the file has a
+/// weight. Follows no symbolic link.
+///
+/// # Errors
+/// [`Error::System`] with the errno.
+pub fn set_track_file(file: &Path, value: u8) -> Result<()> {
+    let write = || -> io::Result<()> {
+        // keepalived watches the file itself: it is not replaced.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+        options.open(file)?.write_all(format!("{value}\n").as_bytes())
+    };
+    write().map_err(|error| Error::system("write", file.display(), error))
+}

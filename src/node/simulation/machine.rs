@@ -68,6 +68,8 @@ pub(super) struct Process {
     /// The number of its request, or of the latest one when a repair began.
     number: Option<u64>,
     has_lock: bool,
+    /// Whether it is the supervisor's.
+    pub(super) is_own: bool,
     /// Whether it had its turn.
     pub(super) begun: bool,
     /// Whether anything else has happened since it looked at the machine last.
@@ -115,7 +117,15 @@ impl Machine {
     pub(super) fn start(&mut self, task: Task) {
         let job = Job::new(task, self.now);
         let action = Some(Action::TakeTurn);
-        self.processes.push(Process { job, action, number: None, has_lock: false, begun: false, disturbed: false });
+        self.processes.push(Process {
+            job,
+            action,
+            number: None,
+            has_lock: false,
+            is_own: false,
+            begun: false,
+            disturbed: false,
+        });
     }
 
     /// The kernel frees the lock of a process that is killed, and that of its request's file.
@@ -125,6 +135,32 @@ impl Machine {
             self.requests.remove(&number);
         }
         process
+    }
+
+    /// A driver gives up its task for a later one. Its request has ended.
+    pub(super) fn give_up_process(&mut self, index: usize) -> Task {
+        let process = self.processes.remove(index);
+        if let Some(number) = process.number.filter(|_| process.task().supersedes()) {
+            match process.begun {
+                true => drop(self.requests.insert(number, Condition::Ended)),
+                false => drop(self.requests.remove(&number)),
+            }
+        }
+        process.task()
+    }
+
+    /// The number of the latest request.
+    pub(super) fn latest(&self) -> u64 {
+        self.requests.keys().next_back().copied().unwrap_or(0)
+    }
+
+    pub(super) fn is_locked(&self) -> bool {
+        self.processes.iter().any(|process| process.has_lock)
+    }
+
+    /// The clock that several machines share.
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now = self.now.max(now);
     }
 
     /// Something else changes.

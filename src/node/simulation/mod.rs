@@ -5,11 +5,12 @@
 //! A failure prints its seed. `LVS_DR_SIMULATION_SEED=N cargo test --lib simulation` runs that one
 //! again, and `LVS_DR_SIMULATION_RUNS=100000` runs as many.
 
+mod cluster;
 mod machine;
 
-use std::collections::BTreeMap;
 use std::env;
 
+use self::cluster::Cluster;
 use self::machine::{Ended, Machine, Process, Trouble};
 use super::config::VipOwner;
 use super::fence::Fence;
@@ -26,6 +27,8 @@ use crate::vip::Scope;
 
 /// Runs of a test, where the environment names no other number.
 const RUNS: u64 = 500;
+/// Runs of a cluster.
+const CLUSTERS: u64 = 30;
 /// Events of a run.
 const EVENTS: usize = 40;
 
@@ -367,22 +370,31 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn whatever_happens_a_node_is_what_was_asked_for_last() {
+/// Runs each seed, and says which one to run again.
+fn each_seed(runs: u64, name: &str, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
     let seeds = match number("LVS_DR_SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("LVS_DR_SIMULATION_RUNS").unwrap_or(RUNS),
+        None => 0..number("LVS_DR_SIMULATION_RUNS").unwrap_or(runs),
     };
-    let kinds: BTreeMap<&str, (Fence, VipOwner)> = [
+    for seed in seeds {
+        let result = std::panic::catch_unwind(|| run(seed));
+        assert!(result.is_ok(), "{name}: run it again with LVS_DR_SIMULATION_SEED={seed}");
+    }
+}
+
+#[test]
+fn a_cluster_comes_to_rest_as_keepalived_has_elected() {
+    each_seed(CLUSTERS, "cluster", |seed| Cluster::new(seed).run());
+}
+
+#[test]
+fn whatever_happens_a_node_is_what_was_asked_for_last() {
+    let kinds = [
         ("marks", (Fence::Marks, VipOwner::Node)),
         ("marks, keepalived", (Fence::Marks, VipOwner::Keepalived)),
         ("clear", (Fence::Clear, VipOwner::Node)),
-    ]
-    .into();
-    for seed in seeds {
-        for (name, (fence, owner)) in &kinds {
-            let result = std::panic::catch_unwind(|| simulate(seed, *fence, *owner));
-            assert!(result.is_ok(), "{name}: run it again with LVS_DR_SIMULATION_SEED={seed}");
-        }
+    ];
+    for (name, (fence, owner)) in kinds {
+        each_seed(RUNS, name, |seed| simulate(seed, fence, owner));
     }
 }

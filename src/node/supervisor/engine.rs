@@ -18,10 +18,10 @@ use crate::node::membership::View;
 use crate::node::role::Role;
 
 /// How often a beacon is sent.
-pub(super) const BEACON: Duration = Duration::from_secs(1);
+pub(in crate::node) const BEACON: Duration = Duration::from_secs(1);
 /// How often keepalived's VIPs are looked at after a change, and how long what they show must
 /// last: keepalived moves the VIP before it notifies.
-pub(super) const TICK: Duration = Duration::from_millis(300);
+pub(in crate::node) const TICK: Duration = Duration::from_millis(300);
 /// How often the whole is looked at, at most. Where that takes long it is done less often, and
 /// takes one part in so many of the time.
 const CHECK: Duration = Duration::from_secs(1);
@@ -46,11 +46,11 @@ const ANSWER: Duration = Duration::from_millis(100);
 const LOOPBACK: u32 = 1;
 
 /// A group of VIPs, by its index.
-pub(super) type Group = usize;
+pub(in crate::node) type Group = usize;
 
 /// What has happened.
 #[derive(Debug, Clone)]
-pub(super) enum Event {
+pub(in crate::node) enum Event {
     /// Nothing but time has passed.
     Time,
     /// What the node remembers of each group has changed.
@@ -85,7 +85,7 @@ pub(super) enum Event {
 
 /// How a task has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::node) enum End {
     /// It is done. For a repair: the sync daemons that it has started.
     Done { started_backup: bool, started_master: bool, warnings: Vec<String> },
     /// Another request is carried out.
@@ -104,22 +104,22 @@ pub(in crate::node) struct Remembered {
 
 /// What a look at a group has shown.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Look {
-    pub(super) role: Option<(Role, bool)>,
+pub(in crate::node) struct Look {
+    pub(in crate::node) role: Option<(Role, bool)>,
     /// The number of the latest request.
-    pub(super) request: u64,
+    pub(in crate::node) request: u64,
     /// What a repair would do.
-    pub(super) drift: Vec<String>,
-    pub(super) warnings: Vec<String>,
+    pub(in crate::node) drift: Vec<String>,
+    pub(in crate::node) warnings: Vec<String>,
     /// Connections that its services count, and those of the marks of all groups.
-    pub(super) connections: u64,
-    pub(super) marked: u64,
-    pub(super) digest: TableDigest,
+    pub(in crate::node) connections: u64,
+    pub(in crate::node) marked: u64,
+    pub(in crate::node) digest: TableDigest,
 }
 
 /// What is to be done.
 #[derive(Debug)]
-pub(super) enum Action {
+pub(in crate::node) enum Action {
     /// Carry out a task.
     Request(Group, Task),
     /// Carry out a role again, unless a request came after this one.
@@ -137,7 +137,8 @@ pub(super) enum Action {
     SendBeacon,
     /// Remember MAC addresses of another node.
     LearnMacs(BTreeSet<IpAddr>, BTreeSet<Mac>),
-    /// Send the packets of unknown connections to this node.
+    /// Send the packets of unknown connections to this node, and tell the program. Where another
+    /// process is at work: [`Engine::set_director`] with the one that is remembered.
     Point(Group, Option<IpAddr>),
     /// Take part in elections.
     TakePart,
@@ -187,17 +188,17 @@ struct Failed {
 
 /// A group of VIPs that is supervised.
 #[derive(Debug)]
-pub(super) struct Supervised {
-    pub(super) name: String,
-    pub(super) vips: Vec<IpAddr>,
-    pub(super) owner: VipOwner,
-    pub(super) follows: bool,
-    pub(super) director: Option<IpAddr>,
+pub(in crate::node) struct Supervised {
+    pub(in crate::node) name: String,
+    pub(in crate::node) vips: Vec<IpAddr>,
+    pub(in crate::node) owner: VipOwner,
+    pub(in crate::node) follows: bool,
+    pub(in crate::node) director: Option<IpAddr>,
 }
 
 /// How much is supervised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(in crate::node) enum Extent {
     /// Roles that keepalived notifies.
     Roles,
     /// That, what other programs change, and the other nodes.
@@ -205,7 +206,7 @@ pub(super) enum Extent {
 }
 
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(in crate::node) struct Engine {
     extent: Extent,
     members: Vec<Member>,
     view: View,
@@ -233,7 +234,7 @@ pub(super) struct Engine {
     told: (u64, u64),
     /// What else was logged lately, about what, and when.
     lately: BTreeMap<String, (String, Instant)>,
-    pub(super) counts: Counts,
+    pub(in crate::node) counts: Counts,
 }
 
 impl Member {
@@ -263,7 +264,13 @@ fn is_master(role: Role) -> bool {
 }
 
 impl Engine {
-    pub(super) fn new(now: Instant, me: u64, extent: Extent, groups: Vec<Supervised>, sync: &SyncConfig) -> Self {
+    pub(in crate::node) fn new(
+        now: Instant,
+        me: u64,
+        extent: Extent,
+        groups: Vec<Supervised>,
+        sync: &SyncConfig,
+    ) -> Self {
         let view = View::of(groups.iter().flat_map(|group| group.vips.clone()));
         let member = |group: Supervised| Member {
             show_at: (group.follows && group.owner == VipOwner::Keepalived).then_some(now),
@@ -312,7 +319,7 @@ impl Engine {
     }
 
     /// Takes in what has happened, and says what is to be done.
-    pub(super) fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    pub(in crate::node) fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         self.take_in(now, event, &mut actions);
         self.follow_keepalived(now, &mut actions);
@@ -326,7 +333,7 @@ impl Engine {
     }
 
     /// When there is something to be done, whatever happens until then.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(in crate::node) fn until(&self) -> Option<Instant> {
         let of_members = self.members.iter().flat_map(|member| {
             [member.show_at, member.failed.map(|failed| failed.at + failed.pause)].into_iter().flatten()
         });
@@ -538,7 +545,7 @@ impl Engine {
     }
 
     /// A later request of another process came: the role is not tried again.
-    pub(super) fn is_superseded(&mut self, now: Instant, group: Group) {
+    pub(in crate::node) fn is_superseded(&mut self, now: Instant, group: Group) {
         if let Some(member) = self.members.get_mut(group) {
             member.failed = None;
             member.has_taken_on(now);
@@ -578,12 +585,12 @@ impl Engine {
             }
             member.director = director;
             actions.push(Action::Point(group, director));
-            actions.push(Action::Tell(Notice::Director { group: member.name.clone(), director }));
         }
     }
 
-    /// What is remembered of the director, after a role has looked for it.
-    pub(super) fn set_director(&mut self, group: Group, director: Option<IpAddr>) {
+    /// What is remembered of the director: a role has looked for it, or another process was at
+    /// work when it was to be changed. Then it is tried again.
+    pub(in crate::node) fn set_director(&mut self, group: Group, director: Option<IpAddr>) {
         self.members.get_mut(group).into_iter().for_each(|member| member.director = director);
     }
 
@@ -706,7 +713,7 @@ impl Engine {
     }
 
     /// What this node sends to the others, but for its addresses.
-    pub(super) fn texts(&self, id: u8) -> (Beacon, Presence) {
+    pub(in crate::node) fn texts(&self, id: u8) -> (Beacon, Presence) {
         let roles: Vec<(Role, bool)> = self.members.iter().filter_map(|member| member.remembered.role).collect();
         // A node directs where it directs one group.
         let directs = roles.iter().find(|(role, _)| *role == Role::Master);
@@ -727,7 +734,7 @@ impl Engine {
     }
 
     /// A failure that no event of its own stands for.
-    pub(super) fn fail(&mut self, now: Instant, what: &str, error: &str, actions: &mut Vec<Action>) {
+    pub(in crate::node) fn fail(&mut self, now: Instant, what: &str, error: &str, actions: &mut Vec<Action>) {
         self.counts.failures += 1;
         let text = format!("{what}: {error}");
         if self.is_new(now, what, &text) {
@@ -736,7 +743,7 @@ impl Engine {
     }
 
     /// Whether something else was told of this last, or the same a while ago.
-    pub(super) fn is_new(&mut self, now: Instant, what: &str, text: &str) -> bool {
+    pub(in crate::node) fn is_new(&mut self, now: Instant, what: &str, text: &str) -> bool {
         let before = self.lately.get(what);
         let new = before.is_none_or(|(before, at)| before != text || now.duration_since(*at) > REMIND);
         if new {
@@ -756,7 +763,7 @@ impl Engine {
 
 /// How many connections a node knows that does not direct. Those of its marks are a director's
 /// too.
-pub(super) fn known_by(groups: &[Look]) -> u64 {
+pub(in crate::node) fn known_by(groups: &[Look]) -> u64 {
     // Those of the marks are the same for all groups.
     groups.iter().map(|seen| seen.connections).sum::<u64>() + groups.last().map_or(0, |seen| seen.marked)
 }

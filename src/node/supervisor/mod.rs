@@ -4,9 +4,9 @@
 //! [`engine`] decides, purely; [`runtime`] acts.
 
 mod ask;
-mod engine;
+pub(in crate::node) mod engine;
 mod fifo;
-mod notice;
+pub(in crate::node) mod notice;
 mod runtime;
 
 pub use ask::Asked;

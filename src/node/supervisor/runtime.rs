@@ -445,8 +445,19 @@ impl Supervisor {
             Action::SendBeacon => self.send_beacon(),
             Action::LearnMacs(addresses, macs) => self.learn_macs(&addresses, &macs),
             Action::Point(group, director) => {
-                if let Err(error) = self.drivers[group].node_mut().set_director_now(director) {
-                    self.fail(now, "director", &error.to_string());
+                let node = self.drivers[group].node_mut();
+                match node.set_director_now(director) {
+                    Ok(()) => {
+                        let group = node.config.group.clone();
+                        self.notices.push_back(Notice::Director { group, director });
+                    }
+                    Err(error) => {
+                        let remembered = node.director().ok().flatten();
+                        self.engine.set_director(group, remembered);
+                        if !matches!(error, Error::Locked { .. }) {
+                            self.fail(now, "director", &error.to_string());
+                        }
+                    }
                 }
             }
             Action::TakePart => self.take_part(now),

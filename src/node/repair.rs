@@ -77,10 +77,10 @@ impl Node {
 
 /// Plans to set right what has drifted from the role that the node has.
 pub(super) fn plan(config: &Config, memory: &Memory, seen: &Observation) -> Result<Plan> {
-    let Some((role, _)) = memory.state.group(&config.group).role else { return Ok(nothing(memory)) };
+    let Some((role, reached)) = memory.state.group(&config.group).role else { return Ok(nothing(memory)) };
     let plan = planner::for_role(config, role, Apply::Changes, memory, seen)?;
-    // What only changes what is remembered repairs nothing.
-    Ok(if plan.first_change().is_some() { plan } else { nothing(memory) })
+    // What only changes what is remembered repairs nothing, but for a role that was not reached.
+    Ok(if plan.first_change().is_some() || !reached { plan } else { nothing(memory) })
 }
 
 fn nothing(memory: &Memory) -> Plan {

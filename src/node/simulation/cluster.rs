@@ -100,6 +100,7 @@ pub(super) struct Cluster {
     opens_at: Instant,
     told: Vec<(Duration, Chance)>,
     start: Instant,
+    is_traced: bool,
 }
 
 fn address(index: usize) -> IpAddr {
@@ -155,7 +156,17 @@ impl Cluster {
             opens_at: now,
             told: Vec::new(),
             start: now,
+            is_traced: super::number(super::SEED).is_some(),
             random,
+        }
+    }
+
+    /// Prints what a node does, where one run is looked at.
+    fn trace(&self, index: usize, action: &Action) {
+        if self.is_traced
+            && !matches!(action, Action::SendBeacon | Action::LearnMacs(..) | Action::TakePart | Action::Look)
+        {
+            println!("{:7.2} node {index}: {action:?}", (self.now - self.start).as_secs_f64());
         }
     }
 
@@ -318,7 +329,10 @@ impl Cluster {
                 (Some(Cut::SyncOnly), Text::Advertisement { .. }) => false,
                 (Some(_), _) => true,
             };
-            if to == from || cut || self.random.next(self.loss) == 0 {
+            // Whether all of them have come, a node sees by their number only: it may have others of
+            // its own.
+            let is_lost = !matches!(text, Text::Connections(_)) && self.random.next(self.loss) == 0;
+            if to == from || cut || is_lost {
                 continue;
             }
             let copies = 1 + usize::from(self.random.next(50) == 0);
@@ -471,6 +485,7 @@ impl Cluster {
 
     fn perform(&mut self, index: usize, action: Action) {
         let now = self.now;
+        self.trace(index, &action);
         match action {
             Action::Request(_, task) => self.request(index, task),
             Action::Retry(_, role, request) => match self.members[index].machine.latest() == request {

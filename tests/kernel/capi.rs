@@ -129,3 +129,48 @@ fn whatever_a_caller_does_wrong_is_a_status() {
     assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
     assert_eq!((said(&output.stdout), said(&output.stderr)), (String::new(), String::new()));
 }
+
+/// What the main thread of a program waited for, as strace shows it: the calls that can block.
+fn waits(trace: &str) -> Vec<&str> {
+    let main = trace.split_whitespace().next().unwrap();
+    let of_main = trace.lines().filter(|line| line.split_whitespace().next() == Some(main));
+    let calls = of_main.filter_map(|line| line.split_once(' ')).map(|(_, call)| call.trim_start());
+    // `<... poll resumed>`: its beginning is another line.
+    calls.filter(|call| !call.starts_with("<...")).collect()
+}
+
+#[test]
+fn a_program_with_a_loop_waits_for_its_descriptor_alone() {
+    network();
+    let _ = std::fs::remove_dir_all("/run/lvs-loop");
+    let trace = format!("/tmp/lvs-dr-trace-{}", std::process::id());
+    let blocking =
+        "nanosleep,clock_nanosleep,flock,futex,poll,ppoll,select,pselect6,epoll_wait,epoll_pwait,wait4,waitid";
+    let roles = "backup master backup master fault stop";
+    let output = try_run(&format!(
+        "strace -f -o {trace} -e trace={blocking} {} eth0 192.168.0.254 192.168.0.12 {roles}",
+        program("loop")
+    ));
+    let said = said(&output.stdout);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    for role in roles.split(' ') {
+        assert!(said.contains(&format!("record: {role} is reached")), "{said}");
+    }
+    let lines = ip("-o -4 addr show to 192.168.0.254");
+    assert!(lines.contains("lo ") && !lines.contains("eth0"), "{lines}");
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let (mut polled, mut locked) = (0, 0);
+    for call in waits(&trace) {
+        match call.split('(').next().unwrap() {
+            // The program's own, for the descriptor of the driver.
+            "poll" => polled += usize::from(call.starts_with("poll([{fd=") && call.contains("}], 1, ")),
+            "flock" => locked += usize::from(call.contains("LOCK_NB")),
+            "futex" => assert!(call.contains("FUTEX_WAKE"), "{call}"),
+            _ => assert!(call.starts_with("+++") || call.starts_with("---"), "{call}"),
+        }
+    }
+    let count = |name: &str| waits(&trace).iter().filter(|call| call.starts_with(name)).count();
+    assert_eq!((polled, locked), (count("poll("), count("flock(")), "{trace}");
+    assert!(polled > 10 && locked > 10, "{trace}");
+    println!("{}", said.lines().last().unwrap());
+}

@@ -1,9 +1,13 @@
-//! A simulation of one node: processes that take on roles side by side, other programs' changes,
+//! Simulations: of one node, here, and of [clusters](cluster).
+//!
+//! One node: processes that take on roles side by side, other programs' changes,
 //! kills behind any action, full disks and other troubles, and reboots, in random order. The jobs
 //! are those of the library. What must hold whatever happens is checked behind each action.
 //!
-//! A failure prints its seed. `LVS_DR_SIMULATION_SEED=N cargo test --lib simulation` runs that one
-//! again, and `LVS_DR_SIMULATION_RUNS=100000` runs as many.
+//! A failure prints its seed. `LVS_DR_SIMULATION_SEED=N cargo test --lib simulation -- --nocapture`
+//! runs that one again, and prints what each node of a cluster does. With
+//! `LVS_DR_SIMULATION_RUNS=100000` there are as many runs of each kind of node, and a fiftieth of
+//! that of clusters.
 
 mod cluster;
 mod machine;

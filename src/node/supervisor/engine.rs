@@ -767,3 +767,258 @@ pub(in crate::node) fn known_by(groups: &[Look]) -> u64 {
     // Those of the marks are the same for all groups.
     groups.iter().map(|seen| seen.connections).sum::<u64>() + groups.last().map_or(0, |seen| seen.marked)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIP: &str = "192.0.2.254";
+
+    struct Bench {
+        engine: Engine,
+        start: Instant,
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn bench(owner: VipOwner, extent: Extent) -> Bench {
+        let start = Instant::now();
+        let group = Supervised { name: "web".into(), vips: vec![ip(VIP)], owner, follows: true, director: None };
+        let sync = crate::node::Config::new("eth0", [ip(VIP)]).sync;
+        let mut bench = Bench { engine: Engine::new(start, 7, extent, vec![group], &sync), start };
+        bench.remember(0, Some((Role::Backup, true)));
+        bench
+    }
+
+    impl Bench {
+        fn now(&self, at: u64) -> Instant {
+            self.start + Duration::from_millis(at)
+        }
+
+        fn remember(&mut self, at: u64, role: Option<(Role, bool)>) -> Vec<String> {
+            let peers = [ip("192.0.2.12"), ip("192.0.2.13")].into();
+            let remembered = Remembered { role, director: self.engine.members[0].director, peers };
+            self.on(at, Event::Remembered(vec![remembered]))
+        }
+
+        /// What is done at this time, in milliseconds, without beacons and looks.
+        fn on(&mut self, at: u64, event: Event) -> Vec<String> {
+            let now = self.now(at);
+            let actions = self.engine.on(now, event);
+            actions
+                .iter()
+                .filter(|action| !matches!(action, Action::SendBeacon | Action::Look | Action::TakePart))
+                .map(|action| match action {
+                    Action::Tell(notice) => format!("tell {}: {notice}", notice.kind()),
+                    action => format!("{action:?}"),
+                })
+                .collect()
+        }
+
+        fn end(&mut self, at: u64, role: Role, end: End, request: u64) -> Vec<String> {
+            self.on(at, Event::Ended { group: 0, task: Task::Role(role), end, request })
+        }
+
+        fn look(&mut self, at: u64, role: (Role, bool), request: u64, drift: &[&str]) -> Vec<String> {
+            let drift = drift.iter().map(|step| (*step).to_owned()).collect();
+            let look = Look { role: Some(role), request, drift, ..Look::default() };
+            self.on(at, Event::Looked(vec![look], Duration::from_millis(1)))
+        }
+    }
+
+    fn done() -> End {
+        End::Done { started_backup: false, started_master: false, warnings: Vec::new() }
+    }
+
+    fn beacon(node: u64, role: Role, told: (u64, u64), wants: bool) -> Event {
+        Event::Heard(Heard::Beacon(Beacon { id: 254, node, role, known: 100, told, wants }))
+    }
+
+    fn presence(node: u64, address: &str, directs: &str) -> Event {
+        let directs = if directs.is_empty() { BTreeSet::new() } else { [directs.to_owned()].into() };
+        let presence = Presence { id: 254, node, addresses: [ip(address)].into(), directs, ..Presence::default() };
+        Event::Heard(Heard::Presence(presence))
+    }
+
+    #[test]
+    fn what_the_vips_show_counts_once_it_lasts() {
+        let mut bench = bench(VipOwner::Keepalived, Extent::Roles);
+        assert_eq!(bench.on(0, Event::Notified(0, Role::Backup)), ["Request(0, Role(Backup))"]);
+        // Not while a role is taken on.
+        assert_eq!(bench.on(900, Event::Time), [""; 0]);
+        assert_eq!(bench.on(900, Event::Shown(0, Some(Role::Master))), [""; 0]);
+        bench.end(1000, Role::Backup, done(), 1);
+        assert_eq!(bench.on(1299, Event::Time), [""; 0]);
+        assert_eq!(bench.on(1300, Event::Time), ["Show(0)"]);
+        assert_eq!(bench.on(1300, Event::Shown(0, Some(Role::Backup))), [""; 0]);
+        assert_eq!(bench.engine.until(), None);
+        // keepalived moves the VIP, and its line is lost.
+        let moved = Event::Address { address: ip(VIP), index: 2, gone: false };
+        assert_eq!(bench.on(5000, moved), [""; 0]);
+        assert_eq!(bench.on(5300, Event::Time), ["Show(0)"]);
+        assert_eq!(bench.on(5300, Event::Shown(0, Some(Role::Master))), [""; 0]);
+        assert_eq!(bench.on(5310, Event::Shown(0, Some(Role::Master))), [""; 0]);
+        assert_eq!(bench.on(5600, Event::Time), ["Show(0)"]);
+        let shown = bench.on(5600, Event::Shown(0, Some(Role::Master)));
+        assert_eq!(shown, ["tell seen: master: as the VIP shows, without a notification", "Request(0, Role(Master))"]);
+        // A line that comes late is the same role.
+        assert_eq!(bench.on(5700, Event::Notified(0, Role::Master)), ["Request(0, Role(Master))"]);
+        // VIPs that are placed one by one show nothing.
+        bench.end(6000, Role::Master, End::Superseded, 2);
+        bench.end(6100, Role::Master, done(), 2);
+        bench.on(6400, Event::Time);
+        assert_eq!(bench.on(6400, Event::Shown(0, None)), [""; 0]);
+        assert_eq!(bench.on(6700, Event::Time), ["Show(0)"]);
+    }
+
+    #[test]
+    fn a_role_that_was_not_reached_is_tried_again_more_and_more_rarely() {
+        let mut bench = bench(VipOwner::Node, Extent::Roles);
+        bench.on(0, Event::Notified(0, Role::Backup));
+        let failed = || End::Failed("it is full".into());
+        assert_eq!(bench.end(0, Role::Backup, failed(), 5), ["tell failure: backup: it is full"]);
+        assert_eq!(bench.on(999, Event::Time), [""; 0]);
+        assert_eq!(bench.on(1000, Event::Time), ["Retry(0, Backup, 5)"]);
+        assert_eq!(bench.on(9000, Event::Time), [""; 0]);
+        // The same failure is told once.
+        assert_eq!(bench.end(9000, Role::Backup, failed(), 6), [""; 0]);
+        assert_eq!(bench.on(10_999, Event::Time), [""; 0]);
+        assert_eq!(bench.on(11_000, Event::Time), ["Retry(0, Backup, 6)"]);
+        // Another process has asked for a role since.
+        let now = bench.now(11_000);
+        bench.engine.is_superseded(now, 0);
+        assert_eq!(bench.on(200_000, Event::Time), [""; 0]);
+        bench.on(200_000, Event::Notified(0, Role::Master));
+        bench.end(200_000, Role::Master, failed(), 8);
+        // A later line is another role.
+        assert_eq!(bench.on(200_500, Event::Notified(0, Role::Fault)), ["Request(0, Role(Fault))"]);
+        bench.end(200_600, Role::Fault, done(), 9);
+        assert_eq!(bench.on(300_000, Event::Time), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_missing_twice_is_repaired() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        let (reached, gone) = ((Role::Backup, true), ["VIP: add"]);
+        assert_eq!(bench.look(0, reached, 1, &gone), [""; 0]);
+        assert_eq!(bench.look(1000, reached, 1, &gone), ["tell repair: VIP: add", "Request(0, Repair)"]);
+        // The first look behind a repair, and one behind another request, are first looks.
+        assert_eq!(bench.look(2000, reached, 1, &gone), [""; 0]);
+        assert_eq!(bench.look(3000, reached, 2, &gone), [""; 0]);
+        assert_eq!(bench.look(4000, reached, 2, &[]), [""; 0]);
+        assert_eq!(bench.look(5000, reached, 2, &gone), [""; 0]);
+        // What is undone again and again is told once a minute.
+        assert_eq!(bench.look(6000, reached, 2, &gone), ["Request(0, Repair)"]);
+        // While a role is under way its process may be at work.
+        let under_way = (Role::Backup, false);
+        assert_eq!(bench.look(10_000, under_way, 3, &gone), [""; 0]);
+        assert_eq!(bench.look(29_000, under_way, 3, &gone), [""; 0]);
+        assert_eq!(bench.look(31_000, under_way, 3, &gone), ["Request(0, Repair)"]);
+        assert_eq!(bench.engine.counts.repairs, 0);
+        bench.on(31_000, Event::Ended { group: 0, task: Task::Repair, end: done(), request: 3 });
+        assert_eq!(bench.engine.counts.repairs, 1);
+    }
+
+    #[test]
+    fn the_longer_a_look_takes_the_rarer_it_is() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        for (took, pause) in [(1, 1000), (10, 2000), (40, 8000), (300, 10_000)] {
+            let now = bench.now(0);
+            bench.engine.on(now, Event::Looked(vec![Look::default()], Duration::from_millis(took)));
+            assert_eq!(bench.engine.look_at - now, Duration::from_millis(pause));
+        }
+        let now = bench.now(20_000);
+        assert!(bench.engine.on(now, Event::Time).iter().any(|action| matches!(action, Action::Look)));
+        // One at a time.
+        let later = bench.now(90_000);
+        assert!(!bench.engine.on(later, Event::Time).iter().any(|action| matches!(action, Action::Look)));
+        bench.engine.on(later, Event::LookFailed);
+        let now = bench.now(91_000);
+        assert!(bench.engine.on(now, Event::Time).iter().any(|action| matches!(action, Action::Look)));
+    }
+
+    #[test]
+    fn the_nodes_own_vips_are_restored() {
+        let gone = |index| Event::Address { address: ip(VIP), index, gone: true };
+        let mut own = bench(VipOwner::Node, Extent::All);
+        assert_eq!(own.on(0, gone(2)), ["Request(0, RestoreVips)"]);
+        assert_eq!(own.on(0, Event::Address { address: ip(VIP), index: 2, gone: false }), [""; 0]);
+        assert_eq!(own.on(0, Event::Address { address: ip("192.0.2.1"), index: 2, gone: true }), [""; 0]);
+        // Again and again: some at once, then one every 5 s.
+        let count = (0..100).filter(|_| !own.on(1, gone(2)).is_empty()).count();
+        assert_eq!(count, 7);
+        own.remember(60_000, Some((Role::Backup, false)));
+        assert_eq!(own.on(60_000, gone(2)), [""; 0]);
+        // keepalived's are its own, but for the one on lo.
+        let mut keepalived = bench(VipOwner::Keepalived, Extent::All);
+        keepalived.on(0, Event::Notified(0, Role::Backup));
+        assert_eq!(keepalived.on(0, gone(2)), [""; 0]);
+        assert_eq!(keepalived.on(0, gone(1)), ["Request(0, RestoreVips)"]);
+    }
+
+    #[test]
+    fn the_director_is_followed() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        let learn = |address: &str| format!("LearnMacs({{{address}}}, {{}})");
+        assert_eq!(
+            bench.on(0, presence(9, "192.0.2.12", "web")),
+            [learn("192.0.2.12"), "Point(0, Some(192.0.2.12))".into()]
+        );
+        // Another process was at work: it is tried again.
+        bench.engine.set_director(0, None);
+        assert_eq!(bench.on(400, Event::Time), ["Point(0, Some(192.0.2.12))"]);
+        assert_eq!(bench.on(800, Event::Time), [""; 0]);
+        // Another one directs, of another group.
+        bench.on(900, presence(10, "192.0.2.13", "mail"));
+        assert_eq!(bench.on(1300, Event::Time), [""; 0]);
+        bench.on(1400, presence(9, "192.0.2.12", ""));
+        assert_eq!(bench.on(1500, presence(10, "192.0.2.13", "web"))[1..], ["Point(0, Some(192.0.2.13))"]);
+        // Silent for 8 s, it is dead.
+        assert_eq!(bench.on(9400, Event::Time), [""; 0]);
+        assert_eq!(bench.on(9800, Event::Time), ["Point(0, None)"]);
+        // Its own texts are none.
+        assert_eq!(bench.on(9900, presence(7, "192.0.2.11", "web")), [""; 0]);
+    }
+
+    #[test]
+    fn a_node_learns_and_a_director_sends() {
+        let mut bench = bench(VipOwner::Keepalived, Extent::All);
+        bench.on(0, Event::Notified(0, Role::Backup));
+        bench.end(0, Role::Backup, done(), 1);
+        let takes_part = |bench: &mut Bench, at: u64| {
+            let now = bench.now(at);
+            bench.engine.on(now, Event::Time).iter().any(|action| matches!(action, Action::TakePart))
+        };
+        assert_eq!(bench.on(100, beacon(9, Role::Master, (3, 90), false)), [""; 0]);
+        assert!(!takes_part(&mut bench, 500));
+        assert_eq!(bench.on(600, beacon(9, Role::Master, (4, 90), false)), ["Count(90)"]);
+        // One count at a time.
+        assert_eq!(bench.on(700, beacon(9, Role::Master, (5, 90), false)), [""; 0]);
+        assert_eq!(bench.on(800, Event::Counted(90)), ["tell learned: knows 90 of 90 connections"]);
+        assert!(takes_part(&mut bench, 1200) && bench.engine.counts.knows_all);
+        // Who asks a backup gets nothing; a director sends, and says how many these were.
+        assert_eq!(bench.on(1300, beacon(10, Role::Backup, (0, 0), true)), [""; 0]);
+        assert_eq!(bench.remember(1300, Some((Role::Master, true))), ["Resync"]);
+        assert_eq!(bench.on(1500, Event::Resynced(Some(120))), ["tell told: sent 120 connections to the other nodes"]);
+        let (beacon, presence) = bench.engine.texts(254);
+        assert_eq!((beacon.role, beacon.told, beacon.wants), (Role::Master, (1, 120), false));
+        assert_eq!((presence.node, presence.directs), (7, ["web".to_owned()].into()));
+    }
+
+    #[test]
+    fn a_new_director_is_answered_at_once() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        bench.remember(0, Some((Role::Master, true)));
+        let answers = |bench: &mut Bench, at: u64, event: Event| {
+            let now = bench.now(at);
+            bench.engine.on(now, event).iter().filter(|action| matches!(action, Action::SendBeacon)).count()
+        };
+        assert_eq!(answers(&mut bench, 1000, Event::Time), 1);
+        assert_eq!(answers(&mut bench, 1050, beacon(9, Role::Master, (0, 0), false)), 0);
+        assert_eq!(answers(&mut bench, 1150, beacon(10, Role::Master, (0, 0), false)), 1);
+        assert_eq!(answers(&mut bench, 1350, beacon(10, Role::Master, (0, 0), false)), 0);
+        assert_eq!(answers(&mut bench, 1400, beacon(11, Role::Backup, (0, 0), false)), 0);
+    }
+}

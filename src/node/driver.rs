@@ -54,6 +54,8 @@ pub enum Report {
 /// while nft(8) or iptables(8) run for the marks of the node's own requests, a thread waits for
 /// them.
 ///
+/// The VIPs of a promotion are announced once more after [`Config::announce_again`].
+///
 /// A driver that is dropped gives up the task that is under way, as a process does that is killed:
 /// what was done stays, and the next request goes on from there.
 ///
@@ -83,6 +85,8 @@ pub struct Driver {
     work: Option<Work>,
     /// Tasks that wait for the one under way.
     waiting: VecDeque<Task>,
+    /// When the VIPs of a promotion are announced once more, unless a request came after this one.
+    announce: Option<(Instant, u64)>,
     reports: VecDeque<Report>,
     readiness: Readiness,
     node: Node,
@@ -95,7 +99,7 @@ impl Driver {
     /// [`Error::System`](crate::Error::System) with the errno: `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn new(node: Node) -> Result<Self> {
         let (waiting, reports) = (VecDeque::new(), VecDeque::new());
-        Ok(Driver { work: None, waiting, reports, readiness: Readiness::new()?, node })
+        Ok(Driver { work: None, waiting, announce: None, reports, readiness: Readiness::new()?, node })
     }
 
     /// Asks for a task. It has its number at once, and is carried out by [`Driver::dispatch`].
@@ -151,6 +155,7 @@ impl Driver {
             self.node.end(&mut work);
         }
         self.waiting.clear();
+        self.announce = None;
         // A time that has come without a task to do is nothing.
         let _ = self.readiness.wake_at(None);
     }
@@ -178,19 +183,37 @@ impl Driver {
                 Progress::Again if start.elapsed() < SLICE => {}
                 Progress::Again | Progress::Waits => break,
                 Progress::Ended(result) => {
-                    self.reports.push_back(Report::Ended { task: work.task(), result });
+                    let task = work.task();
                     self.work = None;
+                    self.announce_later(task, result.is_ok());
+                    self.reports.push_back(Report::Ended { task, result });
                 }
             }
         }
+        self.announce_again();
         self.arm()
+    }
+
+    /// A neighbour may miss the first announcement, or a switch still be learning.
+    fn announce_later(&mut self, task: Task, is_done: bool) {
+        if let (Task::Role(role), true) = (task, is_done) {
+            self.announce = self.node.announces_again(role).map(|(pause, request)| (Instant::now() + pause, request));
+        }
+    }
+
+    fn announce_again(&mut self) {
+        if let Some((_, request)) = self.announce.take_if(|(at, _)| Instant::now() >= *at) {
+            // The role is reached: an announcement that fails is made up for by the neighbours.
+            let _ = self.node.announce_unless_superseded(request);
+        }
     }
 
     /// The descriptor becomes readable when there is something to do.
     fn arm(&mut self) -> Result<()> {
         let now = Instant::now();
         let Some(work) = &self.work else {
-            return self.readiness.wake_at((!self.waiting.is_empty()).then_some(now));
+            let announce = self.announce.map(|(at, _)| at);
+            return self.readiness.wake_at(if self.waiting.is_empty() { announce } else { Some(now) });
         };
         let descriptor = work.descriptor();
         descriptor.map_or(Ok(()), |descriptor| self.readiness.watch(descriptor))?;

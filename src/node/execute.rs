@@ -58,21 +58,32 @@ impl Node {
     /// # Errors
     /// As [`Vips::announce`](crate::vip::Vips::announce).
     pub fn announce_again(&mut self) -> Result<()> {
-        let Config { announce_again, vip_owner, .. } = self.config;
-        if announce_again.is_zero() || vip_owner != VipOwner::Node || self.role()? != Some((Role::Master, true)) {
-            return Ok(());
-        }
-        let (generation, start) = (self.dir.requests().latest()?, Instant::now());
-        while start.elapsed() < announce_again {
+        let role = self.role()?;
+        let announces = role.filter(|(_, reached)| *reached).and_then(|(role, _)| self.announces_again(role));
+        let Some((pause, request)) = announces else { return Ok(()) };
+        let start = Instant::now();
+        while start.elapsed() < pause {
             std::thread::sleep(WAIT_STEP);
-            if self.dir.requests().latest()? != generation {
+            if self.dir.requests().latest()? != request {
                 return Ok(());
             }
         }
-        for vip in self.config.vips.clone() {
-            self.announce(vip)?;
+        self.announce_unless_superseded(request)
+    }
+
+    /// After how long the VIPs of a role that is reached are announced again, and the number of the
+    /// latest request until then. `None`: they are not.
+    pub(super) fn announces_again(&self, role: Role) -> Option<(Duration, u64)> {
+        let Config { announce_again, vip_owner, .. } = self.config;
+        let announces = role == Role::Master && vip_owner == VipOwner::Node && !announce_again.is_zero();
+        announces.then_some((announce_again, self.dir.requests().latest().ok()?))
+    }
+
+    pub(super) fn announce_unless_superseded(&mut self, request: u64) -> Result<()> {
+        if self.dir.requests().latest()? != request || self.role()? != Some((Role::Master, true)) {
+            return Ok(());
         }
-        Ok(())
+        self.config.vips.clone().into_iter().try_for_each(|vip| self.announce(vip))
     }
 }
 

@@ -60,6 +60,11 @@ fn drive(driver: &mut Driver, count: usize) -> Done {
     done
 }
 
+/// Drives it until its task has ended well.
+fn drive_to_end(driver: &mut Driver) {
+    drive(driver, 1).ended[0].1.as_ref().unwrap();
+}
+
 fn expect(role: Role) {
     let on_interface = addresses().into_iter().filter(|line| line.starts_with("bond0 "));
     let vips = on_interface.filter(|line| VIPS.iter().any(|vip| line.contains(vip))).count();
@@ -93,7 +98,7 @@ fn roles_are_taken_on_a_step_at_a_time() {
         assert!(done.steps.iter().all(|step| plan.contains(step.lines().next().unwrap())), "{done:?}");
     }
     driver.request(Task::Release).unwrap();
-    drive(&mut driver, 1).ended[0].1.as_ref().unwrap();
+    drive_to_end(&mut driver);
     assert_eq!((rule_count("bond0"), ipvsadm("-Sn")), (0, String::new()));
 }
 
@@ -112,7 +117,7 @@ fn with_marks_of_the_nodes_own_requests() {
         assert_eq!(marked(), 2, "{role}");
     }
     driver.request(Task::Release).unwrap();
-    drive(&mut driver, 1).ended[0].1.as_ref().unwrap();
+    drive_to_end(&mut driver);
     assert_eq!(marked(), 0);
 }
 
@@ -225,4 +230,35 @@ fn errors_are_reported() {
     driver.request(Task::RestoreVips).unwrap();
     assert!(drive(&mut driver, 1).ended[0].1.is_ok());
     assert!(addresses().contains(&format!("lo {}/32 scope host", VIPS[0])));
+}
+
+/// Frames that the other end of the cable has received.
+fn received() -> u64 {
+    let shown: serde_json::Value = serde_json::from_str(&ip("-j -s link show dev peer0")).unwrap();
+    shown[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+}
+
+#[test]
+fn the_vips_of_a_promotion_are_announced_once_more() {
+    let bench = bench().with(|config| config.announce_again = Duration::from_millis(400));
+    let mut driver = driver(&bench);
+    reach(&mut driver, Role::Backup);
+    begin(&mut driver, Role::Master);
+    drive_to_end(&mut driver);
+    assert!(!is_readable(&driver, Duration::from_millis(100)) && is_readable(&driver, LIMIT));
+    let before = received();
+    driver.dispatch().unwrap();
+    // Each VIP by as many announcements as at first.
+    assert!(received() >= before + 2, "{before}, {}", received());
+    assert!(!is_readable(&driver, Duration::from_millis(600)));
+    // Not when it directs no more.
+    begin(&mut driver, Role::Backup);
+    drive_to_end(&mut driver);
+    begin(&mut driver, Role::Master);
+    drive_to_end(&mut driver);
+    bench.node().become_role(Role::Backup).unwrap();
+    assert!(is_readable(&driver, LIMIT));
+    let before = received();
+    driver.dispatch().unwrap();
+    assert_eq!(received(), before);
 }

@@ -46,6 +46,8 @@ pub mod marks;
 mod netlink;
 mod netns;
 pub mod node;
+#[cfg(feature = "serde")]
+mod serialize;
 mod sysctl;
 pub mod vip;
 mod wait;

@@ -165,6 +165,7 @@ impl fmt::Display for AnnounceMode {
 
 /// Both settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Settings {
     /// `arp_ignore`.
     pub ignore: IgnoreMode,
@@ -196,6 +197,8 @@ impl fmt::Display for Settings {
 
 /// Where settings are kept: a directory of net.ipv4.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum ArpTarget {
     /// `all`: they count on every interface where its own number is not greater.
     All,
@@ -242,6 +245,7 @@ impl fmt::Display for ArpTarget {
 /// Its text form, `eth0 arp_ignore=0 arp_announce=0 -> arp_ignore=1 arp_announce=2`, is for people
 /// and for files: [`FromStr`] reads what [`Display`](fmt::Display) writes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Change {
     /// Whose settings.
     pub target: ArpTarget,

@@ -8,6 +8,8 @@ use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Table, Timeou
 
 /// One change of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Change {
     /// A new service.
@@ -75,6 +77,7 @@ impl fmt::Display for Change {
 /// replacement is there. A service that stays is never taken down, and neither is a destination
 /// that stays: their connections live on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Plan {
     changes: Vec<Change>,
 }

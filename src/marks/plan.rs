@@ -9,6 +9,8 @@ use super::rule::Rule;
 
 /// One change of the kernel's traffic control.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Change {
     /// Adds a `clsact` qdisc to this interface: the place of filters. It changes nothing by
     /// itself.
@@ -42,6 +44,7 @@ impl fmt::Display for Change {
 /// A rule that overrides another one's mark is added before it and removed after it, so that no
 /// packet gets a mark in between that it gets neither before nor after.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Plan {
     changes: Vec<Change>,
 }

@@ -58,6 +58,8 @@ impl FromStr for Mac {
 /// Which of the packets for a VIP a rule marks. Where several rules match a packet, the mark of
 /// the last kind in this order stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Packets {
     /// TCP packets without SYN: those of a connection that is open already. Fragments count among
     /// them.
@@ -99,6 +101,7 @@ impl fmt::Display for Packets {
 ///
 /// Of two rules that differ in the mark alone only one can exist.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Rule {
     /// The interface on which the packets arrive.
     pub interface: String,

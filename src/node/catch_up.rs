@@ -20,6 +20,7 @@ const TRIES: u32 = 5;
 
 /// What a node knows, of what there is to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Learned {
     /// Connections known here.
     pub known: u64,

@@ -14,6 +14,8 @@ use crate::vip::Placement;
 
 /// One thing to do. Each can be done twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Step {
     /// Record that the role is under way, or reached.

@@ -412,6 +412,8 @@ pub(super) struct StateDir {
 
 /// A table that a node remembers in its state directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum StoredTable {
     /// The services of the configuration as they were loaded last.

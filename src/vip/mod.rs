@@ -62,6 +62,8 @@ pub const MARK: u8 = b'V';
 
 /// Where a VIP sits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Placement {
     /// On the interface of this name, where neighbours find it: the director's place. Not the
     /// loopback interface.

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lvs_dr::node::{Driver, Fence, Loopback, OwnRequests, Report, Role, Task};
+use lvs_dr::node::{Driver, Fence, Loopback, Notice, OwnRequests, Report, Role, Supervisor, SupervisorConfig, Task};
 use lvs_dr::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
@@ -261,4 +261,50 @@ fn the_vips_of_a_promotion_are_announced_once_more() {
     let before = received();
     driver.dispatch().unwrap();
     assert_eq!(received(), before);
+}
+
+/// Dispatches for a while. Returns how often, and what was told.
+fn supervise(supervisor: &mut Supervisor, time: Duration, until: impl Fn() -> bool) -> (usize, Vec<String>) {
+    let (start, mut count, mut told) = (Instant::now(), 0, Vec::new());
+    while start.elapsed() < time && !until() {
+        let timeout = Timespec::try_from(Duration::from_millis(20)).unwrap();
+        if poll(&mut [PollFd::new(&*supervisor, PollFlags::IN)], Some(&timeout)).unwrap() > 0 {
+            supervisor.dispatch().unwrap();
+            count += 1;
+        }
+        while let Some(notice) = supervisor.next_notice() {
+            told.extend((!matches!(notice, Notice::Looked(_))).then(|| format!("{}: {notice}", notice.kind())));
+        }
+    }
+    (count, told)
+}
+
+#[test]
+fn a_supervisor_takes_on_roles_and_restores_what_others_remove() {
+    let bench = bench().with(|config| config.announce_again = Duration::from_millis(300));
+    let mut supervisor = Supervisor::new(vec![bench.node()], SupervisorConfig::default()).unwrap();
+    assert!(!supervisor.request("web", Role::Master) && supervisor.request("", Role::Master));
+    let directs = || bench.node().role().unwrap() == Some((Role::Master, true));
+    let (_, told) = supervise(&mut supervisor, LIMIT, directs);
+    assert!(told.iter().any(|line| line.starts_with("step: VIP: add")), "{told:?}");
+    expect(Role::Master);
+    // It waits for its descriptor, also while an announcement is to come.
+    let (count, told) = supervise(&mut supervisor, Duration::from_secs(2), || false);
+    assert!((4..100).contains(&count), "{count} {told:?}");
+    let vip = format!("bond0 {}/32 scope global", VIPS[0]);
+    for _ in 0..2 {
+        ip(&format!("address del {}/32 dev bond0", VIPS[0]));
+        let (_, told) = supervise(&mut supervisor, LIMIT, || addresses().contains(&vip));
+        assert!(addresses().contains(&vip), "{told:?}");
+    }
+    assert!(supervisor.counts().repairs >= 1 && supervisor.counts().failures == 0, "{:?}", supervisor.counts());
+    // Another process demotes it: nothing is undone.
+    let told = thread::scope(|scope| {
+        let other = scope.spawn(|| bench.node().become_role(Role::Backup));
+        let (_, told) = supervise(&mut supervisor, Duration::from_secs(3), || false);
+        other.join().unwrap().unwrap();
+        told
+    });
+    assert!(told.iter().all(|line| !line.starts_with("step: ") && !line.starts_with("failure: ")), "{told:?}");
+    expect(Role::Backup);
 }

@@ -163,8 +163,11 @@ impl Supervisor {
     /// Takes on a role for the group of this name, as if keepalived had notified it. Does not
     /// wait. Says whether there is such a group.
     pub fn request(&mut self, group: &str, role: Role) -> bool {
-        let found = self.drivers.iter().position(|driver| driver.config().group == group);
-        found.map(|group| self.events.push_back(Event::Notified(group, role))).is_some()
+        let Some(group) = self.drivers.iter().position(|driver| driver.config().group == group) else { return false };
+        self.events.push_back(Event::Notified(group, role));
+        // Where the timer fails, the next dispatch reports it.
+        let _ = self.readiness.wake_at(Some(Instant::now()));
+        true
     }
 
     /// What was counted.
@@ -346,9 +349,6 @@ impl Supervisor {
     /// Takes in how far the tasks are.
     fn read_reports(&mut self) -> Result<()> {
         for group in 0..self.drivers.len() {
-            if !self.drivers[group].is_busy() {
-                continue;
-            }
             self.drivers[group].dispatch()?;
             while let Some(report) = self.drivers[group].next_report() {
                 match report {

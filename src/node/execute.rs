@@ -71,8 +71,8 @@ impl Node {
         self.announce_unless_superseded(request)
     }
 
-    /// After how long the VIPs of a role that is reached are announced again, and the number of the
-    /// latest request until then. `None`: they are not.
+    /// After how long the VIPs of a role that is reached are announced again, and the number of
+    /// the latest request until then. `None`: they are not.
     pub(super) fn announces_again(&self, role: Role) -> Option<(Duration, u64)> {
         let Config { announce_again, vip_owner, .. } = self.config;
         let announces = role == Role::Master && vip_owner == VipOwner::Node && !announce_again.is_zero();

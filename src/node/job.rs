@@ -52,8 +52,8 @@ pub enum Task {
 }
 
 impl Task {
-    /// Whether it supersedes the requests before it. The others yield to every request, also to one
-    /// that was made before them.
+    /// Whether it supersedes the requests before it. The others yield to every request, also to
+    /// one that was made before them.
     pub(super) fn supersedes(self) -> bool {
         matches!(self, Task::Role(_) | Task::Release)
     }

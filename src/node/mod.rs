@@ -17,6 +17,10 @@
 //! it moves the VIP, announces it, removes one rule for each VIP and interface, and starts the
 //! sync daemon.
 //!
+//! A request is a state machine that waits for nothing itself. The calls of [`Node`] drive it and
+//! wait; [`Driver`] drives it for programs with a loop of their own. [`Supervisor`] follows
+//! keepalived and the other nodes, and repairs, for as long as a node lives.
+//!
 //! ```no_run
 //! use lvs_dr::node::{Config, Node, Role};
 //!

@@ -176,8 +176,8 @@ impl Peers {
         sent.map(drop).map_err(|e| Error::system("send a beacon to", self.group, e))
     }
 
-    /// The next beacon or presence of another node of this cluster that has arrived. Does not wait.
-    /// Other datagrams are ignored, and so are those above 200 a second.
+    /// The next beacon or presence of another node of this cluster that has arrived. Does not
+    /// wait. Other datagrams are ignored, and so are those above 200 a second.
     ///
     /// # Errors
     /// As [`Peers::receive`].

@@ -249,8 +249,8 @@ impl Requests {
         };
         let thread = rustix::thread::gettid().as_raw_nonzero();
         let path = self.directory.join(format!("{DRAWING}{}.{thread}", std::process::id()));
-        // The name may be that of a killed process with the same ids. A file that is not locked yet
-        // may be taken for one of a killed process by another request.
+        // The name may be that of a killed process with the same ids. A file that is not locked
+        // yet may be taken for one of a killed process by another request.
         let mut drawn = Err(io::ErrorKind::NotFound.into());
         for _ in 0..TRIES {
             drawn = remove_if_there(&path).and_then(|()| draw(&path));

@@ -41,10 +41,10 @@ impl Node {
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing
     /// is. For programs with a loop of their own, see [`Driver`](super::Driver).
     ///
-    /// Blocks for 30 s at most while other requests and processes are at work, and then for its own
-    /// steps: 300 ms at most for the answers of nodes whose MAC address is unknown, 200 ms for that
-    /// of another director, 2 s to read a former director's connections, and some milliseconds
-    /// each time nft(8) or iptables(8) run.
+    /// Blocks for 30 s at most while other requests and processes are at work, and then for its
+    /// own steps: 300 ms at most for the answers of nodes whose MAC address is unknown, 200 ms for
+    /// that of another director, 2 s to read a former director's connections, and some
+    /// milliseconds each time nft(8) or iptables(8) run.
     ///
     /// # Errors
     /// As [`Node::plan`]; [`Error::Superseded`]: a later request came while this one waited;

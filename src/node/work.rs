@@ -400,8 +400,8 @@ impl Node {
         Ok(Outcome::waits(Operation::Listing { memory, seen, listed: listed.map_err(in_background)? }))
     }
 
-    /// Reads what is remembered, looks at the kernel, and waits for what takes time. For a task, or
-    /// for an audit.
+    /// Reads what is remembered, looks at the kernel, and waits for what takes time. For a task,
+    /// or for an audit.
     pub(super) fn look(&mut self, task: Option<Task>, look: Look) -> Result<(Memory, Observation)> {
         let mut work = Work::new(task.unwrap_or(Task::Repair));
         let mut outcome = self.begin_look(task, look)?;

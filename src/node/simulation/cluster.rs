@@ -329,8 +329,8 @@ impl Cluster {
                 (Some(Cut::SyncOnly), Text::Advertisement { .. }) => false,
                 (Some(_), _) => true,
             };
-            // Whether all of them have come, a node sees by their number only: it may have others of
-            // its own.
+            // Whether all of them have come, a node sees by their number only: it may have others
+            // of its own.
             let is_lost = !matches!(text, Text::Connections(_)) && self.random.next(self.loss) == 0;
             if to == from || cut || is_lost {
                 continue;

@@ -4,8 +4,8 @@
 //! kills behind any action, full disks and other troubles, and reboots, in random order. The jobs
 //! are those of the library. What must hold whatever happens is checked behind each action.
 //!
-//! A failure prints its seed. `LVS_DR_SIMULATION_SEED=N cargo test --lib simulation -- --nocapture`
-//! runs that one again, and prints what each node of a cluster does. With
+//! A failure prints its seed. `LVS_DR_SIMULATION_SEED=N cargo test --lib simulation --
+//! --nocapture` runs that one again, and prints what each node of a cluster does. With
 //! `LVS_DR_SIMULATION_RUNS=100000` there are as many runs of each kind of node, and a fiftieth of
 //! that of clusters.
 

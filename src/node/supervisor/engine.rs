@@ -606,8 +606,8 @@ impl Engine {
     fn looked(&mut self, now: Instant, groups: &[Look], took: Duration, actions: &mut Vec<Action>) {
         self.looking = false;
         self.show_all(now);
-        // Of the clock's time, which is more than the processor's. That has a clock of its own, but
-        // not on every kernel.
+        // Of the clock's time, which is more than the processor's. That has a clock of its own,
+        // but not on every kernel.
         self.look_at = now + CHECK.max(took * SHARE).min(LATEST);
         let is_missing = |members: &[Member]| {
             members.iter().any(|member| member.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()))

@@ -107,6 +107,9 @@ fn with_peer() -> (Marks, Netns) {
         ip("address add 2001:db8::2/64 dev eth0 nodad");
     };
     other.run(configure).unwrap();
+    // IPv6 asks no neighbour before its link-local address is known to be no duplicate.
+    let is_tentative = || !ip("-o -6 address show dev eth0 tentative").is_empty();
+    until("addresses that can be used", || !is_tentative() && !other.run(is_tentative).unwrap());
     (Marks::open(OWNER).unwrap(), other)
 }
 
@@ -803,7 +806,7 @@ fn neighbours_are_resolved_and_changes_seen() {
         let target: IpAddr = address.parse().unwrap();
         assert_eq!(neighbour(&mut marks, address), None);
         marks.resolve(target, "eth0").unwrap();
-        until("the neighbour is found", || neighbour(&mut marks, address).is_some_and(|n| n.mac == Some(mac)));
+        until(&format!("{address} is found"), || neighbour(&mut marks, address).is_some_and(|n| n.mac == Some(mac)));
         let found = neighbour(&mut marks, address).unwrap();
         assert_eq!((found.interface.as_str(), found.state.is_valid(), found.router), ("eth0", true, false), "{found}");
         marks.resolve(target, "eth0").unwrap();

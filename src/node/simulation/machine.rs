@@ -311,6 +311,10 @@ impl Machine {
         if is_locked && let Err(superseded) = self.superseded(&self.processes[index]) {
             return superseded;
         }
+        if !is_locked {
+            // Beside the process that has the lock.
+            self.disturb();
+        }
         let world = &mut self.world;
         let state = planner::unreached(&world.config, &world.memory.state, role);
         match (self.trouble, state) {

@@ -2,8 +2,10 @@
 //! clients.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use lvs_dr::Netns;
 use lvs_dr::marks::{Backend, LocalMarks};
@@ -136,6 +138,12 @@ fn what_does_not_work_is_a_reason() {
 /// Of 30 connections of the host's own clients to the VIP: how many get an answer, and how many
 /// from the host itself.
 pub(crate) fn local_clients(host: &Netns, vip: &str, number: u8) -> (usize, usize) {
+    // A port that was used lately may be used again, and IPVS still sends it to the server of that
+    // time.
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + CALLS.fetch_add(1, Ordering::Relaxed) % 50 * 1000;
+    let range = "/proc/sys/net/ipv4/ip_local_port_range";
+    host.run(|| fs::write(range, format!("{first} {}", first + 999)).unwrap()).unwrap();
     let clients: Vec<_> = (0..30)
         .map(|_| {
             let (host, vip) = (host.clone(), vip.to_owned());

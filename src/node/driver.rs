@@ -114,31 +114,22 @@ impl Driver {
     /// [`Error::System`](crate::Error::System) where the descriptor fails. Errors of the task are
     /// reported by [`Report::Ended`].
     pub fn request(&mut self, task: Task) -> Result<()> {
-        match &mut self.work {
-            Some(_) if !task.supersedes() => {
-                if !self.waiting.contains(&task) {
-                    self.waiting.push_back(task);
-                }
-                Ok(())
+        if self.work.is_some() && !task.supersedes() {
+            if !self.waiting.contains(&task) {
+                self.waiting.push_back(task);
             }
-            Some(work) => {
-                // It has a later number than the one that is under way, which then ends.
-                let mut next = Work::new(task);
-                let drawn = begin(&mut self.node, &mut next);
-                let (before, superseded) = (work.task(), work.superseded_by(&next));
-                self.node.end(work);
-                self.work = None;
-                self.reports.push_back(Report::Ended { task: before, result: Err(superseded) });
-                self.take(next, drawn);
-                self.arm()
-            }
-            None => {
-                let mut work = Work::new(task);
-                let drawn = begin(&mut self.node, &mut work);
-                self.take(work, drawn);
-                self.arm()
-            }
+            return Ok(());
         }
+        // It has a later number than the one that is under way, which then ends.
+        let mut next = Work::new(task);
+        let drawn = begin(&mut self.node, &mut next);
+        if let Some(mut before) = self.work.take() {
+            let result = Err(before.superseded_by(&next));
+            self.node.end(&mut before);
+            self.reports.push_back(Report::Ended { task: before.task(), result });
+        }
+        self.take(next, drawn);
+        self.arm()
     }
 
     fn take(&mut self, work: Work, progress: Progress) {

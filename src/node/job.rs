@@ -14,17 +14,13 @@ use super::observation::Observation;
 use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::planner::{self, Memory};
+use super::requests::Pauses;
 use super::role::Role;
 use super::services::Apply;
 use crate::error::{Error, Result};
 
 /// Time limit for the work of other requests and processes before this one.
 pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(30);
-
-/// First and longest interval at which a request that waits for its turn looks again. They grow:
-/// many requests that wait at once take little of a processor.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a node plans again for what other programs have changed meanwhile.
 const ROUNDS: usize = 3;
@@ -177,14 +173,14 @@ pub(super) struct Job {
     task: Task,
     phase: Phase,
     began: Instant,
-    pause: Duration,
+    pauses: Pauses,
     /// The steps of plans that were carried out before the present one.
     done: Vec<Step>,
 }
 
 impl Job {
     pub(super) fn new(task: Task, now: Instant) -> Self {
-        Job { task, phase: Phase::Turn, began: now, pause: FIRST_PAUSE, done: Vec::new() }
+        Job { task, phase: Phase::Turn, began: now, pauses: Pauses::new(), done: Vec::new() }
     }
 
     pub(super) fn task(&self) -> Task {
@@ -298,9 +294,7 @@ impl Job {
 
     fn wait(&mut self, now: Instant) -> Action {
         self.phase = Phase::Turn;
-        let until = now + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        Action::Wait(until)
+        Action::Wait(now + self.pauses.next())
     }
 
     fn plan_in_brief(&mut self, config: &Config, memory: &Memory, seen: &Observation) -> Result<Action> {

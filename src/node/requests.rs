@@ -42,9 +42,15 @@ impl Pauses {
         Pauses(FIRST_PAUSE)
     }
 
+    /// The next one.
+    pub(super) fn next(&mut self) -> Duration {
+        let next = self.0;
+        self.0 = (next * 2).min(LONGEST_PAUSE);
+        next
+    }
+
     pub(super) fn sleep(&mut self) {
-        thread::sleep(self.0);
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+        thread::sleep(self.next());
     }
 }
 

@@ -742,7 +742,7 @@ impl Engine {
         }
     }
 
-    /// Whether something else was told of this last, or the same a while ago.
+    /// Whether the last notice about this had another text, or came more than a minute ago.
     pub(in crate::node) fn is_new(&mut self, now: Instant, what: &str, text: &str) -> bool {
         let before = self.lately.get(what);
         let new = before.is_none_or(|(before, at)| before != text || now.duration_since(*at) > REMIND);
@@ -882,7 +882,7 @@ mod tests {
         assert_eq!(bench.on(999, Event::Time), [""; 0]);
         assert_eq!(bench.on(1000, Event::Time), ["Retry(0, Backup, 5)"]);
         assert_eq!(bench.on(9000, Event::Time), [""; 0]);
-        // The same failure is told once.
+        // The same failure is logged once.
         assert_eq!(bench.end(9000, Role::Backup, failed(), 6), [""; 0]);
         assert_eq!(bench.on(10_999, Event::Time), [""; 0]);
         assert_eq!(bench.on(11_000, Event::Time), ["Retry(0, Backup, 6)"]);
@@ -909,7 +909,7 @@ mod tests {
         assert_eq!(bench.look(3000, reached, 2, &gone), [""; 0]);
         assert_eq!(bench.look(4000, reached, 2, &[]), [""; 0]);
         assert_eq!(bench.look(5000, reached, 2, &gone), [""; 0]);
-        // What is undone again and again is told once a minute.
+        // The same repair is logged once a minute.
         assert_eq!(bench.look(6000, reached, 2, &gone), ["Request(0, Repair)"]);
         // While a role is under way its process may be at work.
         let under_way = (Role::Backup, false);

@@ -184,7 +184,8 @@ impl Supervisor {
     /// besides.
     ///
     /// # Errors
-    /// [`Error::System`] where the descriptor fails. All else that fails is told and tried again.
+    /// [`Error::System`] where the descriptor fails. Every other failure is a [`Notice::Failure`],
+    /// and is tried again.
     pub fn dispatch(&mut self) -> Result<()> {
         let start = Instant::now();
         if start >= self.reopen_at {

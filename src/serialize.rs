@@ -1,7 +1,7 @@
 //! serde's view of what stands in steps, behind the feature `serde`: MAC addresses as text, ARP
 //! settings as numbers.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::arp::{AnnounceMode, IgnoreMode};
 use crate::marks::Mac;
@@ -10,6 +10,12 @@ use crate::node::Plan;
 impl Serialize for Mac {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

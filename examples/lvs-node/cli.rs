@@ -8,6 +8,9 @@ mod file;
 mod handover;
 #[path = "metrics.rs"]
 mod metrics;
+#[cfg(feature = "serde")]
+#[path = "recording.rs"]
+mod recording;
 #[path = "watch.rs"]
 mod watch;
 

@@ -17,11 +17,13 @@ use serde_json::{Value, json};
 
 use super::file::WatchFiles;
 use super::metrics;
+#[cfg(feature = "serde")]
+use super::recording::Recording;
 
 /// How often systemd's watchdog is notified.
 const WATCHDOG: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Options {
     /// keepalived's notify_fifo. Left out: `[watch] fifo` of the file; without that, roles come by
     /// `notify` or `role`.
@@ -39,6 +41,12 @@ pub struct Options {
     /// learned, told, elections, director, warning or failure), text.
     #[arg(long)]
     pub json: bool,
+    /// Record what happens and what is decided, an object in JSON on each line, some each second,
+    /// in a file that must not be there yet. It names addresses, and no key. For a report of a
+    /// fault: the library's simulation replays it.
+    #[cfg(feature = "serde")]
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 impl Options {
@@ -53,7 +61,7 @@ impl Options {
 
     /// What `lvs-node fifo` is asked for.
     pub fn follow(path: PathBuf, instance: Option<String>) -> Self {
-        Options { fifo: Some(path), instance, metrics: None, json: false }
+        Options { fifo: Some(path), instance, ..Options::default() }
     }
 }
 
@@ -104,11 +112,17 @@ pub fn run(
     config.fifo.clone_from(&options.fifo);
     config.instance.clone_from(&options.instance);
     (config.track_file, config.only_roles) = (track_file, !all);
+    #[cfg(feature = "serde")]
+    let mut recording = Recording::new(options.record.as_deref(), &mut config);
     let mut supervisor = Supervisor::new(nodes, config)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let (mut failed, mut notified) = (None, Instant::now());
     loop {
         supervisor.dispatch()?;
+        #[cfg(feature = "serde")]
+        if let Err(error) = recording.take(&mut supervisor) {
+            log(&Line { event: "failure", text: format!("record: {error}") });
+        }
         while let Some(notice) = supervisor.next_notice() {
             Line::of(&notice).iter().for_each(&log);
             let Notice::Looked(groups) = notice else { continue };

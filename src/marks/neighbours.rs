@@ -20,6 +20,7 @@ const HEADER: usize = 12;
 /// A host on the link, as the kernel knows it (ARP and neighbour discovery), see ip-neighbour(8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Neighbour {
     /// Its address.
     pub address: IpAddr,
@@ -51,6 +52,8 @@ impl fmt::Display for Neighbour {
 /// The state of a neighbour (`NUD_…` in linux/neighbour.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum NeighbourState {
     /// It answered a short while ago.
     Reachable,

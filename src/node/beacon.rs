@@ -201,6 +201,8 @@ fn unreadable(what: &str, text: &str, expected: &str) -> Error {
 /// A text of another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 pub(super) enum Heard {
     /// Its role and how many connections it knows.
     Beacon(Beacon),
@@ -215,6 +217,23 @@ impl Heard {
             Heard::Beacon(beacon) => beacon.id,
             Heard::Presence(presence) => presence.id,
         }
+    }
+}
+
+impl From<Heard> for String {
+    fn from(heard: Heard) -> Self {
+        match heard {
+            Heard::Beacon(beacon) => beacon.to_string(),
+            Heard::Presence(presence) => presence.to_string(),
+        }
+    }
+}
+
+impl TryFrom<String> for Heard {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
     }
 }
 

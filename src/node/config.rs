@@ -16,6 +16,8 @@ use crate::marks::Mac;
 
 /// Who puts the VIP on the interface and takes it off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum VipOwner {
     /// The node itself, which also announces it.
     #[default]

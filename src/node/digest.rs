@@ -9,6 +9,7 @@ pub(super) fn fnv(octets: impl IntoIterator<Item = u8>) -> u64 {
 
 /// A table of a node, as far as other nodes can compare it with theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct TableDigest {
     /// The services, destinations and weights.
     pub table: u64,

@@ -81,6 +81,8 @@ pub use role::Role;
 pub use services::Apply;
 pub use state::StoredTable;
 pub use status::Status;
+#[cfg(feature = "serde")]
+pub use supervisor::Record;
 pub use supervisor::{
     Asked, Counts, Notice, Supervisor, SupervisorConfig, notified_role, role_of_state, set_track_file,
 };

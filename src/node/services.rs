@@ -9,7 +9,7 @@ use crate::ipvs::{Destination, ServiceId, Table};
 
 /// How a configuration is brought into a table that others edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Apply {
     /// What the configuration has changed since it was loaded last; what others have changed

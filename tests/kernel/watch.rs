@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::lvs_node;
 use crate::lab::{cable, feed, ip, ipvsadm, keep, new_netns, rules, run, without_checksum};
@@ -907,4 +907,54 @@ fn elections_and_handovers_that_are_given_up() {
     assert!(nodes[1].directs() && session.ask().is_some() && tracked() == "1");
     // On a node that does not direct an election only passes it by.
     assert!(nodes[2].run("handover").contains("another node directs already"));
+}
+
+/// The simulation replays it. A change of role, a VIP that another program removes, a flushed
+/// table and a dead director are in it; copies for `src/node/simulation/recorded` are left in the
+/// target directory.
+#[test]
+fn a_record_holds_what_happened_and_what_was_decided() {
+    enter_switch();
+    let client = host(1);
+    let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, &file(&[11, 12], ""))).into();
+    let record = |node: &Node| node.dir.join("record");
+    for (node, state) in nodes.iter_mut().zip(["MASTER", "BACKUP"]) {
+        let options = format!("--record {}", record(node).display());
+        node.watch(&options);
+        node.tell(state);
+    }
+    soon("a director", &nodes, || nodes[0].directs() && nodes[1].points_to(0) == to(11));
+    let mut sessions: Vec<(Session, u8)> = (0..10).map(|_| session(&client, VIP)).collect();
+    nodes[0].ip(&format!("address del {VIP}/32 dev {INTERFACE}"));
+    nodes[1].ipvsadm("-C");
+    soon("repaired", &nodes, || nodes[1].log().contains("repair: ") && nodes[0].log().contains("repair: "));
+    nodes[0].tell("BACKUP");
+    nodes[1].tell("MASTER");
+    soon("another director", &nodes, || nodes[1].directs() && nodes[0].points_to(0) == to(12));
+    assert_eq!(kept(&mut sessions), sessions.len());
+    nodes[1].kill();
+    soon("it is heard no more", &nodes, || nodes[0].log().contains("heard no more"));
+    // The file is there already: the node is supervised all the same.
+    let again = format!("--record {}", record(&nodes[1]).display());
+    nodes[1].watch(&again);
+    soon("it says so", &nodes, || nodes[1].log().contains("/record: File exists"));
+    soon("it is supervised", &nodes, || nodes[0].points_to(0) == to(12));
+    nodes.iter_mut().for_each(Node::kill);
+
+    for (node, role) in nodes.iter().zip(["backup", "master"]) {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(record(node)).unwrap().permissions().mode() & 0o777, 0o600);
+        let text = fs::read_to_string(record(node)).unwrap();
+        let entries: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&entries[0]["start"]["version"], &entries[0]["start"]["sync_id"]), (&json!(1), &json!(254)));
+        let notified: Vec<&Value> =
+            entries.iter().filter(|entry| !entry["event"]["event"]["notified"].is_null()).collect();
+        assert_eq!(notified.len(), 2, "{text}");
+        assert_eq!(notified[1]["event"]["event"]["notified"], json!([0, role]));
+        assert!(notified[1]["event"]["actions"].to_string().contains("Request(0, Role("), "{}", notified[1]);
+        let times: Vec<u64> = entries[1..].iter().map(|entry| entry["event"]["at"].as_u64().unwrap()).collect();
+        assert!(times.is_sorted() && times.last() > Some(&1_000_000_000), "{times:?}");
+        let copy = format!("{}/record-{role}.jsonl", env!("CARGO_TARGET_TMPDIR"));
+        fs::write(copy, text).unwrap();
+    }
 }

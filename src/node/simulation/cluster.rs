@@ -17,7 +17,7 @@ use crate::node::job::Task;
 use crate::node::model::{VIP, World, ip, located};
 use crate::node::repair;
 use crate::node::role::Role;
-use crate::node::supervisor::engine::{Action, End, Engine, Event, Extent, Look, Remembered, Supervised};
+use crate::node::supervisor::engine::{Action, Done, End, Engine, Event, Extent, Look, Remembered, Supervised};
 use crate::node::supervisor::notice::Notice;
 use crate::vip::Scope;
 
@@ -490,9 +490,7 @@ impl Cluster {
             Action::Request(_, task) => self.request(index, task),
             Action::Retry(_, role, request) => match self.members[index].machine.latest() == request {
                 true => self.request(index, Task::Role(role)),
-                false => {
-                    self.members[index].engine.as_mut().into_iter().for_each(|engine| engine.is_superseded(now, 0));
-                }
+                false => self.members[index].events.push_back(Event::NotRetried(0)),
             },
             Action::Show(_) => {
                 let seen = &self.members[index].machine.world.seen;
@@ -538,12 +536,12 @@ impl Cluster {
                 let member = &mut self.members[index];
                 let fails = member.machine.is_locked() || member.machine.trouble != Trouble::Nothing;
                 let remembered = member.machine.world.memory.state.groups.get_mut("");
-                match (remembered, &mut member.engine) {
-                    (Some(group), _) if !fails => group.director = director,
-                    (remembered, Some(engine)) => {
-                        engine.set_director(0, remembered.and_then(|group| group.director));
+                match remembered {
+                    Some(group) if !fails => group.director = director,
+                    remembered => {
+                        let remembered = remembered.and_then(|group| group.director);
+                        member.events.push_back(Event::Director(0, remembered));
                     }
-                    (_, None) => {}
                 }
             }
             Action::TakePart => {}
@@ -635,14 +633,19 @@ impl Cluster {
             Ok(plan) => {
                 let text = plan.to_string();
                 let starts = |role: &str| text.contains(&format!("--start-daemon {role}"));
-                End::Done { started_backup: starts("backup"), started_master: starts("master"), warnings: Vec::new() }
+                End::Done(Done {
+                    steps: plan.steps().iter().map(ToString::to_string).collect(),
+                    warnings: Vec::new(),
+                    started_backup: starts("backup"),
+                    started_master: starts("master"),
+                })
             }
             Err(Error::Superseded { .. }) => End::Superseded,
             Err(error) => End::Failed(error.to_string()),
         };
         let (request, director) = (member.machine.latest(), member.machine.world.memory.state.group("").director);
-        if let (Task::Role(_), Some(engine)) = (ended.task, &mut member.engine) {
-            engine.set_director(0, director);
+        if let Task::Role(_) = ended.task {
+            member.events.push_back(Event::Director(0, director));
         }
         member.events.push_back(Event::Ended { group: 0, task: ended.task, end, request });
     }

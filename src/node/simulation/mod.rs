@@ -11,6 +11,8 @@
 
 mod cluster;
 mod machine;
+#[cfg(feature = "serde")]
+mod replay;
 
 use std::env;
 

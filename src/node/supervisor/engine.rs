@@ -2,6 +2,7 @@
 //! socket, and waits for nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ pub(in crate::node) type Group = usize;
 
 /// What has happened.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub(in crate::node) enum Event {
     /// Nothing but time has passed.
     Time,
@@ -79,23 +82,44 @@ pub(in crate::node) enum Event {
     Ended { group: Group, task: Task, end: End, request: u64 },
     /// All connections were sent, or an attempt has failed.
     Resynced(Option<usize>),
-    /// The sync interface was made anew.
+    /// The sync interface was made anew, and the sync daemons were started there.
     NewSyncInterface,
+    /// What is remembered of the director: a role has looked for it, or another process was at
+    /// work when it was to be changed. Then it is tried again.
+    Director(Group, Option<IpAddr>),
+    /// A later request of another process came: the role is not tried again.
+    NotRetried(Group),
+    /// Something has failed that no event of its own stands for.
+    Failed { what: String, error: String },
 }
 
 /// How a task has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub(in crate::node) enum End {
-    /// It is done. For a repair: the sync daemons that it has started.
-    Done { started_backup: bool, started_master: bool, warnings: Vec<String> },
+    /// It is done.
+    Done(Done),
     /// Another request is carried out.
     Superseded,
     /// It has failed.
     Failed(String),
 }
 
+/// What a task has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(in crate::node) struct Done {
+    pub(in crate::node) steps: Vec<String>,
+    pub(in crate::node) warnings: Vec<String>,
+    /// The sync daemons that it has started.
+    pub(in crate::node) started_backup: bool,
+    pub(in crate::node) started_master: bool,
+}
+
 /// What the node remembers of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(in crate::node) struct Remembered {
     pub(in crate::node) role: Option<(Role, bool)>,
     pub(in crate::node) director: Option<IpAddr>,
@@ -104,6 +128,7 @@ pub(in crate::node) struct Remembered {
 
 /// What a look at a group has shown.
 #[derive(Debug, Clone, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(in crate::node) struct Look {
     pub(in crate::node) role: Option<(Role, bool)>,
     /// The number of the latest request.
@@ -138,12 +163,22 @@ pub(in crate::node) enum Action {
     /// Remember MAC addresses of another node.
     LearnMacs(BTreeSet<IpAddr>, BTreeSet<Mac>),
     /// Send the packets of unknown connections to this node, and tell the program. Where another
-    /// process is at work: [`Engine::set_director`] with the one that is remembered.
+    /// process is at work: [`Event::Director`] with the one that is remembered.
     Point(Group, Option<IpAddr>),
     /// Take part in elections.
     TakePart,
     /// Tell the program.
     Tell(Notice),
+}
+
+/// For a log, and to be compared.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Tell(notice) => write!(f, "tell {}: {notice}", notice.kind()),
+            action => write!(f, "{action:?}"),
+        }
+    }
 }
 
 /// One group of VIPs of the node.
@@ -187,7 +222,8 @@ struct Failed {
 }
 
 /// A group of VIPs that is supervised.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(in crate::node) struct Supervised {
     pub(in crate::node) name: String,
     pub(in crate::node) vips: Vec<IpAddr>,
@@ -198,6 +234,8 @@ pub(in crate::node) struct Supervised {
 
 /// How much is supervised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub(in crate::node) enum Extent {
     /// Roles that keepalived notifies.
     Roles,
@@ -400,7 +438,18 @@ impl Engine {
                 // What was sent meanwhile did not arrive.
                 self.learning.ask();
                 self.requests.want();
+                self.counts.repairs += 1;
             }
+            Event::Director(group, director) => {
+                self.members.get_mut(group).into_iter().for_each(|member| member.director = director);
+            }
+            Event::NotRetried(group) => {
+                if let Some(member) = self.members.get_mut(group) {
+                    member.failed = None;
+                    member.has_taken_on(now);
+                }
+            }
+            Event::Failed { what, error } => self.fail(now, &what, &error, actions),
         }
     }
 
@@ -502,9 +551,9 @@ impl Engine {
         }
         let repaired = task == Task::Repair && std::mem::take(&mut member.repairs);
         match (task, end) {
-            (Task::Role(_), End::Done { warnings, .. }) => {
+            (Task::Role(_), End::Done(done)) => {
                 member.failed = None;
-                self.warn(group, warnings, actions);
+                self.warn(group, done.warnings, actions);
             }
             (Task::Role(_), End::Superseded) => member.failed = None,
             (Task::Role(role), End::Failed(error)) => {
@@ -513,16 +562,20 @@ impl Engine {
                 member.failed = Some(Failed { role, at: now, pause, request });
                 self.fail(now, &role.to_string(), &error, actions);
             }
-            (Task::Repair, End::Done { started_backup, started_master, .. }) => {
+            (Task::Repair, End::Done(done)) => {
                 self.counts.repairs += u64::from(repaired);
-                match started_backup {
+                match done.started_backup {
                     // Nothing was learned without one, and the director was not asked.
                     true => self.learning.ask(),
-                    false if started_master => self.requests.want(),
+                    false if done.started_master => self.requests.want(),
                     false => {}
                 }
             }
-            (_, End::Done { .. } | End::Superseded) => {}
+            (Task::RestoreVips, End::Done(done)) if !done.steps.is_empty() => {
+                self.counts.repairs += 1;
+                self.tell_repair(now, group, done.steps, actions);
+            }
+            (_, End::Done(_) | End::Superseded) => {}
             (_, End::Failed(error)) => self.fail(now, "repair", &error, actions),
         }
         if let Task::Role(_) = task {
@@ -541,14 +594,6 @@ impl Engine {
                 member.take_on();
                 actions.push(Action::Retry(group, failed.role, failed.request));
             }
-        }
-    }
-
-    /// A later request of another process came: the role is not tried again.
-    pub(in crate::node) fn is_superseded(&mut self, now: Instant, group: Group) {
-        if let Some(member) = self.members.get_mut(group) {
-            member.failed = None;
-            member.has_taken_on(now);
         }
     }
 
@@ -588,12 +633,6 @@ impl Engine {
         }
     }
 
-    /// What is remembered of the director: a role has looked for it, or another process was at
-    /// work when it was to be changed. Then it is tried again.
-    pub(in crate::node) fn set_director(&mut self, group: Group, director: Option<IpAddr>) {
-        self.members.get_mut(group).into_iter().for_each(|member| member.director = director);
-    }
-
     fn look(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if now >= self.look_at && !self.looking {
             self.looking = true;
@@ -626,11 +665,7 @@ impl Engine {
             let lasts = |(request, before): (u64, Vec<String>)| request == seen.request && !before.is_empty();
             if free && before.is_some_and(lasts) && !seen.drift.is_empty() {
                 (member.missing, member.repairs) = (None, true);
-                // What another program undoes again and again is not logged each time.
-                if self.is_new(now, "repair", &seen.drift.join("\n")) {
-                    let group = self.members[group].name.clone();
-                    actions.push(Action::Tell(Notice::Repair { group, steps: seen.drift.clone() }));
-                }
+                self.tell_repair(now, group, seen.drift.clone(), actions);
                 actions.push(Action::Request(group, Task::Repair));
             }
         }
@@ -733,8 +768,15 @@ impl Engine {
         (beacon, presence)
     }
 
-    /// A failure that no event of its own stands for.
-    pub(in crate::node) fn fail(&mut self, now: Instant, what: &str, error: &str, actions: &mut Vec<Action>) {
+    /// What another program undoes again and again is not told each time.
+    fn tell_repair(&mut self, now: Instant, group: Group, steps: Vec<String>, actions: &mut Vec<Action>) {
+        if self.is_new(now, "repair", &steps.join("\n")) {
+            let group = self.members[group].name.clone();
+            actions.push(Action::Tell(Notice::Repair { group, steps }));
+        }
+    }
+
+    fn fail(&mut self, now: Instant, what: &str, error: &str, actions: &mut Vec<Action>) {
         self.counts.failures += 1;
         let text = format!("{what}: {error}");
         if self.is_new(now, what, &text) {
@@ -743,7 +785,7 @@ impl Engine {
     }
 
     /// Whether the last notice about this had another text, or came more than a minute ago.
-    pub(in crate::node) fn is_new(&mut self, now: Instant, what: &str, text: &str) -> bool {
+    fn is_new(&mut self, now: Instant, what: &str, text: &str) -> bool {
         let before = self.lately.get(what);
         let new = before.is_none_or(|(before, at)| before != text || now.duration_since(*at) > REMIND);
         if new {
@@ -810,10 +852,7 @@ mod tests {
             actions
                 .iter()
                 .filter(|action| !matches!(action, Action::SendBeacon | Action::Look | Action::TakePart))
-                .map(|action| match action {
-                    Action::Tell(notice) => format!("tell {}: {notice}", notice.kind()),
-                    action => format!("{action:?}"),
-                })
+                .map(Action::to_string)
                 .collect()
         }
 
@@ -829,7 +868,7 @@ mod tests {
     }
 
     fn done() -> End {
-        End::Done { started_backup: false, started_master: false, warnings: Vec::new() }
+        End::Done(Done::default())
     }
 
     fn beacon(node: u64, role: Role, told: (u64, u64), wants: bool) -> Event {
@@ -887,8 +926,7 @@ mod tests {
         assert_eq!(bench.on(10_999, Event::Time), [""; 0]);
         assert_eq!(bench.on(11_000, Event::Time), ["Retry(0, Backup, 6)"]);
         // Another process has asked for a role since.
-        let now = bench.now(11_000);
-        bench.engine.is_superseded(now, 0);
+        bench.on(11_000, Event::NotRetried(0));
         assert_eq!(bench.on(200_000, Event::Time), [""; 0]);
         bench.on(200_000, Event::Notified(0, Role::Master));
         bench.end(200_000, Role::Master, failed(), 8);
@@ -967,7 +1005,7 @@ mod tests {
             [learn("192.0.2.12"), "Point(0, Some(192.0.2.12))".into()]
         );
         // Another process was at work: it is tried again.
-        bench.engine.set_director(0, None);
+        bench.on(100, Event::Director(0, None));
         assert_eq!(bench.on(400, Event::Time), ["Point(0, Some(192.0.2.12))"]);
         assert_eq!(bench.on(800, Event::Time), [""; 0]);
         // Another one directs, of another group.

@@ -1,6 +1,7 @@
 //! The acting part of a supervisor: reads what comes in, and does what the engine decides.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -9,9 +10,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::engine::{Action, BEACON, End, Engine, Event, Extent, Group, Look, Remembered, Supervised, TICK, known_by};
+use super::engine::{
+    Action, BEACON, Done, End, Engine, Event, Extent, Group, Look, Remembered, Supervised, TICK, known_by,
+};
 use super::fifo::{Fifo, notified_role};
 use super::notice::{Counts, Notice};
+#[cfg(feature = "serde")]
+use super::recording::Record;
 use crate::error::{Error, Result};
 use crate::files::Replacement;
 use crate::ipvs::{self, ConnectionReader, SyncRole};
@@ -36,6 +41,7 @@ const PIECE: usize = 256;
 
 /// What is supervised.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct SupervisorConfig {
     /// keepalived's `notify_fifo`. `None`: roles come by [`Supervisor::request`], or from other
     /// processes.
@@ -48,6 +54,9 @@ pub struct SupervisorConfig {
     pub track_file: Option<PathBuf>,
     /// Roles only: nothing is repaired, and the other nodes are not heard.
     pub only_roles: bool,
+    /// Record what the supervisor is told and what it decides, see [`Supervisor::next_record`].
+    #[cfg(feature = "serde")]
+    pub record: bool,
 }
 
 /// Supervises a node: all its groups, for as long as it lives.
@@ -86,6 +95,10 @@ pub struct Supervisor {
     again: Vec<Option<Vec<String>>>,
     events: VecDeque<Event>,
     notices: VecDeque<Notice>,
+    #[cfg(feature = "serde")]
+    records: VecDeque<Record>,
+    #[cfg(feature = "serde")]
+    started: Instant,
 }
 
 /// All connections are sent.
@@ -128,10 +141,14 @@ impl Supervisor {
         let groups = nodes.iter().map(supervised).collect::<Result<Vec<_>>>()?;
         let sync = nodes[0].config.sync.clone();
         let extent = if config.only_roles { Extent::Roles } else { Extent::All };
-        let (now, count) = (Instant::now(), nodes.len());
+        let (now, count, me) = (Instant::now(), nodes.len(), number());
         let mut supervisor = Supervisor {
             drivers: nodes.into_iter().map(Driver::new).collect::<Result<Vec<_>>>()?,
-            engine: Engine::new(now, number(), extent, groups, &sync),
+            engine: Engine::new(now, me, extent, groups.clone(), &sync),
+            #[cfg(feature = "serde")]
+            records: config.record.then(|| Record::start(me, extent, &groups, &sync)).into_iter().collect(),
+            #[cfg(feature = "serde")]
+            started: now,
             readiness: Readiness::new()?,
             fifo: config.fifo.as_deref().map(Fifo::new),
             reopen_at: now,
@@ -180,6 +197,13 @@ impl Supervisor {
         self.notices.pop_front()
     }
 
+    /// Takes the next entry of the record, if [`SupervisorConfig::record`] asks for one. They
+    /// take memory until they are taken. There are some each second.
+    #[cfg(feature = "serde")]
+    pub fn next_record(&mut self) -> Option<Record> {
+        self.records.pop_front()
+    }
+
     /// Does what there is to do now. To be called when the descriptor is readable, and at any time
     /// besides.
     ///
@@ -190,7 +214,7 @@ impl Supervisor {
         let start = Instant::now();
         if start >= self.reopen_at {
             self.reopen_at = start + TICK;
-            self.reopen(start)?;
+            self.reopen()?;
         }
         self.read_fifo();
         self.read_monitor();
@@ -203,7 +227,7 @@ impl Supervisor {
         self.events.push_back(Event::Time);
         while let Some(event) = self.events.pop_front() {
             let now = Instant::now();
-            for action in self.engine.on(now, event) {
+            for action in self.decide(now, event) {
                 self.perform(now, action);
             }
         }
@@ -213,6 +237,21 @@ impl Supervisor {
         self.engine.counts.refused = self.plane.as_ref().map_or(0, Plane::refused);
         self.engine.counts.busy += start.elapsed();
         self.arm()
+    }
+
+    #[cfg(feature = "serde")]
+    fn decide(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        if !self.config.record {
+            return self.engine.on(now, event);
+        }
+        let actions = self.engine.on(now, event.clone());
+        self.records.push_back(Record::event(now - self.started, event, &actions));
+        actions
+    }
+
+    #[cfg(not(feature = "serde"))]
+    fn decide(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        self.engine.on(now, event)
     }
 
     fn arm(&mut self) -> Result<()> {
@@ -229,14 +268,14 @@ impl Supervisor {
     }
 
     /// Opens what is not open, and what was made anew.
-    fn reopen(&mut self, now: Instant) -> Result<()> {
+    fn reopen(&mut self) -> Result<()> {
         if let Some(fifo) = &mut self.fifo {
             match fifo.reopen() {
                 Ok(true) => fifo.descriptor().map_or(Ok(()), |descriptor| self.readiness.watch(descriptor))?,
                 Ok(false) => {}
                 Err(error) => {
                     let path = self.config.fifo.as_deref().unwrap_or(Path::new("")).display().to_string();
-                    self.fail(now, &path, &error.to_string());
+                    self.fail(&path, &error);
                 }
             }
         }
@@ -248,28 +287,28 @@ impl Supervisor {
                     // What has changed meanwhile was not notified.
                     self.events.push_back(Event::Missed);
                 }
-                Err(error) => self.fail(now, "notifications", &error.to_string()),
+                Err(error) => self.fail("notifications", &error),
             }
         }
         if self.peers.is_none() && !self.config.only_roles {
-            self.open_peers(now)?;
+            self.open_peers()?;
         }
         Ok(())
     }
 
-    fn open_peers(&mut self, now: Instant) -> Result<()> {
+    fn open_peers(&mut self) -> Result<()> {
         let sync = self.drivers[0].config().sync.clone();
         let plane = match self.plane.clone().map_or_else(|| Plane::open(&sync), Ok) {
             Ok(plane) => self.plane.insert(plane),
             Err(error) => {
-                self.fail(now, "beacons", &error.to_string());
+                self.fail("beacons", &error);
                 return Ok(());
             }
         };
         let peers = match Peers::open_in(&self.netns, &sync, plane) {
             Ok(peers) => peers,
             Err(error) => {
-                self.fail(now, "beacons", &error.to_string());
+                self.fail("beacons", &error);
                 return Ok(());
             }
         };
@@ -282,11 +321,10 @@ impl Supervisor {
                 Err(error) => {
                     // The socket is opened again, and then they are.
                     self.peers = None;
-                    self.fail(now, "sync daemons", &error.to_string());
+                    self.fail("sync daemons", &error);
                     return Ok(());
                 }
             }
-            self.engine.counts.repairs += 1;
             self.events.push_back(Event::NewSyncInterface);
         }
         self.sync_interface = Some(index);
@@ -371,10 +409,16 @@ impl Supervisor {
         let request = self.drivers[group].node().generation().unwrap_or_default();
         let end = match result {
             Ok(plan) => {
-                self.done(now, group, task, &plan);
-                let started = |role| started_daemon(&plan, role);
-                let (started_backup, started_master) = (started(SyncRole::Backup), started(SyncRole::Master));
-                End::Done { started_backup, started_master, warnings: plan.warnings().to_vec() }
+                if let Task::Role(_) = task {
+                    let steps = self.again[group].take().into_iter().flatten();
+                    self.notices.extend(steps.map(Notice::Step));
+                }
+                End::Done(Done {
+                    steps: plan.steps().iter().map(Step::to_string).collect(),
+                    warnings: plan.warnings().to_vec(),
+                    started_backup: started_daemon(&plan, SyncRole::Backup),
+                    started_master: started_daemon(&plan, SyncRole::Master),
+                })
             }
             Err(Error::Superseded { .. }) => End::Superseded,
             Err(error) => End::Failed(error.to_string()),
@@ -382,27 +426,9 @@ impl Supervisor {
         if let Task::Role(_) = task {
             self.again[group] = None;
             let director = self.drivers[group].node().director().ok().flatten();
-            self.engine.set_director(group, director);
+            self.events.push_back(Event::Director(group, director));
         }
         self.events.push_back(Event::Ended { group, task, end, request });
-    }
-
-    fn done(&mut self, now: Instant, group: Group, task: Task, plan: &Plan) {
-        match task {
-            Task::Role(_) => {
-                let steps = self.again[group].take().into_iter().flatten();
-                self.notices.extend(steps.map(Notice::Step));
-            }
-            Task::RestoreVips if !plan.is_empty() => {
-                self.engine.counts.repairs += 1;
-                let steps: Vec<String> = plan.steps().iter().map(Step::to_string).collect();
-                if self.engine.is_new(now, "repair", &steps.join("\n")) {
-                    let group = self.drivers[group].config().group.clone();
-                    self.notices.push_back(Notice::Repair { group, steps });
-                }
-            }
-            _ => {}
-        }
     }
 
     /// Reads what is remembered of each group.
@@ -416,32 +442,30 @@ impl Supervisor {
         }
     }
 
-    fn fail(&mut self, now: Instant, what: &str, error: &str) {
-        let mut actions = Vec::new();
-        self.engine.fail(now, what, error, &mut actions);
-        actions.into_iter().for_each(|action| self.perform(now, action));
+    fn fail(&mut self, what: &str, error: &dyn Display) {
+        self.events.push_back(Event::Failed { what: what.to_owned(), error: error.to_string() });
     }
 
     fn perform(&mut self, now: Instant, action: Action) {
         match action {
             Action::Tell(notice) => self.notices.push_back(notice),
-            Action::Request(group, task) => self.begin(now, group, task),
+            Action::Request(group, task) => self.begin(group, task),
             Action::Retry(group, role, request) => match self.drivers[group].node().generation() {
-                Ok(latest) if latest != request => self.engine.is_superseded(now, group),
+                Ok(latest) if latest != request => self.events.push_back(Event::NotRetried(group)),
                 _ => {
                     self.again[group] = Some(Vec::new());
-                    self.begin(now, group, Task::Role(role));
+                    self.begin(group, Task::Role(role));
                 }
             },
             Action::Show(group) => match self.drivers[group].node_mut().shown_role() {
                 Ok(role) => self.events.push_back(Event::Shown(group, role)),
-                Err(error) => self.fail(now, "look", &error.to_string()),
+                Err(error) => self.fail("look", &error),
             },
             Action::Look => self.look(now),
             Action::Count(of) => self.count(now, of),
             Action::Resync => match Sending::begin(self.drivers[0].node_mut(), 2 * LASTING, None) {
                 Ok(sending) => self.resync = Some(Resync::Sending(Box::new(sending))),
-                Err(error) => self.resynced(now, Err(error)),
+                Err(error) => self.resynced(Err(error)),
             },
             Action::SendBeacon => self.send_beacon(),
             Action::LearnMacs(addresses, macs) => self.learn_macs(&addresses, &macs),
@@ -454,23 +478,23 @@ impl Supervisor {
                     }
                     Err(error) => {
                         let remembered = node.director().ok().flatten();
-                        self.engine.set_director(group, remembered);
+                        self.events.push_back(Event::Director(group, remembered));
                         if !matches!(error, Error::Locked { .. }) {
-                            self.fail(now, "director", &error.to_string());
+                            self.fail("director", &error);
                         }
                     }
                 }
             }
-            Action::TakePart => self.take_part(now),
+            Action::TakePart => self.take_part(),
         }
     }
 
-    fn begin(&mut self, now: Instant, group: Group, task: Task) {
+    fn begin(&mut self, group: Group, task: Task) {
         if let Err(error) = self.drivers[group].request(task) {
             let end = End::Failed(error.to_string());
             let request = self.drivers[group].node().generation().unwrap_or_default();
             self.events.push_back(Event::Ended { group, task, end, request });
-            self.fail(now, "descriptor", &error.to_string());
+            self.fail("descriptor", &error);
         }
     }
 
@@ -481,7 +505,7 @@ impl Supervisor {
                 Ok(status) => groups.push((driver.config().group.clone(), status)),
                 Err(error) => {
                     self.events.push_back(Event::LookFailed);
-                    return self.fail(now, "look", &error.to_string());
+                    return self.fail("look", &error);
                 }
             }
         }
@@ -519,17 +543,17 @@ impl Supervisor {
             Some(Resync::Sending(mut sending)) => match sending.go_on(self.drivers[0].node_mut(), now) {
                 Ok(None) => self.resync = Some(Resync::Sending(sending)),
                 Ok(Some(count)) => self.resync = Some(Resync::Sent(count, now + BEACON / 4)),
-                Err(error) => self.resynced(now, Err(error)),
+                Err(error) => self.resynced(Err(error)),
             },
-            Some(Resync::Sent(count, until)) if now >= until => self.resynced(now, Ok(count)),
+            Some(Resync::Sent(count, until)) if now >= until => self.resynced(Ok(count)),
             waits => self.resync = waits,
         }
     }
 
-    fn resynced(&mut self, now: Instant, result: Result<usize>) {
+    fn resynced(&mut self, result: Result<usize>) {
         self.events.push_back(Event::Resynced(result.as_ref().ok().copied()));
         if let Err(error) = result {
-            self.fail(now, "resync", &error.to_string());
+            self.fail("resync", &error);
         }
     }
 
@@ -553,7 +577,6 @@ impl Supervisor {
     /// Until it knows all connections, this node should not be the director. Where keepalived
     /// elects, and the node is a backup.
     fn hold_out(&mut self) {
-        let now = Instant::now();
         let Some(file) = self.config.track_file.clone() else { return };
         let is_backup = |driver: &mut Driver| {
             matches!(driver.node_mut().shown_role(), Ok(Some(Role::Backup)))
@@ -571,14 +594,14 @@ impl Supervisor {
             Ok(()) => {
                 self.notices.push_back(Notice::Elections(false));
                 if let Err(error) = set_track_file(&file, 1) {
-                    self.fail(now, "elections", &error.to_string());
+                    self.fail("elections", &error);
                 }
             }
-            Err(error) => self.fail(now, "elections", &error.to_string()),
+            Err(error) => self.fail("elections", &error),
         }
     }
 
-    fn take_part(&mut self, now: Instant) {
+    fn take_part(&mut self) {
         let held_out = self.drivers[0].node().held_out_file();
         let Some(file) = self.config.track_file.clone().filter(|_| held_out.exists()) else { return };
         match set_track_file(&file, 0) {
@@ -586,7 +609,7 @@ impl Supervisor {
                 let _ = fs::remove_file(held_out);
                 self.notices.push_back(Notice::Elections(true));
             }
-            Err(error) => self.fail(now, "elections", &error.to_string()),
+            Err(error) => self.fail("elections", &error),
         }
     }
 }

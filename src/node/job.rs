@@ -223,7 +223,8 @@ impl Job {
             Event::Turn(turn) => match turn? {
                 Turn::Now => Ok(self.begin()),
                 Turn::Waits(error) if now.duration_since(self.began) > LOCK_LIMIT => Err(error),
-                Turn::Waits(_) => Ok(self.wait(now)),
+                Turn::Waits(Error::Superseded { .. }) => Ok(self.wait(now, Pauses::next_behind_later)),
+                Turn::Waits(_) => Ok(self.wait(now, Pauses::next)),
             },
             event => Ok(self.refuse(&event)),
         }
@@ -292,9 +293,9 @@ impl Job {
         Action::Look(extent)
     }
 
-    fn wait(&mut self, now: Instant) -> Action {
+    fn wait(&mut self, now: Instant, pause: fn(&mut Pauses) -> Duration) -> Action {
         self.phase = Phase::Turn;
-        Action::Wait(now + self.pauses.next())
+        Action::Wait(now + pause(&mut self.pauses))
     }
 
     fn plan_in_brief(&mut self, config: &Config, memory: &Memory, seen: &Observation) -> Result<Action> {
@@ -401,7 +402,9 @@ impl Job {
     fn wait_or_end(&mut self, now: Instant, error: Error) -> Action {
         let yields = matches!(error, Error::Superseded { .. });
         match self.task {
-            task if yields && !task.supersedes() && now.duration_since(self.began) < task.patience() => self.wait(now),
+            task if yields && !task.supersedes() && now.duration_since(self.began) < task.patience() => {
+                self.wait(now, Pauses::next)
+            }
             Task::Role(role) if !yields => self.give_up(role, error),
             _ => self.end(Err(error)),
         }

@@ -20,9 +20,13 @@ use rustix::io::Errno;
 use super::state::suffix;
 use crate::error::{Error, Result};
 
-/// First and longest interval at which a request that waits looks again.
+/// First and longest interval at which a request that waits for its turn looks again.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// First and longest interval at which a request looks again that a later one supersedes, unless
+/// that one is killed or gives up. Hundreds of requests that wait take little of a processor.
+const FIRST_PAUSE_BEHIND_LATER: Duration = Duration::from_millis(30);
+const LONGEST_PAUSE_BEHIND_LATER: Duration = Duration::from_millis(250);
 
 /// How often a request tries to draw its number.
 const TRIES: u32 = 20;
@@ -33,7 +37,7 @@ const DRAWING: &str = "drawing.";
 /// The content of the file of a request that has ended.
 const ENDED: &[u8] = b"ended\n";
 
-/// Pauses that grow: many requests that wait at once take little of a processor.
+/// Pauses that grow.
 #[derive(Debug)]
 pub(super) struct Pauses(Duration);
 
@@ -42,15 +46,20 @@ impl Pauses {
         Pauses(FIRST_PAUSE)
     }
 
-    /// The next one.
+    /// The next one of a request that waits for its turn.
     pub(super) fn next(&mut self) -> Duration {
-        let next = self.0;
-        self.0 = (next * 2).min(LONGEST_PAUSE);
-        next
+        self.next_of(FIRST_PAUSE, LONGEST_PAUSE)
     }
 
-    pub(super) fn sleep(&mut self) {
-        thread::sleep(self.next());
+    /// The next one of a request that waits for the end of a later one.
+    pub(super) fn next_behind_later(&mut self) -> Duration {
+        self.next_of(FIRST_PAUSE_BEHIND_LATER, LONGEST_PAUSE_BEHIND_LATER)
+    }
+
+    fn next_of(&mut self, first: Duration, longest: Duration) -> Duration {
+        let next = self.0.clamp(first, longest);
+        self.0 = next * 2;
+        next
     }
 }
 
@@ -77,6 +86,8 @@ pub(super) struct Request {
     alive: Option<File>,
     /// Whether the request has begun to change anything.
     begun: Cell<bool>,
+    /// The later request whose end it waits for.
+    awaited: Cell<Option<u64>>,
 }
 
 /// The state of the requests that were made after one.
@@ -120,9 +131,18 @@ impl Request {
     /// # Errors
     /// [`Error::System`]: the state directory cannot be read.
     pub(super) fn turn(&self) -> Result<Turn> {
+        // Of hundreds that wait, each looks at one file, not at all.
+        if let Some(awaited) = self.awaited.get()
+            && matches!(self.requests.condition(awaited), Ok(Condition::Lives))
+        {
+            return Ok(Turn::Waits(WaitsFor::Later(awaited)));
+        }
         let wait = |later| match later {
             Later::Ended(latest) => Some(Turn::Superseded(latest)),
-            Later::Lives(latest) => Some(Turn::Waits(WaitsFor::Later(latest))),
+            Later::Lives(latest) => {
+                self.awaited.set(Some(latest));
+                Some(Turn::Waits(WaitsFor::Later(latest)))
+            }
             Later::None => None,
         };
         if let Some(wait) = wait(self.later()?) {
@@ -182,10 +202,11 @@ impl Drop for Request {
     fn drop(&mut self) {
         let Some(mut file) = self.alive.take() else { return };
         // A request whose end cannot be recorded counts as killed.
-        let _ = match self.begun.get() {
-            true => file.write_all(ENDED),
-            false => remove_if_there(&self.requests.file(self.number)),
-        };
+        if !self.begun.get() {
+            let _ = remove_if_there(&self.requests.file(self.number));
+            return;
+        }
+        let _ = file.write_all(ENDED);
         drop(file);
         let _ = self.requests.remove_superseded();
     }
@@ -276,7 +297,14 @@ impl Requests {
     }
 
     fn request(&self, role: &str, number: u64, alive: Option<File>) -> Request {
-        Request { requests: self.clone(), role: role.to_owned(), number, alive, begun: Cell::new(false) }
+        Request {
+            requests: self.clone(),
+            role: role.to_owned(),
+            number,
+            alive,
+            begun: Cell::new(false),
+            awaited: Cell::new(None),
+        }
     }
 
     /// The number of the latest request; 0 before the first. Waits for no lock.
@@ -340,7 +368,7 @@ impl Requests {
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Lock(file)),
-                Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < limit => pauses.sleep(),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if start.elapsed() < limit => thread::sleep(pauses.next()),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {
                     return Err(Error::Locked { object: path.display().to_string(), waited: limit });
                 }

@@ -112,11 +112,13 @@ pub fn run(
     config.fifo.clone_from(&options.fifo);
     config.instance.clone_from(&options.instance);
     (config.track_file, config.only_roles) = (track_file, !all);
+    config.statuses = options.metrics.is_some();
     #[cfg(feature = "serde")]
     let mut recording = Recording::new(options.record.as_deref(), &mut config);
     let mut supervisor = Supervisor::new(nodes, config)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     let (mut failed, mut notified) = (None, Instant::now());
+    let mut known = Known { file: known_file, written: None };
     loop {
         supervisor.dispatch()?;
         #[cfg(feature = "serde")]
@@ -126,9 +128,9 @@ pub fn run(
         while let Some(notice) = supervisor.next_notice() {
             Line::of(&notice).iter().for_each(&log);
             let Notice::Looked(groups) = notice else { continue };
-            let counts = supervisor.counts();
-            let _ = Replacement::new(&known_file).write(known_text(counts));
-            let error = show(options.metrics.as_deref(), &groups, fence, counts).err().map(|error| error.to_string());
+            let error = show(options.metrics.as_deref(), &groups, fence, supervisor.counts())
+                .err()
+                .map(|error| error.to_string());
             if let Some(error) = error.as_ref().filter(|_| error != failed) {
                 log(&Line { event: "failure", text: format!("metrics: {error}") });
             }
@@ -138,6 +140,9 @@ pub fn run(
         if notified.elapsed() >= WATCHDOG {
             notified = Instant::now();
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            if all {
+                known.write(supervisor.counts());
+            }
         }
         let timeout = Timespec::try_from(WATCHDOG).unwrap_or_default();
         // Interrupted by a signal it looks, and waits again.
@@ -150,15 +155,28 @@ fn show(path: Option<&Path>, groups: &[(String, Status)], fence: Fence, counts: 
     Replacement::new(path).mode(0o644).write(metrics::text(groups, fence, counts))
 }
 
-fn known_text(counts: &Counts) -> String {
-    let line = match counts.at_director.filter(|_| !counts.directs) {
-        Some(of) => format!("knows {} of the director's {of} connections\n", counts.known),
-        None => format!("knows {} connections\n", counts.known),
-    };
-    line + &counts.unequal.iter().map(|text| format!("{text}\n")).collect::<String>()
+/// The file that says how much this node knows.
+struct Known {
+    file: PathBuf,
+    /// What was written last, and when.
+    written: Option<(String, Instant)>,
 }
 
-/// With many connections it is not written often.
+impl Known {
+    fn write(&mut self, counts: &Counts) {
+        let line = match counts.at_director.filter(|_| !counts.directs) {
+            Some(of) => format!("knows {} of the director's {of} connections\n", counts.known),
+            None => format!("knows {} connections\n", counts.known),
+        };
+        let text = line + &counts.unequal.iter().map(|text| format!("{text}\n")).collect::<String>();
+        let is_written = |(written, at): &(String, Instant)| *written == text && at.elapsed() < FRESH / 2;
+        if !self.written.as_ref().is_some_and(is_written) && Replacement::new(&self.file).write(&text).is_ok() {
+            self.written = Some((text, Instant::now()));
+        }
+    }
+}
+
+/// What was written earlier is of a watch that has ended.
 const FRESH: Duration = Duration::from_secs(120);
 
 /// Where the watch writes how much this node knows.

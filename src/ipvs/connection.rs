@@ -135,7 +135,7 @@ fn ends<'a>(words: &mut impl Iterator<Item = &'a str>) -> Option<(Protocol, Sock
 }
 
 /// `C0A80001`, or IPv6 written out with all its zeros, which newer kernels put in brackets.
-fn address(text: &str) -> Option<IpAddr> {
+pub(super) fn address(text: &str) -> Option<IpAddr> {
     if text.contains(':') {
         return text.trim_matches(['[', ']']).parse::<Ipv6Addr>().ok().map(IpAddr::V6);
     }

@@ -24,27 +24,25 @@ const STOP_ATTEMPTS: u32 = 3;
 /// More than the kernel returns at once of a list in /proc: a page.
 const PIECE: usize = 1 << 14;
 
-/// Reads the list of connections a piece at a time.
+/// Reads the lines of a file in /proc/net a piece at a time.
 #[derive(Debug)]
-pub(crate) struct ConnectionReader {
+pub(super) struct ProcLines {
+    name: &'static str,
     file: File,
     /// The last line, which has not been read to its end.
     rest: Vec<u8>,
-    /// Whether the heading was read.
-    started: bool,
 }
 
-impl ConnectionReader {
-    pub(crate) fn open(netns: &Netns) -> Result<Self> {
-        let file = netns.run(|| File::open(proc_path(CONNECTIONS)))?.map_err(|e| unreadable(CONNECTIONS, e))?;
-        Ok(ConnectionReader { file, rest: Vec::new(), started: false })
+impl ProcLines {
+    pub(super) fn open(netns: &Netns, name: &'static str) -> Result<Self> {
+        let file = netns.run(|| File::open(proc_path(name)))?.map_err(|e| unreadable(name, e))?;
+        Ok(ProcLines { name, file, rest: Vec::new() })
     }
 
-    /// Reads one piece, and shows the connections in it without their origins. Says whether there
-    /// is more.
-    pub(crate) fn read(&mut self, see: &mut impl FnMut(Connection)) -> Result<bool> {
+    /// Reads one piece, and shows the lines that end in it. Says whether there is more.
+    pub(super) fn read(&mut self, see: impl FnMut(&str)) -> Result<bool> {
         let mut piece = [0; PIECE];
-        let length = self.file.read(&mut piece).map_err(|e| unreadable(CONNECTIONS, e))?;
+        let length = self.file.read(&mut piece).map_err(|e| unreadable(self.name, e))?;
         self.rest.extend(&piece[..length]);
         let whole = match length {
             0 => self.rest.len(),
@@ -52,13 +50,35 @@ impl ConnectionReader {
         };
         let lines: Vec<u8> = self.rest.drain(..whole).collect();
         // A persistence engine's data can be anything.
-        let lines = String::from_utf8_lossy(&lines);
-        let heading = usize::from(!self.started && whole > 0);
-        self.started |= whole > 0;
-        connection::each(lines.lines().skip(heading))
-            .try_for_each(|found| found.map(&mut *see))
-            .map_err(not_understood)?;
+        String::from_utf8_lossy(&lines).lines().for_each(see);
         Ok(length > 0)
+    }
+}
+
+/// Reads the list of connections a piece at a time.
+#[derive(Debug)]
+pub(crate) struct ConnectionReader {
+    lines: ProcLines,
+    /// Whether the heading was read.
+    started: bool,
+}
+
+impl ConnectionReader {
+    pub(crate) fn open(netns: &Netns) -> Result<Self> {
+        Ok(ConnectionReader { lines: ProcLines::open(netns, CONNECTIONS)?, started: false })
+    }
+
+    /// Reads one piece, and shows the connections in it without their origins. Says whether there
+    /// is more.
+    pub(crate) fn read(&mut self, see: &mut impl FnMut(Connection)) -> Result<bool> {
+        let (started, mut result) = (&mut self.started, Ok(()));
+        let more = self.lines.read(|line| {
+            if std::mem::replace(started, true) && result.is_ok() {
+                result = connection::each([line].into_iter()).try_for_each(|found| found.map(&mut *see));
+            }
+        })?;
+        result.map_err(not_understood)?;
+        Ok(more)
     }
 }
 

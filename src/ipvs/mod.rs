@@ -22,6 +22,7 @@ mod daemon;
 mod destination;
 mod drain;
 mod encode;
+mod glance;
 mod plan;
 #[cfg(feature = "serde")]
 mod serialize;
@@ -42,6 +43,7 @@ pub(crate) use control::ConnectionReader;
 pub use daemon::{SyncDaemon, SyncRole};
 pub use destination::{Destination, DestinationEntry, Forward, Tunnel, TunnelChecksum};
 pub use drain::Drained;
+pub(crate) use glance::Glance;
 pub use plan::{Change, Plan};
 pub use service::{Family, Netmask, Persistence, Scheduler, Service, ServiceEntry, ServiceFlags, ServiceId};
 pub use stats::Stats;

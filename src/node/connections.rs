@@ -12,8 +12,8 @@ use crate::wait::wait;
 /// Connections that expire earlier are ignored.
 pub(super) const LASTING: Duration = Duration::from_secs(5);
 
-/// For so long connections are read at a time.
-const SLICE: Duration = Duration::from_millis(1);
+/// For so long lists are read at a time.
+pub(in crate::node) const SLICE: Duration = Duration::from_millis(1);
 
 /// Sends the connections of the node's services to the other nodes: reads a piece at a time, then
 /// sends a burst at a time.

@@ -10,7 +10,7 @@ use crate::marks::{self, Mac};
 use crate::vip::{AssignedAddress, Placement};
 
 /// What is found in the kernel.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Observation {
     /// All addresses of interfaces that are up.
     pub(super) addresses: Vec<AssignedAddress>,
@@ -45,7 +45,7 @@ pub(super) struct Observation {
 }
 
 /// What the neighbour table and the routes say of other nodes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Link {
     /// The MAC address of each neighbour that has one.
     pub(super) macs: BTreeMap<IpAddr, Mac>,
@@ -59,7 +59,7 @@ pub(super) struct Link {
 }
 
 /// The marks on the node's own requests.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct OwnMarked {
     /// Whether the node has nftables or xtables; otherwise what to do.
     pub(super) missing: Option<String>,

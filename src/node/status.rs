@@ -5,10 +5,12 @@ use std::net::IpAddr;
 
 use super::digest::{TableDigest, fnv};
 use super::handle::Node;
+use super::observation::Observation;
 use super::plan::{Plan, Step};
 use super::role::Role;
 use super::roles::check_interfaces;
 use super::services::Apply;
+use super::state::State;
 use super::{planner, repair};
 use crate::arp::{ArpTarget, Settings};
 use crate::error::Result;
@@ -82,7 +84,23 @@ impl Status {
     }
 }
 
+/// What a status depends on, as far as that is read with few system calls: all but most of the
+/// table, and what other programs have.
+#[derive(Debug, PartialEq)]
+pub(super) struct Basis {
+    state: State,
+    request: u64,
+    seen: Observation,
+}
+
 impl Node {
+    /// What a status depends on.
+    pub(super) fn basis(&mut self) -> Result<Basis> {
+        let state = self.dir.load()?;
+        let seen = self.observe_in_brief(&state)?;
+        Ok(Basis { request: self.dir.requests().latest()?, state, seen })
+    }
+
     /// What the node is. Changes nothing.
     ///
     /// # Errors

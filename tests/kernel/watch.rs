@@ -28,6 +28,8 @@ const OPENING: &str = "TCP with SYN";
 pub struct Node {
     pub netns: Netns,
     pub dir: PathBuf,
+    /// Whether its watch writes metrics, for which it reads all of the table at each look.
+    pub metrics: bool,
     watch: Option<Child>,
 }
 
@@ -58,7 +60,7 @@ impl Node {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("node.toml"), format!("state_dir = {:?}\n{file}", dir.join("state"))).unwrap();
         run(&format!("mkfifo {}", dir.join("fifo").display()));
-        Node { netns, dir, watch: None }
+        Node { netns, dir, metrics: true, watch: None }
     }
 
     pub fn command(&self, arguments: &str) -> Command {
@@ -81,11 +83,8 @@ impl Node {
 
     pub fn watch(&mut self, more: &str) {
         let log = fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let arguments = format!(
-            "watch --fifo {} --metrics {} {more}",
-            self.dir.join("fifo").display(),
-            self.metrics_file().display()
-        );
+        let metrics = if self.metrics { format!("--metrics {}", self.metrics_file().display()) } else { String::new() };
+        let arguments = format!("watch --fifo {} {metrics} {more}", self.dir.join("fifo").display());
         let mut command = self.command(&arguments);
         command.env("NOTIFY_SOCKET", self.dir.join("notify"));
         let start = || command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -295,16 +294,13 @@ fn comes_late(sync: &str) {
     assert_eq!(kept(&mut sessions), sessions.len());
 }
 
-#[test]
-fn what_others_change_is_repaired() {
-    let (_client, mut nodes) = cluster("");
+fn damages_are_repaired(nodes: &[Node]) {
     let arp_ignore = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_ignore");
-    let before = nodes[1].metric("lvs_node_repairs_total");
     let rules = nodes[1].rules();
     for kind in ["TCP without SYN", OPENING, "all from"] {
         assert!(rules.contains(kind), "{rules}");
     }
-    soon("the director", &nodes, || nodes[1].points_to(0) == to(11));
+    soon("the director", nodes, || nodes[1].points_to(0) == to(11));
     let saved = |node: &Node| {
         let mut lines: Vec<String> = node.ipvsadm("-Sn").lines().map(str::to_owned).collect();
         lines.sort();
@@ -345,12 +341,47 @@ fn what_others_change_is_repaired() {
     for (number, damage) in damages.into_iter().enumerate() {
         damage(&nodes[1]);
         assert!(!is_whole(&nodes[1]));
-        let took = soon("the repair", &nodes, || is_whole(&nodes[1]));
+        let took = soon("the repair", nodes, || is_whole(&nodes[1]));
         // Seen at one look, repaired at the next one, a second later. A look that takes long is
         // followed by a pause of ten seconds.
         println!("damage {number} repaired after {took:?}");
         assert!(took < Duration::from_secs(20), "{took:?}");
     }
+}
+
+/// Without metrics the table is read only where a glance shows a change.
+#[test]
+fn what_others_change_is_repaired_and_counted_without_metrics() {
+    enter_switch();
+    let client = host(1);
+    let mut nodes: Vec<Node> = [11, 12].map(|number| Node::new(number, &file(&[11, 12], ""))).into();
+    nodes.iter_mut().for_each(|node| node.metrics = false);
+    start(&mut nodes);
+    damages_are_repaired(&nodes);
+    let known = |node: &Node| fs::read_to_string(node.dir.join("state/known")).unwrap_or_default();
+    let mut sessions = Vec::new();
+    for count in [10, 20] {
+        sessions.extend((0..10).map(|_| session(&client, VIP)));
+        soon("they are counted", &nodes, || {
+            known(&nodes[0]).starts_with(&format!("knows {count} connections"))
+                && known(&nodes[1]).contains(&format!("of the director's {count} "))
+        });
+    }
+    nodes[1].ipvsadm("-C");
+    soon("the services again", &nodes, || nodes[1].table().matches("-w 1").count() == 4);
+    // A health check's weight is another table than the director's.
+    nodes[1].ipvsadm(&format!("-e -t {VIP}:80 -r 192.0.2.12:80 -g -w 3"));
+    // That is told when it lasts for half a minute.
+    thread::sleep(Duration::from_secs(10));
+    soon("the other table", &nodes, || nodes.iter().all(|node| node.log().contains("has other services")));
+    assert_eq!(kept(&mut sessions), sessions.len());
+}
+
+#[test]
+fn what_others_change_is_repaired() {
+    let (_client, mut nodes) = cluster("");
+    let before = nodes[1].metric("lvs_node_repairs_total");
+    damages_are_repaired(&nodes);
     soon("repairs counted", &nodes, || nodes[1].metric("lvs_node_repairs_total") >= before + 3);
     assert_eq!(nodes[0].metric("lvs_node_repairs_total"), 0, "{}", nodes[0].log());
 

@@ -10,6 +10,7 @@ pub(in crate::node) mod notice;
 #[cfg(feature = "serde")]
 pub(in crate::node) mod recording;
 mod runtime;
+mod survey;
 
 pub use ask::Asked;
 pub(in crate::node) use engine::Remembered;

@@ -51,7 +51,8 @@ pub enum Notice {
     Warning(String),
     /// What has failed, and why. It is tried again.
     Failure(String),
-    /// Each group was looked at: its name and its status. Not for a log.
+    /// Each group was looked at: its name and its status. Not for a log; see
+    /// [`SupervisorConfig::statuses`](super::SupervisorConfig::statuses).
     Looked(Vec<(String, Status)>),
 }
 

@@ -17,13 +17,14 @@ use super::fifo::{Fifo, notified_role};
 use super::notice::{Counts, Notice};
 #[cfg(feature = "serde")]
 use super::recording::Record;
+use super::survey::{Glanced, Survey, Surveyed};
 use crate::error::{Error, Result};
 use crate::files::Replacement;
 use crate::ipvs::{self, ConnectionReader, SyncRole};
 use crate::marks::{self, Mac, Monitor};
 use crate::netns::Netns;
 use crate::node::Node;
-use crate::node::connections::{LASTING, Sending};
+use crate::node::connections::{LASTING, SLICE, Sending};
 use crate::node::driver::{Driver, Report};
 use crate::node::job::Task;
 use crate::node::peers::{Peers, Plane, number};
@@ -34,8 +35,6 @@ use crate::wait::Readiness;
 
 /// Time limit for the list of connections, where the counters show fewer than there are to know.
 const LISTING: Duration = Duration::from_millis(500);
-/// For so long connections are read at a time.
-const SLICE: Duration = Duration::from_millis(1);
 /// What is read of notifications and of datagrams at a time. The rest is read next.
 const PIECE: usize = 256;
 
@@ -52,6 +51,9 @@ pub struct SupervisorConfig {
     /// The file that keepalived watches (`track_file`): a node stays out of elections until it
     /// knows the director's connections.
     pub track_file: Option<PathBuf>,
+    /// Tell what each look at the whole has shown ([`Notice::Looked`]). All of the table is then
+    /// read each time; without, only where it may have changed.
+    pub statuses: bool,
     /// Roles only: nothing is repaired, and the other nodes are not heard.
     pub only_roles: bool,
     /// Record what the supervisor is told and what it decides, see [`Supervisor::next_record`].
@@ -89,6 +91,7 @@ pub struct Supervisor {
     sync_interface: Option<u32>,
     resync: Option<Resync>,
     counting: Option<Counting>,
+    survey: Survey,
     remembered: Vec<Remembered>,
     remembered_at: Instant,
     /// Steps of a role that is tried again: they were told before.
@@ -160,6 +163,7 @@ impl Supervisor {
             sync_interface: None,
             resync: None,
             counting: None,
+            survey: Survey::default(),
             remembered: Vec::new(),
             remembered_at: now,
             again: vec![None; count],
@@ -261,10 +265,10 @@ impl Supervisor {
             Resync::Sending(sending) => sending.until(),
             Resync::Sent(_, until) => *until,
         });
-        let of_counting = self.counting.is_some().then_some(now);
+        let of_reading = (self.counting.is_some() || self.survey.is_reading()).then_some(now);
         let pending = (!self.events.is_empty()).then_some(now);
         self.readiness
-            .wake_at([self.engine.until(), reopen, of_resync, of_counting, pending].into_iter().flatten().min())
+            .wake_at([self.engine.until(), reopen, of_resync, of_reading, pending].into_iter().flatten().min())
     }
 
     /// Opens what is not open, and what was made anew.
@@ -285,6 +289,7 @@ impl Supervisor {
                     self.readiness.watch(monitor.as_fd())?;
                     self.monitor = Some(monitor);
                     // What has changed meanwhile was not notified.
+                    self.survey.forget();
                     self.events.push_back(Event::Missed);
                 }
                 Err(error) => self.fail("notifications", &error),
@@ -360,7 +365,10 @@ impl Supervisor {
                 Ok(Some(marks::Event::Neighbour(neighbour))) => Event::Neighbour(neighbour),
                 Ok(Some(marks::Event::Address { address, index })) => Event::Address { address, index, gone: false },
                 Ok(Some(marks::Event::AddressGone { address, index })) => Event::Address { address, index, gone: true },
-                Ok(Some(marks::Event::Missed)) => Event::Missed,
+                Ok(Some(marks::Event::Missed)) => {
+                    self.survey.forget();
+                    Event::Missed
+                }
                 Ok(Some(_)) => continue,
                 Err(_) => {
                     // It is opened again.
@@ -499,19 +507,41 @@ impl Supervisor {
     }
 
     fn look(&mut self, now: Instant) {
-        let mut groups = Vec::new();
-        for driver in &mut self.drivers {
-            match driver.status() {
-                Ok(status) => groups.push((driver.config().group.clone(), status)),
-                Err(error) => {
-                    self.events.push_back(Event::LookFailed);
-                    return self.fail("look", &error);
-                }
+        let mut begin = || {
+            let basis = self.drivers.iter_mut().map(|driver| driver.node_mut().basis()).collect::<Result<_>>()?;
+            self.survey.begin(now, basis, &self.netns)
+        };
+        let begun = begin();
+        self.surveyed(begun);
+    }
+
+    fn surveyed(&mut self, result: Result<Surveyed>) {
+        match result {
+            Ok(Surveyed::Reading) => {}
+            Ok(Surveyed::Looks(looks, took)) => self.events.push_back(Event::Looked(looks, took)),
+            Ok(Surveyed::Changed(glanced)) => {
+                let read = self.read_statuses(glanced);
+                self.surveyed(read);
+            }
+            Err(error) => {
+                self.events.push_back(Event::LookFailed);
+                self.fail("look", &error);
             }
         }
-        let looks = groups.iter().map(|(_, status)| Look::of(status)).collect();
-        self.events.push_back(Event::Looked(looks, now.elapsed()));
-        self.notices.push_back(Notice::Looked(groups));
+    }
+
+    fn read_statuses(&mut self, glanced: Glanced) -> Result<Surveyed> {
+        let start = Instant::now();
+        let values = self.drivers[0].config().marks.values;
+        let read = |driver: &mut Driver| Ok((driver.config().group.clone(), driver.status()?));
+        let groups = self.drivers.iter_mut().map(read).collect::<Result<Vec<_>>>()?;
+        let looks = self.survey.has_read(start, glanced, groups.iter().map(|(_, status)| status), values);
+        if self.config.statuses {
+            // The next one is wanted, too.
+            self.survey.forget();
+            self.notices.push_back(Notice::Looked(groups));
+        }
+        Ok(looks)
     }
 
     fn count(&mut self, now: Instant, of: u64) {
@@ -533,6 +563,10 @@ impl Supervisor {
 
     /// Goes on with what takes longer than one dispatch.
     fn go_on(&mut self, now: Instant) {
+        if self.survey.is_reading() {
+            let surveyed = self.survey.go_on(now);
+            self.surveyed(surveyed);
+        }
         if let Some(mut counting) = self.counting.take() {
             match counting.go_on(now) {
                 true => self.counting = Some(counting),
@@ -640,7 +674,7 @@ impl Counting {
 }
 
 impl Look {
-    fn of(status: &Status) -> Self {
+    pub(super) fn of(status: &Status) -> Self {
         Look {
             role: status.role,
             request: status.generation,

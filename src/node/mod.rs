@@ -32,6 +32,8 @@
 
 pub mod audit;
 mod beacon;
+#[cfg(test)]
+mod cases;
 mod catch_up;
 mod cluster;
 mod config;

@@ -90,7 +90,8 @@ pub(super) fn sysctl_steps(config: &Config, state: &State, seen: &Observation, p
     let obsolete = state.sysctls.iter().filter(|(name, _)| !needed.contains_key(*name));
     let mut steps: Vec<Step> = obsolete.filter_map(|(name, values)| sysctl_back(name, values, seen)).collect();
     for (name, value) in needed {
-        if seen.sysctls.get(&name).is_some_and(|now| now.as_ref() != Some(&value)) {
+        // A kernel that lacks a setting has nothing to be set.
+        if seen.sysctls.get(&name).and_then(Option::as_ref).is_some_and(|now| *now != value) {
             steps.push(Step::Sysctl { name, value, back: false });
         }
     }
@@ -112,7 +113,7 @@ pub(super) fn remembered_sysctls(
     let mut remembered = state.sysctls.clone();
     for step in steps {
         let Step::Sysctl { name, value, back: false } = step else { continue };
-        let found = seen.sysctls.get(name).cloned().flatten().unwrap_or_default();
+        let Some(found) = seen.sysctls.get(name).cloned().flatten() else { continue };
         remembered.entry(name.clone()).or_insert_with(|| (found, String::new())).1.clone_from(value);
     }
     remembered

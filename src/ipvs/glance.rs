@@ -31,7 +31,7 @@ impl Glance {
         let (service, hasher) = (&mut self.service, &mut self.hasher);
         let more = self.lines.read(|line| match destination(line) {
             Some((configured, connections)) => {
-                hasher.write(configured.as_bytes());
+                hasher.write(configured);
                 if let Some((_, count)) = service {
                     *count += connections;
                 }
@@ -57,11 +57,20 @@ impl Glance {
 
 /// `  -> C000020C:0050      Route   1      5          7`: what is configured, and how many
 /// connections there are.
-fn destination(line: &str) -> Option<(&str, u64)> {
-    let line = line.strip_prefix("  -> ")?;
-    let (rest, inactive) = line.trim_end().rsplit_once(' ')?;
-    let (configured, active) = rest.trim_end().rsplit_once(' ')?;
-    Some((configured.trim_end(), active.parse::<u64>().ok()? + inactive.parse::<u64>().ok()?))
+fn destination(line: &str) -> Option<(&[u8], u64)> {
+    let line = line.strip_prefix("  -> ")?.as_bytes();
+    let (rest, inactive) = last_number(line)?;
+    let (configured, active) = last_number(rest)?;
+    Some((configured, active + inactive))
+}
+
+/// The number at the end, and what is before it. Octet by octet: there are many lines.
+fn last_number(text: &[u8]) -> Option<(&[u8], u64)> {
+    let text = text.trim_ascii_end();
+    let start = text.iter().rposition(|octet| !octet.is_ascii_digit())? + 1;
+    let digits = text[start..].iter().map(|digit| u64::from(digit - b'0'));
+    (start < text.len())
+        .then(|| (&text[..start], digits.fold(0, |sum: u64, digit| sum.wrapping_mul(10).wrapping_add(digit))))
 }
 
 /// `TCP  C00002FE:0050 wrr `, `FWM  00000001 rr persistent 300 FFFFFFFF`.
@@ -98,7 +107,8 @@ mod tests {
             assert_eq!(id(line), None, "{line}");
         }
         let row = "  -> C000020C:0050      Route   1      5          7         ";
-        assert_eq!(destination(row), Some(("C000020C:0050      Route   1", 12)));
+        assert_eq!(destination(row), Some((&b"C000020C:0050      Route   1      "[..], 12)));
+        assert_eq!(destination("  -> C000020C:0050 Route"), None);
         assert_eq!(destination("  -> RemoteAddress:Port Forward Weight ActiveConn InActConn"), None);
         assert_eq!(destination("TCP  C00002FE:0050 wrr "), None);
     }

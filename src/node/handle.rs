@@ -1,7 +1,9 @@
 //! The handle of a node, for one group of VIPs.
 
+use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use super::config::{Config, VipOwner};
 use super::role::Role;
@@ -87,6 +89,12 @@ impl Node {
         let state = self.dir.load()?;
         let group = state.group(&self.config.group);
         Ok(Remembered { role: group.role, director: group.director, peers: state.peers.into_keys().collect() })
+    }
+
+    /// When a file of the state directory was made, replaced or removed last: what is remembered
+    /// has changed. Two changes within one tick of the kernel's clock may look like one.
+    pub(super) fn remembered_at(&self) -> Option<SystemTime> {
+        fs::metadata(&self.config.state_dir).and_then(|found| found.modified()).ok()
     }
 
     /// The role that keepalived's VIPs show: all of them are on the interface, or none is. `None`:

@@ -17,7 +17,7 @@ use crate::node::job::Task;
 use crate::node::model::{VIP, World, ip, located};
 use crate::node::repair;
 use crate::node::role::Role;
-use crate::node::supervisor::engine::{Action, Done, End, Engine, Event, Extent, Look, Remembered, Supervised};
+use crate::node::supervisor::engine::{Action, Done, End, Engine, Event, Extent, Look, Looks, Remembered, Supervised};
 use crate::node::supervisor::notice::Notice;
 use crate::vip::Scope;
 
@@ -501,7 +501,10 @@ impl Cluster {
             Action::Look => {
                 let look = self.look(index);
                 let event = match look {
-                    Some(look) => Event::Looked(vec![look], Duration::from_millis(5)),
+                    Some(look) => {
+                        let took = Duration::from_millis(5);
+                        Event::Looked(Looks { groups: vec![look], counted: true, took })
+                    }
                     None => Event::LookFailed,
                 };
                 self.members[index].events.push_back(event);

@@ -72,8 +72,8 @@ pub(in crate::node) enum Event {
     Missed,
     /// MAC addresses were learned that there are no rules for yet.
     LearnedMacs,
-    /// Each group was looked at, for so long.
-    Looked(Vec<Look>, Duration),
+    /// Each group was looked at.
+    Looked(Looks),
     /// It could not be looked at.
     LookFailed,
     /// The connections that are known here were counted.
@@ -124,6 +124,18 @@ pub(in crate::node) struct Remembered {
     pub(in crate::node) role: Option<(Role, bool)>,
     pub(in crate::node) director: Option<IpAddr>,
     pub(in crate::node) peers: BTreeSet<IpAddr>,
+}
+
+/// What a look at the whole has shown.
+#[derive(Debug, Clone, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(in crate::node) struct Looks {
+    /// Each group.
+    pub(in crate::node) groups: Vec<Look>,
+    /// Whether connections were counted. If not, they are those of an earlier look.
+    pub(in crate::node) counted: bool,
+    /// How long the look took.
+    pub(in crate::node) took: Duration,
 }
 
 /// What a look at a group has shown.
@@ -412,7 +424,7 @@ impl Engine {
                 self.show_all(now);
             }
             Event::LearnedMacs => self.repair_all(actions),
-            Event::Looked(groups, took) => self.looked(now, &groups, took, actions),
+            Event::Looked(looks) => self.looked(now, &looks, actions),
             Event::LookFailed => (self.looking, self.look_at) = (false, now + CHECK),
             Event::Counted(known) => {
                 if let Some(of) = self.counting.take()
@@ -642,12 +654,13 @@ impl Engine {
 
     /// Repairs what other programs have changed, if it stays so for two looks and no process is at
     /// work.
-    fn looked(&mut self, now: Instant, groups: &[Look], took: Duration, actions: &mut Vec<Action>) {
+    fn looked(&mut self, now: Instant, looks: &Looks, actions: &mut Vec<Action>) {
+        let Looks { groups, counted, took } = looks;
         self.looking = false;
         self.show_all(now);
         // Of the clock's time, which is more than the processor's. That has a clock of its own,
         // but not on every kernel.
-        self.look_at = now + CHECK.max(took * SHARE).min(LATEST);
+        self.look_at = now + CHECK.max(*took * SHARE).min(LATEST);
         let is_missing = |members: &[Member]| {
             members.iter().any(|member| member.missing.as_ref().is_some_and(|(_, missing)| !missing.is_empty()))
         };
@@ -683,7 +696,7 @@ impl Engine {
             let shared = if group == 0 { &warnings[..] } else { &[] };
             self.warn(group, seen.warnings.iter().chain(shared).cloned().collect(), actions);
         }
-        self.count(now, groups);
+        self.count(now, groups, *counted);
     }
 
     /// Which other nodes have had another table than this one for long.
@@ -707,14 +720,14 @@ impl Engine {
     }
 
     /// Takes in how much is known here.
-    fn count(&mut self, now: Instant, groups: &[Look]) {
+    fn count(&mut self, now: Instant, groups: &[Look], counted: bool) {
         self.counts.known = match self.directs() {
             // What a resync sends.
             true => groups.iter().map(|seen| seen.connections).sum(),
             false => known_by(groups),
         };
         match self.view.directors(now).map(|director| director.known).max() {
-            Some(of) if !self.directs() => {
+            Some(of) if !self.directs() && counted => {
                 self.learning.counted(Learned { known: self.counts.known, of });
                 self.counts.knows_all &= !self.learning.asks();
             }
@@ -863,7 +876,7 @@ mod tests {
         fn look(&mut self, at: u64, role: (Role, bool), request: u64, drift: &[&str]) -> Vec<String> {
             let drift = drift.iter().map(|step| (*step).to_owned()).collect();
             let look = Look { role: Some(role), request, drift, ..Look::default() };
-            self.on(at, Event::Looked(vec![look], Duration::from_millis(1)))
+            self.on(at, Event::Looked(Looks { groups: vec![look], counted: true, took: Duration::from_millis(1) }))
         }
     }
 
@@ -964,7 +977,8 @@ mod tests {
         let mut bench = bench(VipOwner::Node, Extent::All);
         for (took, pause) in [(1, 1000), (10, 2000), (40, 8000), (300, 10_000)] {
             let now = bench.now(0);
-            bench.engine.on(now, Event::Looked(vec![Look::default()], Duration::from_millis(took)));
+            let looks = Looks { groups: vec![Look::default()], counted: true, took: Duration::from_millis(took) };
+            bench.engine.on(now, Event::Looked(looks));
             assert_eq!(bench.engine.look_at - now, Duration::from_millis(pause));
         }
         let now = bench.now(20_000);
@@ -1043,6 +1057,26 @@ mod tests {
         let (beacon, presence) = bench.engine.texts(254);
         assert_eq!((beacon.role, beacon.told, beacon.wants), (Role::Master, (1, 120), false));
         assert_eq!((presence.node, presence.directs), (7, ["web".to_owned()].into()));
+    }
+
+    #[test]
+    fn only_what_was_counted_anew_says_that_connections_are_missing() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        bench.on(100, beacon(9, Role::Master, (3, 90), false));
+        bench.on(600, beacon(9, Role::Master, (4, 90), false));
+        bench.on(800, Event::Counted(90));
+        let mut asks_after = |counted: bool| {
+            (1..20).find(|n: &u64| {
+                bench.on(1000 * n, beacon(9, Role::Master, (4, 90), false));
+                bench.on(
+                    1000 * n,
+                    Event::Looked(Looks { groups: vec![Look::default()], counted, took: Duration::ZERO }),
+                );
+                bench.engine.texts(254).0.wants
+            })
+        };
+        assert_eq!(asks_after(false), None);
+        assert_eq!(asks_after(true), Some(5));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::engine::{
     Action, BEACON, Done, End, Engine, Event, Extent, Group, Look, Remembered, Supervised, TICK, known_by,
@@ -35,6 +35,8 @@ use crate::wait::Readiness;
 
 /// Time limit for the list of connections, where the counters show fewer than there are to know.
 const LISTING: Duration = Duration::from_millis(500);
+/// How often what is remembered is read where nothing shows that it has changed.
+const REMEMBER: Duration = Duration::from_secs(2);
 /// What is read of notifications and of datagrams at a time. The rest is read next.
 const PIECE: usize = 256;
 
@@ -93,7 +95,9 @@ pub struct Supervisor {
     counting: Option<Counting>,
     survey: Survey,
     remembered: Vec<Remembered>,
+    /// When it was read, and as of when it was.
     remembered_at: Instant,
+    remembered_of: Option<SystemTime>,
     /// Steps of a role that is tried again: they were told before.
     again: Vec<Option<Vec<String>>>,
     events: VecDeque<Event>,
@@ -166,6 +170,7 @@ impl Supervisor {
             survey: Survey::default(),
             remembered: Vec::new(),
             remembered_at: now,
+            remembered_of: None,
             again: vec![None; count],
             events: VecDeque::new(),
             notices: VecDeque::new(),
@@ -225,9 +230,7 @@ impl Supervisor {
         self.read_peers(start);
         self.read_reports()?;
         self.go_on(start);
-        if start.duration_since(self.remembered_at) >= TICK {
-            self.remember(start);
-        }
+        self.remember_changes(start);
         self.events.push_back(Event::Time);
         while let Some(event) = self.events.pop_front() {
             let now = Instant::now();
@@ -439,9 +442,18 @@ impl Supervisor {
         self.events.push_back(Event::Ended { group, task, end, request });
     }
 
+    /// Reads what is remembered of each group where that has changed, and now and then.
+    fn remember_changes(&mut self, now: Instant) {
+        let age = now.duration_since(self.remembered_at);
+        let differs = || self.drivers[0].node().remembered_at() != self.remembered_of;
+        if age >= REMEMBER || (age >= TICK && differs()) {
+            self.remember(now);
+        }
+    }
+
     /// Reads what is remembered of each group.
     fn remember(&mut self, now: Instant) {
-        self.remembered_at = now;
+        (self.remembered_at, self.remembered_of) = (now, self.drivers[0].node().remembered_at());
         let all: Vec<Remembered> =
             self.drivers.iter().map(|driver| driver.node().remembered().unwrap_or_default()).collect();
         if all != self.remembered {
@@ -518,7 +530,7 @@ impl Supervisor {
     fn surveyed(&mut self, result: Result<Surveyed>) {
         match result {
             Ok(Surveyed::Reading) => {}
-            Ok(Surveyed::Looks(looks, took)) => self.events.push_back(Event::Looked(looks, took)),
+            Ok(Surveyed::Looks(looks)) => self.events.push_back(Event::Looked(looks)),
             Ok(Surveyed::Changed(glanced)) => {
                 let read = self.read_statuses(glanced);
                 self.surveyed(read);

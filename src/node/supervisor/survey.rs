@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::engine::Look;
+use super::engine::{Look, Looks};
 use crate::error::Result;
 use crate::ipvs::{Family, Glance, ServiceId};
 use crate::netns::Netns;
@@ -20,8 +20,8 @@ use crate::node::status::{Basis, Status};
 const SHARE: u32 = 5000;
 const AGES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// The same for a glance.
-const GLANCE_SHARE: u32 = 500;
-const GLANCE_AGE: Duration = Duration::from_secs(60);
+const GLANCE_SHARE: u32 = 1000;
+const GLANCE_AGE: Duration = Duration::from_secs(90);
 
 /// What the looks have shown so far.
 #[derive(Debug, Default)]
@@ -75,8 +75,8 @@ struct Reading {
 pub(super) enum Surveyed {
     /// It goes on.
     Reading,
-    /// This is what the node is, and how long the look took.
-    Looks(Vec<Look>, Duration),
+    /// This is what the node is.
+    Looks(Looks),
     /// The status is to be read: then [`Survey::has_read`].
     Changed(Glanced),
 }
@@ -100,7 +100,7 @@ impl Survey {
             && last.is_as(now, &basis)
             && now < last.glance_at
         {
-            return Ok(Surveyed::Looks(last.looks(), now.elapsed()));
+            return Ok(Surveyed::Looks(Looks { groups: last.looks(), counted: false, took: now.elapsed() }));
         }
         let glance = Glance::open(netns)?;
         self.reading = Some(Reading { basis, glance, counts: BTreeMap::new(), took: now.elapsed() });
@@ -141,7 +141,7 @@ impl Survey {
             Some(last) if last.is_as(now, &basis) && last.digest == digest => {
                 last.groups.iter_mut().for_each(|group| group.count(&counts));
                 last.glance_at = now + (took * GLANCE_SHARE).min(GLANCE_AGE);
-                Surveyed::Looks(last.looks(), took)
+                Surveyed::Looks(Looks { groups: last.looks(), counted: true, took })
             }
             _ => Surveyed::Changed(Glanced { basis, counts, digest, took }),
         }
@@ -172,9 +172,9 @@ impl Survey {
         let (now, took_all) = (Instant::now(), took + start.elapsed());
         let until = now + (took_all * SHARE).clamp(AGES.0, AGES.1);
         let last = Last { basis, groups, until, digest, glance_at: now + (took * GLANCE_SHARE).min(GLANCE_AGE) };
-        let looks = last.looks();
+        let groups = last.looks();
         self.last = Some(last);
-        Surveyed::Looks(looks, took_all)
+        Surveyed::Looks(Looks { groups, counted: true, took: took_all })
     }
 
     /// Something has changed that neither the basis nor a glance may show.

@@ -63,7 +63,7 @@ STRICT := -Wall -Wextra -Wpedantic -Werror
 STAGE := $(CHECKED)/stage
 PKG_CONFIG = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig pkg-config
 
-check: $(CHECKED)/misuse
+check: $(CHECKED)/misuse $(CHECKED)/control
 	$(MAKE) -C examples/c
 	$(CC) -std=c99 $(STRICT) -fsyntax-only -x c include/lvs_dr.h
 	$(CXX) -std=c++11 $(STRICT) -fsyntax-only -x c++ include/lvs_dr.h
@@ -84,6 +84,10 @@ $(CHECKED)/misuse: tests/c/misuse.c include/lvs_dr.h $(OUT)/liblvs_dr.so
 	mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) -g -fsanitize=undefined -fno-sanitize-recover=all -static-libubsan \
 	    -Iinclude $< $(OUT)/liblvs_dr.a $(PRIVATE) -o $@
+
+$(CHECKED)/control: tests/c/control.c include/lvs_dr.h $(OUT)/liblvs_dr.so
+	mkdir -p $(@D)
+	$(CC) -std=c99 $(STRICT) -g -Iinclude $< $(OUT)/liblvs_dr.a $(PRIVATE) -o $@
 
 header:
 	mkdir -p include

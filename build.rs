@@ -14,7 +14,7 @@ mod header {
     use cbindgen::{Builder, Config, Language, Style};
 
     /// In the order in which the header has them.
-    const SOURCES: [&str; 7] = ["status", "ipvs", "vip", "arp", "node", "driver", "marks"];
+    const SOURCES: [&str; 8] = ["status", "ipvs", "control", "vip", "arp", "node", "driver", "marks"];
     const PREAMBLE: &str = "src/capi/preamble.h";
     const NOTE: &str = "/* Made from src/capi/ by cbindgen: `make header` brings it up to date. */";
 

@@ -250,15 +250,14 @@
 #define LVS_SERVICE_SCHED3 32
 
 /**
- * Direct routing: packets are passed on unchanged. (These numbers are this library's, not the
- * kernel's.)
+ * NAT. These numbers are the kernel's, IP_VS_CONN_F_* in linux/ip_vs.h.
  */
-#define LVS_FORWARD_DIRECT 0
+#define LVS_FORWARD_MASQUERADE 0
 
 /**
- * NAT.
+ * The director itself.
  */
-#define LVS_FORWARD_MASQUERADE 1
+#define LVS_FORWARD_LOCAL 1
 
 /**
  * Packets travel inside others, see `tunnel`.
@@ -266,9 +265,9 @@
 #define LVS_FORWARD_TUNNEL 2
 
 /**
- * The director itself.
+ * Direct routing: packets are passed on unchanged.
  */
-#define LVS_FORWARD_LOCAL 3
+#define LVS_FORWARD_DIRECT 3
 
 /**
  * A method that this library does not know: it is listed, but never set.
@@ -317,6 +316,17 @@
 #define LVS_APPLY_REMOVE_OTHERS 1
 
 /**
+ * The sync daemon that sends the connections of this node. The numbers are the kernel's,
+ * IP_VS_STATE_* in linux/ip_vs.h.
+ */
+#define LVS_SYNC_MASTER 1
+
+/**
+ * The sync daemon that receives the connections of other nodes.
+ */
+#define LVS_SYNC_BACKUP 2
+
+/**
  * In lvs_place: it does not expire.
  */
 #define LVS_PLACE_PERMANENT 1
@@ -348,24 +358,26 @@
 #define LVS_ROLE_NONE 0
 
 /**
- * The director: schedules connections, and serves its share of them.
+ * The director: schedules connections, and serves its share of them. The numbers of the roles are
+ * none of keepalived's states (VRRP_STATE_*), so that a state that is passed as a role is
+ * LVS_ERR_INVALID.
  */
-#define LVS_ROLE_MASTER 1
+#define LVS_ROLE_MASTER 17
 
 /**
  * Serves the connections that the director sends to it.
  */
-#define LVS_ROLE_BACKUP 2
+#define LVS_ROLE_BACKUP 18
 
 /**
  * Like LVS_ROLE_BACKUP: VRRP found a fault.
  */
-#define LVS_ROLE_FAULT 3
+#define LVS_ROLE_FAULT 19
 
 /**
  * Like LVS_ROLE_BACKUP: VRRP was stopped. The node continues to serve; see lvs_node_release().
  */
-#define LVS_ROLE_STOP 4
+#define LVS_ROLE_STOP 20
 
 /**
  * The node adds the VIP to the interface, announces it, and removes it.
@@ -561,6 +573,11 @@ typedef struct lvs_rules lvs_rules;
 typedef struct lvs_services lvs_services;
 
 /**
+ * The sync daemons that ran when the list was made. Several threads may read one list.
+ */
+typedef struct lvs_sync_daemons lvs_sync_daemons;
+
+/**
  * Finds and changes the VIPs of one network namespace.
  */
 typedef struct lvs_vips lvs_vips;
@@ -646,6 +663,140 @@ typedef struct lvs_destination {
      */
     uint32_t reserved;
 } lvs_destination;
+
+/**
+ * What has passed, and how fast. The kernel updates both about every two seconds. With direct
+ * routing the answers do not pass the director: their counters stay 0.
+ */
+typedef struct lvs_counters {
+    /**
+     * sizeof(struct lvs_counters).
+     */
+    size_t size;
+    /**
+     * Connections scheduled since the service or destination was added, or its counters were set
+     * to 0.
+     */
+    uint64_t connections;
+    /**
+     * Packets from clients.
+     */
+    uint64_t packets_in;
+    /**
+     * Packets to clients.
+     */
+    uint64_t packets_out;
+    /**
+     * Octets from clients.
+     */
+    uint64_t bytes_in;
+    /**
+     * Octets to clients.
+     */
+    uint64_t bytes_out;
+    /**
+     * Connections a second.
+     */
+    uint64_t connection_rate;
+    /**
+     * Packets a second from clients.
+     */
+    uint64_t packet_rate_in;
+    /**
+     * Packets a second to clients.
+     */
+    uint64_t packet_rate_out;
+    /**
+     * Octets a second from clients.
+     */
+    uint64_t byte_rate_in;
+    /**
+     * Octets a second to clients.
+     */
+    uint64_t byte_rate_out;
+    /**
+     * Of a destination: established connections (TCP, SCTP). 0 for a service.
+     */
+    uint64_t active;
+    /**
+     * Of a destination: connections in other states; of UDP and of firewall marks, all. 0 for a
+     * service.
+     */
+    uint64_t inactive;
+    /**
+     * Of a destination: persistence templates, clients that come back to it. 0 for a service.
+     */
+    uint64_t persistent;
+} lvs_counters;
+
+/**
+ * How long the kernel remembers a connection that is silent, in seconds, up to 2678400 (31 days).
+ */
+typedef struct lvs_timeouts {
+    /**
+     * sizeof(struct lvs_timeouts).
+     */
+    size_t size;
+    /**
+     * An established TCP connection. In this and the next two, 0 leaves it as it is.
+     */
+    uint32_t tcp;
+    /**
+     * A TCP connection that its client has closed.
+     */
+    uint32_t tcp_fin;
+    /**
+     * A UDP flow.
+     */
+    uint32_t udp;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_timeouts;
+
+/**
+ * A sync daemon, see `--start-daemon` in ipvsadm(8). What is 0 or NULL is the kernel's choice when
+ * a daemon is started; of one that runs, all is known.
+ */
+typedef struct lvs_sync_daemon {
+    /**
+     * sizeof(struct lvs_sync_daemon).
+     */
+    size_t size;
+    /**
+     * The interface that the messages pass: "eth0".
+     */
+    const char *interface;
+    /**
+     * The multicast group; NULL: 224.0.0.81.
+     */
+    const char *group;
+    /**
+     * LVS_SYNC_MASTER or LVS_SYNC_BACKUP.
+     */
+    uint32_t role;
+    /**
+     * Which daemons belong together, 0 to 255. A backup with 0 listens to all.
+     */
+    uint32_t sync_id;
+    /**
+     * The longest message, in octets of UDP payload, up to 65535; 0: what fits the interface.
+     */
+    uint32_t max_length;
+    /**
+     * The UDP port, in host byte order; 0: 8848.
+     */
+    uint32_t port;
+    /**
+     * How many routers a message may pass, up to 255; 0: 1.
+     */
+    uint32_t ttl;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_sync_daemon;
 
 /**
  * An address on an interface.
@@ -1065,6 +1216,12 @@ int lvs_ipvs_remove_service(struct lvs_ipvs *ipvs, const char *id);
 int lvs_ipvs_services(struct lvs_ipvs *ipvs, struct lvs_services **services);
 
 /**
+ * Reads one service, as a list of one. `services`: as for lvs_ipvs_services(). One request. Fails
+ * with LVS_ERR_NO_SERVICE.
+ */
+int lvs_ipvs_service(struct lvs_ipvs *ipvs, const char *id, struct lvs_services **services);
+
+/**
  * Returns the number of services in a list; 0 for NULL.
  */
 size_t lvs_services_count(const struct lvs_services *services);
@@ -1092,8 +1249,7 @@ int lvs_ipvs_add_destination(struct lvs_ipvs *ipvs,
 
 /**
  * Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
- * To change only the weight, read the destination from a list, change that, and give it here.
- * Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
+ * To change only the weight, use lvs_ipvs_set_weight(). Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
  */
 int lvs_ipvs_replace_destination(struct lvs_ipvs *ipvs,
                                  const char *id,
@@ -1112,6 +1268,15 @@ int lvs_ipvs_remove_destination(struct lvs_ipvs *ipvs, const char *id, const cha
 int lvs_ipvs_destinations(struct lvs_ipvs *ipvs,
                           const char *id,
                           struct lvs_destinations **destinations);
+
+/**
+ * Reads one destination, as a list of one. `address`: "192.168.0.11:80". `destinations`: as for
+ * lvs_ipvs_destinations(). Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
+ */
+int lvs_ipvs_destination(struct lvs_ipvs *ipvs,
+                         const char *id,
+                         const char *address,
+                         struct lvs_destinations **destinations);
 
 /**
  * Returns the number of destinations in a list; 0 for NULL.
@@ -1155,6 +1320,97 @@ int lvs_ipvs_plan(struct lvs_ipvs *ipvs, const char *table, uint32_t flags, char
  * changes do.
  */
 int lvs_ipvs_apply(struct lvs_ipvs *ipvs, const char *table, uint32_t flags, char **done);
+
+/**
+ * Fills `counters` with those of the service of this index in the list, as they were when the list
+ * was made; set its `size` before. Does not block. Fails with LVS_ERR_INDEX.
+ */
+int lvs_services_counters(const struct lvs_services *services,
+                          size_t index,
+                          struct lvs_counters *counters);
+
+/**
+ * Fills `counters` with those of the destination of this index in the list, otherwise as
+ * lvs_services_counters().
+ */
+int lvs_destinations_counters(const struct lvs_destinations *destinations,
+                              size_t index,
+                              struct lvs_counters *counters);
+
+/**
+ * Fills `counters` with those of all services together; set its `size` before. Reads
+ * /proc/net/ip_vs_stats. Fails with LVS_ERR_SYSTEM.
+ */
+int lvs_ipvs_totals(struct lvs_ipvs *ipvs, struct lvs_counters *counters);
+
+/**
+ * Sets the counters of a service and its destinations to 0. `id`: NULL for all services. Rates
+ * stay. Fails with LVS_ERR_NO_SERVICE.
+ */
+int lvs_ipvs_zero(struct lvs_ipvs *ipvs, const char *id);
+
+/**
+ * Removes all services with their destinations, those of other programs too.
+ */
+int lvs_ipvs_flush(struct lvs_ipvs *ipvs);
+
+/**
+ * Sets the weight of a destination, and leaves the rest of it as it is. `weight`: up to
+ * 2147483647; with 0 it gets no new connections, and keeps those that it has. Two requests. Fails
+ * with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
+ */
+int lvs_ipvs_set_weight(struct lvs_ipvs *ipvs,
+                        const char *id,
+                        const char *address,
+                        uint32_t weight);
+
+/**
+ * Reads the timeouts; set `size` of the structure before. One request.
+ */
+int lvs_ipvs_timeouts(struct lvs_ipvs *ipvs, struct lvs_timeouts *timeouts);
+
+/**
+ * Sets the timeouts; 0 leaves one as it is. One request. Fails with LVS_ERR_INVALID.
+ */
+int lvs_ipvs_set_timeouts(struct lvs_ipvs *ipvs, const struct lvs_timeouts *timeouts);
+
+/**
+ * Starts a sync daemon. One request, whatever the table. The kernel waits for a start or an end
+ * that is under way, for some milliseconds. Fails with LVS_ERR_DAEMON_RUNS (EEXIST) where one of
+ * that role runs, LVS_ERR_NO_INTERFACE, LVS_ERR_INVALID.
+ */
+int lvs_ipvs_start_sync_daemon(struct lvs_ipvs *ipvs, const struct lvs_sync_daemon *daemon);
+
+/**
+ * Stops a sync daemon. `role`: LVS_SYNC_MASTER or LVS_SYNC_BACKUP. One request, whatever the
+ * table; up to three where the kernel leaves one without an answer, which takes 50 ms each. Fails
+ * with LVS_ERR_NO_DAEMON (ESRCH) where none runs.
+ */
+int lvs_ipvs_stop_sync_daemon(struct lvs_ipvs *ipvs, uint32_t role);
+
+/**
+ * Lists the sync daemons that run: none, one or two. `daemons`: is set to the list; free it with
+ * lvs_sync_daemons_free(). One request.
+ */
+int lvs_ipvs_sync_daemons(struct lvs_ipvs *ipvs, struct lvs_sync_daemons **daemons);
+
+/**
+ * Returns the number of daemons in a list; 0 for NULL.
+ */
+size_t lvs_sync_daemons_count(const struct lvs_sync_daemons *daemons);
+
+/**
+ * Fills `daemon` with the entry of this index, counted from 0; set its `size` before. The texts in
+ * it are the list's, and live as long as that. Fails with LVS_ERR_INDEX.
+ */
+int lvs_sync_daemons_get(const struct lvs_sync_daemons *daemons,
+                         size_t index,
+                         struct lvs_sync_daemon *daemon);
+
+/**
+ * Frees the list. NULL is ignored.
+ */
+void lvs_sync_daemons_free(struct lvs_sync_daemons *daemons);
 
 /**
  * Opens a client for VIPs.

@@ -27,7 +27,9 @@ static int add_servers(lvs_ipvs *ipvs, const char *id, char **servers)
     if (status != LVS_OK && status != LVS_ERR_SERVICE_EXISTS)
         return failed("add the service");
     for (; *servers; servers++) {
-        struct lvs_destination server = { .size = sizeof server, .address = address, .weight = 1 };
+        struct lvs_destination server = {
+            .size = sizeof server, .address = address, .weight = 1, .forward = LVS_FORWARD_DIRECT
+        };
 
         snprintf(address, sizeof address, "%s:80", *servers);
         status = lvs_ipvs_add_destination(ipvs, id, &server);

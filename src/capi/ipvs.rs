@@ -9,8 +9,8 @@ use super::ffi::{
 };
 use super::status::{caught, guard};
 use crate::ipvs::{
-    Destination, Family, Forward, Ipvs, Netmask, Persistence, Plan, Scheduler, Service, ServiceFlags, ServiceId, Table,
-    Tunnel, TunnelChecksum,
+    Destination, DestinationEntry, Family, Forward, Ipvs, Netmask, Persistence, Plan, Scheduler, Service, ServiceEntry,
+    ServiceFlags, ServiceId, Stats, Table, Tunnel, TunnelChecksum,
 };
 
 /// Each UDP packet is scheduled by itself. These flags are the kernel's, IP_VS_SVC_F_* in
@@ -31,15 +31,14 @@ const _: () = assert!(
         && LVS_SERVICE_SCHED3 == ServiceFlags::SCHED3.bits()
 );
 
-/// Direct routing: packets are passed on unchanged. (These numbers are this library's, not the
-/// kernel's.)
-pub const LVS_FORWARD_DIRECT: u32 = 0;
-/// NAT.
-pub const LVS_FORWARD_MASQUERADE: u32 = 1;
+/// NAT. These numbers are the kernel's, IP_VS_CONN_F_* in linux/ip_vs.h.
+pub const LVS_FORWARD_MASQUERADE: u32 = 0;
+/// The director itself.
+pub const LVS_FORWARD_LOCAL: u32 = 1;
 /// Packets travel inside others, see `tunnel`.
 pub const LVS_FORWARD_TUNNEL: u32 = 2;
-/// The director itself.
-pub const LVS_FORWARD_LOCAL: u32 = 3;
+/// Direct routing: packets are passed on unchanged.
+pub const LVS_FORWARD_DIRECT: u32 = 3;
 
 /// A method that this library does not know: it is listed, but never set.
 pub const LVS_FORWARD_OTHER: u32 = 255;
@@ -66,7 +65,7 @@ pub const LVS_CHECKSUM_REMOTE: u32 = 2;
 pub const LVS_APPLY_REMOVE_OTHERS: u32 = 0x1;
 
 /// A client of IPVS in one network namespace.
-pub struct lvs_ipvs(Ipvs);
+pub struct lvs_ipvs(pub(super) Ipvs);
 
 /// A virtual service: what is balanced, and how.
 #[repr(C)]
@@ -132,23 +131,24 @@ unsafe impl Grows for lvs_destination {
 const _: () = assert!(size_of::<lvs_destination>() == lvs_destination::FIRST);
 
 /// Services, as they were when the list was made. Several threads may read one list.
-pub struct lvs_services(Vec<ServiceTexts>);
+pub struct lvs_services(pub(super) Vec<ServiceTexts>);
 
 /// Destinations, as they were when the list was made. Several threads may read one list.
-pub struct lvs_destinations(Vec<DestinationTexts>);
+pub struct lvs_destinations(pub(super) Vec<DestinationTexts>);
 
-struct ServiceTexts {
+pub(super) struct ServiceTexts {
     id: CString,
     scheduler: CString,
     netmask: Option<CString>,
     engine: Option<CString>,
     flags: u32,
     persistence: u32,
+    pub(super) stats: Stats,
 }
 
-struct DestinationTexts {
+pub(super) struct DestinationTexts {
     address: CString,
-    destination: Destination,
+    pub(super) entry: DestinationEntry,
 }
 
 const FORWARDS: [(u32, Forward); 4] = [
@@ -192,7 +192,7 @@ impl lvs_service {
 }
 
 impl ServiceTexts {
-    pub(super) fn new(service: &Service) -> Self {
+    pub(super) fn new(ServiceEntry { service, stats, .. }: &ServiceEntry) -> Self {
         let persistence = service.persistence.as_ref();
         let partial = persistence.map(|p| p.netmask).filter(|mask| *mask != Netmask::full(service.id.family()));
         ServiceTexts {
@@ -205,6 +205,7 @@ impl ServiceTexts {
             engine: service.engine.as_deref().map(c_text),
             flags: service.flags.bits(),
             persistence: persistence.map_or(0, |p| p.timeout.as_secs().try_into().unwrap_or(u32::MAX)),
+            stats: *stats,
         }
     }
 
@@ -260,15 +261,15 @@ impl lvs_destination {
 }
 
 impl DestinationTexts {
-    pub(super) fn new(destination: Destination) -> Self {
-        DestinationTexts { address: c_text(destination.address.to_string()), destination }
+    pub(super) fn new(entry: DestinationEntry) -> Self {
+        DestinationTexts { address: c_text(entry.destination.address.to_string()), entry }
     }
 
     /// # Safety
     /// `self` lives as long as the result is used.
     pub(super) unsafe fn as_c(&self) -> lvs_destination {
         let number_of = |wanted| CHECKSUMS.iter().find(|(_, c)| *c == wanted).map_or(0, |(number, _)| *number);
-        let (forward, tunnel, checksum, port) = match self.destination.forward {
+        let (forward, tunnel, checksum, port) = match self.entry.destination.forward {
             Forward::Direct => (LVS_FORWARD_DIRECT, 0, 0, 0),
             Forward::Masquerade => (LVS_FORWARD_MASQUERADE, 0, 0, 0),
             Forward::Local => (LVS_FORWARD_LOCAL, 0, 0, 0),
@@ -284,10 +285,10 @@ impl DestinationTexts {
             size: size_of::<lvs_destination>(),
             // SAFETY: the text lives as long as `self`, and that as long as the caller promises.
             address: unsafe { Text::of(&self.address) },
-            weight: self.destination.weight,
+            weight: self.entry.destination.weight,
             forward,
-            upper_threshold: self.destination.upper_threshold,
-            lower_threshold: self.destination.lower_threshold,
+            upper_threshold: self.entry.destination.upper_threshold,
+            lower_threshold: self.entry.destination.lower_threshold,
             tunnel,
             tunnel_checksum: checksum,
             tunnel_port: port,
@@ -296,7 +297,7 @@ impl DestinationTexts {
     }
 }
 
-fn service_id(id: Text) -> Result<ServiceId> {
+pub(super) fn service_id(id: Text) -> Result<ServiceId> {
     Ok(id.name("id")?.parse()?)
 }
 
@@ -360,7 +361,22 @@ pub extern "C" fn lvs_ipvs_services(
     guard(|| {
         let (ipvs, result) = (given(ipvs, "ipvs")?, given(services, "services")?);
         let found = ipvs.0.services()?;
-        result.write(Box::new(lvs_services(found.iter().map(|entry| ServiceTexts::new(&entry.service)).collect())));
+        result.write(Box::new(lvs_services(found.iter().map(ServiceTexts::new).collect())));
+        Ok(())
+    })
+}
+
+/// Reads one service, as a list of one. `services`: as for lvs_ipvs_services(). One request. Fails
+/// with LVS_ERR_NO_SERVICE.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_ipvs_service(
+    ipvs: Option<&mut lvs_ipvs>,
+    id: Text,
+    services: Option<&mut MaybeUninit<Box<lvs_services>>>,
+) -> c_int {
+    guard(|| {
+        let (ipvs, id, result) = (given(ipvs, "ipvs")?, service_id(id)?, given(services, "services")?);
+        result.write(Box::new(lvs_services(vec![ServiceTexts::new(&ipvs.0.service(&id)?)])));
         Ok(())
     })
 }
@@ -412,8 +428,7 @@ pub unsafe extern "C" fn lvs_ipvs_add_destination(
 }
 
 /// Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
-/// To change only the weight, read the destination from a list, change that, and give it here.
-/// Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
+/// To change only the weight, use lvs_ipvs_set_weight(). Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_replace_destination(
     ipvs: Option<&mut lvs_ipvs>,
@@ -449,8 +464,25 @@ pub extern "C" fn lvs_ipvs_destinations(
     guard(|| {
         let (ipvs, id, result) = (given(ipvs, "ipvs")?, service_id(id)?, given(destinations, "destinations")?);
         let found = ipvs.0.destinations(&id)?;
-        let texts = found.into_iter().map(|entry| DestinationTexts::new(entry.destination));
+        let texts = found.into_iter().map(DestinationTexts::new);
         result.write(Box::new(lvs_destinations(texts.collect())));
+        Ok(())
+    })
+}
+
+/// Reads one destination, as a list of one. `address`: "192.168.0.11:80". `destinations`: as for
+/// lvs_ipvs_destinations(). Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_ipvs_destination(
+    ipvs: Option<&mut lvs_ipvs>,
+    id: Text,
+    address: Text,
+    destinations: Option<&mut MaybeUninit<Box<lvs_destinations>>>,
+) -> c_int {
+    guard(|| {
+        let (ipvs, id, result) = (given(ipvs, "ipvs")?, service_id(id)?, given(destinations, "destinations")?);
+        let found = ipvs.0.destination(&id, address.socket_address("address")?)?;
+        result.write(Box::new(lvs_destinations(vec![DestinationTexts::new(found)])));
         Ok(())
     })
 }
@@ -548,14 +580,24 @@ fn plan_for(ipvs: &mut Ipvs, table: Text, flags: u32) -> Result<Plan> {
 mod tests {
     use super::*;
 
+    fn of_service(service: &Service) -> ServiceTexts {
+        ServiceTexts::new(&ServiceEntry { service: service.clone(), stats: Stats::default() })
+    }
+
+    fn of_destination(destination: &Destination) -> DestinationTexts {
+        let destination = destination.clone();
+        let stats = Stats::default();
+        DestinationTexts::new(DestinationEntry { destination, active: 0, inactive: 0, persistent: 0, stats })
+    }
+
     fn round_trip(text: &str) {
         let table: Table = text.parse().unwrap();
         for content in table.services() {
-            let texts = ServiceTexts::new(content.service);
+            let texts = of_service(content.service);
             // SAFETY: `texts` lives long enough.
             assert_eq!(&unsafe { texts.as_c() }.to_service().unwrap(), content.service);
             for destination in content.destinations() {
-                let texts = DestinationTexts::new(destination.clone());
+                let texts = of_destination(destination);
                 // SAFETY: `texts` lives long enough.
                 assert_eq!(&unsafe { texts.as_c() }.to_destination().unwrap(), destination);
             }
@@ -581,7 +623,7 @@ mod tests {
 
     #[test]
     fn fields_that_belong_to_another_are_refused() {
-        let texts = DestinationTexts::new(Destination::new("10.0.0.1:80".parse().unwrap()));
+        let texts = of_destination(&Destination::new("10.0.0.1:80".parse().unwrap()));
         // SAFETY: `texts` lives long enough.
         let plain = unsafe { texts.as_c() };
         assert!(plain.to_destination().is_ok());
@@ -602,7 +644,7 @@ mod tests {
             assert_eq!(wrong.to_destination().unwrap_err().status, super::super::status::LVS_ERR_INVALID);
         }
         let service = Service::new("tcp 192.0.2.1:80".parse().unwrap(), Scheduler::RR);
-        let (service, mask) = (ServiceTexts::new(&service), c_text("255.255.255.0"));
+        let (service, mask) = (of_service(&service), c_text("255.255.255.0"));
         // SAFETY: `service` and `mask` live long enough.
         let (plain, mask) = unsafe { (service.as_c(), Text::of(&mask)) };
         assert!(lvs_service { persistence: 9, netmask: mask, ..plain }.to_service().is_ok());

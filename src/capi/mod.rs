@@ -15,6 +15,7 @@
 #![allow(non_camel_case_types, reason = "as in the header")]
 
 mod arp;
+mod control;
 mod driver;
 mod ffi;
 mod ipvs;
@@ -36,6 +37,7 @@ const _: () = {
     moves::<driver::lvs_driver>();
     is_shared::<ipvs::lvs_services>();
     is_shared::<ipvs::lvs_destinations>();
+    is_shared::<control::lvs_sync_daemons>();
     is_shared::<vip::lvs_places>();
     is_shared::<marks::lvs_rules>();
     is_shared::<marks::lvs_peers>();

@@ -16,14 +16,16 @@ use crate::node::{Apply, ArpConfig, Config, Fence, Loopback, MarkValues, Node, O
 
 /// No role yet.
 pub const LVS_ROLE_NONE: u32 = 0;
-/// The director: schedules connections, and serves its share of them.
-pub const LVS_ROLE_MASTER: u32 = 1;
+/// The director: schedules connections, and serves its share of them. The numbers of the roles are
+/// none of keepalived's states (VRRP_STATE_*), so that a state that is passed as a role is
+/// LVS_ERR_INVALID.
+pub const LVS_ROLE_MASTER: u32 = 17;
 /// Serves the connections that the director sends to it.
-pub const LVS_ROLE_BACKUP: u32 = 2;
+pub const LVS_ROLE_BACKUP: u32 = 18;
 /// Like LVS_ROLE_BACKUP: VRRP found a fault.
-pub const LVS_ROLE_FAULT: u32 = 3;
+pub const LVS_ROLE_FAULT: u32 = 19;
 /// Like LVS_ROLE_BACKUP: VRRP was stopped. The node continues to serve; see lvs_node_release().
-pub const LVS_ROLE_STOP: u32 = 4;
+pub const LVS_ROLE_STOP: u32 = 20;
 
 /// The node adds the VIP to the interface, announces it, and removes it.
 pub const LVS_VIP_OWNER_NODE: u32 = 0;

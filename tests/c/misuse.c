@@ -100,6 +100,84 @@ static void free_nothing(void)
         (structure).size = sizeof(structure);                                              \
     } while (0)
 
+static void misuse_control(lvs_ipvs *ipvs, const lvs_services *services, const lvs_destinations *destinations)
+{
+    struct lvs_counters counters = { .size = sizeof counters };
+    struct lvs_timeouts timeouts = { .size = sizeof timeouts };
+    struct lvs_sync_daemon daemon = { .size = sizeof daemon, .role = LVS_SYNC_BACKUP, .interface = "lo" };
+    lvs_sync_daemons *daemons = NULL;
+    lvs_services *one = NULL;
+    lvs_destinations *server = NULL;
+
+    EXPECT(LVS_ERR_NULL, lvs_services_counters(NULL, 0, &counters));
+    EXPECT(LVS_ERR_NULL, lvs_services_counters(services, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_services_counters(services, SIZE_MAX, &counters));
+    BAD_SIZE(counters, lvs_services_counters(services, 0, &counters));
+    EXPECT(LVS_ERR_NULL, lvs_destinations_counters(NULL, 0, &counters));
+    EXPECT(LVS_ERR_NULL, lvs_destinations_counters(destinations, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_destinations_counters(destinations, 1, &counters));
+    BAD_SIZE(counters, lvs_destinations_counters(destinations, 0, &counters));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_totals(NULL, &counters));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_totals(ipvs, NULL));
+    BAD_SIZE(counters, lvs_ipvs_totals(ipvs, &counters));
+
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_zero(NULL, WEB));
+    BAD_TEXT(lvs_ipvs_zero(ipvs, text));
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_zero(ipvs, "tcp 192.0.2"));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_flush(NULL));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_set_weight(NULL, WEB, "10.0.0.1:80", 1));
+    BAD_OR_NULL(lvs_ipvs_set_weight(ipvs, text, "10.0.0.1:80", 1));
+    BAD_OR_NULL(lvs_ipvs_set_weight(ipvs, WEB, text, 1));
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_set_weight(ipvs, WEB, "10.0.0.1:80", UINT32_MAX));
+
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_timeouts(NULL, &timeouts));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_timeouts(ipvs, NULL));
+    BAD_SIZE(timeouts, lvs_ipvs_timeouts(ipvs, &timeouts));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_set_timeouts(NULL, &timeouts));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_set_timeouts(ipvs, NULL));
+    BAD_SIZE(timeouts, lvs_ipvs_set_timeouts(ipvs, &timeouts));
+    timeouts.reserved = 1;
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_set_timeouts(ipvs, &timeouts));
+
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_start_sync_daemon(NULL, &daemon));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_start_sync_daemon(ipvs, NULL));
+    BAD_SIZE(daemon, lvs_ipvs_start_sync_daemon(ipvs, &daemon));
+    BAD_OR_NULL((daemon.interface = text, lvs_ipvs_start_sync_daemon(ipvs, &daemon)));
+    daemon.interface = "no-such-one";
+    EXPECT(LVS_ERR_NO_INTERFACE, lvs_ipvs_start_sync_daemon(ipvs, &daemon));
+    BAD_TEXT((daemon.group = text, lvs_ipvs_start_sync_daemon(ipvs, &daemon)));
+    daemon.group = "192.0.2.1";
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_start_sync_daemon(ipvs, &daemon));
+    daemon.role = 0;
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_start_sync_daemon(ipvs, &daemon));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_stop_sync_daemon(NULL, LVS_SYNC_BACKUP));
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_stop_sync_daemon(ipvs, UINT32_MAX));
+    EXPECT(LVS_ERR_NO_DAEMON, lvs_ipvs_stop_sync_daemon(ipvs, LVS_SYNC_BACKUP));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_sync_daemons(NULL, &daemons));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_sync_daemons(ipvs, NULL));
+    CHECK(daemons == NULL && lvs_sync_daemons_count(NULL) == 0);
+    EXPECT(LVS_OK, lvs_ipvs_sync_daemons(ipvs, &daemons));
+    EXPECT(LVS_ERR_NULL, lvs_sync_daemons_get(NULL, 0, &daemon));
+    EXPECT(LVS_ERR_NULL, lvs_sync_daemons_get(daemons, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_sync_daemons_get(daemons, 0, &daemon));
+    lvs_sync_daemons_free(daemons);
+    lvs_sync_daemons_free(NULL);
+
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_service(NULL, WEB, &one));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_service(ipvs, WEB, NULL));
+    BAD_OR_NULL(lvs_ipvs_service(ipvs, text, &one));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_destination(NULL, WEB, "10.0.0.1:80", &server));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_destination(ipvs, WEB, "10.0.0.1:80", NULL));
+    BAD_OR_NULL(lvs_ipvs_destination(ipvs, text, "10.0.0.1:80", &server));
+    BAD_OR_NULL(lvs_ipvs_destination(ipvs, WEB, text, &server));
+    CHECK(one == NULL && server == NULL);
+    EXPECT(LVS_OK, lvs_ipvs_service(ipvs, WEB, &one));
+    EXPECT(LVS_OK, lvs_ipvs_destination(ipvs, WEB, "10.0.0.1:80", &server));
+    CHECK(lvs_services_count(one) == 1 && lvs_destinations_count(server) == 1);
+    lvs_services_free(one);
+    lvs_destinations_free(server);
+}
+
 static void misuse_ipvs(void)
 {
     lvs_ipvs *ipvs = (lvs_ipvs *)&ipvs, *untouched = ipvs;
@@ -209,6 +287,8 @@ static void misuse_ipvs(void)
     seen.weight = 7;
     EXPECT(LVS_OK, lvs_ipvs_replace_destination(ipvs, WEB, &seen));
     EXPECT(LVS_OK, lvs_ipvs_replace_service(ipvs, &found));
+
+    misuse_control(ipvs, services, destinations);
 
     EXPECT(LVS_ERR_NULL, lvs_ipvs_table(NULL, &text));
     EXPECT(LVS_ERR_NULL, lvs_ipvs_table(ipvs, NULL));

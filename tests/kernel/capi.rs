@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Output;
 
-use crate::lab::{enter_new_netns, ip, ipvsadm, rules, run, try_run};
+use crate::lab::{enter_new_netns, feed, ip, ipvsadm, rules, run, try_run};
 
 /// A program that `make` has built below the target directory, where this test is, too.
 fn program(name: &str) -> String {
@@ -173,4 +173,70 @@ fn a_program_with_a_loop_waits_for_its_descriptor_alone() {
     assert_eq!((polled, locked), (count("poll("), count("flock(")), "{trace}");
     assert!(polled > 10 && locked > 10, "{trace}");
     println!("{}", said.lines().last().unwrap());
+}
+
+/// One request each, judged by ipvsadm.
+#[test]
+fn counters_timeouts_and_sync_daemons() {
+    network();
+    ip("addr add 192.0.2.11/24 dev eth0");
+    ip("addr add 192.0.2.254/32 dev eth0");
+    feed(
+        "ipvsadm -R",
+        "-A -t 192.0.2.254:80 -s rr -p 300\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -m -w 1 -x 90 -y 30\n",
+    );
+    let steps = |steps: &str| {
+        let output = try_run(&format!("{} {steps}", program("control")));
+        assert!(output.status.success() && output.stderr.is_empty(), "{steps}: {output:?}");
+        said(&output.stdout)
+    };
+
+    assert_eq!(steps("daemons start daemons"), "1 on eth0, id 7, group 224.0.0.99, port 8850, ttl 2\n");
+    let shown = ipvsadm("-Ln --daemon");
+    for part in ["master", "mcast=eth0", "syncid=7", "group=224.0.0.99", "port=8850", "ttl=2"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+    assert_eq!(steps("start-again stop stop-again daemons"), "");
+    assert_eq!(ipvsadm("-Ln --daemon"), "");
+
+    let before = ipvsadm("-Ln --timeout");
+    let fin = before.split_whitespace().nth(5).unwrap().to_owned();
+    assert_eq!(steps("timeouts"), format!("901 {fin} 302\n"));
+    assert!(ipvsadm("-Ln --timeout").contains(&format!("901 {fin} 302")));
+
+    steps("weight");
+    let shown = ipvsadm("-Ln --thresholds");
+    let row: Vec<&str> = shown.lines().last().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(row[1..5], ["192.0.2.12:80", "90", "30", "0"], "{shown}");
+    assert!(ipvsadm("-Sn").contains("-r 192.0.2.12:80 -m -w 9"));
+
+    let text = steps("counters");
+    assert_eq!(
+        text.lines().filter(|line| line.contains(": 0 connections, 0 active, 0 inactive, 0 templates")).count(),
+        3,
+        "{text}"
+    );
+    // The node's own request is scheduled like a client's, and stays without an answer.
+    let _ =
+        std::net::TcpStream::connect_timeout(&"192.0.2.254:80".parse().unwrap(), std::time::Duration::from_millis(200));
+    // The kernel updates the counters every two seconds.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let row = |text: &str| -> Vec<String> {
+        let found = text.lines().find(|line| line.contains("192.0.2.12:80")).unwrap_or_default();
+        found.split_whitespace().map(str::to_owned).collect()
+    };
+    let (now, stats) = (row(&ipvsadm("-Ln")), row(&ipvsadm("-Ln --stats")));
+    assert_eq!(stats[2], "1", "{stats:?}");
+    let counted = |connections: &str| {
+        let (active, inactive) = (&now[4], &now[5]);
+        format!("192.0.2.12:80: {connections} connections, {active} active, {inactive} inactive, 1 templates\n")
+    };
+    let text = steps("counters");
+    assert!(text.contains(&counted("1")), "{text}{now:?}");
+    assert!(text.contains("tcp 192.0.2.254:80: 1 connections, 0 active, 0 inactive"), "{text}");
+    assert!(text.starts_with("all: 1 connections"), "{text}");
+    let text = steps("zero counters");
+    assert!(text.contains(&counted("0")), "{text}");
+    steps("flush");
+    assert_eq!(ipvsadm("-Sn"), "");
 }

@@ -1,0 +1,119 @@
+/*
+ * What IPVS has beside its services: counters, timeouts, sync daemons. Each argument is one step, and tests/kernel/capi.rs
+ * judges with ipvsadm what it has done.
+ */
+#include <errno.h>
+#include <lvs_dr.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WEB "tcp 192.0.2.254:80"
+#define SERVER "192.0.2.12:80"
+
+static void expect(int expected, int status, int line)
+{
+    char text[512];
+
+    if (status == expected)
+        return;
+    lvs_last_error_message(text, sizeof text);
+    fprintf(stderr, "line %d: %s instead of %s: %s\n", line, lvs_status_name(status), lvs_status_name(expected), text);
+    exit(EXIT_FAILURE);
+}
+
+#define EXPECT(expected, status) expect(expected, status, __LINE__)
+
+static void show(const char *what, const struct lvs_counters *found)
+{
+    printf("%s: %llu connections, %llu active, %llu inactive, %llu templates\n", what, (unsigned long long)found->connections,
+           (unsigned long long)found->active, (unsigned long long)found->inactive, (unsigned long long)found->persistent);
+}
+
+static void counters(lvs_ipvs *ipvs)
+{
+    struct lvs_counters found = { .size = sizeof found };
+    lvs_services *services;
+    lvs_destinations *destinations;
+
+    EXPECT(LVS_OK, lvs_ipvs_totals(ipvs, &found));
+    show("all", &found);
+    EXPECT(LVS_OK, lvs_ipvs_service(ipvs, WEB, &services));
+    EXPECT(LVS_OK, lvs_services_counters(services, 0, &found));
+    EXPECT(LVS_ERR_INDEX, lvs_services_counters(services, 1, &found));
+    show(WEB, &found);
+    lvs_services_free(services);
+    EXPECT(LVS_OK, lvs_ipvs_destination(ipvs, WEB, SERVER, &destinations));
+    EXPECT(LVS_OK, lvs_destinations_counters(destinations, 0, &found));
+    show(SERVER, &found);
+    lvs_destinations_free(destinations);
+    EXPECT(LVS_ERR_NO_SERVICE, lvs_ipvs_service(ipvs, "tcp 192.0.2.9:80", &services));
+    EXPECT(LVS_ERR_NO_DESTINATION, lvs_ipvs_destination(ipvs, WEB, "192.0.2.9:80", &destinations));
+}
+
+static void daemons(lvs_ipvs *ipvs)
+{
+    struct lvs_sync_daemon found = { .size = sizeof found };
+    lvs_sync_daemons *list;
+
+    EXPECT(LVS_OK, lvs_ipvs_sync_daemons(ipvs, &list));
+    for (size_t i = 0; i < lvs_sync_daemons_count(list); i++) {
+        EXPECT(LVS_OK, lvs_sync_daemons_get(list, i, &found));
+        printf("%u on %s, id %u, group %s, port %u, ttl %u\n", (unsigned)found.role, found.interface, (unsigned)found.sync_id,
+               found.group, (unsigned)found.port, (unsigned)found.ttl);
+    }
+    EXPECT(LVS_ERR_INDEX, lvs_sync_daemons_get(list, 9, &found));
+    lvs_sync_daemons_free(list);
+}
+
+int main(int argc, char **argv)
+{
+    struct lvs_sync_daemon master = {
+        .size = sizeof master, .role = LVS_SYNC_MASTER, .interface = "eth0", .sync_id = 7, .group = "224.0.0.99", .port = 8850, .ttl = 2
+    };
+    struct lvs_timeouts timeouts = { .size = sizeof timeouts, .tcp = 901, .udp = 302 };
+    lvs_ipvs *ipvs;
+
+    EXPECT(LVS_OK, lvs_ipvs_open(NULL, &ipvs));
+    for (int i = 1; i < argc; i++) {
+        const char *step = argv[i];
+
+        if (!strcmp(step, "start"))
+            EXPECT(LVS_OK, lvs_ipvs_start_sync_daemon(ipvs, &master));
+        else if (!strcmp(step, "start-again")) {
+            EXPECT(LVS_ERR_DAEMON_RUNS, lvs_ipvs_start_sync_daemon(ipvs, &master));
+            if (lvs_last_errno() != EEXIST)
+                return 2;
+        } else if (!strcmp(step, "stop"))
+            EXPECT(LVS_OK, lvs_ipvs_stop_sync_daemon(ipvs, LVS_SYNC_MASTER));
+        else if (!strcmp(step, "stop-again")) {
+            EXPECT(LVS_ERR_NO_DAEMON, lvs_ipvs_stop_sync_daemon(ipvs, LVS_SYNC_MASTER));
+            if (lvs_last_errno() != ESRCH)
+                return 3;
+            EXPECT(LVS_ERR_INVALID, lvs_ipvs_stop_sync_daemon(ipvs, 3));
+        } else if (!strcmp(step, "daemons"))
+            daemons(ipvs);
+        else if (!strcmp(step, "timeouts")) {
+            EXPECT(LVS_OK, lvs_ipvs_set_timeouts(ipvs, &timeouts));
+            EXPECT(LVS_OK, lvs_ipvs_timeouts(ipvs, &timeouts));
+            printf("%u %u %u\n", (unsigned)timeouts.tcp, (unsigned)timeouts.tcp_fin, (unsigned)timeouts.udp);
+            timeouts.tcp = 2678401;
+            EXPECT(LVS_ERR_INVALID, lvs_ipvs_set_timeouts(ipvs, &timeouts));
+        } else if (!strcmp(step, "weight")) {
+            EXPECT(LVS_OK, lvs_ipvs_set_weight(ipvs, WEB, SERVER, 9));
+            EXPECT(LVS_ERR_NO_DESTINATION, lvs_ipvs_set_weight(ipvs, WEB, "192.0.2.9:80", 9));
+            EXPECT(LVS_ERR_INVALID, lvs_ipvs_set_weight(ipvs, WEB, SERVER, 0x80000000u));
+        } else if (!strcmp(step, "counters"))
+            counters(ipvs);
+        else if (!strcmp(step, "zero")) {
+            EXPECT(LVS_OK, lvs_ipvs_zero(ipvs, WEB));
+            EXPECT(LVS_OK, lvs_ipvs_zero(ipvs, NULL));
+            EXPECT(LVS_ERR_NO_SERVICE, lvs_ipvs_zero(ipvs, "tcp 192.0.2.9:80"));
+        } else if (!strcmp(step, "flush"))
+            EXPECT(LVS_OK, lvs_ipvs_flush(ipvs));
+        else
+            return 4;
+    }
+    lvs_ipvs_free(ipvs);
+    return EXIT_SUCCESS;
+}

@@ -417,13 +417,39 @@ const STORIES: &[Story] = &[
             case.world.config.services = Some(SERVICES.replace(VIP, "192.0.2.253").parse().unwrap());
         };
         of_mail(case);
+        // Each group has a file of its own.
+        let of_web = std::mem::take(&mut case.world.memory.loaded);
         case.world.seen.vips.insert(mail[0], Vec::new());
         case.role(Role::Backup);
         case.release();
         case.world.config.group = "web".into();
+        case.world.memory.loaded = of_web;
         case.world.config.vips = web;
         case.world.config.services = Some(SERVICES.parse().unwrap());
         case.release();
+    }),
+    ("two groups of different families", marks, |case| {
+        case.world.config.group = "web".into();
+        case.world.config.groups = ["web".to_owned(), "mail".to_owned()].into();
+        case.was(&UP);
+        let own = located("2001:db8::11", "eth0", Scope::Global);
+        case.world.seen.own.insert(own.address);
+        case.world.seen.addresses.push(own);
+        case.world.config.group = "mail".into();
+        case.world.config.vips = vec![ip(VIP6)];
+        case.world.config.services = Some(SERVICES6.parse().unwrap());
+        // Each group has a file of its own.
+        case.world.memory.loaded = Table::new();
+        case.world.seen.vips.insert(ip(VIP6), Vec::new());
+        case.role(Role::Backup);
+        case.release();
+    }),
+    ("fence clear, with a service that the configuration lacks for a while", clear, |case| {
+        case.was(&[Role::Backup]);
+        let held = format!("{}-A -t 192.0.2.253:80 -s rr\n", case.world.memory.held);
+        case.world.memory.held = held.parse().unwrap();
+        case.roles(&[Role::Backup, Role::Master, Role::Backup]);
+        case.text += &format!("--- held\n{}", case.world.memory.held);
     }),
     ("a group of an earlier configuration", marks, |case| {
         case.world.config.group = "web".into();

@@ -261,6 +261,7 @@ mod tests {
         for beacon in [beacon(1, Role::Master), beacon(u64::MAX, Role::Fault)] {
             let text = beacon.to_string();
             assert_eq!(text.parse::<Beacon>().unwrap(), beacon);
+            assert_eq!(String::from(Heard::Beacon(beacon.clone())), text);
             for end in 0..text.len() - 5 {
                 assert!(text[..end].parse::<Beacon>().is_err(), "{}", &text[..end]);
             }
@@ -292,6 +293,7 @@ mod tests {
             let text = presence.to_string();
             assert_eq!(text.parse::<Presence>().unwrap(), presence);
             assert_eq!(presence.datagram(), text);
+            assert_eq!(String::from(Heard::Presence(presence.clone())), text);
             assert_eq!(format!("{text} tomorrow=1 later").parse::<Presence>().unwrap(), presence);
             (0..text.len()).for_each(|end| drop(text[..end].parse::<Presence>()));
             assert_eq!(text.parse::<Heard>().unwrap(), Heard::Presence(presence));

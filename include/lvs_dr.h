@@ -1249,7 +1249,8 @@ int lvs_ipvs_add_destination(struct lvs_ipvs *ipvs,
 
 /**
  * Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
- * To change only the weight, use lvs_ipvs_set_weight(). Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
+ * To change only the weight, use lvs_ipvs_set_weight(). Fails with LVS_ERR_NO_SERVICE,
+ * LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
  */
 int lvs_ipvs_replace_destination(struct lvs_ipvs *ipvs,
                                  const char *id,

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_int};
 use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
-use super::ffi::{Grows, NAME, Place, Result, Text, c_text, choice, entry, given, invalid, read};
+use super::ffi::{Grows, NAME, Place, Result, Text, c_text, choice, entry, given, invalid, read, reserved};
 use super::ipvs::{lvs_destinations, lvs_ipvs, lvs_services, service_id};
 use super::status::{caught, guard};
 use crate::ipvs::{Stats, SyncDaemon, SyncRole, Timeouts};
@@ -150,7 +150,7 @@ impl From<&Stats> for lvs_counters {
 
 impl lvs_timeouts {
     fn to_timeouts(self) -> Result<Timeouts> {
-        super::ffi::reserved(self.reserved)?;
+        reserved(self.reserved)?;
         let seconds = |count: u32| Duration::from_secs(count.into());
         Ok(Timeouts { tcp: seconds(self.tcp), tcp_fin: seconds(self.tcp_fin), udp: seconds(self.udp) })
     }
@@ -158,7 +158,7 @@ impl lvs_timeouts {
 
 impl lvs_sync_daemon {
     fn to_daemon(self) -> Result<SyncDaemon> {
-        super::ffi::reserved(self.reserved)?;
+        reserved(self.reserved)?;
         let role = choice("role", self.role, &SYNC_ROLES)?;
         let unusable = |name: &str, value: u32, most: u32| {
             invalid(&format!("`{name}` {value}"), format!("0 to {most} was expected"))

@@ -428,7 +428,8 @@ pub unsafe extern "C" fn lvs_ipvs_add_destination(
 }
 
 /// Sets a destination to all of this; what it was set to before is lost. It keeps its connections.
-/// To change only the weight, use lvs_ipvs_set_weight(). Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
+/// To change only the weight, use lvs_ipvs_set_weight(). Fails with LVS_ERR_NO_SERVICE,
+/// LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_replace_destination(
     ipvs: Option<&mut lvs_ipvs>,

@@ -371,7 +371,7 @@ fn what_others_change_is_repaired_and_counted_without_metrics() {
     soon("the services again", &nodes, || nodes[1].table().matches("-w 1").count() == 4);
     // A health check's weight is another table than the director's.
     nodes[1].ipvsadm(&format!("-e -t {VIP}:80 -r 192.0.2.12:80 -g -w 3"));
-    // That is told when it lasts for half a minute.
+    // The warning comes after half a minute.
     thread::sleep(Duration::from_secs(10));
     soon("the other table", &nodes, || nodes.iter().all(|node| node.log().contains("has other services")));
     assert_eq!(kept(&mut sessions), sessions.len());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::engine::{
-    Action, BEACON, Done, End, Engine, Event, Extent, Group, Look, Remembered, Supervised, TICK, known_by,
+    Action, BEACON, Done, End, Engine, Event, Extent, Group, Look, Looks, Remembered, Supervised, TICK, known_by,
 };
 use super::fifo::{Fifo, notified_role};
 use super::notice::{Counts, Notice};
@@ -58,7 +58,7 @@ pub struct SupervisorConfig {
     pub statuses: bool,
     /// Roles only: nothing is repaired, and the other nodes are not heard.
     pub only_roles: bool,
-    /// Record what the supervisor is told and what it decides, see [`Supervisor::next_record`].
+    /// Whether events and decisions are recorded, for [`Supervisor::next_record`].
     #[cfg(feature = "serde")]
     pub record: bool,
 }
@@ -519,12 +519,22 @@ impl Supervisor {
     }
 
     fn look(&mut self, now: Instant) {
-        let mut begin = || {
-            let basis = self.drivers.iter_mut().map(|driver| driver.node_mut().basis()).collect::<Result<_>>()?;
-            self.survey.begin(now, basis, &self.netns)
-        };
-        let begun = begin();
+        // Where each status is wanted there is nothing to be spared.
+        let begun = if self.config.statuses { self.tell_statuses(now) } else { self.begin_survey(now) };
         self.surveyed(begun);
+    }
+
+    fn begin_survey(&mut self, now: Instant) -> Result<Surveyed> {
+        let basis = self.drivers.iter_mut().map(|driver| driver.node_mut().basis()).collect::<Result<_>>()?;
+        self.survey.begin(now, basis, &self.netns)
+    }
+
+    fn tell_statuses(&mut self, now: Instant) -> Result<Surveyed> {
+        let read = |driver: &mut Driver| Ok((driver.config().group.clone(), driver.status()?));
+        let statuses = self.drivers.iter_mut().map(read).collect::<Result<Vec<_>>>()?;
+        let groups = statuses.iter().map(|(_, status)| Look::of(status)).collect();
+        self.notices.push_back(Notice::Looked(statuses));
+        Ok(Surveyed::Looks(Looks { groups, counted: true, took: now.elapsed() }))
     }
 
     fn surveyed(&mut self, result: Result<Surveyed>) {
@@ -545,15 +555,8 @@ impl Supervisor {
     fn read_statuses(&mut self, glanced: Glanced) -> Result<Surveyed> {
         let start = Instant::now();
         let values = self.drivers[0].config().marks.values;
-        let read = |driver: &mut Driver| Ok((driver.config().group.clone(), driver.status()?));
-        let groups = self.drivers.iter_mut().map(read).collect::<Result<Vec<_>>>()?;
-        let looks = self.survey.has_read(start, glanced, groups.iter().map(|(_, status)| status), values);
-        if self.config.statuses {
-            // The next one is wanted, too.
-            self.survey.forget();
-            self.notices.push_back(Notice::Looked(groups));
-        }
-        Ok(looks)
+        let statuses = self.drivers.iter_mut().map(Driver::status).collect::<Result<Vec<_>>>()?;
+        Ok(self.survey.has_read(start, glanced, &statuses, values))
     }
 
     fn count(&mut self, now: Instant, of: u64) {

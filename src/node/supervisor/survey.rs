@@ -148,11 +148,11 @@ impl Survey {
     }
 
     /// Takes in the statuses that were read after this glance, from `start` on.
-    pub(super) fn has_read<'a>(
+    pub(super) fn has_read(
         &mut self,
         start: Instant,
         before: Glanced,
-        statuses: impl Iterator<Item = &'a Status>,
+        statuses: &[Status],
         values: MarkValues,
     ) -> Surveyed {
         let Glanced { basis, counts, digest, took } = before;
@@ -168,7 +168,7 @@ impl Survey {
                 look,
             }
         };
-        let groups = statuses.map(of).collect();
+        let groups = statuses.iter().map(of).collect();
         let (now, took_all) = (Instant::now(), took + start.elapsed());
         let until = now + (took_all * SHARE).clamp(AGES.0, AGES.1);
         let last = Last { basis, groups, until, digest, glance_at: now + (took * GLANCE_SHARE).min(GLANCE_AGE) };

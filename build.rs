@@ -14,7 +14,7 @@ mod header {
     use cbindgen::{Builder, Config, Language, Style};
 
     /// In the order in which the header has them.
-    const SOURCES: [&str; 8] = ["status", "ipvs", "control", "vip", "arp", "node", "driver", "marks"];
+    const SOURCES: [&str; 9] = ["status", "address", "ipvs", "control", "vip", "arp", "node", "driver", "marks"];
     const PREAMBLE: &str = "src/capi/preamble.h";
     const NOTE: &str = "/* Made from src/capi/ by cbindgen: `make header` brings it up to date. */";
 
@@ -34,7 +34,7 @@ mod header {
             header: Some(preamble.trim_end().to_owned()),
             autogen_warning: Some(NOTE.to_owned()),
             include_guard: Some("LVS_DR_H".to_owned()),
-            sys_includes: vec!["stddef.h".to_owned(), "stdint.h".to_owned()],
+            sys_includes: ["stddef.h", "stdint.h", "sys/socket.h"].map(str::to_owned).into(),
             no_includes: true,
             after_includes: Some(format!("\n{version}")),
             language: Language::C,
@@ -45,8 +45,11 @@ mod header {
             tab_width: 4,
             ..Config::default()
         };
-        // `Text` is not in the sources given here: its name is printed as it is.
+        // These are not in the sources given here: their names are printed as they are.
         config.export.rename.insert("Text".to_owned(), "const char*".to_owned());
+        for name in ["sockaddr", "sockaddr_storage"] {
+            config.export.rename.insert(name.to_owned(), format!("struct {name}"));
+        }
 
         let mut builder = Builder::new().with_config(config);
         for source in SOURCES {

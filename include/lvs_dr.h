@@ -43,6 +43,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 /* The version of this header; lvs_version() has that of the library. */
 #define LVS_VERSION "0.1.0"
@@ -61,8 +62,8 @@
 #define LVS_ERR_NULL -1
 
 /**
- * The `size` of a structure is not one that this version knows, or a field that this version does
- * not know is set.
+ * The `size` of a structure is not one that this version knows, a field that this version does not
+ * know is set, or a buffer is too small for its text.
  */
 #define LVS_ERR_SIZE -2
 
@@ -226,6 +227,12 @@
  * A bug in this library. The handles that were used may only be freed.
  */
 #define LVS_ERR_PANIC -900
+
+/**
+ * The size of the longest id of a service, and of the longest address with its port, in octets,
+ * with the NUL at its end.
+ */
+#define LVS_ID_SIZE 64
 
 /**
  * Each UDP packet is scheduled by itself. These flags are the kernel's, IP_VS_SVC_F_* in
@@ -1177,6 +1184,46 @@ const char *lvs_version(void);
  * Such a text is not for free(3). Texts in the entries of a list are freed with the list.
  */
 void lvs_text_free(char *text);
+
+/**
+ * Writes a socket address as the text that this library takes: "192.168.0.11:80",
+ * "[2001:db8::11]:80". Does not block.
+ *
+ * `address`: a `struct sockaddr_in` or `struct sockaddr_in6`, in network byte order as ever.
+ * `text`: `size` octets, LVS_ID_SIZE are always enough. Fails with LVS_ERR_INVALID for another
+ * family and for a `sin6_scope_id`, LVS_ERR_SIZE where the text does not fit.
+ */
+int lvs_address_format(const struct sockaddr *address, char *text, size_t size);
+
+/**
+ * Reads an address with its port, as in `struct lvs_destination`, into a socket address.
+ * `address`: is set to a `struct sockaddr_in` or `struct sockaddr_in6`. Does not block. Fails with
+ * LVS_ERR_INVALID.
+ */
+int lvs_address_parse(const char *text, struct sockaddr_storage *address);
+
+/**
+ * Writes the id of a service, as in `struct lvs_service`: "tcp 192.168.0.254:80", "fwmark 1 ipv6".
+ * Does not block.
+ *
+ * `mark`: a firewall mark; of `address` only the family counts then, and `protocol` is ignored. 0:
+ * the service has none; `protocol` is IPPROTO_TCP, IPPROTO_UDP or IPPROTO_SCTP. `address`, `text`
+ * and the errors: as with lvs_address_format().
+ */
+int lvs_id_format(int protocol,
+                  uint32_t mark,
+                  const struct sockaddr *address,
+                  char *text,
+                  size_t size);
+
+/**
+ * Reads the id of a service. Does not block.
+ *
+ * `protocol`: is set to IPPROTO_..., or to 0 for a firewall mark. `mark`: is set to the mark, or
+ * to 0. `address`: is set to the address and port; for a firewall mark to the unspecified address
+ * of its family. Each may be NULL if it is not needed. Fails with LVS_ERR_INVALID.
+ */
+int lvs_id_parse(const char *id, int *protocol, uint32_t *mark, struct sockaddr_storage *address);
 
 /**
  * Opens a client of IPVS, and loads the kernel's module where it is not loaded yet.

@@ -130,6 +130,24 @@ pub(super) fn put_text(to: Option<&mut MaybeUninit<*mut c_char>>, text: impl Int
     }
 }
 
+/// Copies a text into a buffer of C's.
+///
+/// # Safety
+/// `to` is NULL, or has room for `size` octets.
+pub(super) unsafe fn copy_text(text: &str, name: &str, to: *mut c_char, size: usize) -> Result<()> {
+    let to = given(NonNull::new(to), name)?;
+    if size <= text.len() {
+        let needed = text.len() + 1;
+        return Err(Failure::new(LVS_ERR_SIZE, format!("`{name}` has {size} octets: {text:?} needs {needed}")));
+    }
+    // SAFETY: there is room for the text and a NUL.
+    unsafe {
+        ptr::copy_nonoverlapping(text.as_ptr().cast(), to.as_ptr(), text.len());
+        to.add(text.len()).write(0);
+    }
+    Ok(())
+}
+
 /// Gives a number to C, where C asks for it.
 pub(super) fn put<T>(to: Option<&mut MaybeUninit<T>>, value: T) {
     if let Some(to) = to {

@@ -14,6 +14,7 @@
 #![allow(unreachable_pub, reason = "public for C, not for Rust")]
 #![allow(non_camel_case_types, reason = "as in the header")]
 
+mod address;
 mod arp;
 mod control;
 mod driver;

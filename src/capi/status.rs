@@ -15,8 +15,8 @@ pub const LVS_OK: c_int = 0;
 
 /// A pointer that must not be NULL is.
 pub const LVS_ERR_NULL: c_int = -1;
-/// The `size` of a structure is not one that this version knows, or a field that this version does
-/// not know is set.
+/// The `size` of a structure is not one that this version knows, a field that this version does not
+/// know is set, or a buffer is too small for its text.
 pub const LVS_ERR_SIZE: c_int = -2;
 /// A text is not UTF-8, or too long.
 pub const LVS_ERR_TEXT: c_int = -3;

@@ -15,6 +15,7 @@ mod header {
 
     /// In the order in which the header has them.
     const SOURCES: [&str; 9] = ["status", "address", "ipvs", "control", "vip", "arp", "node", "driver", "marks"];
+    const HANDLES: [&str; 5] = ["lvs_ipvs", "lvs_vips", "lvs_arp", "lvs_node", "lvs_driver"];
     const PREAMBLE: &str = "src/capi/preamble.h";
     const NOTE: &str = "/* Made from src/capi/ by cbindgen: `make header` brings it up to date. */";
 
@@ -60,7 +61,11 @@ mod header {
         fs::create_dir_all(&directory).expect("OUT_DIR can be written to");
         let mut header = Vec::new();
         bindings.write(&mut header);
-        let header = String::from_utf8(header).expect("sources are UTF-8").replace("const char* ", "const char *");
+        let mut header = String::from_utf8(header).expect("sources are UTF-8").replace("const char* ", "const char *");
+        // `Handle` is not in the sources either.
+        for name in HANDLES {
+            header = header.replace(&format!("Handle<{name}> "), &format!("struct {name} *"));
+        }
         fs::write(directory.join("lvs_dr.h"), header).expect("OUT_DIR can be written to");
     }
 }

@@ -6,8 +6,8 @@
  * refusals of the kernel, -200 for the system, -300 for a node and objects of other programs, -900 for bugs. Numbers
  * keep their meaning; later versions may add some within these ranges. lvs_last_error_message() returns the message and
  * lvs_last_errno() the errno of the last failure in the calling thread; a call that succeeds changes neither. A
- * result is written only by a call that succeeds. The library prints nothing, and installs no signal or exit
- * handler. When memory runs out, the process is aborted.
+ * result is written only by a call that succeeds. The library prints nothing but the Rust runtime's line about a bug
+ * (LVS_ERR_PANIC), and installs no signal or exit handler. When memory runs out, the process is aborted.
  *
  * Time. A call blocks until its work is done. A request to the kernel has a time limit of 5 s (LVS_ERR_NO_ANSWER);
  * functions that wait longer say so. Functions that change a node wait up to 30 s for another process that works on
@@ -29,11 +29,18 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
- * freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must
- * not be written to. Any thread may use a handle, but only one at a time; different handles are independent. A handle
- * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2), only one of the two
- * processes may use a handle.
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by
+ * lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
+ * lvs_text_free(), and must not be written to. A handle belongs to the network namespace that it was opened in,
+ * whatever thread uses it. Different handles are independent. Any thread may use a handle, one at a time: a second one
+ * gets LVS_ERR_BUSY. No thread may use what is being freed.
+ *
+ * The process. A thread of the library is started, and has ended when the call returns, where a handle's network
+ * namespace is not that of the calling thread. Otherwise there is none, but for lvs_driver_dispatch(), which has one
+ * while nft(8) or iptables(8) run. The library's threads block all signals. After fork(2) the child gets
+ * LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the parent. Descriptors are closed
+ * by execve(2). Where /proc is not mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or
+ * LVS_ERR_PERMISSION.
  */
 
 #ifndef LVS_DR_H
@@ -86,6 +93,16 @@
  * A list has no entry of this index.
  */
 #define LVS_ERR_INDEX -6
+
+/**
+ * The handle is in use by another thread, or this is a callback of a call that uses it.
+ */
+#define LVS_ERR_BUSY -7
+
+/**
+ * The handle was opened before fork(2), in the parent process.
+ */
+#define LVS_ERR_FORKED -8
 
 /**
  * The kernel refused, for a reason that is not among those below: see the errno.
@@ -169,11 +186,6 @@
 #define LVS_ERR_NO_DAEMON -115
 
 /**
- * The handle is in use by another thread.
- */
-#define LVS_ERR_BUSY -116
-
-/**
  * The kernel ran out of memory or buffers.
  */
 #define LVS_ERR_NO_MEMORY -117
@@ -224,7 +236,8 @@
 #define LVS_ERR_NOT_VERIFIED -304
 
 /**
- * A bug in this library. The handles that were used may only be freed.
+ * A bug in this library: the Rust runtime has printed a line about it to the standard error. The
+ * handles that were used can only be freed.
  */
 #define LVS_ERR_PANIC -900
 
@@ -1561,13 +1574,13 @@ void lvs_arp_free(struct lvs_arp *arp);
  * Reads the settings of an interface, or of "all". `settings` is filled; set its `size` before.
  * Fails with LVS_ERR_NO_INTERFACE.
  */
-int lvs_arp_get(const struct lvs_arp *arp, const char *target, struct lvs_arp_settings *settings);
+int lvs_arp_get(struct lvs_arp *arp, const char *target, struct lvs_arp_settings *settings);
 
 /**
  * Reads the effective settings of an interface: of its own and those of "all", the greater number
  * each. Otherwise as lvs_arp_get().
  */
-int lvs_arp_effective(const struct lvs_arp *arp,
+int lvs_arp_effective(struct lvs_arp *arp,
                       const char *interface,
                       struct lvs_arp_settings *settings);
 
@@ -1579,7 +1592,7 @@ int lvs_arp_effective(const struct lvs_arp *arp,
  * may be set: read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM
  * where /proc/sys cannot be written to (EACCES, EPERM, EROFS).
  */
-int lvs_arp_set(const struct lvs_arp *arp,
+int lvs_arp_set(struct lvs_arp *arp,
                 const char *target,
                 const struct lvs_arp_settings *settings,
                 struct lvs_arp_settings *previous);
@@ -1591,7 +1604,7 @@ int lvs_arp_set(const struct lvs_arp *arp,
  * A setting that another program changed since stays, and is no error: `kept` is set to 1 then,
  * otherwise to 0; NULL if it is not needed.
  */
-int lvs_arp_give_back(const struct lvs_arp *arp,
+int lvs_arp_give_back(struct lvs_arp *arp,
                       const char *target,
                       const struct lvs_arp_settings *settings,
                       const struct lvs_arp_settings *previous,
@@ -1825,9 +1838,10 @@ int lvs_driver_dispatch(struct lvs_driver *driver);
 int lvs_driver_next_report(struct lvs_driver *driver, struct lvs_report *report, char **text);
 
 /**
- * Whether a task is under way or a report is to be taken: 1 or 0. 0 for NULL.
+ * Whether a task is under way or a report is to be taken: 1 or 0. 0 for NULL and where another
+ * thread uses the driver.
  */
-int lvs_driver_is_busy(const struct lvs_driver *driver);
+int lvs_driver_is_busy(struct lvs_driver *driver);
 
 /**
  * Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other

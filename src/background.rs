@@ -4,9 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::netlink::start_thread;
+
+/// The size of the thread's stack: a program that locks its memory (mlockall(2)) has all of it in
+/// memory.
+const STACK: usize = 256 << 10;
 
 /// Work under way. Its descriptor is readable once it has ended.
 #[derive(Debug)]
@@ -33,7 +38,7 @@ impl<T: Send + 'static> Background<T> {
         })));
         let run =
             move || work.lock().unwrap_or_else(PoisonError::into_inner).take().into_iter().for_each(|work| work());
-        if thread::Builder::new().name("lvs-dr".into()).spawn(run.clone()).is_err() {
+        if start_thread(|builder| builder.stack_size(STACK).spawn(run.clone())).is_err() {
             run();
         }
         Ok(Background { result, ended })
@@ -60,6 +65,7 @@ impl<T> AsFd for Background<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
     use std::time::{Duration, Instant};
 
     use super::*;

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags, fstat, open, stat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::{Error, Result};
+use crate::netlink::start_thread;
 
 const OWN: &str = "/proc/thread-self/ns/net";
 
@@ -96,9 +97,7 @@ impl Netns {
                     .map_err(|e| Error::system("enter network namespace", &self.name, e))?;
                 Ok(work())
             };
-            let thread = thread::Builder::new()
-                .name("lvs-dr".into())
-                .spawn_scoped(scope, enter)
+            let thread = start_thread(|builder| builder.spawn_scoped(scope, enter))
                 .map_err(|e| Error::system("start a thread in network namespace", &self.name, e))?;
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })

@@ -14,6 +14,7 @@ use crate::ipvs::{Family, ServiceId};
 /// The size of the longest id of a service, and of the longest address with its port, in octets,
 /// with the NUL at its end.
 pub const LVS_ID_SIZE: usize = 64;
+const _: () = assert!("sctp [1111:2222:3333:4444:5555:6666:7777:8888]:65535".len() < LVS_ID_SIZE);
 
 /// Reads a socket address of C's.
 ///

@@ -3,12 +3,20 @@
 use std::ffi::c_int;
 use std::mem::{MaybeUninit, size_of};
 
-use super::ffi::{Grows, Place, Result, Text, given, put, read};
+use super::ffi::{Grows, Handle, Held, Opened, Place, Result, Text, given, put, read};
 use super::status::{caught, guard};
 use crate::arp::{Arp, ArpTarget, Change, Returned, Settings};
 
 /// Reads and changes the ARP settings of one network namespace.
-pub struct lvs_arp(Arp);
+pub struct lvs_arp(Held<Arp>);
+
+impl Opened for lvs_arp {
+    type Value = Arp;
+
+    fn held(&self) -> &Held<Arp> {
+        &self.0
+    }
+}
 
 /// ARP settings, as in /proc/sys/net/ipv4/conf. To hide a VIP on `lo`, 1 and 2 are what to use.
 #[repr(C)]
@@ -59,7 +67,7 @@ fn target_of(text: Text) -> Result<ArpTarget> {
 pub extern "C" fn lvs_arp_open(netns: Text, arp: Option<&mut MaybeUninit<Box<lvs_arp>>>) -> c_int {
     guard(|| {
         let result = given(arp, "arp")?;
-        result.write(Box::new(lvs_arp(Arp::open_in(netns.netns()?))));
+        result.write(Box::new(lvs_arp(Held::new(Arp::open_in(netns.netns()?)))));
         Ok(())
     })
 }
@@ -73,12 +81,12 @@ pub extern "C" fn lvs_arp_free(arp: Option<Box<lvs_arp>>) {
 /// Reads the settings of an interface, or of "all". `settings` is filled; set its `size` before.
 /// Fails with LVS_ERR_NO_INTERFACE.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_arp_get(arp: Option<&lvs_arp>, target: Text, settings: *mut lvs_arp_settings) -> c_int {
+pub unsafe extern "C" fn lvs_arp_get(arp: Handle<lvs_arp>, target: Text, settings: *mut lvs_arp_settings) -> c_int {
     guard(|| {
-        let (arp, target) = (given(arp, "arp")?, target_of(target)?);
+        let (arp, target) = (arp.lock("arp")?, target_of(target)?);
         // SAFETY: a structure of C's.
         let place = unsafe { Place::new(settings) }?;
-        place.put(arp.0.get(&target)?.into());
+        place.put(arp.get(&target)?.into());
         Ok(())
     })
 }
@@ -87,15 +95,15 @@ pub unsafe extern "C" fn lvs_arp_get(arp: Option<&lvs_arp>, target: Text, settin
 /// each. Otherwise as lvs_arp_get().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_effective(
-    arp: Option<&lvs_arp>,
+    arp: Handle<lvs_arp>,
     interface: Text,
     settings: *mut lvs_arp_settings,
 ) -> c_int {
     guard(|| {
-        let (arp, interface) = (given(arp, "arp")?, interface.name("interface")?);
+        let (arp, interface) = (arp.lock("arp")?, interface.name("interface")?);
         // SAFETY: a structure of C's.
         let place = unsafe { Place::new(settings) }?;
-        place.put(arp.0.effective(&interface)?.into());
+        place.put(arp.effective(&interface)?.into());
         Ok(())
     })
 }
@@ -108,17 +116,17 @@ pub unsafe extern "C" fn lvs_arp_effective(
 /// where /proc/sys cannot be written to (EACCES, EPERM, EROFS).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_set(
-    arp: Option<&lvs_arp>,
+    arp: Handle<lvs_arp>,
     target: Text,
     settings: *const lvs_arp_settings,
     previous: *mut lvs_arp_settings,
 ) -> c_int {
     guard(|| {
-        let (arp, target) = (given(arp, "arp")?, target_of(target)?);
+        let (arp, target) = (arp.lock("arp")?, target_of(target)?);
         // SAFETY: structures of C's.
         let (wanted, place) = unsafe { (read(settings)?, Place::optional(previous)?) };
-        let change = arp.0.plan(&target, wanted.into())?;
-        arp.0.apply(&change)?;
+        let change = arp.plan(&target, wanted.into())?;
+        arp.apply(&change)?;
         if let Some(place) = place {
             place.put(change.before.into());
         }
@@ -133,17 +141,17 @@ pub unsafe extern "C" fn lvs_arp_set(
 /// otherwise to 0; NULL if it is not needed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_give_back(
-    arp: Option<&lvs_arp>,
+    arp: Handle<lvs_arp>,
     target: Text,
     settings: *const lvs_arp_settings,
     previous: *const lvs_arp_settings,
     kept: Option<&mut MaybeUninit<c_int>>,
 ) -> c_int {
     guard(|| {
-        let (arp, target) = (given(arp, "arp")?, target_of(target)?);
+        let (arp, target) = (arp.lock("arp")?, target_of(target)?);
         // SAFETY: structures of C's.
         let (after, before) = unsafe { (read(settings)?, read(previous)?) };
-        let back = arp.0.give_back(&Change { target, before: before.into(), after: after.into() })?;
+        let back = arp.give_back(&Change { target, before: before.into(), after: after.into() })?;
         put(kept, [back.ignore, back.announce].iter().any(|one| matches!(one, Returned::Kept(_))).into());
         Ok(())
     })

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_int};
 use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
-use super::ffi::{Grows, NAME, Place, Result, Text, c_text, choice, entry, given, invalid, read, reserved};
+use super::ffi::{Grows, Handle, NAME, Place, Result, Text, c_text, choice, entry, given, invalid, read, reserved};
 use super::ipvs::{lvs_destinations, lvs_ipvs, lvs_services, service_id};
 use super::status::{caught, guard};
 use crate::ipvs::{Stats, SyncDaemon, SyncRole, Timeouts};
@@ -245,12 +245,12 @@ pub unsafe extern "C" fn lvs_destinations_counters(
 /// Fills `counters` with those of all services together; set its `size` before. Reads
 /// /proc/net/ip_vs_stats. Fails with LVS_ERR_SYSTEM.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_ipvs_totals(ipvs: Option<&mut lvs_ipvs>, counters: *mut lvs_counters) -> c_int {
+pub unsafe extern "C" fn lvs_ipvs_totals(ipvs: Handle<lvs_ipvs>, counters: *mut lvs_counters) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
+        let mut ipvs = ipvs.lock("ipvs")?;
         // SAFETY: a structure of C's.
         let place = unsafe { Place::new(counters) }?;
-        place.put((&ipvs.0.totals()?).into());
+        place.put((&ipvs.totals()?).into());
         Ok(())
     })
 }
@@ -258,40 +258,40 @@ pub unsafe extern "C" fn lvs_ipvs_totals(ipvs: Option<&mut lvs_ipvs>, counters: 
 /// Sets the counters of a service and its destinations to 0. `id`: NULL for all services. Rates
 /// stay. Fails with LVS_ERR_NO_SERVICE.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_zero(ipvs: Option<&mut lvs_ipvs>, id: Text) -> c_int {
+pub extern "C" fn lvs_ipvs_zero(ipvs: Handle<lvs_ipvs>, id: Text) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
+        let mut ipvs = ipvs.lock("ipvs")?;
         let id = id.optional("id", NAME)?.map(|text| text.parse()).transpose()?;
-        Ok(ipvs.0.zero(id.as_ref())?)
+        Ok(ipvs.zero(id.as_ref())?)
     })
 }
 
 /// Removes all services with their destinations, those of other programs too.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_flush(ipvs: Option<&mut lvs_ipvs>) -> c_int {
-    guard(|| Ok(given(ipvs, "ipvs")?.0.flush()?))
+pub extern "C" fn lvs_ipvs_flush(ipvs: Handle<lvs_ipvs>) -> c_int {
+    guard(|| Ok(ipvs.lock("ipvs")?.flush()?))
 }
 
 /// Sets the weight of a destination, and leaves the rest of it as it is. `weight`: up to
 /// 2147483647; with 0 it gets no new connections, and keeps those that it has. Two requests. Fails
 /// with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_set_weight(ipvs: Option<&mut lvs_ipvs>, id: Text, address: Text, weight: u32) -> c_int {
+pub extern "C" fn lvs_ipvs_set_weight(ipvs: Handle<lvs_ipvs>, id: Text, address: Text, weight: u32) -> c_int {
     guard(|| {
-        let (ipvs, id) = (given(ipvs, "ipvs")?, service_id(id)?);
+        let (mut ipvs, id) = (ipvs.lock("ipvs")?, service_id(id)?);
         let address = address.socket_address("address")?;
-        Ok(ipvs.0.edit_destination(&id, address, |destination| destination.weight = weight)?)
+        Ok(ipvs.edit_destination(&id, address, |destination| destination.weight = weight)?)
     })
 }
 
 /// Reads the timeouts; set `size` of the structure before. One request.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_ipvs_timeouts(ipvs: Option<&mut lvs_ipvs>, timeouts: *mut lvs_timeouts) -> c_int {
+pub unsafe extern "C" fn lvs_ipvs_timeouts(ipvs: Handle<lvs_ipvs>, timeouts: *mut lvs_timeouts) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
+        let mut ipvs = ipvs.lock("ipvs")?;
         // SAFETY: a structure of C's.
         let place = unsafe { Place::new(timeouts) }?;
-        let found = ipvs.0.timeouts()?;
+        let found = ipvs.timeouts()?;
         let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         place.put(lvs_timeouts {
             size: size_of::<lvs_timeouts>(),
@@ -306,12 +306,12 @@ pub unsafe extern "C" fn lvs_ipvs_timeouts(ipvs: Option<&mut lvs_ipvs>, timeouts
 
 /// Sets the timeouts; 0 leaves one as it is. One request. Fails with LVS_ERR_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_ipvs_set_timeouts(ipvs: Option<&mut lvs_ipvs>, timeouts: *const lvs_timeouts) -> c_int {
+pub unsafe extern "C" fn lvs_ipvs_set_timeouts(ipvs: Handle<lvs_ipvs>, timeouts: *const lvs_timeouts) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
+        let mut ipvs = ipvs.lock("ipvs")?;
         // SAFETY: a structure of C's.
         let timeouts = unsafe { read(timeouts) }?.to_timeouts()?;
-        Ok(ipvs.0.set_timeouts(&timeouts)?)
+        Ok(ipvs.set_timeouts(&timeouts)?)
     })
 }
 
@@ -319,15 +319,12 @@ pub unsafe extern "C" fn lvs_ipvs_set_timeouts(ipvs: Option<&mut lvs_ipvs>, time
 /// that is under way, for some milliseconds. Fails with LVS_ERR_DAEMON_RUNS (EEXIST) where one of
 /// that role runs, LVS_ERR_NO_INTERFACE, LVS_ERR_INVALID.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_ipvs_start_sync_daemon(
-    ipvs: Option<&mut lvs_ipvs>,
-    daemon: *const lvs_sync_daemon,
-) -> c_int {
+pub unsafe extern "C" fn lvs_ipvs_start_sync_daemon(ipvs: Handle<lvs_ipvs>, daemon: *const lvs_sync_daemon) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
+        let mut ipvs = ipvs.lock("ipvs")?;
         // SAFETY: a structure of C's.
         let daemon = unsafe { read(daemon) }?.to_daemon()?;
-        Ok(ipvs.0.start_sync_daemon(&daemon)?)
+        Ok(ipvs.start_sync_daemon(&daemon)?)
     })
 }
 
@@ -335,10 +332,10 @@ pub unsafe extern "C" fn lvs_ipvs_start_sync_daemon(
 /// table; up to three where the kernel leaves one without an answer, which takes 50 ms each. Fails
 /// with LVS_ERR_NO_DAEMON (ESRCH) where none runs.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_stop_sync_daemon(ipvs: Option<&mut lvs_ipvs>, role: u32) -> c_int {
+pub extern "C" fn lvs_ipvs_stop_sync_daemon(ipvs: Handle<lvs_ipvs>, role: u32) -> c_int {
     guard(|| {
-        let (ipvs, role) = (given(ipvs, "ipvs")?, choice("role", role, &SYNC_ROLES)?);
-        Ok(ipvs.0.stop_sync_daemon(role)?)
+        let (mut ipvs, role) = (ipvs.lock("ipvs")?, choice("role", role, &SYNC_ROLES)?);
+        Ok(ipvs.stop_sync_daemon(role)?)
     })
 }
 
@@ -346,12 +343,12 @@ pub extern "C" fn lvs_ipvs_stop_sync_daemon(ipvs: Option<&mut lvs_ipvs>, role: u
 /// lvs_sync_daemons_free(). One request.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_sync_daemons(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     daemons: Option<&mut MaybeUninit<Box<lvs_sync_daemons>>>,
 ) -> c_int {
     guard(|| {
-        let (ipvs, result) = (given(ipvs, "ipvs")?, given(daemons, "daemons")?);
-        let found = ipvs.0.sync_daemons()?;
+        let (mut ipvs, result) = (ipvs.lock("ipvs")?, given(daemons, "daemons")?);
+        let found = ipvs.sync_daemons()?;
         result.write(Box::new(lvs_sync_daemons(found.into_iter().map(DaemonTexts::new).collect())));
         Ok(())
     })

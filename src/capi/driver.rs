@@ -2,9 +2,9 @@
 
 use std::ffi::{c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use super::ffi::{Grows, Place, Text, choice, given, put_text, read};
+use super::ffi::{Grows, Handle, Held, Opened, Place, Text, choice, given, put_text, read};
 use super::node::{ROLES, lvs_node_config};
 use super::status::{Failure, LVS_OK, caught, guard};
 use crate::node::{Apply, Driver, Node, Report, Role, Task};
@@ -29,7 +29,18 @@ pub const LVS_REPORT_STEP: u32 = 1;
 pub const LVS_REPORT_ENDED: u32 = 2;
 
 /// A node that a program with a loop of its own drives.
-pub struct lvs_driver(Driver);
+pub struct lvs_driver {
+    held: Held<Driver>,
+    descriptor: RawFd,
+}
+
+impl Opened for lvs_driver {
+    type Value = Driver;
+
+    fn held(&self) -> &Held<Driver> {
+        &self.held
+    }
+}
 
 /// What a driver reports.
 #[repr(C)]
@@ -93,7 +104,9 @@ pub unsafe extern "C" fn lvs_driver_open(
         let result = given(driver, "driver")?;
         // SAFETY: a structure of C's.
         let config = unsafe { read(config)?.to_config()? };
-        result.write(Box::new(lvs_driver(Driver::new(Node::open_in(config, netns.netns()?)?)?)));
+        let driver = Driver::new(Node::open_in(config, netns.netns()?)?)?;
+        let descriptor = driver.as_fd().as_raw_fd();
+        result.write(Box::new(lvs_driver { held: Held::new(driver), descriptor }));
         Ok(())
     })
 }
@@ -110,7 +123,7 @@ pub extern "C" fn lvs_driver_free(driver: Option<Box<lvs_driver>>) {
 /// close it. -1: `driver` is NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_fd(driver: Option<&lvs_driver>) -> c_int {
-    driver.map_or(-1, |driver| driver.0.as_fd().as_raw_fd())
+    driver.map_or(-1, |driver| driver.descriptor)
 }
 
 /// Asks for a task. Does not block; lvs_driver_dispatch() carries it out.
@@ -120,9 +133,9 @@ pub extern "C" fn lvs_driver_fd(driver: Option<&lvs_driver>) -> c_int {
 /// other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors of the task are
 /// reported.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_driver_request(driver: Option<&mut lvs_driver>, task: u32, role: u32) -> c_int {
+pub extern "C" fn lvs_driver_request(driver: Handle<lvs_driver>, task: u32, role: u32) -> c_int {
     guard(|| {
-        let driver = given(driver, "driver")?;
+        let mut driver = driver.lock("driver")?;
         let task = match task {
             LVS_TASK_ROLE => Task::Role(choice("role", role, &ROLES)?),
             task => {
@@ -139,7 +152,7 @@ pub extern "C" fn lvs_driver_request(driver: Option<&mut lvs_driver>, task: u32,
                 )?
             }
         };
-        Ok(driver.0.request(task)?)
+        Ok(driver.request(task)?)
     })
 }
 
@@ -151,8 +164,8 @@ pub extern "C" fn lvs_driver_request(driver: Option<&mut lvs_driver>, task: u32,
 /// table is large. While nft(8) or iptables(8) run, a thread of the library waits for them. Fails
 /// with LVS_ERR_SYSTEM; the errors of tasks are reported.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_driver_dispatch(driver: Option<&mut lvs_driver>) -> c_int {
-    guard(|| Ok(given(driver, "driver")?.0.dispatch()?))
+pub extern "C" fn lvs_driver_dispatch(driver: Handle<lvs_driver>) -> c_int {
+    guard(|| Ok(driver.lock("driver")?.dispatch()?))
 }
 
 /// Takes the next report.
@@ -162,15 +175,15 @@ pub extern "C" fn lvs_driver_dispatch(driver: Option<&mut lvs_driver>) -> c_int 
 /// there is no report; NULL if it is not needed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_driver_next_report(
-    driver: Option<&mut lvs_driver>,
+    driver: Handle<lvs_driver>,
     report: *mut lvs_report,
     text: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let driver = given(driver, "driver")?;
+        let mut driver = driver.lock("driver")?;
         // SAFETY: a structure of C's.
         let place = unsafe { Place::new(report) }?;
-        let (report, words) = match driver.0.next_report() {
+        let (report, words) = match driver.next_report() {
             None => (lvs_report::of(LVS_REPORT_NONE, 0, None), None),
             Some(Report::Step { step, .. }) => (lvs_report::of(LVS_REPORT_STEP, 0, None), Some(step.to_string())),
             Some(Report::Ended { task, result: Ok(plan) }) => (lvs_report::ended(task), Some(plan.to_string())),
@@ -189,8 +202,9 @@ pub unsafe extern "C" fn lvs_driver_next_report(
     })
 }
 
-/// Whether a task is under way or a report is to be taken: 1 or 0. 0 for NULL.
+/// Whether a task is under way or a report is to be taken: 1 or 0. 0 for NULL and where another
+/// thread uses the driver.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_driver_is_busy(driver: Option<&lvs_driver>) -> c_int {
-    driver.is_some_and(|driver| driver.0.is_busy()).into()
+pub extern "C" fn lvs_driver_is_busy(driver: Handle<lvs_driver>) -> c_int {
+    driver.lock("driver").is_ok_and(|driver| driver.is_busy()).into()
 }

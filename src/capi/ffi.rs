@@ -4,10 +4,14 @@
 use std::ffi::{CString, c_char};
 use std::mem::{MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
+use std::process;
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use super::status::{Failure, LVS_ERR_INDEX, LVS_ERR_NULL, LVS_ERR_SIZE, LVS_ERR_TEXT};
+use super::status::{
+    Failure, LVS_ERR_BUSY, LVS_ERR_FORKED, LVS_ERR_INDEX, LVS_ERR_NULL, LVS_ERR_PANIC, LVS_ERR_SIZE, LVS_ERR_TEXT,
+};
 use crate::error::Error;
 use crate::netns::Netns;
 
@@ -109,6 +113,55 @@ impl Text {
         match self.optional("netns", PATH)? {
             Some(path) => Ok(Netns::open(path)?),
             None => Ok(Netns::current()?),
+        }
+    }
+}
+
+/// What a handle of C's holds: for one thread at a time, in the process that opened it.
+pub(super) struct Held<T> {
+    process: u32,
+    value: Mutex<T>,
+}
+
+impl<T> Held<T> {
+    pub(super) fn new(value: T) -> Self {
+        Held { process: process::id(), value: Mutex::new(value) }
+    }
+}
+
+/// The type of a handle, as the header names it.
+pub(super) trait Opened {
+    /// What the handle stands for.
+    type Value: 'static;
+
+    fn held(&self) -> &Held<Self::Value>;
+}
+
+/// A handle of C's: NULL, or what an entry that opens it gave, and what has not been freed yet. C
+/// passes nothing else: that is the header's demand.
+#[repr(transparent)]
+pub struct Handle<T>(Option<NonNull<T>>);
+
+impl<T: Opened + 'static> Handle<T> {
+    /// What it stands for, until the entry returns.
+    pub(super) fn lock(self, name: &str) -> Result<MutexGuard<'static, T::Value>> {
+        let pointer = given(self.0, name)?;
+        // SAFETY: the handle is there, by the type's promise. Nothing but this makes references to
+        // what is in it, and those are shared.
+        let held = unsafe { pointer.as_ref() }.held();
+        if held.process != process::id() {
+            let reason = format!("`{name}` was opened before fork(2), by process {}: open another", held.process);
+            return Err(Failure::new(LVS_ERR_FORKED, reason));
+        }
+        match held.value.try_lock() {
+            Ok(value) => Ok(value),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(LVS_ERR_BUSY, format!("`{name}` is in use by another thread: use one at a time")))
+            }
+            Err(TryLockError::Poisoned(_)) => Err(Failure::new(
+                LVS_ERR_PANIC,
+                format!("a bug in lvs_dr ended an earlier call with `{name}`: free it"),
+            )),
         }
     }
 }
@@ -375,6 +428,40 @@ mod tests {
         assert_eq!(status(unsafe { Place::<Grown>::new(ptr::null_mut()) }), LVS_ERR_NULL);
         // SAFETY: as above.
         assert!(matches!(unsafe { Place::<Grown>::optional(ptr::null_mut()) }, Ok(None)));
+    }
+
+    struct Counter(Held<u32>);
+
+    impl Opened for Counter {
+        type Value = u32;
+
+        fn held(&self) -> &Held<u32> {
+            &self.0
+        }
+    }
+
+    #[test]
+    fn a_handle_is_for_one_thread_at_a_time_in_the_process_that_opened_it() {
+        let own = Box::leak(Box::new(Counter(Held::new(7))));
+        let handle = || Handle(Some(NonNull::from(&*own)));
+        let used = handle().lock("counter").unwrap();
+        let failure = handle().lock("counter").unwrap_err();
+        assert_eq!(failure.status, LVS_ERR_BUSY);
+        assert!(failure.message.contains("`counter` is in use"), "{failure:?}");
+        drop(used);
+        assert_eq!(*handle().lock("counter").unwrap(), 7);
+        let bug = std::panic::catch_unwind(|| {
+            let _used = handle().lock("counter");
+            std::panic::resume_unwind(Box::new(()))
+        });
+        assert!(bug.is_err());
+        assert_eq!(status(handle().lock("counter")), LVS_ERR_PANIC);
+
+        let mut foreign = Counter(Held::new(8));
+        foreign.0.process = process::id() + 1;
+        let foreign = Box::leak(Box::new(foreign));
+        assert_eq!(status(Handle(Some(NonNull::from(&*foreign))).lock("counter")), LVS_ERR_FORKED);
+        assert_eq!(status(Handle::<Counter>(None).lock("counter")), LVS_ERR_NULL);
     }
 
     #[test]

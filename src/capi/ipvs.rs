@@ -5,7 +5,8 @@ use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
 use super::ffi::{
-    Grows, NAME, Place, Result, TABLE, Text, c_text, choice, entry, given, invalid, put_text, read, reserved,
+    Grows, Handle, Held, NAME, Opened, Place, Result, TABLE, Text, c_text, choice, entry, given, invalid, put_text,
+    read, reserved,
 };
 use super::status::{caught, guard};
 use crate::ipvs::{
@@ -65,7 +66,15 @@ pub const LVS_CHECKSUM_REMOTE: u32 = 2;
 pub const LVS_APPLY_REMOVE_OTHERS: u32 = 0x1;
 
 /// A client of IPVS in one network namespace.
-pub struct lvs_ipvs(pub(super) Ipvs);
+pub struct lvs_ipvs(Held<Ipvs>);
+
+impl Opened for lvs_ipvs {
+    type Value = Ipvs;
+
+    fn held(&self) -> &Held<Ipvs> {
+        &self.0
+    }
+}
 
 /// A virtual service: what is balanced, and how.
 #[repr(C)]
@@ -310,7 +319,7 @@ pub(super) fn service_id(id: Text) -> Result<ServiceId> {
 pub extern "C" fn lvs_ipvs_open(netns: Text, ipvs: Option<&mut MaybeUninit<Box<lvs_ipvs>>>) -> c_int {
     guard(|| {
         let result = given(ipvs, "ipvs")?;
-        result.write(Box::new(lvs_ipvs(Ipvs::open_in(netns.netns()?)?)));
+        result.write(Box::new(lvs_ipvs(Held::new(Ipvs::open_in(netns.netns()?)?))));
         Ok(())
     })
 }
@@ -324,43 +333,43 @@ pub extern "C" fn lvs_ipvs_free(ipvs: Option<Box<lvs_ipvs>>) {
 /// Adds a service. Fails with LVS_ERR_SERVICE_EXISTS, LVS_ERR_NO_MODULE, or LVS_ERR_INVALID for
 /// what makes no sense.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_ipvs_add_service(ipvs: Option<&mut lvs_ipvs>, service: *const lvs_service) -> c_int {
+pub unsafe extern "C" fn lvs_ipvs_add_service(ipvs: Handle<lvs_ipvs>, service: *const lvs_service) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
+        let mut ipvs = ipvs.lock("ipvs")?;
         // SAFETY: a structure of C's.
         let service = unsafe { read(service) }?.to_service()?;
-        Ok(ipvs.0.add_service(&service)?)
+        Ok(ipvs.add_service(&service)?)
     })
 }
 
 /// Sets a service to all of this; what it was set to before is lost. It keeps its destinations and
 /// connections. Fails with LVS_ERR_NO_SERVICE, otherwise as lvs_ipvs_add_service().
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_ipvs_replace_service(ipvs: Option<&mut lvs_ipvs>, service: *const lvs_service) -> c_int {
+pub unsafe extern "C" fn lvs_ipvs_replace_service(ipvs: Handle<lvs_ipvs>, service: *const lvs_service) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
+        let mut ipvs = ipvs.lock("ipvs")?;
         // SAFETY: a structure of C's.
         let service = unsafe { read(service) }?.to_service()?;
-        Ok(ipvs.0.replace_service(&service)?)
+        Ok(ipvs.replace_service(&service)?)
     })
 }
 
 /// Removes a service and its destinations. Fails with LVS_ERR_NO_SERVICE.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_remove_service(ipvs: Option<&mut lvs_ipvs>, id: Text) -> c_int {
-    guard(|| Ok(given(ipvs, "ipvs")?.0.remove_service(&service_id(id)?)?))
+pub extern "C" fn lvs_ipvs_remove_service(ipvs: Handle<lvs_ipvs>, id: Text) -> c_int {
+    guard(|| Ok(ipvs.lock("ipvs")?.remove_service(&service_id(id)?)?))
 }
 
 /// Lists all services, in the order in which ipvsadm does. `services`: is set to the list; free it
 /// with lvs_services_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_services(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     services: Option<&mut MaybeUninit<Box<lvs_services>>>,
 ) -> c_int {
     guard(|| {
-        let (ipvs, result) = (given(ipvs, "ipvs")?, given(services, "services")?);
-        let found = ipvs.0.services()?;
+        let (mut ipvs, result) = (ipvs.lock("ipvs")?, given(services, "services")?);
+        let found = ipvs.services()?;
         result.write(Box::new(lvs_services(found.iter().map(ServiceTexts::new).collect())));
         Ok(())
     })
@@ -370,13 +379,13 @@ pub extern "C" fn lvs_ipvs_services(
 /// with LVS_ERR_NO_SERVICE.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_service(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     id: Text,
     services: Option<&mut MaybeUninit<Box<lvs_services>>>,
 ) -> c_int {
     guard(|| {
-        let (ipvs, id, result) = (given(ipvs, "ipvs")?, service_id(id)?, given(services, "services")?);
-        result.write(Box::new(lvs_services(vec![ServiceTexts::new(&ipvs.0.service(&id)?)])));
+        let (mut ipvs, id, result) = (ipvs.lock("ipvs")?, service_id(id)?, given(services, "services")?);
+        result.write(Box::new(lvs_services(vec![ServiceTexts::new(&ipvs.service(&id)?)])));
         Ok(())
     })
 }
@@ -415,15 +424,15 @@ pub extern "C" fn lvs_services_free(services: Option<Box<lvs_services>>) {
 /// LVS_ERR_DESTINATION_EXISTS, or LVS_ERR_INVALID for what makes no sense.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_add_destination(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     id: Text,
     destination: *const lvs_destination,
 ) -> c_int {
     guard(|| {
-        let (ipvs, id) = (given(ipvs, "ipvs")?, service_id(id)?);
+        let (mut ipvs, id) = (ipvs.lock("ipvs")?, service_id(id)?);
         // SAFETY: a structure of C's.
         let destination = unsafe { read(destination) }?.to_destination()?;
-        Ok(ipvs.0.add_destination(&id, &destination)?)
+        Ok(ipvs.add_destination(&id, &destination)?)
     })
 }
 
@@ -432,25 +441,25 @@ pub unsafe extern "C" fn lvs_ipvs_add_destination(
 /// LVS_ERR_NO_DESTINATION, otherwise as lvs_ipvs_add_destination().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_replace_destination(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     id: Text,
     destination: *const lvs_destination,
 ) -> c_int {
     guard(|| {
-        let (ipvs, id) = (given(ipvs, "ipvs")?, service_id(id)?);
+        let (mut ipvs, id) = (ipvs.lock("ipvs")?, service_id(id)?);
         // SAFETY: a structure of C's.
         let destination = unsafe { read(destination) }?.to_destination()?;
-        Ok(ipvs.0.replace_destination(&id, &destination)?)
+        Ok(ipvs.replace_destination(&id, &destination)?)
     })
 }
 
 /// Removes a destination; its connections break. `address`: "192.168.0.11:80". Fails with
 /// LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_remove_destination(ipvs: Option<&mut lvs_ipvs>, id: Text, address: Text) -> c_int {
+pub extern "C" fn lvs_ipvs_remove_destination(ipvs: Handle<lvs_ipvs>, id: Text, address: Text) -> c_int {
     guard(|| {
-        let (ipvs, id) = (given(ipvs, "ipvs")?, service_id(id)?);
-        Ok(ipvs.0.remove_destination(&id, address.socket_address("address")?)?)
+        let (mut ipvs, id) = (ipvs.lock("ipvs")?, service_id(id)?);
+        Ok(ipvs.remove_destination(&id, address.socket_address("address")?)?)
     })
 }
 
@@ -458,13 +467,13 @@ pub extern "C" fn lvs_ipvs_remove_destination(ipvs: Option<&mut lvs_ipvs>, id: T
 /// with lvs_destinations_free(). Fails with LVS_ERR_NO_SERVICE.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_destinations(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     id: Text,
     destinations: Option<&mut MaybeUninit<Box<lvs_destinations>>>,
 ) -> c_int {
     guard(|| {
-        let (ipvs, id, result) = (given(ipvs, "ipvs")?, service_id(id)?, given(destinations, "destinations")?);
-        let found = ipvs.0.destinations(&id)?;
+        let (mut ipvs, id, result) = (ipvs.lock("ipvs")?, service_id(id)?, given(destinations, "destinations")?);
+        let found = ipvs.destinations(&id)?;
         let texts = found.into_iter().map(DestinationTexts::new);
         result.write(Box::new(lvs_destinations(texts.collect())));
         Ok(())
@@ -475,14 +484,14 @@ pub extern "C" fn lvs_ipvs_destinations(
 /// lvs_ipvs_destinations(). Fails with LVS_ERR_NO_SERVICE, LVS_ERR_NO_DESTINATION.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_destination(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     id: Text,
     address: Text,
     destinations: Option<&mut MaybeUninit<Box<lvs_destinations>>>,
 ) -> c_int {
     guard(|| {
-        let (ipvs, id, result) = (given(ipvs, "ipvs")?, service_id(id)?, given(destinations, "destinations")?);
-        let found = ipvs.0.destination(&id, address.socket_address("address")?)?;
+        let (mut ipvs, id, result) = (ipvs.lock("ipvs")?, service_id(id)?, given(destinations, "destinations")?);
+        let found = ipvs.destination(&id, address.socket_address("address")?)?;
         result.write(Box::new(lvs_destinations(vec![DestinationTexts::new(found)])));
         Ok(())
     })
@@ -521,10 +530,10 @@ pub extern "C" fn lvs_destinations_free(destinations: Option<Box<lvs_destination
 /// Reads all services with their destinations as one text, as `ipvsadm -Sn` prints them. `table`:
 /// is set to it; free it with lvs_text_free().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_table(ipvs: Option<&mut lvs_ipvs>, table: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
+pub extern "C" fn lvs_ipvs_table(ipvs: Handle<lvs_ipvs>, table: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
-        let (ipvs, result) = (given(ipvs, "ipvs")?, given(table, "table")?);
-        put_text(Some(result), ipvs.0.table()?.to_string());
+        let (mut ipvs, result) = (ipvs.lock("ipvs")?, given(table, "table")?);
+        put_text(Some(result), ipvs.table()?.to_string());
         Ok(())
     })
 }
@@ -533,14 +542,14 @@ pub extern "C" fn lvs_ipvs_table(ipvs: Option<&mut lvs_ipvs>, table: Option<&mut
 /// ipvsadm(8) on each line, empty where nothing is to be done; free it with lvs_text_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_plan(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     table: Text,
     flags: u32,
     plan: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let (ipvs, result) = (given(ipvs, "ipvs")?, given(plan, "plan")?);
-        put_text(Some(result), plan_for(&mut ipvs.0, table, flags)?.to_string());
+        let (mut ipvs, result) = (ipvs.lock("ipvs")?, given(plan, "plan")?);
+        put_text(Some(result), plan_for(&mut ipvs, table, flags)?.to_string());
         Ok(())
     })
 }
@@ -556,15 +565,15 @@ pub extern "C" fn lvs_ipvs_plan(
 /// changes do.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_ipvs_apply(
-    ipvs: Option<&mut lvs_ipvs>,
+    ipvs: Handle<lvs_ipvs>,
     table: Text,
     flags: u32,
     done: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let ipvs = given(ipvs, "ipvs")?;
-        let plan = plan_for(&mut ipvs.0, table, flags)?;
-        ipvs.0.apply(&plan)?;
+        let mut ipvs = ipvs.lock("ipvs")?;
+        let plan = plan_for(&mut ipvs, table, flags)?;
+        ipvs.apply(&plan)?;
         put_text(done, plan.to_string());
         Ok(())
     })

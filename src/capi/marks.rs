@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_int};
 use std::mem::{MaybeUninit, size_of};
 
-use super::ffi::{Grows, Place, Text, c_text, entry, given};
+use super::ffi::{Grows, Handle, Place, Text, c_text, entry, given};
 use super::node::lvs_node;
 use super::status::{caught, guard};
 use crate::marks::{Packets, Rule};
@@ -153,13 +153,10 @@ impl PeerTexts {
 /// groups of the node among them. `rules`: is set to the list, which is empty with
 /// LVS_FENCE_CLEAR; free it with lvs_rules_free(). Fails as lvs_node_get_status().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_rules(
-    node: Option<&mut lvs_node>,
-    rules: Option<&mut MaybeUninit<Box<lvs_rules>>>,
-) -> c_int {
+pub extern "C" fn lvs_node_rules(node: Handle<lvs_node>, rules: Option<&mut MaybeUninit<Box<lvs_rules>>>) -> c_int {
     guard(|| {
-        let (node, result) = (given(node, "node")?, given(rules, "rules")?);
-        let found = node.0.status()?;
+        let (mut node, result) = (node.lock("node")?, given(rules, "rules")?);
+        let found = node.status()?;
         result.write(Box::new(lvs_rules(found.rules.iter().map(RuleTexts::new).collect())));
         Ok(())
     })
@@ -194,13 +191,10 @@ pub extern "C" fn lvs_rules_free(rules: Option<Box<lvs_rules>>) {
 /// Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from.
 /// `peers`: is set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_peers(
-    node: Option<&mut lvs_node>,
-    peers: Option<&mut MaybeUninit<Box<lvs_peers>>>,
-) -> c_int {
+pub extern "C" fn lvs_node_peers(node: Handle<lvs_node>, peers: Option<&mut MaybeUninit<Box<lvs_peers>>>) -> c_int {
     guard(|| {
-        let (node, result) = (given(node, "node")?, given(peers, "peers")?);
-        result.write(Box::new(lvs_peers(PeerTexts::of(&node.0.status()?))));
+        let (mut node, result) = (node.lock("node")?, given(peers, "peers")?);
+        result.write(Box::new(lvs_peers(PeerTexts::of(&node.status()?))));
         Ok(())
     })
 }

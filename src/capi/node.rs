@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::ffi::{Grows, NAME, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read};
+use super::ffi::{
+    Grows, Handle, Held, NAME, Opened, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read,
+};
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::{ArpTarget, Settings};
 use crate::marks::Mac;
@@ -77,7 +79,15 @@ pub const LVS_NODE_APPLY_ALL: u32 = 1;
 pub const LVS_ADDRESS_SIZE: usize = 48;
 
 /// A node of the cluster, for one group of VIPs.
-pub struct lvs_node(pub(super) Node);
+pub struct lvs_node(Held<Node>);
+
+impl Opened for lvs_node {
+    type Value = Node;
+
+    fn held(&self) -> &Held<Node> {
+        &self.0
+    }
+}
 
 /// The configuration of a node. A field that is 0 or NULL has its default; the first four have
 /// none.
@@ -414,7 +424,7 @@ pub unsafe extern "C" fn lvs_node_open(
         let result = given(node, "node")?;
         // SAFETY: a structure of C's.
         let config = unsafe { read(config)?.to_config()? };
-        result.write(Box::new(lvs_node(Node::open_in(config, netns.netns()?)?)));
+        result.write(Box::new(lvs_node(Held::new(Node::open_in(config, netns.netns()?)?))));
         Ok(())
     })
 }
@@ -434,13 +444,13 @@ pub extern "C" fn lvs_node_free(node: Option<Box<lvs_node>>) {
 /// LVS_ERR_STATE when the state directory is damaged, LVS_ERR_NO_INTERFACE.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan(
-    node: Option<&mut lvs_node>,
+    node: Handle<lvs_node>,
     role: u32,
     plan: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let (node, role, result) = (given(node, "node")?, choice("role", role, &ROLES)?, given(plan, "plan")?);
-        put_text(Some(result), node.0.plan(role)?.to_string());
+        let (mut node, role, result) = (node.lock("node")?, choice("role", role, &ROLES)?, given(plan, "plan")?);
+        put_text(Some(result), node.plan(role)?.to_string());
         Ok(())
     })
 }
@@ -461,13 +471,13 @@ pub extern "C" fn lvs_node_plan(
 /// the same request or another can be made again, and continues from the state that it finds.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_become_role(
-    node: Option<&mut lvs_node>,
+    node: Handle<lvs_node>,
     role: u32,
     done: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let (node, role) = (given(node, "node")?, choice("role", role, &ROLES)?);
-        put_text(done, node.0.become_role(role)?.to_string());
+        let (mut node, role) = (node.lock("node")?, choice("role", role, &ROLES)?);
+        put_text(done, node.become_role(role)?.to_string());
         Ok(())
     })
 }
@@ -477,13 +487,13 @@ pub extern "C" fn lvs_node_become_role(
 /// LVS_ERR_INVALID when the node has no role yet.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_apply(
-    node: Option<&mut lvs_node>,
+    node: Handle<lvs_node>,
     extent: u32,
     plan: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let (node, extent, result) = (given(node, "node")?, choice("extent", extent, &APPLY)?, given(plan, "plan")?);
-        put_text(Some(result), node.0.plan_apply(extent)?.to_string());
+        let (mut node, extent, result) = (node.lock("node")?, choice("extent", extent, &APPLY)?, given(plan, "plan")?);
+        put_text(Some(result), node.plan_apply(extent)?.to_string());
         Ok(())
     })
 }
@@ -497,13 +507,13 @@ pub extern "C" fn lvs_node_plan_apply(
 /// LVS_ERR_INVALID when the node has no role yet.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_apply(
-    node: Option<&mut lvs_node>,
+    node: Handle<lvs_node>,
     extent: u32,
     done: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let (node, extent) = (given(node, "node")?, choice("extent", extent, &APPLY)?);
-        put_text(done, node.0.apply(extent, |_| ())?.to_string());
+        let (mut node, extent) = (node.lock("node")?, choice("extent", extent, &APPLY)?);
+        put_text(done, node.apply(extent, |_| ())?.to_string());
         Ok(())
     })
 }
@@ -511,13 +521,10 @@ pub extern "C" fn lvs_node_apply(
 /// Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the
 /// errors: as with lvs_node_plan().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_plan_repair(
-    node: Option<&mut lvs_node>,
-    plan: Option<&mut MaybeUninit<*mut c_char>>,
-) -> c_int {
+pub extern "C" fn lvs_node_plan_repair(node: Handle<lvs_node>, plan: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
-        let (node, result) = (given(node, "node")?, given(plan, "plan")?);
-        put_text(Some(result), node.0.plan_repair()?.to_string());
+        let (mut node, result) = (node.lock("node")?, given(plan, "plan")?);
+        put_text(Some(result), node.plan_repair()?.to_string());
         Ok(())
     })
 }
@@ -530,10 +537,10 @@ pub extern "C" fn lvs_node_plan_repair(
 /// `done`: as with lvs_node_become_role(). Waits up to 30 s for another process that works on the
 /// node. Fails as lvs_node_become_role().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_repair(node: Option<&mut lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
+pub extern "C" fn lvs_node_repair(node: Handle<lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
-        let node = given(node, "node")?;
-        put_text(done, node.0.repair(|_| ())?.to_string());
+        let mut node = node.lock("node")?;
+        put_text(done, node.repair(|_| ())?.to_string());
         Ok(())
     })
 }
@@ -546,8 +553,8 @@ pub extern "C" fn lvs_node_repair(node: Option<&mut lvs_node>, done: Option<&mut
 /// Waits up to 30 s for another process that works on the node, then fails with LVS_ERR_LOCKED.
 /// Fails also with LVS_ERR_STATE, LVS_ERR_NO_INTERFACE, LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_restart_sync_daemons(node: Option<&mut lvs_node>) -> c_int {
-    guard(|| Ok(given(node, "node")?.0.restart_sync_daemons()?))
+pub extern "C" fn lvs_node_restart_sync_daemons(node: Handle<lvs_node>) -> c_int {
+    guard(|| Ok(node.lock("node")?.restart_sync_daemons()?))
 }
 
 /// Sets which other node directs this group's VIPs. With LVS_FENCE_MARKS, packets of connections
@@ -560,14 +567,14 @@ pub extern "C" fn lvs_node_restart_sync_daemons(node: Option<&mut lvs_node>) -> 
 /// LVS_ERR_LOCKED. Fails also with LVS_ERR_INVALID for a text that is not an address,
 /// LVS_ERR_STATE, LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_set_director(node: Option<&mut lvs_node>, director: Text) -> c_int {
+pub extern "C" fn lvs_node_set_director(node: Handle<lvs_node>, director: Text) -> c_int {
     guard(|| {
-        let node = given(node, "node")?;
+        let mut node = node.lock("node")?;
         let director = match director.optional("director", NAME)? {
             Some(_) => Some(director.address("director")?),
             None => None,
         };
-        Ok(node.0.set_director(director)?)
+        Ok(node.set_director(director)?)
     })
 }
 
@@ -579,9 +586,9 @@ pub extern "C" fn lvs_node_set_director(node: Option<&mut lvs_node>, director: T
 /// for 5 ms per 600 connections. Fails with LVS_ERR_SYSTEM when the sync interface is missing
 /// (ENODEV), is down (ENETDOWN) or has no address (ENETUNREACH, EADDRNOTAVAIL).
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_resync(node: Option<&mut lvs_node>, count: Option<&mut MaybeUninit<usize>>) -> c_int {
+pub extern "C" fn lvs_node_resync(node: Handle<lvs_node>, count: Option<&mut MaybeUninit<usize>>) -> c_int {
     guard(|| {
-        put(count, given(node, "node")?.0.resync()?);
+        put(count, node.lock("node")?.resync()?);
         Ok(())
     })
 }
@@ -590,13 +597,10 @@ pub extern "C" fn lvs_node_resync(node: Option<&mut lvs_node>, count: Option<&mu
 /// `count`: is set to the number. Blocks until the kernel's connections are read, see
 /// lvs_node_resync().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_known_connections(
-    node: Option<&mut lvs_node>,
-    count: Option<&mut MaybeUninit<usize>>,
-) -> c_int {
+pub extern "C" fn lvs_node_known_connections(node: Handle<lvs_node>, count: Option<&mut MaybeUninit<usize>>) -> c_int {
     guard(|| {
-        let (node, result) = (given(node, "node")?, given(count, "count")?);
-        put(Some(result), node.0.known_connections()?);
+        let (mut node, result) = (node.lock("node")?, given(count, "count")?);
+        put(Some(result), node.known_connections()?);
         Ok(())
     })
 }
@@ -609,15 +613,15 @@ pub extern "C" fn lvs_node_known_connections(
 /// with LVS_ERR_SYSTEM when keepalived's file cannot be read.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_audit(
-    node: Option<&mut lvs_node>,
+    node: Handle<lvs_node>,
     keepalived: Text,
     count: Option<&mut MaybeUninit<usize>>,
     findings: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let (node, result) = (given(node, "node")?, given(count, "count")?);
+        let (mut node, result) = (node.lock("node")?, given(count, "count")?);
         let path = keepalived.optional("keepalived", PATH)?;
-        let found = node.0.audit(path.as_deref().map(Path::new))?;
+        let found = node.audit(path.as_deref().map(Path::new))?;
         put(Some(result), found.len());
         put_text(findings, found.iter().map(|finding| format!("{finding}\n")).collect::<String>());
         Ok(())
@@ -630,20 +634,17 @@ pub extern "C" fn lvs_node_audit(
 /// when the node is not a director that owns its VIPs, or when `announce_again_ms` is -1. Fails as
 /// lvs_vips_announce(); that the interface is down is not an error here.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_announce_again(node: Option<&mut lvs_node>) -> c_int {
-    guard(|| Ok(given(node, "node")?.0.announce_again()?))
+pub extern "C" fn lvs_node_announce_again(node: Handle<lvs_node>) -> c_int {
+    guard(|| Ok(node.lock("node")?.announce_again()?))
 }
 
 /// Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the
 /// errors: as with lvs_node_plan().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_plan_release(
-    node: Option<&mut lvs_node>,
-    plan: Option<&mut MaybeUninit<*mut c_char>>,
-) -> c_int {
+pub extern "C" fn lvs_node_plan_release(node: Handle<lvs_node>, plan: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
-        let (node, result) = (given(node, "node")?, given(plan, "plan")?);
-        put_text(Some(result), node.0.plan_release()?.to_string());
+        let (mut node, result) = (node.lock("node")?, given(plan, "plan")?);
+        put_text(Some(result), node.plan_release()?.to_string());
         Ok(())
     })
 }
@@ -655,10 +656,10 @@ pub extern "C" fn lvs_node_plan_release(
 ///
 /// `done`, the blocking time and the errors: as with lvs_node_become_role().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_release(node: Option<&mut lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
+pub extern "C" fn lvs_node_release(node: Handle<lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
-        let node = given(node, "node")?;
-        put_text(done, node.0.release(|_| ())?.to_string());
+        let mut node = node.lock("node")?;
+        put_text(done, node.release(|_| ())?.to_string());
         Ok(())
     })
 }
@@ -672,15 +673,15 @@ pub extern "C" fn lvs_node_release(node: Option<&mut lvs_node>, done: Option<&mu
 /// LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_node_get_status(
-    node: Option<&mut lvs_node>,
+    node: Handle<lvs_node>,
     status: *mut lvs_node_status,
     details: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
-        let node = given(node, "node")?;
+        let mut node = node.lock("node")?;
         // SAFETY: a structure of C's.
         let place = unsafe { Place::new(status) }?;
-        let found = node.0.status()?;
+        let found = node.status()?;
         put_text(details, lines(&found));
         place.put(lvs_node_status {
             size: size_of::<lvs_node_status>(),

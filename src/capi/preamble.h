@@ -6,8 +6,8 @@
  * refusals of the kernel, -200 for the system, -300 for a node and objects of other programs, -900 for bugs. Numbers
  * keep their meaning; later versions may add some within these ranges. lvs_last_error_message() returns the message and
  * lvs_last_errno() the errno of the last failure in the calling thread; a call that succeeds changes neither. A
- * result is written only by a call that succeeds. The library prints nothing, and installs no signal or exit
- * handler. When memory runs out, the process is aborted.
+ * result is written only by a call that succeeds. The library prints nothing but the Rust runtime's line about a bug
+ * (LVS_ERR_PANIC), and installs no signal or exit handler. When memory runs out, the process is aborted.
  *
  * Time. A call blocks until its work is done. A request to the kernel has a time limit of 5 s (LVS_ERR_NO_ANSWER);
  * functions that wait longer say so. Functions that change a node wait up to 30 s for another process that works on
@@ -29,9 +29,16 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are
- * freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must
- * not be written to. Any thread may use a handle, but only one at a time; different handles are independent. A handle
- * belongs to the network namespace that it was opened in, whatever thread uses it. After fork(2), only one of the two
- * processes may use a handle.
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by
+ * lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
+ * lvs_text_free(), and must not be written to. A handle belongs to the network namespace that it was opened in,
+ * whatever thread uses it. Different handles are independent. Any thread may use a handle, one at a time: a second one
+ * gets LVS_ERR_BUSY. No thread may use what is being freed.
+ *
+ * The process. A thread of the library is started, and has ended when the call returns, where a handle's network
+ * namespace is not that of the calling thread. Otherwise there is none, but for lvs_driver_dispatch(), which has one
+ * while nft(8) or iptables(8) run. The library's threads block all signals. After fork(2) the child gets
+ * LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the parent. Descriptors are closed
+ * by execve(2). Where /proc is not mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or
+ * LVS_ERR_PERMISSION.
  */

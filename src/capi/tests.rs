@@ -39,6 +39,7 @@ fn everything_in_the_header_is_documented_and_prefixed() {
         }
     }
     assert!(functions > 40, "only {functions} functions were found in the header");
+    assert!(!MADE.contains("Handle<"), "a type of Rust's is in the header");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_int};
 use std::mem::{MaybeUninit, size_of};
 
-use super::ffi::{Grows, NAME, Place, Result, Text, c_text, entry, given, put};
+use super::ffi::{Grows, Handle, Held, NAME, Opened, Place, Result, Text, c_text, entry, given, put};
 use super::status::{caught, guard};
 use crate::vip::{AssignedAddress, Placement, Scope, Vips};
 
@@ -20,7 +20,15 @@ pub const LVS_PLACE_DAD_FAILED: u32 = 0x08;
 pub const LVS_PLACE_FOREIGN: u32 = 0x10;
 
 /// Finds and changes the VIPs of one network namespace.
-pub struct lvs_vips(Vips);
+pub struct lvs_vips(Held<Vips>);
+
+impl Opened for lvs_vips {
+    type Value = Vips;
+
+    fn held(&self) -> &Held<Vips> {
+        &self.0
+    }
+}
 
 /// The places of an address, as they were when the list was made. Several threads may read one
 /// list.
@@ -132,7 +140,7 @@ fn placement(interface: Text) -> Result<Placement> {
 pub extern "C" fn lvs_vips_open(netns: Text, vips: Option<&mut MaybeUninit<Box<lvs_vips>>>) -> c_int {
     guard(|| {
         let result = given(vips, "vips")?;
-        result.write(Box::new(lvs_vips(Vips::open_in(netns.netns()?)?)));
+        result.write(Box::new(lvs_vips(Held::new(Vips::open_in(netns.netns()?)?))));
         Ok(())
     })
 }
@@ -152,14 +160,14 @@ pub extern "C" fn lvs_vips_free(vips: Option<Box<lvs_vips>>) {
 /// program has added the address already.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_add(
-    vips: Option<&mut lvs_vips>,
+    vips: Handle<lvs_vips>,
     vip: Text,
     interface: Text,
     changed: Option<&mut MaybeUninit<c_int>>,
 ) -> c_int {
     guard(|| {
-        let (vips, vip, placement) = (given(vips, "vips")?, vip.address("vip")?, placement(interface)?);
-        put(changed, vips.0.add(vip, &placement)?.into());
+        let (mut vips, vip, placement) = (vips.lock("vips")?, vip.address("vip")?, placement(interface)?);
+        put(changed, vips.add(vip, &placement)?.into());
         Ok(())
     })
 }
@@ -168,14 +176,14 @@ pub extern "C" fn lvs_vips_add(
 /// that is not there is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_remove(
-    vips: Option<&mut lvs_vips>,
+    vips: Handle<lvs_vips>,
     vip: Text,
     interface: Text,
     changed: Option<&mut MaybeUninit<c_int>>,
 ) -> c_int {
     guard(|| {
-        let (vips, vip, placement) = (given(vips, "vips")?, vip.address("vip")?, placement(interface)?);
-        put(changed, vips.0.remove(vip, &placement)?.into());
+        let (mut vips, vip, placement) = (vips.lock("vips")?, vip.address("vip")?, placement(interface)?);
+        put(changed, vips.remove(vip, &placement)?.into());
         Ok(())
     })
 }
@@ -185,15 +193,15 @@ pub extern "C" fn lvs_vips_remove(
 /// a third interface has it.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_relocate(
-    vips: Option<&mut lvs_vips>,
+    vips: Handle<lvs_vips>,
     vip: Text,
     from: Text,
     to: Text,
     changed: Option<&mut MaybeUninit<c_int>>,
 ) -> c_int {
     guard(|| {
-        let (vips, vip) = (given(vips, "vips")?, vip.address("vip")?);
-        put(changed, vips.0.relocate(vip, &placement(from)?, &placement(to)?)?.into());
+        let (mut vips, vip) = (vips.lock("vips")?, vip.address("vip")?);
+        put(changed, vips.relocate(vip, &placement(from)?, &placement(to)?)?.into());
         Ok(())
     })
 }
@@ -202,15 +210,15 @@ pub extern "C" fn lvs_vips_relocate(
 /// program added stays, and is no error.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_withdraw(
-    vips: Option<&mut lvs_vips>,
+    vips: Handle<lvs_vips>,
     vip: Text,
     interface: Text,
     changed: Option<&mut MaybeUninit<c_int>>,
 ) -> c_int {
     guard(|| {
-        let (vips, vip, interface) =
-            (given(vips, "vips")?, vip.address("vip")?, interface.optional("interface", NAME)?);
-        put(changed, vips.0.withdraw(vip, interface.as_deref())?.into());
+        let (mut vips, vip, interface) =
+            (vips.lock("vips")?, vip.address("vip")?, interface.optional("interface", NAME)?);
+        put(changed, vips.withdraw(vip, interface.as_deref())?.into());
         Ok(())
     })
 }
@@ -219,13 +227,13 @@ pub extern "C" fn lvs_vips_withdraw(
 /// free it with lvs_places_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_locate(
-    vips: Option<&mut lvs_vips>,
+    vips: Handle<lvs_vips>,
     vip: Text,
     places: Option<&mut MaybeUninit<Box<lvs_places>>>,
 ) -> c_int {
     guard(|| {
-        let (vips, vip, result) = (given(vips, "vips")?, vip.address("vip")?, given(places, "places")?);
-        let found = vips.0.locate(vip)?;
+        let (mut vips, vip, result) = (vips.lock("vips")?, vip.address("vip")?, given(places, "places")?);
+        let found = vips.locate(vip)?;
         result.write(Box::new(lvs_places(found.iter().map(PlaceTexts::new).collect())));
         Ok(())
     })
@@ -266,15 +274,15 @@ pub extern "C" fn lvs_places_free(places: Option<Box<lvs_places>>) {
 /// CAP_NET_RAW.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_announce(
-    vips: Option<&mut lvs_vips>,
+    vips: Handle<lvs_vips>,
     vip: Text,
     interface: Text,
     times: u32,
     sent: Option<&mut MaybeUninit<c_int>>,
 ) -> c_int {
     guard(|| {
-        let (vips, vip, interface) = (given(vips, "vips")?, vip.address("vip")?, interface.name("interface")?);
-        put(sent, vips.0.announce(vip, &interface, times)?.into());
+        let (mut vips, vip, interface) = (vips.lock("vips")?, vip.address("vip")?, interface.name("interface")?);
+        put(sent, vips.announce(vip, &interface, times)?.into());
         Ok(())
     })
 }

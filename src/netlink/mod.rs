@@ -9,6 +9,7 @@ mod namespace;
 mod packet;
 mod route;
 mod socket;
+mod thread;
 
 pub(crate) use bind::bind_to_interface;
 pub(crate) use generic::GenericSocket;
@@ -18,6 +19,7 @@ pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, 
 #[cfg(any(fuzzing, test))]
 pub(crate) use socket::read_datagram;
 pub(crate) use socket::{Failure, Listener};
+pub(crate) use thread::start_thread;
 
 use std::time::Duration;
 

@@ -5,6 +5,8 @@ use std::thread;
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
+use super::start_thread;
+
 /// Runs `work` in a network namespace made for it, which goes with it: what is tried there changes
 /// nothing here. Needs `CAP_SYS_ADMIN`.
 pub(crate) fn in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
@@ -16,7 +18,7 @@ pub(crate) fn in_new_namespace<T: Send>(work: impl FnOnce() -> T + Send) -> io::
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
             Ok(work())
         };
-        let thread = thread::Builder::new().name("lvs-dr".into()).spawn_scoped(scope, enter)?;
+        let thread = start_thread(|builder| builder.spawn_scoped(scope, enter))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -11,8 +11,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{process, thread};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -88,6 +88,8 @@ pub(super) struct Request {
     begun: Cell<bool>,
     /// The later request whose end it waits for.
     awaited: Cell<Option<u64>>,
+    /// The id of the process that made it.
+    process: u32,
 }
 
 /// The state of the requests that were made after one.
@@ -201,6 +203,10 @@ impl Request {
 impl Drop for Request {
     fn drop(&mut self) {
         let Some(mut file) = self.alive.take() else { return };
+        // After fork(2) the request is still the parent's.
+        if self.process != process::id() {
+            return;
+        }
         // A request whose end cannot be recorded counts as killed.
         if !self.begun.get() {
             let _ = remove_if_there(&self.requests.file(self.number));
@@ -275,7 +281,7 @@ impl Requests {
             }
         };
         let thread = rustix::thread::gettid().as_raw_nonzero();
-        let path = self.directory.join(format!("{DRAWING}{}.{thread}", std::process::id()));
+        let path = self.directory.join(format!("{DRAWING}{}.{thread}", process::id()));
         // The name may be that of a killed process with the same ids. A file that is not locked
         // yet may be taken for one of a killed process by another request.
         let mut drawn = Err(io::ErrorKind::NotFound.into());
@@ -304,6 +310,7 @@ impl Requests {
             alive,
             begun: Cell::new(false),
             awaited: Cell::new(None),
+            process: process::id(),
         }
     }
 
@@ -404,7 +411,7 @@ mod tests {
     use super::*;
 
     fn requests(name: &str) -> Requests {
-        let path = std::env::temp_dir().join(format!("lvs-dr-test-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("lvs-dr-test-{}-{name}", process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Requests::new(&path, "")

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::netlink::start_thread;
+
 /// How long a program may take.
 pub(super) const PROGRAM_LIMIT: Duration = Duration::from_secs(5);
 
@@ -56,7 +58,7 @@ pub(super) fn run(mut command: Command, input: Option<&str>, limit: Duration) ->
         }
         // One that hangs in the kernel ends when it can.
         if !matches!(wait(&mut child, Duration::from_millis(200)), Ok(Some(_))) {
-            let _ = thread::Builder::new().name("lvs-dr".into()).spawn(move || child.wait());
+            let _ = start_thread(|builder| builder.stack_size(64 << 10).spawn(move || child.wait()));
         }
         return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it was killed after {limit:?}")));
     };

@@ -14,8 +14,21 @@ mod header {
     use cbindgen::{Builder, Config, Language, Style};
 
     /// In the order in which the header has them.
-    const SOURCES: [&str; 9] = ["status", "address", "ipvs", "control", "vip", "arp", "node", "driver", "marks"];
-    const HANDLES: [&str; 5] = ["lvs_ipvs", "lvs_vips", "lvs_arp", "lvs_node", "lvs_driver"];
+    const SOURCES: [&str; 12] = [
+        "status",
+        "address",
+        "ipvs",
+        "control",
+        "connections",
+        "vip",
+        "arp",
+        "node",
+        "report",
+        "marks",
+        "driver",
+        "supervisor",
+    ];
+    const HANDLES: [&str; 6] = ["lvs_ipvs", "lvs_vips", "lvs_arp", "lvs_node", "lvs_driver", "lvs_supervisor"];
     const PREAMBLE: &str = "src/capi/preamble.h";
     const NOTE: &str = "/* Made from src/capi/ by cbindgen: `make header` brings it up to date. */";
 

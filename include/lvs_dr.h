@@ -29,18 +29,18 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by
- * lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver, lvs_supervisor) are opened by lvs_..._open() and
+ * freed by lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
  * lvs_text_free(), and must not be written to. A handle belongs to the network namespace that it was opened in,
  * whatever thread uses it. Different handles are independent. Any thread may use a handle, one at a time: a second one
  * gets LVS_ERR_BUSY. No thread may use what is being freed.
  *
- * The process. A thread of the library is started, and has ended when the call returns, where a handle's network
- * namespace is not that of the calling thread. Otherwise there is none, but for lvs_driver_dispatch(), which has one
- * while nft(8) or iptables(8) run. The library's threads block all signals. After fork(2) the child gets
- * LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the parent. Descriptors are closed
- * by execve(2). Where /proc is not mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or
- * LVS_ERR_PERMISSION.
+ * The process. A thread of the library is started where a handle's network namespace is not that of the calling
+ * thread, and has ended when the call returns. Otherwise there is none, but for lvs_driver_dispatch() and
+ * lvs_supervisor_dispatch(), which have one while nft(8) or iptables(8) run. The library's threads block all signals.
+ * After fork(2) the child gets LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the
+ * parent. Descriptors are closed by execve(2). Where /proc is not mounted or a system call is forbidden, calls fail
+ * with LVS_ERR_SYSTEM or LVS_ERR_PERMISSION.
  */
 
 #ifndef LVS_DR_H
@@ -330,12 +330,6 @@
 #define LVS_CHECKSUM_REMOTE 2
 
 /**
- * For lvs_ipvs_apply(): removes every service that the table does not list, including those of
- * other programs.
- */
-#define LVS_APPLY_REMOVE_OTHERS 1
-
-/**
  * The sync daemon that sends the connections of this node. The numbers are the kernel's,
  * IP_VS_STATE_* in linux/ip_vs.h.
  */
@@ -345,6 +339,22 @@
  * The sync daemon that receives the connections of other nodes.
  */
 #define LVS_SYNC_BACKUP 2
+
+/**
+ * In lvs_connection: it came or went while the table was read, and where it comes from is not
+ * known.
+ */
+#define LVS_ORIGIN_UNKNOWN 0
+
+/**
+ * In lvs_connection: this node has scheduled it.
+ */
+#define LVS_ORIGIN_LOCAL 1
+
+/**
+ * In lvs_connection: this node has learned it from another one's sync daemon.
+ */
+#define LVS_ORIGIN_SYNC 2
 
 /**
  * In lvs_place: it does not expire.
@@ -490,6 +500,36 @@
 #define LVS_ADDRESS_SIZE 48
 
 /**
+ * In lvs_finding: only some uses of the service suffer.
+ */
+#define LVS_SEVERITY_NOTICE 1
+
+/**
+ * In lvs_finding: it does harm when the director or a server changes next.
+ */
+#define LVS_SEVERITY_WARNING 2
+
+/**
+ * In lvs_finding: it does harm now.
+ */
+#define LVS_SEVERITY_ERROR 3
+
+/**
+ * In lvs_rule: TCP packets without SYN, to `port` or to any port.
+ */
+#define LVS_PACKETS_LATER 0
+
+/**
+ * In lvs_rule: packets of any protocol that come from the MAC address `mac`.
+ */
+#define LVS_PACKETS_FROM 1
+
+/**
+ * In lvs_rule: TCP packets with SYN and without ACK.
+ */
+#define LVS_PACKETS_OPENING 2
+
+/**
  * Take on a role, as lvs_node_become_role() does.
  */
 #define LVS_TASK_ROLE 1
@@ -531,24 +571,85 @@
 #define LVS_REPORT_ENDED 2
 
 /**
- * In lvs_rule: TCP packets without SYN, to `port` or to any port.
+ * For lvs_supervisor_config: roles only. Nothing is repaired, and the other nodes are not heard.
  */
-#define LVS_PACKETS_LATER 0
+#define LVS_SUPERVISOR_ONLY_ROLES 1
 
 /**
- * In lvs_rule: packets of any protocol that come from the MAC address `mac`.
+ * There is no notice at present.
  */
-#define LVS_PACKETS_FROM 1
+#define LVS_NOTICE_NONE 0
 
 /**
- * In lvs_rule: TCP packets with SYN and without ACK.
+ * This step of a role is carried out next, or was carried out when a role was tried again.
  */
-#define LVS_PACKETS_OPENING 2
+#define LVS_NOTICE_STEP 1
+
+/**
+ * What other programs have changed in `group` is set right.
+ */
+#define LVS_NOTICE_REPAIR 2
+
+/**
+ * keepalived's VIPs show that `group` has `role`, which was not notified. It is taken on.
+ */
+#define LVS_NOTICE_SHOWN 3
+
+/**
+ * The node has learned `count` of `total` connections of the director, as far as it does.
+ */
+#define LVS_NOTICE_LEARNED 4
+
+/**
+ * `count` connections were sent to the other nodes.
+ */
+#define LVS_NOTICE_RESYNCED 5
+
+/**
+ * The node takes part in elections (`count` is 1), or stays out until it knows the director's
+ * connections (0).
+ */
+#define LVS_NOTICE_ELECTIONS 6
+
+/**
+ * Another node directs `group` (`count` is 1), or the one that did is not received any more (0).
+ */
+#define LVS_NOTICE_DIRECTOR 7
+
+/**
+ * The sync daemons were started again, as their interface was made anew.
+ */
+#define LVS_NOTICE_SYNC_RESTARTED 8
+
+/**
+ * What an operator should know.
+ */
+#define LVS_NOTICE_WARNING 9
+
+/**
+ * What has failed, and why. It is tried again.
+ */
+#define LVS_NOTICE_FAILURE 10
+
+/**
+ * A notice that this version of the interface has no number for.
+ */
+#define LVS_NOTICE_OTHER 11
+
+/**
+ * In lvs_notice: it is about no single group.
+ */
+#define LVS_NO_GROUP 4294967295
 
 /**
  * Reads and changes the ARP settings of one network namespace.
  */
 typedef struct lvs_arp lvs_arp;
+
+/**
+ * Connections, as they were when the list was made. Several threads may read one list.
+ */
+typedef struct lvs_connections lvs_connections;
 
 /**
  * Destinations, as they were when the list was made. Several threads may read one list.
@@ -561,6 +662,11 @@ typedef struct lvs_destinations lvs_destinations;
 typedef struct lvs_driver lvs_driver;
 
 /**
+ * What an audit has found. Several threads may read one list.
+ */
+typedef struct lvs_findings lvs_findings;
+
+/**
  * A client of IPVS in one network namespace.
  */
 typedef struct lvs_ipvs lvs_ipvs;
@@ -571,7 +677,7 @@ typedef struct lvs_ipvs lvs_ipvs;
 typedef struct lvs_node lvs_node;
 
 /**
- * Other nodes, as they were when the list was made. Several threads may read one list.
+ * Other nodes, see lvs_status_peers().
  */
 typedef struct lvs_peers lvs_peers;
 
@@ -582,8 +688,7 @@ typedef struct lvs_peers lvs_peers;
 typedef struct lvs_places lvs_places;
 
 /**
- * Rules of LVS_FENCE_MARKS, as they were when the list was made. Several threads may read one
- * list.
+ * Rules of LVS_FENCE_MARKS, see lvs_status_rules().
  */
 typedef struct lvs_rules lvs_rules;
 
@@ -593,9 +698,25 @@ typedef struct lvs_rules lvs_rules;
 typedef struct lvs_services lvs_services;
 
 /**
+ * The status of a node, as it was when it was read. Several threads may read one status.
+ */
+typedef struct lvs_status lvs_status;
+
+/**
+ * Supervises a node, all its groups: follows keepalived, repairs, tells and hears the other nodes,
+ * as `lvs-node watch` does.
+ */
+typedef struct lvs_supervisor lvs_supervisor;
+
+/**
  * The sync daemons that ran when the list was made. Several threads may read one list.
  */
 typedef struct lvs_sync_daemons lvs_sync_daemons;
+
+/**
+ * Texts, a line or more each. Several threads may read one list.
+ */
+typedef struct lvs_texts lvs_texts;
 
 /**
  * Finds and changes the VIPs of one network namespace.
@@ -685,6 +806,13 @@ typedef struct lvs_destination {
 } lvs_destination;
 
 /**
+ * Says whether a service belongs to the program: returns 0 if it does not. `id`: "tcp
+ * 192.168.0.254:80"; it is there until the function returns. `context`: as it was passed with the
+ * function. It must return: neither longjmp(3) nor a C++ exception may leave it.
+ */
+typedef int (*lvs_owns)(const char *id, void *context);
+
+/**
  * What has passed, and how fast. The kernel updates both about every two seconds. With direct
  * routing the answers do not pass the director: their counters stay 0.
  */
@@ -748,6 +876,67 @@ typedef struct lvs_counters {
      */
     uint64_t persistent;
 } lvs_counters;
+
+/**
+ * What has become of a destination that was drained.
+ */
+typedef struct lvs_drained {
+    /**
+     * sizeof(struct lvs_drained).
+     */
+    size_t size;
+    /**
+     * The weight that it had before.
+     */
+    uint32_t weight;
+    /**
+     * 1 if its connections were gone before the time limit, otherwise 0.
+     */
+    uint32_t empty;
+    /**
+     * Connections that are still established.
+     */
+    uint32_t active;
+    /**
+     * Connections in other states, which end by themselves; of UDP and of firewall marks, all.
+     */
+    uint32_t inactive;
+    /**
+     * Persistence templates: clients that come back to it for a while.
+     */
+    uint32_t persistent;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_drained;
+
+/**
+ * What IPVS says of itself.
+ */
+typedef struct lvs_info {
+    /**
+     * sizeof(struct lvs_info).
+     */
+    size_t size;
+    /**
+     * The version of IPVS in the kernel: 1, 2, 1 for many years.
+     */
+    uint32_t version_major;
+    /**
+     * See `version_major`.
+     */
+    uint32_t version_minor;
+    /**
+     * See `version_major`.
+     */
+    uint32_t version_patch;
+    /**
+     * The number of buckets of the connection table. From kernel 7.2 on it grows with the load,
+     * and is 0 before the first service.
+     */
+    uint32_t connection_table_size;
+} lvs_info;
 
 /**
  * How long the kernel remembers a connection that is silent, in seconds, up to 2678400 (31 days).
@@ -817,6 +1006,58 @@ typedef struct lvs_sync_daemon {
      */
     uint32_t reserved;
 } lvs_sync_daemon;
+
+/**
+ * A connection, or a persistence template: where the next connections of a client go.
+ */
+typedef struct lvs_connection {
+    /**
+     * sizeof(struct lvs_connection).
+     */
+    size_t size;
+    /**
+     * The client: "192.0.2.9:40000". The port of a template is 0.
+     */
+    const char *client;
+    /**
+     * The address of the service. Of a template of a firewall mark, the mark stands in place of
+     * an address.
+     */
+    const char *service;
+    /**
+     * The real server.
+     */
+    const char *destination;
+    /**
+     * The name of the state, as in `ipvsadm -Lnc`: "ESTABLISHED".
+     */
+    const char *state;
+    /**
+     * The name of the persistence engine; NULL: none.
+     */
+    const char *engine;
+    /**
+     * With an engine: what it tells clients apart by. Otherwise NULL.
+     */
+    const char *engine_data;
+    /**
+     * IPPROTO_TCP, IPPROTO_UDP or IPPROTO_SCTP; 0 for a template of a firewall mark; 255 for one
+     * that this library does not know.
+     */
+    uint32_t protocol;
+    /**
+     * LVS_ORIGIN_...
+     */
+    uint32_t origin;
+    /**
+     * When it is forgotten if nothing more comes, in seconds.
+     */
+    uint32_t expires;
+    /**
+     * 1 for a persistence template, otherwise 0.
+     */
+    uint32_t is_template;
+} lvs_connection;
 
 /**
  * An address on an interface.
@@ -1010,10 +1251,23 @@ typedef struct lvs_node_config {
      * LVS_OWN_REQUESTS_...
      */
     uint32_t own_requests;
+    /**
+     * The file with the key that the nodes of the cluster share, 32 octets or more, readable for
+     * root alone. What other nodes send without it is ignored. NULL: there is no key.
+     */
+    const char *sync_key_file;
 } lvs_node_config;
 
 /**
- * The status of a node.
+ * Is told each step of a node before it is carried out. `text`: the step, for a log; it is there
+ * until the function returns. `context`: as it was passed with the function. It must return:
+ * neither longjmp(3) nor a C++ exception may leave it. Calls that use the same node are
+ * LVS_ERR_BUSY within it.
+ */
+typedef void (*lvs_log)(const char *text, void *context);
+
+/**
+ * The status of a node, in numbers.
  */
 typedef struct lvs_node_status {
     /**
@@ -1021,21 +1275,31 @@ typedef struct lvs_node_status {
      */
     size_t size;
     /**
-     * The number of steps that are missing for the role to be in place.
+     * The number of steps that are missing for the role to be in place, see
+     * lvs_status_missing().
      */
     size_t missing;
     /**
-     * The number of steps that lvs_node_repair() would run.
+     * The number of steps that lvs_node_repair() would run, see lvs_status_drift().
      */
     size_t drift;
     /**
-     * The number of warnings.
+     * The number of warnings, see lvs_status_warnings().
      */
     size_t warnings;
     /**
-     * The number of services in the kernel's table, without those of the node's own marks.
+     * The number of services in the kernel's table, without those of the node's own marks, see
+     * lvs_status_services().
      */
     size_t services;
+    /**
+     * Connections and persistence templates that the node's services count.
+     */
+    uint64_t connections;
+    /**
+     * Connections that the services of the node's own marks count, of all groups.
+     */
+    uint64_t marked_connections;
     /**
      * The number of the last request for a role.
      */
@@ -1053,6 +1317,14 @@ typedef struct lvs_node_status {
      */
     uint32_t hidden;
     /**
+     * arp_ignore, as it counts on the interface: the greater of its own and that of "all".
+     */
+    int32_t arp_ignore;
+    /**
+     * arp_announce, as it counts on the interface.
+     */
+    int32_t arp_announce;
+    /**
      * 0.
      */
     uint32_t reserved;
@@ -1063,39 +1335,34 @@ typedef struct lvs_node_status {
 } lvs_node_status;
 
 /**
- * What a driver reports.
+ * Something that does harm, or will.
  */
-typedef struct lvs_report {
+typedef struct lvs_finding {
     /**
-     * sizeof(struct lvs_report).
+     * sizeof(struct lvs_finding).
      */
     size_t size;
     /**
-     * LVS_REPORT_...
+     * What it is, for programs: "arp-answer". It stays the same from version to version.
      */
-    uint32_t kind;
+    const char *kind;
     /**
-     * LVS_TASK_..., of a task that has ended.
+     * What was found where, and what it does, for people.
      */
-    uint32_t task;
+    const char *reason;
     /**
-     * LVS_ROLE_..., of LVS_TASK_ROLE.
+     * What to do: the steps of lvs_node_fix(), commands to be run by hand, or words.
      */
-    uint32_t role;
+    const char *remedy;
     /**
-     * The status of a task that has ended: LVS_OK, LVS_ERR_SUPERSEDED when another request is
-     * carried out instead, or as the function named at the task.
+     * LVS_SEVERITY_...
      */
-    int32_t status;
+    uint32_t severity;
     /**
-     * The errno(3) that the kernel gave as reason; 0 where there was none.
+     * 1 if lvs_node_fix() does something about it, otherwise 0.
      */
-    int32_t error_number;
-    /**
-     * 0.
-     */
-    uint32_t reserved;
-} lvs_report;
+    uint32_t is_fixable;
+} lvs_finding;
 
 /**
  * A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP.
@@ -1154,6 +1421,109 @@ typedef struct lvs_peer {
      */
     const char *mac;
 } lvs_peer;
+
+/**
+ * What a driver reports.
+ */
+typedef struct lvs_report {
+    /**
+     * sizeof(struct lvs_report).
+     */
+    size_t size;
+    /**
+     * LVS_REPORT_...
+     */
+    uint32_t kind;
+    /**
+     * LVS_TASK_..., of a task that has ended.
+     */
+    uint32_t task;
+    /**
+     * LVS_ROLE_..., of LVS_TASK_ROLE.
+     */
+    uint32_t role;
+    /**
+     * The status of a task that has ended: LVS_OK, LVS_ERR_SUPERSEDED when another request is
+     * carried out instead, or as the function named at the task.
+     */
+    int32_t status;
+    /**
+     * The errno(3) that the kernel gave as reason; 0 where there was none.
+     */
+    int32_t error_number;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_report;
+
+/**
+ * What is supervised.
+ */
+typedef struct lvs_supervisor_config {
+    /**
+     * sizeof(struct lvs_supervisor_config).
+     */
+    size_t size;
+    /**
+     * keepalived's `notify_fifo`. NULL: roles come by lvs_supervisor_request(), or from other
+     * processes.
+     */
+    const char *fifo;
+    /**
+     * The VRRP instance whose states count for a node without groups. NULL: every instance's. A
+     * group is named as its instance.
+     */
+    const char *instance;
+    /**
+     * The file that keepalived watches (`track_file`): the node stays out of elections until it
+     * knows the director's connections. NULL: it always takes part.
+     */
+    const char *track_file;
+    /**
+     * LVS_SUPERVISOR_...
+     */
+    uint32_t flags;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_supervisor_config;
+
+/**
+ * What a supervisor tells its program.
+ */
+typedef struct lvs_notice {
+    /**
+     * sizeof(struct lvs_notice).
+     */
+    size_t size;
+    /**
+     * LVS_NOTICE_...
+     */
+    uint32_t kind;
+    /**
+     * The index of the group's node among those that were passed to lvs_supervisor_open(), or
+     * LVS_NO_GROUP.
+     */
+    uint32_t group;
+    /**
+     * See the kinds; otherwise 0.
+     */
+    uint64_t count;
+    /**
+     * See LVS_NOTICE_LEARNED; otherwise 0.
+     */
+    uint64_t total;
+    /**
+     * LVS_ROLE_..., with LVS_NOTICE_SHOWN; otherwise LVS_ROLE_NONE.
+     */
+    uint32_t role;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_notice;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1367,7 +1737,11 @@ int lvs_ipvs_table(struct lvs_ipvs *ipvs, char **table);
  * Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of
  * ipvsadm(8) on each line, empty where nothing is to be done; free it with lvs_text_free().
  */
-int lvs_ipvs_plan(struct lvs_ipvs *ipvs, const char *table, uint32_t flags, char **plan);
+int lvs_ipvs_plan(struct lvs_ipvs *ipvs,
+                  const char *table,
+                  lvs_owns owns,
+                  void *context,
+                  char **plan);
 
 /**
  * Makes the kernel's table what this text says, in the format of `ipvsadm -Sn`; commands of
@@ -1375,12 +1749,16 @@ int lvs_ipvs_plan(struct lvs_ipvs *ipvs, const char *table, uint32_t flags, char
  * among its lines. What is there already keeps its connections; when a change fails, those before
  * it are undone.
  *
- * `flags`: 0, and services that the text does not name stay as they are; or
- * LVS_APPLY_REMOVE_OTHERS. `done`: is set to the plan that was carried out, as lvs_ipvs_plan()
- * gives it; NULL if it is not needed. Fails with LVS_ERR_PARSE, or as the functions for single
- * changes do.
+ * `owns`: is asked for each service of the kernel that the text does not name; one that belongs
+ * to the program is removed. NULL: they all stay. `context`: is passed to `owns`. `done`: is set
+ * to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is not needed. Fails
+ * with LVS_ERR_PARSE, or as the functions for single changes do.
  */
-int lvs_ipvs_apply(struct lvs_ipvs *ipvs, const char *table, uint32_t flags, char **done);
+int lvs_ipvs_apply(struct lvs_ipvs *ipvs,
+                   const char *table,
+                   lvs_owns owns,
+                   void *context,
+                   char **done);
 
 /**
  * Fills `counters` with those of the service of this index in the list, as they were when the list
@@ -1424,6 +1802,44 @@ int lvs_ipvs_set_weight(struct lvs_ipvs *ipvs,
                         const char *id,
                         const char *address,
                         uint32_t weight);
+
+/**
+ * Gives a destination weight 0, so that it gets no new connections, and waits until those that it
+ * has are gone: of TCP and SCTP the established ones, otherwise all. It stays in the table with
+ * weight 0: remove it with lvs_ipvs_remove_destination(), or give it its weight again with
+ * lvs_ipvs_set_weight().
+ *
+ * `limit_ms`: how long to wait, in milliseconds; the connections are counted every 100 ms. With 0
+ * it does not wait, for a program with a loop of its own: lvs_ipvs_destination() counts later.
+ * `drained`: is filled; set its `size` before; NULL if it is not needed. Fails with
+ * LVS_ERR_NO_SERVICE, and LVS_ERR_NO_DESTINATION also when another program removes it meanwhile.
+ */
+int lvs_ipvs_drain(struct lvs_ipvs *ipvs,
+                   const char *id,
+                   const char *address,
+                   uint32_t limit_ms,
+                   struct lvs_drained *drained);
+
+/**
+ * Reads what IPVS says of itself; set `size` of the structure before. One request.
+ */
+int lvs_ipvs_info(struct lvs_ipvs *ipvs, struct lvs_info *info);
+
+/**
+ * Reads a sysctl of IPVS. `name`: what stands behind `net.ipv4.vs.`: "sloppy_tcp"; see
+ * Documentation/networking/ipvs-sysctl.rst in the kernel's source. `value`: is set to the text
+ * that the kernel prints: "1", "2 50"; free it with lvs_text_free(); to NULL where this kernel has
+ * no such setting. Reads a file below /proc/sys. Fails with LVS_ERR_INVALID for a name that the
+ * library does not know, LVS_ERR_SYSTEM.
+ */
+int lvs_ipvs_setting(struct lvs_ipvs *ipvs, const char *name, char **value);
+
+/**
+ * Writes a sysctl of IPVS, otherwise as lvs_ipvs_setting(). `value`: is checked first. Fails with
+ * LVS_ERR_INVALID, and LVS_ERR_SYSTEM: ENOENT where this kernel has no such setting, EINVAL for a
+ * value that it does not take, EACCES without privileges.
+ */
+int lvs_ipvs_set_setting(struct lvs_ipvs *ipvs, const char *name, const char *value);
 
 /**
  * Reads the timeouts; set `size` of the structure before. One request.
@@ -1474,6 +1890,34 @@ int lvs_sync_daemons_get(const struct lvs_sync_daemons *daemons,
 void lvs_sync_daemons_free(struct lvs_sync_daemons *daemons);
 
 /**
+ * Lists the connection table: connections, and the templates of persistent clients. `connections`:
+ * is set to the list; free it with lvs_connections_free().
+ *
+ * Reads /proc/net/ip_vs_conn and ip_vs_conn_sync in full, the only way that the kernel has; before
+ * kernel 6.13 that takes a minute for 100000 connections. Fails with LVS_ERR_SYSTEM,
+ * LVS_ERR_MALFORMED.
+ */
+int lvs_ipvs_connections(struct lvs_ipvs *ipvs, struct lvs_connections **connections);
+
+/**
+ * Returns the number of connections in a list; 0 for NULL.
+ */
+size_t lvs_connections_count(const struct lvs_connections *connections);
+
+/**
+ * Fills `connection` with the entry of this index, counted from 0; set its `size` before. The
+ * texts in it are the list's, and live as long as that. Fails with LVS_ERR_INDEX.
+ */
+int lvs_connections_get(const struct lvs_connections *connections,
+                        size_t index,
+                        struct lvs_connection *connection);
+
+/**
+ * Frees the list. NULL is ignored.
+ */
+void lvs_connections_free(struct lvs_connections *connections);
+
+/**
  * Opens a client for VIPs.
  *
  * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
@@ -1521,8 +1965,8 @@ int lvs_vips_relocate(struct lvs_vips *vips,
 int lvs_vips_withdraw(struct lvs_vips *vips, const char *vip, const char *interface, int *changed);
 
 /**
- * Finds the interfaces that hold an address. `places`: is set to the list, which may be empty;
- * free it with lvs_places_free().
+ * Finds the interfaces that hold an address. `vip`: NULL for every address of every interface.
+ * `places`: is set to the list, which may be empty; free it with lvs_places_free().
  */
 int lvs_vips_locate(struct lvs_vips *vips, const char *vip, struct lvs_places **places);
 
@@ -1544,7 +1988,7 @@ void lvs_places_free(struct lvs_places *places);
 
 /**
  * Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests
- * or unsolicited neighbour advertisements at once. keepalived sends 5.
+ * or unsolicited neighbour advertisements at once, up to 1000. keepalived sends 5.
  *
  * `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point,
  * NOARP); NULL if it is not needed. Fails with LVS_ERR_NO_ADDRESS where the interface does not
@@ -1585,12 +2029,35 @@ int lvs_arp_effective(struct lvs_arp *arp,
                       struct lvs_arp_settings *settings);
 
 /**
+ * Reads whether ARP requests that arrive on an interface for a VIP on `lo` stay unanswered: what
+ * counts is the greater of `arp_ignore` of the interface and of "all", and `route_localnet` of
+ * `lo`. `scope_host`: 1 where the VIP has scope host, as lvs_vips_add() adds it, otherwise 0.
+ * `hidden`: is set to 1 or 0. Fails with LVS_ERR_NO_INTERFACE.
+ */
+int lvs_arp_hides_loopback_vip(struct lvs_arp *arp,
+                               const char *interface,
+                               int scope_host,
+                               int *hidden);
+
+/**
+ * Reads what lvs_arp_set() would find and change. Changes nothing. `previous`: is filled with the
+ * settings that are there; set its `size` before. `changes`: is set to 1 if they differ from
+ * `settings`, otherwise to 0; NULL if it is not needed. Fails as lvs_arp_set().
+ */
+int lvs_arp_plan(struct lvs_arp *arp,
+                 const char *target,
+                 const struct lvs_arp_settings *settings,
+                 struct lvs_arp_settings *previous,
+                 int *changes);
+
+/**
  * Sets both settings of an interface, or of "all".
  *
  * `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL
  * if it is not needed. It may be the same structure as `settings`. After a failure one of the two
- * may be set: read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM
- * where /proc/sys cannot be written to (EACCES, EPERM, EROFS).
+ * may be set: read them with lvs_arp_get(). Fails with LVS_ERR_INVALID for what is not 0 to 8 and
+ * 0 to 2, LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written to (EACCES,
+ * EPERM, EROFS).
  */
 int lvs_arp_set(struct lvs_arp *arp,
                 const char *target,
@@ -1632,6 +2099,13 @@ int lvs_node_open(const char *netns, const struct lvs_node_config *config, struc
  * ignored.
  */
 void lvs_node_free(struct lvs_node *node);
+
+/**
+ * Sets the function that is told each step of this node's roles, repairs and so on before it is
+ * carried out, by the thread that called. `log`: NULL for none. `context`: is passed to `log`.
+ * Does not block.
+ */
+int lvs_node_set_log(struct lvs_node *node, lvs_log log, void *context);
 
 /**
  * Plans what lvs_node_become_role() would do. Changes nothing, and takes no lock.
@@ -1739,16 +2213,6 @@ int lvs_node_resync(struct lvs_node *node, size_t *count);
 int lvs_node_known_connections(struct lvs_node *node, size_t *count);
 
 /**
- * Looks for settings that do harm now, or will at the next failover. Changes nothing.
- *
- * `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of
- * findings. `findings`: is set to a text, for each finding its severity, kind, reason and remedy;
- * free it with lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and
- * with LVS_ERR_SYSTEM when keepalived's file cannot be read.
- */
-int lvs_node_audit(struct lvs_node *node, const char *keepalived, size_t *count, char **findings);
-
-/**
  * Announces the VIPs of a director once more, for neighbours that missed the first announcement.
  *
  * Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested,
@@ -1774,15 +2238,151 @@ int lvs_node_plan_release(struct lvs_node *node, char **plan);
 int lvs_node_release(struct lvs_node *node, char **done);
 
 /**
- * Reads the status of the node. Changes nothing, and takes no lock. For the places of a VIP, see
- * lvs_vips_locate(); for rules and other nodes, lvs_node_rules() and lvs_node_peers().
- *
- * `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing
- * step ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ...");
- * free it with lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE,
+ * Reads the status of the node. Changes nothing, and takes no lock. `status`: is set to it; free
+ * it with lvs_status_free(). Takes as long as the table is large. Fails with LVS_ERR_STATE,
  * LVS_ERR_PERMISSION.
  */
-int lvs_node_get_status(struct lvs_node *node, struct lvs_node_status *status, char **details);
+int lvs_node_read_status(struct lvs_node *node, struct lvs_status **status);
+
+/**
+ * Frees a status, and the lists that belong to it. NULL is ignored.
+ */
+void lvs_status_free(struct lvs_status *status);
+
+/**
+ * Fills `summary` with the status in numbers; set its `size` before. Does not block.
+ */
+int lvs_status_summary(const struct lvs_status *status, struct lvs_node_status *summary);
+
+/**
+ * Whether a service belongs to the node: it is among its configured services, or among those that
+ * it has loaded. `owned`: is set to 1 or 0. Does not block. Fails with LVS_ERR_INVALID.
+ */
+int lvs_status_owns(const struct lvs_status *status, const char *id, int *owned);
+
+/**
+ * The places of the VIPs, for lvs_places_get(). This list and those of the next functions belong
+ * to the status, and live as long as it. NULL for NULL.
+ */
+const struct lvs_places *lvs_status_places(const struct lvs_status *status);
+
+/**
+ * The services in the kernel, without those of the node's own marks, for lvs_services_get().
+ */
+const struct lvs_services *lvs_status_services(const struct lvs_status *status);
+
+/**
+ * The destinations of the service of this index in lvs_status_services(), for
+ * lvs_destinations_get(). NULL where there is no such service.
+ */
+const struct lvs_destinations *lvs_status_destinations(const struct lvs_status *status,
+                                                       size_t index);
+
+/**
+ * The sync daemons that run, for lvs_sync_daemons_get().
+ */
+const struct lvs_sync_daemons *lvs_status_sync_daemons(const struct lvs_status *status);
+
+/**
+ * The rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other groups
+ * of the node among them, for lvs_rules_get(). Empty with LVS_FENCE_CLEAR.
+ */
+const struct lvs_rules *lvs_status_rules(const struct lvs_status *status);
+
+/**
+ * The other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from, for
+ * lvs_peers_get().
+ */
+const struct lvs_peers *lvs_status_peers(const struct lvs_status *status);
+
+/**
+ * The steps that are missing for the role to be in place: none, if all is well.
+ */
+const struct lvs_texts *lvs_status_missing(const struct lvs_status *status);
+
+/**
+ * The steps that lvs_node_repair() would run.
+ */
+const struct lvs_texts *lvs_status_drift(const struct lvs_status *status);
+
+/**
+ * What an operator should know.
+ */
+const struct lvs_texts *lvs_status_warnings(const struct lvs_status *status);
+
+/**
+ * Returns the number of texts in a list; 0 for NULL.
+ */
+size_t lvs_texts_count(const struct lvs_texts *texts);
+
+/**
+ * Returns the text of this index, counted from 0: it belongs to the list, and lives as long as
+ * that. NULL where there is none.
+ */
+const char *lvs_texts_get(const struct lvs_texts *texts, size_t index);
+
+/**
+ * Looks for settings that do harm now, or will at the next failover. Changes nothing.
+ *
+ * `keepalived`: the path of keepalived's file, or NULL. `findings`: is set to the list, the worst
+ * first; free it with lvs_findings_free(). Takes as long as the table is large, and up to 300 ms
+ * where MAC addresses of other nodes are not known. Fails as lvs_node_read_status(), and with
+ * LVS_ERR_SYSTEM when keepalived's file cannot be read.
+ */
+int lvs_node_audit(struct lvs_node *node, const char *keepalived, struct lvs_findings **findings);
+
+/**
+ * Returns the number of findings in a list; 0 for NULL.
+ */
+size_t lvs_findings_count(const struct lvs_findings *findings);
+
+/**
+ * Fills `finding` with the entry of this index, counted from 0; set its `size` before. The texts
+ * in it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ */
+int lvs_findings_get(const struct lvs_findings *findings,
+                     size_t index,
+                     struct lvs_finding *finding);
+
+/**
+ * Frees a list. NULL is ignored.
+ */
+void lvs_findings_free(struct lvs_findings *findings);
+
+/**
+ * Plans what lvs_node_fix() would do. Changes nothing, and takes no lock. `plan` and the errors: as
+ * with lvs_node_plan().
+ */
+int lvs_node_plan_fix(struct lvs_node *node, char **plan);
+
+/**
+ * Does what it can about an audit's findings, those where `is_fixable` is 1: lvs_node_repair(), and
+ * what that leaves to an operator. `done`, the blocking time and the errors: as with
+ * lvs_node_repair().
+ */
+int lvs_node_fix(struct lvs_node *node, char **done);
+
+/**
+ * Returns the number of rules in a list; 0 for NULL.
+ */
+size_t lvs_rules_count(const struct lvs_rules *rules);
+
+/**
+ * Fills `rule` with the entry of this index, counted from 0; set its `size` before. The texts in
+ * it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ */
+int lvs_rules_get(const struct lvs_rules *rules, size_t index, struct lvs_rule *rule);
+
+/**
+ * Returns the number of entries in a list; 0 for NULL.
+ */
+size_t lvs_peers_count(const struct lvs_peers *peers);
+
+/**
+ * Fills `peer` with the entry of this index, counted from 0; set its `size` before. The texts in
+ * it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ */
+int lvs_peers_get(const struct lvs_peers *peers, size_t index, struct lvs_peer *peer);
 
 /**
  * Opens a node for a program with a loop of its own. Changes nothing yet, and does not block.
@@ -1844,49 +2444,54 @@ int lvs_driver_next_report(struct lvs_driver *driver, struct lvs_report *report,
 int lvs_driver_is_busy(struct lvs_driver *driver);
 
 /**
- * Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other
- * groups of the node among them. `rules`: is set to the list, which is empty with
- * LVS_FENCE_CLEAR; free it with lvs_rules_free(). Fails as lvs_node_get_status().
+ * Opens a supervisor for the groups of one node. Changes nothing yet, and does not block.
+ *
+ * `netns`: as with lvs_node_open(). `nodes`: `count` configurations, 1 to 255, a node for each
+ * group; they are copied. `config`: what is supervised; NULL: the defaults. `supervisor`: is set
+ * to the supervisor; free it with lvs_supervisor_free(). Fails as lvs_node_open(), and with
+ * LVS_ERR_STATE, LVS_ERR_SYSTEM (EMFILE, ENFILE, ENOMEM).
  */
-int lvs_node_rules(struct lvs_node *node, struct lvs_rules **rules);
+int lvs_supervisor_open(const char *netns,
+                        const struct lvs_node_config *nodes,
+                        size_t count,
+                        const struct lvs_supervisor_config *config,
+                        struct lvs_supervisor **supervisor);
 
 /**
- * Returns the number of rules in a list; 0 for NULL.
+ * Frees a supervisor. What it has changed stays. NULL is ignored.
  */
-size_t lvs_rules_count(const struct lvs_rules *rules);
+void lvs_supervisor_free(struct lvs_supervisor *supervisor);
 
 /**
- * Fills `rule` with the entry of this index, counted from 0; set its `size` before. The texts in
- * it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
+ * The descriptor of the supervisor: as lvs_driver_fd().
  */
-int lvs_rules_get(const struct lvs_rules *rules, size_t index, struct lvs_rule *rule);
+int lvs_supervisor_fd(const struct lvs_supervisor *supervisor);
 
 /**
- * Frees a list. NULL is ignored.
+ * Takes on a role for a group, as if keepalived had notified it. Does not block;
+ * lvs_supervisor_dispatch() carries it out. `group`: its name; "" for a node without groups.
+ * `role`: LVS_ROLE_... Fails with LVS_ERR_INVALID.
  */
-void lvs_rules_free(struct lvs_rules *rules);
+int lvs_supervisor_request(struct lvs_supervisor *supervisor, const char *group, uint32_t role);
 
 /**
- * Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from.
- * `peers`: is set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
+ * Does what there is to do now: call it when the descriptor is readable. Never sleeps, and waits
+ * neither for a lock nor for another node. As lvs_driver_dispatch() for each group; a look at the
+ * whole, once a second, reads the table where it may have changed. Fails with LVS_ERR_SYSTEM;
+ * every other failure is a notice, and is tried again.
  */
-int lvs_node_peers(struct lvs_node *node, struct lvs_peers **peers);
+int lvs_supervisor_dispatch(struct lvs_supervisor *supervisor);
 
 /**
- * Returns the number of entries in a list; 0 for NULL.
+ * Takes the next notice.
+ *
+ * `notice` is filled; set its `size` before. Its kind is LVS_NOTICE_NONE when there is none at
+ * present. `text`: is set to the notice as a line or more for a log, to be freed with
+ * lvs_text_free(), or to NULL when there is none; NULL if it is not needed. Does not block.
  */
-size_t lvs_peers_count(const struct lvs_peers *peers);
-
-/**
- * Fills `peer` with the entry of this index, counted from 0; set its `size` before. The texts in
- * it belong to the list, and live as long as the list. Fails with LVS_ERR_INDEX.
- */
-int lvs_peers_get(const struct lvs_peers *peers, size_t index, struct lvs_peer *peer);
-
-/**
- * Frees a list. NULL is ignored.
- */
-void lvs_peers_free(struct lvs_peers *peers);
+int lvs_supervisor_next_notice(struct lvs_supervisor *supervisor,
+                               struct lvs_notice *notice,
+                               char **text);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -179,6 +179,19 @@ impl Settings {
     /// What hides a loopback VIP whatever its scope: `arp_ignore=1`, `arp_announce=2`.
     pub const HIDE: Settings = Settings { ignore: IgnoreMode::OtherInterfaces, announce: AnnounceMode::Best };
 
+    /// Refuses values that the kernel takes although they mean nothing (`arp_ignore()` and
+    /// `arp_solicit()` in net/ipv4/arp.c): usable are 0 to 8, and 0 to 2.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(self) -> Result<()> {
+        let (ignore, announce) = (self.ignore.value(), self.announce.value());
+        if (0..=8).contains(&ignore) && (0..=2).contains(&announce) {
+            return Ok(());
+        }
+        Err(Error::invalid("arp", format!("ignore {ignore}, announce {announce}: 0 to 8 and 0 to 2 were expected")))
+    }
+
     /// What counts where these and those of `all` are set: the greater number each.
     pub(crate) fn joined(self, all: Settings) -> Settings {
         Settings {
@@ -384,7 +397,11 @@ impl Arp {
 
     /// What [`Arp::apply`] would have to change. Nothing is changed yet, so the change can be
     /// written down first.
+    ///
+    /// # Errors
+    /// As [`Arp`] and [`Settings::check`].
     pub fn plan(&self, target: &ArpTarget, wanted: Settings) -> Result<Change> {
+        wanted.check()?;
         Ok(Change { target: target.clone(), before: self.get(target)?, after: wanted })
     }
 
@@ -392,8 +409,9 @@ impl Arp {
     /// written.
     ///
     /// # Errors
-    /// [`Error::NotVerified`] when a setting does not keep the value; also as [`Arp`].
+    /// [`Error::NotVerified`] when a setting does not keep the value; also as [`Arp::plan`].
     pub fn apply(&self, change: &Change) -> Result<()> {
+        change.after.check()?;
         let Change { target, after, .. } = change;
         self.write(target, IGNORE, after.ignore.value())?;
         self.write(target, ANNOUNCE, after.announce.value())

@@ -108,12 +108,53 @@ pub unsafe extern "C" fn lvs_arp_effective(
     })
 }
 
+/// Reads whether ARP requests that arrive on an interface for a VIP on `lo` stay unanswered: what
+/// counts is the greater of `arp_ignore` of the interface and of "all", and `route_localnet` of
+/// `lo`. `scope_host`: 1 where the VIP has scope host, as lvs_vips_add() adds it, otherwise 0.
+/// `hidden`: is set to 1 or 0. Fails with LVS_ERR_NO_INTERFACE.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_arp_hides_loopback_vip(
+    arp: Handle<lvs_arp>,
+    interface: Text,
+    scope_host: c_int,
+    hidden: Option<&mut MaybeUninit<c_int>>,
+) -> c_int {
+    guard(|| {
+        let (arp, interface, result) = (arp.lock("arp")?, interface.name("interface")?, given(hidden, "hidden")?);
+        put(Some(result), arp.hides_loopback_vip(&interface, scope_host != 0)?.into());
+        Ok(())
+    })
+}
+
+/// Reads what lvs_arp_set() would find and change. Changes nothing. `previous`: is filled with the
+/// settings that are there; set its `size` before. `changes`: is set to 1 if they differ from
+/// `settings`, otherwise to 0; NULL if it is not needed. Fails as lvs_arp_set().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_arp_plan(
+    arp: Handle<lvs_arp>,
+    target: Text,
+    settings: *const lvs_arp_settings,
+    previous: *mut lvs_arp_settings,
+    changes: Option<&mut MaybeUninit<c_int>>,
+) -> c_int {
+    guard(|| {
+        let (arp, target) = (arp.lock("arp")?, target_of(target)?);
+        // SAFETY: structures of C's.
+        let (wanted, place) = unsafe { (read(settings)?, Place::new(previous)?) };
+        let change = arp.plan(&target, wanted.into())?;
+        place.put(change.before.into());
+        put(changes, (!change.is_empty()).into());
+        Ok(())
+    })
+}
+
 /// Sets both settings of an interface, or of "all".
 ///
 /// `previous`: is filled with what was found, for lvs_arp_give_back(); set its `size` before; NULL
 /// if it is not needed. It may be the same structure as `settings`. After a failure one of the two
-/// may be set: read them with lvs_arp_get(). Fails with LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM
-/// where /proc/sys cannot be written to (EACCES, EPERM, EROFS).
+/// may be set: read them with lvs_arp_get(). Fails with LVS_ERR_INVALID for what is not 0 to 8 and
+/// 0 to 2, LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM where /proc/sys cannot be written to (EACCES,
+/// EPERM, EROFS).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_arp_set(
     arp: Handle<lvs_arp>,

@@ -1,10 +1,13 @@
 //! What IPVS has beside its services: counters, timeouts, sync daemons.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
+use std::ptr;
 use std::time::Duration;
 
-use super::ffi::{Grows, Handle, NAME, Place, Result, Text, c_text, choice, entry, given, invalid, read, reserved};
+use super::ffi::{
+    Grows, Handle, NAME, Place, Result, Text, c_text, choice, entry, given, invalid, put, put_text, read, reserved,
+};
 use super::ipvs::{lvs_destinations, lvs_ipvs, lvs_services, service_id};
 use super::status::{caught, guard};
 use crate::ipvs::{Stats, SyncDaemon, SyncRole, Timeouts};
@@ -85,6 +88,57 @@ unsafe impl Grows for lvs_timeouts {
     const FIRST: usize = size_of::<usize>() + 4 * 4;
 }
 const _: () = assert!(size_of::<lvs_timeouts>() == lvs_timeouts::FIRST);
+
+/// What IPVS says of itself.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lvs_info {
+    /// sizeof(struct lvs_info).
+    pub size: usize,
+    /// The version of IPVS in the kernel: 1, 2, 1 for many years.
+    pub version_major: u32,
+    /// See `version_major`.
+    pub version_minor: u32,
+    /// See `version_major`.
+    pub version_patch: u32,
+    /// The number of buckets of the connection table. From kernel 7.2 on it grows with the load,
+    /// and is 0 before the first service.
+    pub connection_table_size: u32,
+}
+
+// SAFETY: as for `lvs_counters`.
+unsafe impl Grows for lvs_info {
+    const NAME: &'static str = "lvs_info";
+    const FIRST: usize = size_of::<usize>() + 4 * 4;
+}
+const _: () = assert!(size_of::<lvs_info>() == lvs_info::FIRST);
+
+/// What has become of a destination that was drained.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lvs_drained {
+    /// sizeof(struct lvs_drained).
+    pub size: usize,
+    /// The weight that it had before.
+    pub weight: u32,
+    /// 1 if its connections were gone before the time limit, otherwise 0.
+    pub empty: u32,
+    /// Connections that are still established.
+    pub active: u32,
+    /// Connections in other states, which end by themselves; of UDP and of firewall marks, all.
+    pub inactive: u32,
+    /// Persistence templates: clients that come back to it for a while.
+    pub persistent: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+// SAFETY: as for `lvs_counters`.
+unsafe impl Grows for lvs_drained {
+    const NAME: &'static str = "lvs_drained";
+    const FIRST: usize = size_of::<usize>() + 6 * 4;
+}
+const _: () = assert!(size_of::<lvs_drained>() == lvs_drained::FIRST);
 
 /// A sync daemon, see `--start-daemon` in ipvsadm(8). What is 0 or NULL is the kernel's choice when
 /// a daemon is started; of one that runs, all is known.
@@ -173,6 +227,12 @@ impl lvs_sync_daemon {
             ttl: Some(octet("ttl", self.ttl)?).filter(|ttl| *ttl != 0),
             ..SyncDaemon::new(role, &self.interface.name("interface")?, octet("sync_id", self.sync_id)?)
         })
+    }
+}
+
+impl lvs_sync_daemons {
+    pub(super) fn of(daemons: Vec<SyncDaemon>) -> Self {
+        lvs_sync_daemons(daemons.into_iter().map(DaemonTexts::new).collect())
     }
 }
 
@@ -284,6 +344,96 @@ pub extern "C" fn lvs_ipvs_set_weight(ipvs: Handle<lvs_ipvs>, id: Text, address:
     })
 }
 
+/// Gives a destination weight 0, so that it gets no new connections, and waits until those that it
+/// has are gone: of TCP and SCTP the established ones, otherwise all. It stays in the table with
+/// weight 0: remove it with lvs_ipvs_remove_destination(), or give it its weight again with
+/// lvs_ipvs_set_weight().
+///
+/// `limit_ms`: how long to wait, in milliseconds; the connections are counted every 100 ms. With 0
+/// it does not wait, for a program with a loop of its own: lvs_ipvs_destination() counts later.
+/// `drained`: is filled; set its `size` before; NULL if it is not needed. Fails with
+/// LVS_ERR_NO_SERVICE, and LVS_ERR_NO_DESTINATION also when another program removes it meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_ipvs_drain(
+    ipvs: Handle<lvs_ipvs>,
+    id: Text,
+    address: Text,
+    limit_ms: u32,
+    drained: *mut lvs_drained,
+) -> c_int {
+    guard(|| {
+        let (mut ipvs, id) = (ipvs.lock("ipvs")?, service_id(id)?);
+        let address = address.socket_address("address")?;
+        // SAFETY: a structure of C's.
+        let place = unsafe { Place::optional(drained) }?;
+        let found = ipvs.drain(&id, address, Duration::from_millis(limit_ms.into()))?;
+        if let Some(place) = place {
+            place.put(lvs_drained {
+                size: size_of::<lvs_drained>(),
+                weight: found.before.weight,
+                empty: found.empty.into(),
+                active: found.active,
+                inactive: found.inactive,
+                persistent: found.persistent,
+                reserved: 0,
+            });
+        }
+        Ok(())
+    })
+}
+
+/// Reads what IPVS says of itself; set `size` of the structure before. One request.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_ipvs_info(ipvs: Handle<lvs_ipvs>, info: *mut lvs_info) -> c_int {
+    guard(|| {
+        let mut ipvs = ipvs.lock("ipvs")?;
+        // SAFETY: a structure of C's.
+        let place = unsafe { Place::new(info) }?;
+        let found = ipvs.info()?;
+        let (major, minor, patch) = found.version;
+        place.put(lvs_info {
+            size: size_of::<lvs_info>(),
+            version_major: major.into(),
+            version_minor: minor.into(),
+            version_patch: patch.into(),
+            connection_table_size: found.connection_table_size,
+        });
+        Ok(())
+    })
+}
+
+/// Reads a sysctl of IPVS. `name`: what stands behind `net.ipv4.vs.`: "sloppy_tcp"; see
+/// Documentation/networking/ipvs-sysctl.rst in the kernel's source. `value`: is set to the text
+/// that the kernel prints: "1", "2 50"; free it with lvs_text_free(); to NULL where this kernel has
+/// no such setting. Reads a file below /proc/sys. Fails with LVS_ERR_INVALID for a name that the
+/// library does not know, LVS_ERR_SYSTEM.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_ipvs_setting(
+    ipvs: Handle<lvs_ipvs>,
+    name: Text,
+    value: Option<&mut MaybeUninit<*mut c_char>>,
+) -> c_int {
+    guard(|| {
+        let (mut ipvs, name, result) = (ipvs.lock("ipvs")?, name.name("name")?, given(value, "value")?);
+        match ipvs.get_named(&name)? {
+            Some(text) => put_text(Some(result), text),
+            None => put(Some(result), ptr::null_mut()),
+        }
+        Ok(())
+    })
+}
+
+/// Writes a sysctl of IPVS, otherwise as lvs_ipvs_setting(). `value`: is checked first. Fails with
+/// LVS_ERR_INVALID, and LVS_ERR_SYSTEM: ENOENT where this kernel has no such setting, EINVAL for a
+/// value that it does not take, EACCES without privileges.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_ipvs_set_setting(ipvs: Handle<lvs_ipvs>, name: Text, value: Text) -> c_int {
+    guard(|| {
+        let mut ipvs = ipvs.lock("ipvs")?;
+        Ok(ipvs.set_named(&name.name("name")?, &value.name("value")?)?)
+    })
+}
+
 /// Reads the timeouts; set `size` of the structure before. One request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_ipvs_timeouts(ipvs: Handle<lvs_ipvs>, timeouts: *mut lvs_timeouts) -> c_int {
@@ -349,7 +499,7 @@ pub extern "C" fn lvs_ipvs_sync_daemons(
     guard(|| {
         let (mut ipvs, result) = (ipvs.lock("ipvs")?, given(daemons, "daemons")?);
         let found = ipvs.sync_daemons()?;
-        result.write(Box::new(lvs_sync_daemons(found.into_iter().map(DaemonTexts::new).collect())));
+        result.write(Box::new(lvs_sync_daemons::of(found)));
         Ok(())
     })
 }

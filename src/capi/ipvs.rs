@@ -1,6 +1,6 @@
 //! IPVS: services, destinations, tables.
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
@@ -61,9 +61,10 @@ pub const LVS_CHECKSUM_FULL: u32 = 1;
 /// The outer packet's checksum is left to the receiver; not with GRE.
 pub const LVS_CHECKSUM_REMOTE: u32 = 2;
 
-/// For lvs_ipvs_apply(): removes every service that the table does not list, including those of
-/// other programs.
-pub const LVS_APPLY_REMOVE_OTHERS: u32 = 0x1;
+/// Says whether a service belongs to the program: returns 0 if it does not. `id`: "tcp
+/// 192.168.0.254:80"; it is there until the function returns. `context`: as it was passed with the
+/// function. It must return: neither longjmp(3) nor a C++ exception may leave it.
+pub type lvs_owns = Option<unsafe extern "C" fn(id: Text, context: *mut c_void) -> c_int>;
 
 /// A client of IPVS in one network namespace.
 pub struct lvs_ipvs(Held<Ipvs>);
@@ -541,15 +542,18 @@ pub extern "C" fn lvs_ipvs_table(ipvs: Handle<lvs_ipvs>, table: Option<&mut Mayb
 /// Plans what lvs_ipvs_apply() would do. Changes nothing. `plan`: is set to a text, a command of
 /// ipvsadm(8) on each line, empty where nothing is to be done; free it with lvs_text_free().
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_plan(
+pub unsafe extern "C" fn lvs_ipvs_plan(
     ipvs: Handle<lvs_ipvs>,
     table: Text,
-    flags: u32,
+    owns: lvs_owns,
+    context: *mut c_void,
     plan: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
         let (mut ipvs, result) = (ipvs.lock("ipvs")?, given(plan, "plan")?);
-        put_text(Some(result), plan_for(&mut ipvs, table, flags)?.to_string());
+        // SAFETY: a function of C's, with its context.
+        let plan = unsafe { plan_for(&mut ipvs, table, owns, context) }?;
+        put_text(Some(result), plan.to_string());
         Ok(())
     })
 }
@@ -559,30 +563,40 @@ pub extern "C" fn lvs_ipvs_plan(
 /// among its lines. What is there already keeps its connections; when a change fails, those before
 /// it are undone.
 ///
-/// `flags`: 0, and services that the text does not name stay as they are; or
-/// LVS_APPLY_REMOVE_OTHERS. `done`: is set to the plan that was carried out, as lvs_ipvs_plan()
-/// gives it; NULL if it is not needed. Fails with LVS_ERR_PARSE, or as the functions for single
-/// changes do.
+/// `owns`: is asked for each service of the kernel that the text does not name; one that belongs
+/// to the program is removed. NULL: they all stay. `context`: is passed to `owns`. `done`: is set
+/// to the plan that was carried out, as lvs_ipvs_plan() gives it; NULL if it is not needed. Fails
+/// with LVS_ERR_PARSE, or as the functions for single changes do.
 #[unsafe(no_mangle)]
-pub extern "C" fn lvs_ipvs_apply(
+pub unsafe extern "C" fn lvs_ipvs_apply(
     ipvs: Handle<lvs_ipvs>,
     table: Text,
-    flags: u32,
+    owns: lvs_owns,
+    context: *mut c_void,
     done: Option<&mut MaybeUninit<*mut c_char>>,
 ) -> c_int {
     guard(|| {
         let mut ipvs = ipvs.lock("ipvs")?;
-        let plan = plan_for(&mut ipvs, table, flags)?;
+        // SAFETY: a function of C's, with its context.
+        let plan = unsafe { plan_for(&mut ipvs, table, owns, context) }?;
         ipvs.apply(&plan)?;
         put_text(done, plan.to_string());
         Ok(())
     })
 }
 
-fn plan_for(ipvs: &mut Ipvs, table: Text, flags: u32) -> Result<Plan> {
-    let all = choice("flags", flags, &[(0, false), (LVS_APPLY_REMOVE_OTHERS, true)])?;
+/// # Safety
+/// `owns` is a function of C's that may be called with `context`.
+unsafe fn plan_for(ipvs: &mut Ipvs, table: Text, owns: lvs_owns, context: *mut c_void) -> Result<Plan> {
     let wanted: Table = table.read("table", TABLE)?.parse()?;
-    let seen = ipvs.snapshot()?.filtered(|id| all || wanted.service(id).is_some());
+    let is_owned = |id: &ServiceId| {
+        owns.is_some_and(|owns| {
+            let text = c_text(id.to_string());
+            // SAFETY: the caller's promise; the text lives until the function has returned.
+            unsafe { owns(Text::of(&text), context) != 0 }
+        })
+    };
+    let seen = ipvs.snapshot()?.filtered(|id| wanted.service(id).is_some() || is_owned(id));
     Ok(Plan::between(&seen, &wanted))
 }
 

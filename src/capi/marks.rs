@@ -1,11 +1,10 @@
 //! The rules and the other nodes of fence `marks`, as lists.
 
 use std::ffi::{CString, c_int};
-use std::mem::{MaybeUninit, size_of};
+use std::mem::size_of;
 
-use super::ffi::{Grows, Handle, Place, Text, c_text, entry, given};
-use super::node::lvs_node;
-use super::status::{caught, guard};
+use super::ffi::{Grows, Place, Text, c_text, entry, given};
+use super::status::guard;
 use crate::marks::{Packets, Rule};
 use crate::node::Status;
 
@@ -16,12 +15,23 @@ pub const LVS_PACKETS_FROM: u32 = 1;
 /// In lvs_rule: TCP packets with SYN and without ACK.
 pub const LVS_PACKETS_OPENING: u32 = 2;
 
-/// Rules of LVS_FENCE_MARKS, as they were when the list was made. Several threads may read one
-/// list.
+/// Rules of LVS_FENCE_MARKS, see lvs_status_rules().
 pub struct lvs_rules(Vec<RuleTexts>);
 
-/// Other nodes, as they were when the list was made. Several threads may read one list.
+/// Other nodes, see lvs_status_peers().
 pub struct lvs_peers(Vec<PeerTexts>);
+
+impl lvs_rules {
+    pub(super) fn of(status: &Status) -> Self {
+        lvs_rules(status.rules.iter().map(RuleTexts::new).collect())
+    }
+}
+
+impl lvs_peers {
+    pub(super) fn of(status: &Status) -> Self {
+        lvs_peers(PeerTexts::of(status))
+    }
+}
 
 /// A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP.
 /// When several rules match a packet, the mark of the kind with the highest number in this order
@@ -149,19 +159,6 @@ impl PeerTexts {
     }
 }
 
-/// Lists the rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other
-/// groups of the node among them. `rules`: is set to the list, which is empty with
-/// LVS_FENCE_CLEAR; free it with lvs_rules_free(). Fails as lvs_node_get_status().
-#[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_rules(node: Handle<lvs_node>, rules: Option<&mut MaybeUninit<Box<lvs_rules>>>) -> c_int {
-    guard(|| {
-        let (mut node, result) = (node.lock("node")?, given(rules, "rules")?);
-        let found = node.status()?;
-        result.write(Box::new(lvs_rules(found.rules.iter().map(RuleTexts::new).collect())));
-        Ok(())
-    })
-}
-
 /// Returns the number of rules in a list; 0 for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_rules_count(rules: Option<&lvs_rules>) -> usize {
@@ -178,23 +175,6 @@ pub unsafe extern "C" fn lvs_rules_get(rules: Option<&lvs_rules>, index: usize, 
         let to = unsafe { Place::new(rule) }?;
         // SAFETY: C does not use the texts longer than the list, as the header demands.
         to.put(unsafe { entry(&rules.0, index)?.as_c() });
-        Ok(())
-    })
-}
-
-/// Frees a list. NULL is ignored.
-#[unsafe(no_mangle)]
-pub extern "C" fn lvs_rules_free(rules: Option<Box<lvs_rules>>) {
-    let _ = caught(|| drop(rules));
-}
-
-/// Lists the other nodes that LVS_FENCE_MARKS knows, with the MAC addresses that they send from.
-/// `peers`: is set to the list; free it with lvs_peers_free(). Fails as lvs_node_get_status().
-#[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_peers(node: Handle<lvs_node>, peers: Option<&mut MaybeUninit<Box<lvs_peers>>>) -> c_int {
-    guard(|| {
-        let (mut node, result) = (node.lock("node")?, given(peers, "peers")?);
-        result.write(Box::new(lvs_peers(PeerTexts::of(&node.status()?))));
         Ok(())
     })
 }
@@ -217,10 +197,4 @@ pub unsafe extern "C" fn lvs_peers_get(peers: Option<&lvs_peers>, index: usize, 
         to.put(unsafe { entry(&peers.0, index)?.as_c() });
         Ok(())
     })
-}
-
-/// Frees a list. NULL is ignored.
-#[unsafe(no_mangle)]
-pub extern "C" fn lvs_peers_free(peers: Option<Box<lvs_peers>>) {
-    let _ = caught(|| drop(peers));
 }

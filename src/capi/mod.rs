@@ -16,13 +16,16 @@
 
 mod address;
 mod arp;
+mod connections;
 mod control;
 mod driver;
 mod ffi;
 mod ipvs;
 mod marks;
 mod node;
+mod report;
 mod status;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod vip;
@@ -36,10 +39,12 @@ const _: () = {
     moves::<arp::lvs_arp>();
     moves::<node::lvs_node>();
     moves::<driver::lvs_driver>();
+    moves::<supervisor::lvs_supervisor>();
     is_shared::<ipvs::lvs_services>();
     is_shared::<ipvs::lvs_destinations>();
     is_shared::<control::lvs_sync_daemons>();
+    is_shared::<connections::lvs_connections>();
     is_shared::<vip::lvs_places>();
-    is_shared::<marks::lvs_rules>();
-    is_shared::<marks::lvs_peers>();
+    is_shared::<report::lvs_status>();
+    is_shared::<report::lvs_findings>();
 };

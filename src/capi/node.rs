@@ -1,20 +1,22 @@
 //! A node of the cluster: configuration, roles, services, status.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{c_char, c_int};
-use std::fmt::Write;
+use std::ffi::{c_char, c_int, c_void};
 use std::mem::{MaybeUninit, size_of};
 use std::net::IpAddr;
-use std::path::Path;
+use std::ops::{Deref, DerefMut};
+use std::ptr;
 use std::time::Duration;
 
 use super::ffi::{
-    Grows, Handle, Held, NAME, Opened, PATH, Place, Result, TABLE, Text, choice, given, invalid, put, put_text, read,
+    Grows, Handle, Held, NAME, Opened, PATH, Result, TABLE, Text, c_text, choice, given, invalid, put, put_text, read,
 };
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::{ArpTarget, Settings};
 use crate::marks::Mac;
-use crate::node::{Apply, ArpConfig, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Role, Status, VipOwner};
+use crate::node::{
+    Apply, ArpConfig, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step, VipOwner,
+};
 
 /// No role yet.
 pub const LVS_ROLE_NONE: u32 = 0;
@@ -75,17 +77,67 @@ pub const LVS_NODE_APPLY_CHANGES: u32 = 0;
 /// programs made to them are undone.
 pub const LVS_NODE_APPLY_ALL: u32 = 1;
 
-/// The size of an address in a structure, in octets, with the NUL at its end.
-pub const LVS_ADDRESS_SIZE: usize = 48;
+/// Is told each step of a node before it is carried out. `text`: the step, for a log; it is there
+/// until the function returns. `context`: as it was passed with the function. It must return:
+/// neither longjmp(3) nor a C++ exception may leave it. Calls that use the same node are
+/// LVS_ERR_BUSY within it.
+pub type lvs_log = Option<unsafe extern "C" fn(text: Text, context: *mut c_void)>;
 
 /// A node of the cluster, for one group of VIPs.
-pub struct lvs_node(Held<Node>);
+pub struct lvs_node(Held<Logged>);
 
 impl Opened for lvs_node {
-    type Value = Node;
+    type Value = Logged;
 
-    fn held(&self) -> &Held<Node> {
+    fn held(&self) -> &Held<Logged> {
         &self.0
+    }
+}
+
+/// A node, and the function of C's that is told its steps.
+pub(super) struct Logged {
+    node: Node,
+    log: lvs_log,
+    context: *mut c_void,
+}
+
+// SAFETY: the context is C's, which passes it to any thread that uses the node: the header says
+// so.
+unsafe impl Send for Logged {}
+
+impl Deref for Logged {
+    type Target = Node;
+
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+
+impl DerefMut for Logged {
+    fn deref_mut(&mut self) -> &mut Node {
+        &mut self.node
+    }
+}
+
+impl Logged {
+    /// Carries out what `work` does with the node and with what is called before each step, and
+    /// gives the plan to C.
+    pub(super) fn carry_out(
+        &mut self,
+        done: Option<&mut MaybeUninit<*mut c_char>>,
+        work: impl FnOnce(&mut Node, &mut dyn FnMut(&Step)) -> crate::Result<Plan>,
+    ) -> Result<()> {
+        let (log, context) = (self.log, self.context);
+        let mut before = |step: &Step| {
+            if let Some(log) = log {
+                let text = c_text(step.to_string());
+                // SAFETY: a function of C's with its context; the text lives until it has
+                // returned.
+                unsafe { log(Text::of(&text), context) };
+            }
+        };
+        put_text(done, work(&mut self.node, &mut before)?.to_string());
+        Ok(())
     }
 }
 
@@ -163,50 +215,18 @@ pub struct lvs_node_config {
     pub marks_base: u32,
     /// LVS_OWN_REQUESTS_...
     pub own_requests: u32,
+    /// The file with the key that the nodes of the cluster share, 32 octets or more, readable for
+    /// root alone. What other nodes send without it is ignored. NULL: there is no key.
+    pub sync_key_file: Text,
 }
 
 // SAFETY: `repr(C)`, numbers, pointers and texts; that there is no padding follows from its size,
 // which is checked here.
 unsafe impl Grows for lvs_node_config {
     const NAME: &'static str = "lvs_node_config";
-    const FIRST: usize = size_of::<[usize; 13]>() + size_of::<[u32; 14]>();
+    const FIRST: usize = size_of::<[usize; 14]>() + size_of::<[u32; 14]>();
 }
 const _: () = assert!(size_of::<lvs_node_config>() == lvs_node_config::FIRST);
-
-/// The status of a node.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct lvs_node_status {
-    /// sizeof(struct lvs_node_status).
-    pub size: usize,
-    /// The number of steps that are missing for the role to be in place.
-    pub missing: usize,
-    /// The number of steps that lvs_node_repair() would run.
-    pub drift: usize,
-    /// The number of warnings.
-    pub warnings: usize,
-    /// The number of services in the kernel's table, without those of the node's own marks.
-    pub services: usize,
-    /// The number of the last request for a role.
-    pub generation: u64,
-    /// The role of the last request: LVS_ROLE_...
-    pub role: u32,
-    /// 1 if that role was reached, otherwise 0.
-    pub reached: u32,
-    /// 1 if the kernel does not answer ARP requests for a VIP on `lo`, otherwise 0.
-    pub hidden: u32,
-    /// 0.
-    pub reserved: u32,
-    /// The address of the other node that directs, or directed last, as a text. "": none is known.
-    pub director: [c_char; LVS_ADDRESS_SIZE],
-}
-
-// SAFETY: as for `lvs_node_config`.
-unsafe impl Grows for lvs_node_status {
-    const NAME: &'static str = "lvs_node_status";
-    const FIRST: usize = size_of::<[usize; 5]>() + 8 + size_of::<[u32; 4]>() + LVS_ADDRESS_SIZE;
-}
-const _: () = assert!(size_of::<lvs_node_status>() == lvs_node_status::FIRST);
 
 pub(super) const ROLES: [(u32, Role); 4] = [
     (LVS_ROLE_MASTER, Role::Master),
@@ -221,7 +241,7 @@ const MAX_VIPS: usize = 4096;
 const MAX_GROUPS: usize = 255;
 const MAX_MACS: usize = 4096;
 
-fn number_of(role: Role) -> u32 {
+pub(super) fn number_of(role: Role) -> u32 {
     ROLES.iter().find(|(_, known)| *known == role).map_or(LVS_ROLE_NONE, |(number, _)| *number)
 }
 
@@ -320,6 +340,7 @@ impl lvs_node_config {
             Some(_) => Some(self.sync_group.address("sync_group")?),
             None => None,
         };
+        config.sync.key_file = self.sync_key_file.optional("sync_key_file", PATH)?.map(Into::into);
         config.sync.id = small("sync_id", self.sync_id)?.unwrap_or(config.sync.id);
         config.sync.port = small("sync_port", self.sync_port)?;
         config.sync.ttl = small("sync_ttl", self.sync_ttl)?;
@@ -424,7 +445,8 @@ pub unsafe extern "C" fn lvs_node_open(
         let result = given(node, "node")?;
         // SAFETY: a structure of C's.
         let config = unsafe { read(config)?.to_config()? };
-        result.write(Box::new(lvs_node(Held::new(Node::open_in(config, netns.netns()?)?))));
+        let node = Node::open_in(config, netns.netns()?)?;
+        result.write(Box::new(lvs_node(Held::new(Logged { node, log: None, context: ptr::null_mut() }))));
         Ok(())
     })
 }
@@ -434,6 +456,18 @@ pub unsafe extern "C" fn lvs_node_open(
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_free(node: Option<Box<lvs_node>>) {
     let _ = caught(|| drop(node));
+}
+
+/// Sets the function that is told each step of this node's roles, repairs and so on before it is
+/// carried out, by the thread that called. `log`: NULL for none. `context`: is passed to `log`.
+/// Does not block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_node_set_log(node: Handle<lvs_node>, log: lvs_log, context: *mut c_void) -> c_int {
+    guard(|| {
+        let mut node = node.lock("node")?;
+        (node.log, node.context) = (log, context);
+        Ok(())
+    })
 }
 
 /// Plans what lvs_node_become_role() would do. Changes nothing, and takes no lock.
@@ -477,8 +511,7 @@ pub extern "C" fn lvs_node_become_role(
 ) -> c_int {
     guard(|| {
         let (mut node, role) = (node.lock("node")?, choice("role", role, &ROLES)?);
-        put_text(done, node.become_role(role)?.to_string());
-        Ok(())
+        node.carry_out(done, |node, before| node.become_role_with(role, before))
     })
 }
 
@@ -513,8 +546,7 @@ pub extern "C" fn lvs_node_apply(
 ) -> c_int {
     guard(|| {
         let (mut node, extent) = (node.lock("node")?, choice("extent", extent, &APPLY)?);
-        put_text(done, node.apply(extent, |_| ())?.to_string());
-        Ok(())
+        node.carry_out(done, |node, before| node.apply(extent, before))
     })
 }
 
@@ -540,8 +572,7 @@ pub extern "C" fn lvs_node_plan_repair(node: Handle<lvs_node>, plan: Option<&mut
 pub extern "C" fn lvs_node_repair(node: Handle<lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
         let mut node = node.lock("node")?;
-        put_text(done, node.repair(|_| ())?.to_string());
-        Ok(())
+        node.carry_out(done, |node, before| node.repair(before))
     })
 }
 
@@ -605,29 +636,6 @@ pub extern "C" fn lvs_node_known_connections(node: Handle<lvs_node>, count: Opti
     })
 }
 
-/// Looks for settings that do harm now, or will at the next failover. Changes nothing.
-///
-/// `keepalived`: the path of keepalived's file, or NULL. `count`: is set to the number of
-/// findings. `findings`: is set to a text, for each finding its severity, kind, reason and remedy;
-/// free it with lvs_text_free(); NULL if it is not needed. Fails as lvs_node_get_status(), and
-/// with LVS_ERR_SYSTEM when keepalived's file cannot be read.
-#[unsafe(no_mangle)]
-pub extern "C" fn lvs_node_audit(
-    node: Handle<lvs_node>,
-    keepalived: Text,
-    count: Option<&mut MaybeUninit<usize>>,
-    findings: Option<&mut MaybeUninit<*mut c_char>>,
-) -> c_int {
-    guard(|| {
-        let (mut node, result) = (node.lock("node")?, given(count, "count")?);
-        let path = keepalived.optional("keepalived", PATH)?;
-        let found = node.audit(path.as_deref().map(Path::new))?;
-        put(Some(result), found.len());
-        put_text(findings, found.iter().map(|finding| format!("{finding}\n")).collect::<String>());
-        Ok(())
-    })
-}
-
 /// Announces the VIPs of a director once more, for neighbours that missed the first announcement.
 ///
 /// Blocks for `announce_again_ms`, then announces. Returns at once when another role is requested,
@@ -659,65 +667,8 @@ pub extern "C" fn lvs_node_plan_release(node: Handle<lvs_node>, plan: Option<&mu
 pub extern "C" fn lvs_node_release(node: Handle<lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
         let mut node = node.lock("node")?;
-        put_text(done, node.release(|_| ())?.to_string());
-        Ok(())
+        node.carry_out(done, |node, before| node.release(before))
     })
-}
-
-/// Reads the status of the node. Changes nothing, and takes no lock. For the places of a VIP, see
-/// lvs_vips_locate(); for rules and other nodes, lvs_node_rules() and lvs_node_peers().
-///
-/// `status` is filled; set its `size` before. `details`: is set to a text, a line for each missing
-/// step ("missing: ..."), each step of a repair ("drift: ...") and each warning ("warning: ...");
-/// free it with lvs_text_free(); NULL if it is not needed. Fails with LVS_ERR_STATE,
-/// LVS_ERR_PERMISSION.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn lvs_node_get_status(
-    node: Handle<lvs_node>,
-    status: *mut lvs_node_status,
-    details: Option<&mut MaybeUninit<*mut c_char>>,
-) -> c_int {
-    guard(|| {
-        let mut node = node.lock("node")?;
-        // SAFETY: a structure of C's.
-        let place = unsafe { Place::new(status) }?;
-        let found = node.status()?;
-        put_text(details, lines(&found));
-        place.put(lvs_node_status {
-            size: size_of::<lvs_node_status>(),
-            missing: found.missing.len(),
-            drift: found.drift.len(),
-            warnings: found.warnings.len(),
-            services: found.table.len(),
-            generation: found.generation,
-            role: found.role.map_or(LVS_ROLE_NONE, |(role, _)| number_of(role)),
-            reached: found.role.is_some_and(|(_, reached)| reached).into(),
-            hidden: found.hidden.into(),
-            reserved: 0,
-            director: address_text(found.director),
-        });
-        Ok(())
-    })
-}
-
-/// The longest address has 45 octets, so a NUL always follows.
-fn address_text(address: Option<IpAddr>) -> [c_char; LVS_ADDRESS_SIZE] {
-    let mut text = [0; LVS_ADDRESS_SIZE];
-    let octets = address.map(|address| address.to_string()).unwrap_or_default();
-    for (to, octet) in text.iter_mut().zip(octets.bytes()) {
-        *to = octet.cast_signed();
-    }
-    text
-}
-
-fn lines(status: &Status) -> String {
-    let mut text = String::new();
-    for (word, lines) in [("missing", &status.missing), ("drift", &status.drift), ("warning", &status.warnings)] {
-        for line in lines {
-            let _ = writeln!(text, "{word}: {line}");
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -725,7 +676,6 @@ mod tests {
     use super::super::status::{LVS_ERR_INVALID, LVS_ERR_PARSE};
     use super::*;
     use crate::node::SyncConfig;
-    use std::ptr;
 
     // SAFETY: literals are always there.
     const ETH0: fn() -> Text = || unsafe { Text::new(c"eth0".as_ptr()) };
@@ -759,6 +709,7 @@ mod tests {
             announce_again_ms: 0,
             marks_base: 0,
             own_requests: 0,
+            sync_key_file: Text::NULL,
         }
     }
 
@@ -813,6 +764,8 @@ mod tests {
             announce_again_ms: 3000,
             marks_base: 0x100,
             own_requests: LVS_OWN_REQUESTS_LEFT_ALONE,
+            // SAFETY: as above.
+            sync_key_file: unsafe { Text::new(c"/etc/lvs-dr/key".as_ptr()) },
             ..config(&vips)
         };
         let found = converted(full).unwrap();
@@ -829,7 +782,7 @@ mod tests {
             port: Some(9000),
             ttl: Some(2),
             max_length: None,
-            key_file: None,
+            key_file: Some("/etc/lvs-dr/key".into()),
         };
         assert_eq!(found.sync, sync);
         assert_eq!(found.announce_again, Duration::from_secs(3));
@@ -917,14 +870,5 @@ mod tests {
         let others = [c"mail".as_ptr()];
         let unlisted = lvs_node_config { groups: others.as_ptr(), group_count: 1, ..named };
         assert!(converted(unlisted).unwrap().check().is_err());
-    }
-
-    #[test]
-    fn the_longest_address_fits() {
-        let longest = "1111:1111:1111:1111:1111:1111:1111:1111".parse().unwrap();
-        let text = address_text(Some(longest));
-        // SAFETY: `address_text` ends it with a NUL.
-        assert_eq!(unsafe { std::ffi::CStr::from_ptr(text.as_ptr()) }.to_str().unwrap(), longest.to_string());
-        assert_eq!(address_text(None), [0; LVS_ADDRESS_SIZE]);
     }
 }

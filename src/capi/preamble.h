@@ -29,16 +29,16 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME of its own.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver) are opened by lvs_..._open() and freed by
- * lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver, lvs_supervisor) are opened by lvs_..._open() and
+ * freed by lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
  * lvs_text_free(), and must not be written to. A handle belongs to the network namespace that it was opened in,
  * whatever thread uses it. Different handles are independent. Any thread may use a handle, one at a time: a second one
  * gets LVS_ERR_BUSY. No thread may use what is being freed.
  *
- * The process. A thread of the library is started, and has ended when the call returns, where a handle's network
- * namespace is not that of the calling thread. Otherwise there is none, but for lvs_driver_dispatch(), which has one
- * while nft(8) or iptables(8) run. The library's threads block all signals. After fork(2) the child gets
- * LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the parent. Descriptors are closed
- * by execve(2). Where /proc is not mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or
- * LVS_ERR_PERMISSION.
+ * The process. A thread of the library is started where a handle's network namespace is not that of the calling
+ * thread, and has ended when the call returns. Otherwise there is none, but for lvs_driver_dispatch() and
+ * lvs_supervisor_dispatch(), which have one while nft(8) or iptables(8) run. The library's threads block all signals.
+ * After fork(2) the child gets LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the
+ * parent. Descriptors are closed by execve(2). Where /proc is not mounted or a system call is forbidden, calls fail
+ * with LVS_ERR_SYSTEM or LVS_ERR_PERMISSION.
  */

@@ -79,6 +79,12 @@ struct PlaceTexts {
     mark: u32,
 }
 
+impl lvs_places {
+    pub(super) fn of<'a>(found: impl Iterator<Item = &'a AssignedAddress>) -> Self {
+        lvs_places(found.map(PlaceTexts::new).collect())
+    }
+}
+
 impl PlaceTexts {
     fn new(found: &AssignedAddress) -> Self {
         let flags = [
@@ -223,8 +229,8 @@ pub extern "C" fn lvs_vips_withdraw(
     })
 }
 
-/// Finds the interfaces that hold an address. `places`: is set to the list, which may be empty;
-/// free it with lvs_places_free().
+/// Finds the interfaces that hold an address. `vip`: NULL for every address of every interface.
+/// `places`: is set to the list, which may be empty; free it with lvs_places_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_locate(
     vips: Handle<lvs_vips>,
@@ -232,9 +238,12 @@ pub extern "C" fn lvs_vips_locate(
     places: Option<&mut MaybeUninit<Box<lvs_places>>>,
 ) -> c_int {
     guard(|| {
-        let (mut vips, vip, result) = (vips.lock("vips")?, vip.address("vip")?, given(places, "places")?);
-        let found = vips.locate(vip)?;
-        result.write(Box::new(lvs_places(found.iter().map(PlaceTexts::new).collect())));
+        let (mut vips, result) = (vips.lock("vips")?, given(places, "places")?);
+        let found = match vip.optional("vip", NAME)? {
+            Some(_) => vips.locate(vip.address("vip")?)?,
+            None => vips.all()?,
+        };
+        result.write(Box::new(lvs_places::of(found.iter())));
         Ok(())
     })
 }
@@ -266,7 +275,7 @@ pub extern "C" fn lvs_places_free(places: Option<Box<lvs_places>>) {
 }
 
 /// Announces to the neighbours that this node has the VIP: sends `times` gratuitous ARP requests
-/// or unsolicited neighbour advertisements at once. keepalived sends 5.
+/// or unsolicited neighbour advertisements at once, up to 1000. keepalived sends 5.
 ///
 /// `sent`: is set to 1, or to 0 on an interface without neighbours (loopback, point-to-point,
 /// NOARP); NULL if it is not needed. Fails with LVS_ERR_NO_ADDRESS where the interface does not

@@ -255,6 +255,30 @@ impl Ipvs {
         T::read(&text).map(Some).ok_or_else(unexpected)
     }
 
+    /// Reads a sysctl of IPVS by its name behind `net.ipv4.vs.`, as the kernel prints it. `None`:
+    /// this kernel has no such setting.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that is not among [`settings::NAMES`]; [`Error::System`] with
+    /// the path.
+    pub fn get_named(&mut self, name: &str) -> Result<Option<String>> {
+        if !settings::NAMES.contains(&name) {
+            return Err(unknown_setting(name));
+        }
+        sysctl::read(self.netns(), &format!("net/ipv4/vs/{name}"))
+    }
+
+    /// Writes a sysctl of IPVS by its name, as [`Ipvs::set`] does.
+    ///
+    /// # Errors
+    /// As [`Ipvs::get_named`] and [`Ipvs::set`].
+    pub fn set_named(&mut self, name: &str, value: &str) -> Result<()> {
+        let text = settings::written(name, value).ok_or_else(|| unknown_setting(name))?;
+        let unusable =
+            |expected| Error::invalid(format!("{value:?} for net.ipv4.vs.{name}"), format!("{expected} was expected"));
+        sysctl::write(self.netns(), &format!("net/ipv4/vs/{name}"), text.map_err(unusable)?)
+    }
+
     /// Writes a sysctl of IPVS, see [`settings`].
     ///
     /// # Errors
@@ -270,6 +294,10 @@ impl Ipvs {
         };
         sysctl::write(self.netns(), &setting.path(), value.write().ok_or_else(unusable)?)
     }
+}
+
+fn unknown_setting(name: &str) -> Error {
+    Error::invalid(format!("net.ipv4.vs.{name}"), format!("one of {} was expected", settings::NAMES.join(", ")))
 }
 
 fn not_understood(reason: String) -> Error {

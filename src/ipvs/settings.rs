@@ -155,6 +155,18 @@ macro_rules! settings {
 
         /// The names of all settings known here, whether this kernel has them or not.
         pub const NAMES: &[&str] = &[$($name),*];
+
+        /// How the kernel is given the value that `text` stands for, or what was expected in its
+        /// place. `None`: no setting has this name.
+        pub(super) fn written(name: &str, text: &str) -> Option<Result<String, &'static str>> {
+            fn of<T: sealed::Value>(text: &str) -> Result<String, &'static str> {
+                T::read(text).and_then(|value| value.write()).ok_or(T::EXPECTED)
+            }
+            match name {
+                $($name => Some(of::<$type>(text)),)*
+                _ => None,
+            }
+        }
     };
 }
 
@@ -246,5 +258,9 @@ mod tests {
         assert_eq!(bool::read("1"), Some(true));
         assert_eq!(Duration::from_millis(1500).write(), None);
         assert_eq!("a\nb".to_owned().write(), None);
+        assert_eq!(written("sync_threshold", "3 50"), Some(Ok("3 50".into())));
+        assert_eq!(written("sync_threshold", "50"), Some(Err(SyncThreshold::EXPECTED)));
+        assert_eq!(written("sloppy_tcp", "on"), Some(Err("0 or 1")));
+        assert_eq!(written("../../kernel/panic", "1"), None);
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::interface;
 use crate::ipvs::{Forward, SyncRole, Table};
 use crate::marks::Mac;
+use crate::vip;
 
 /// Who puts the VIP on the interface and takes it off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -174,11 +175,9 @@ impl Config {
         if let Some(path) = self.sync.key_file.as_ref().filter(|path| !path.is_absolute()) {
             return refuse("sync key_file", format!("{} is relative: an absolute path was expected", path.display()));
         }
+        vip::check_announcements(self.announcements)?;
         if let Some(arp) = &self.arp {
-            let (ignore, announce) = (arp.settings.ignore.value(), arp.settings.announce.value());
-            if !(0..=8).contains(&ignore) || !(0..=2).contains(&announce) {
-                return refuse("arp", format!("ignore {ignore}, announce {announce}: 0 to 8 and 0 to 2 were expected"));
-            }
+            arp.settings.check()?;
         }
         interface::check_name(&self.sync.interface)?;
         self.sync.daemon(SyncRole::Master).check()?;

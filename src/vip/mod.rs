@@ -146,6 +146,17 @@ impl fmt::Display for Scope {
     }
 }
 
+/// The largest number of announcements that are sent in one go: 1000 frames take some 0.2 s.
+pub const MOST_ANNOUNCEMENTS: u32 = 1000;
+
+pub(crate) fn check_announcements(times: u32) -> Result<()> {
+    if times > MOST_ANNOUNCEMENTS {
+        let reason = format!("they are sent in one go: {MOST_ANNOUNCEMENTS} at most were expected");
+        return Err(Error::invalid(format!("{times} announcements"), reason));
+    }
+    Ok(())
+}
+
 /// An address, as found on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -312,7 +323,7 @@ impl Vips {
 
     /// Every address, with the interface that it is on: one request for the addresses, and one for
     /// each interface.
-    pub(crate) fn all(&mut self) -> Result<Vec<AssignedAddress>> {
+    pub fn all(&mut self) -> Result<Vec<AssignedAddress>> {
         self.all_on(|_| true)
     }
 
@@ -461,10 +472,12 @@ impl Vips {
     ///   not hold the VIP: its traffic would be drawn away from who does.
     /// - [`Error::Refused`] with [`Cause::InterfaceDown`] (`ENETDOWN`) when no neighbour would
     ///   hear it.
-    /// - [`Error::Invalid`] when the link is not like Ethernet (InfiniBand).
+    /// - [`Error::Invalid`] when the link is not like Ethernet (InfiniBand), and for more than
+    ///   [`MOST_ANNOUNCEMENTS`].
     /// - [`Error::System`] when `CAP_NET_RAW` is missing (`EPERM`); also as [`Vips`].
     pub fn announce(&mut self, vip: IpAddr, interface: &str, times: u32) -> Result<bool> {
         check_vip(vip)?;
+        check_announcements(times)?;
         interface::check_name(interface)?;
         let link = self.route.link_of_name(interface)?;
         if !link.has_neighbours() {

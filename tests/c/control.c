@@ -1,5 +1,5 @@
 /*
- * What IPVS has beside its services: counters, timeouts, sync daemons. Each argument is one step, and tests/kernel/capi.rs
+ * What IPVS has beside its services: counters, timeouts, sync daemons, settings, connections. Each argument is one step, and tests/kernel/capi.rs
  * judges with ipvsadm what it has done.
  */
 #include <errno.h>
@@ -66,6 +66,20 @@ static void daemons(lvs_ipvs *ipvs)
     lvs_sync_daemons_free(list);
 }
 
+static void connections(lvs_ipvs *ipvs)
+{
+    struct lvs_connection found = { .size = sizeof found };
+    lvs_connections *list;
+
+    EXPECT(LVS_OK, lvs_ipvs_connections(ipvs, &list));
+    for (size_t i = 0; i < lvs_connections_count(list); i++) {
+        EXPECT(LVS_OK, lvs_connections_get(list, i, &found));
+        printf("%u %s -> %s -> %s %s, origin %u, template %u\n", (unsigned)found.protocol, found.client, found.service,
+               found.destination, found.state, (unsigned)found.origin, (unsigned)found.is_template);
+    }
+    lvs_connections_free(list);
+}
+
 int main(int argc, char **argv)
 {
     struct lvs_sync_daemon master = {
@@ -103,7 +117,22 @@ int main(int argc, char **argv)
             EXPECT(LVS_OK, lvs_ipvs_set_weight(ipvs, WEB, SERVER, 9));
             EXPECT(LVS_ERR_NO_DESTINATION, lvs_ipvs_set_weight(ipvs, WEB, "192.0.2.9:80", 9));
             EXPECT(LVS_ERR_INVALID, lvs_ipvs_set_weight(ipvs, WEB, SERVER, 0x80000000u));
-        } else if (!strcmp(step, "counters"))
+        } else if (!strcmp(step, "drain")) {
+            struct lvs_drained drained = { .size = sizeof drained };
+
+            EXPECT(LVS_OK, lvs_ipvs_drain(ipvs, WEB, SERVER, 300, &drained));
+            printf("had weight %u, %u active, empty %u\n", (unsigned)drained.weight, (unsigned)drained.active, (unsigned)drained.empty);
+        } else if (!strcmp(step, "settings")) {
+            char *value;
+
+            EXPECT(LVS_OK, lvs_ipvs_set_setting(ipvs, "sloppy_tcp", "1"));
+            EXPECT(LVS_OK, lvs_ipvs_set_setting(ipvs, "sync_threshold", "2 50"));
+            EXPECT(LVS_OK, lvs_ipvs_setting(ipvs, "sync_threshold", &value));
+            printf("%s\n", value);
+            lvs_text_free(value);
+        } else if (!strcmp(step, "connections"))
+            connections(ipvs);
+        else if (!strcmp(step, "counters"))
             counters(ipvs);
         else if (!strcmp(step, "zero")) {
             EXPECT(LVS_OK, lvs_ipvs_zero(ipvs, WEB));

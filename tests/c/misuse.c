@@ -5,10 +5,14 @@
  */
 #include <errno.h>
 #include <lvs_dr.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                                                   \
     do {                                                                                   \
@@ -66,8 +70,18 @@ static void free_nothing(void)
     lvs_places_free(NULL);
     lvs_arp_free(NULL);
     lvs_node_free(NULL);
-    lvs_rules_free(NULL);
-    lvs_peers_free(NULL);
+    lvs_status_free(NULL);
+    lvs_findings_free(NULL);
+    lvs_connections_free(NULL);
+    lvs_sync_daemons_free(NULL);
+    lvs_driver_free(NULL);
+    lvs_supervisor_free(NULL);
+    CHECK(lvs_driver_fd(NULL) == -1 && lvs_supervisor_fd(NULL) == -1 && lvs_driver_is_busy(NULL) == 0);
+    CHECK(lvs_status_places(NULL) == NULL && lvs_status_services(NULL) == NULL && lvs_status_rules(NULL) == NULL);
+    CHECK(lvs_status_destinations(NULL, 0) == NULL && lvs_status_sync_daemons(NULL) == NULL);
+    CHECK(lvs_status_peers(NULL) == NULL && lvs_status_missing(NULL) == NULL && lvs_status_drift(NULL) == NULL);
+    CHECK(lvs_status_warnings(NULL) == NULL && lvs_texts_count(NULL) == 0 && lvs_texts_get(NULL, 0) == NULL);
+    CHECK(lvs_findings_count(NULL) == 0 && lvs_connections_count(NULL) == 0 && lvs_sync_daemons_count(NULL) == 0);
     CHECK(lvs_rules_count(NULL) == 0 && lvs_peers_count(NULL) == 0);
     CHECK(lvs_services_count(NULL) == 0 && lvs_destinations_count(NULL) == 0 && lvs_places_count(NULL) == 0);
     CHECK(strcmp(lvs_status_name(LVS_ERR_NULL), "LVS_ERR_NULL") == 0);
@@ -100,14 +114,90 @@ static void free_nothing(void)
         (structure).size = sizeof(structure);                                              \
     } while (0)
 
+/* The services of one address are this program's. */
+static int owns_mail(const char *id, void *context)
+{
+    return strstr(id, context) != NULL;
+}
+
+static void misuse_addresses(void)
+{
+    struct sockaddr_storage address, again;
+    struct sockaddr *any = (struct sockaddr *)&address;
+    char text[LVS_ID_SIZE];
+    int protocol;
+    uint32_t mark;
+
+    EXPECT(LVS_OK, lvs_id_parse("udp [2001:db8::1]:53", &protocol, &mark, &address));
+    CHECK(protocol == IPPROTO_UDP && mark == 0 && address.ss_family == AF_INET6);
+    CHECK(((struct sockaddr_in6 *)&address)->sin6_port == htons(53));
+    EXPECT(LVS_OK, lvs_id_parse("fwmark 9", NULL, &mark, NULL));
+    CHECK(mark == 9);
+    EXPECT(LVS_ERR_NULL, lvs_id_format(IPPROTO_UDP, 0, NULL, text, sizeof text));
+    EXPECT(LVS_ERR_NULL, lvs_id_format(IPPROTO_UDP, 0, any, NULL, sizeof text));
+    EXPECT(LVS_ERR_INVALID, lvs_id_format(IPPROTO_ICMP, 0, any, text, sizeof text));
+    EXPECT(LVS_ERR_SIZE, lvs_id_format(IPPROTO_UDP, 0, any, text, 0));
+    EXPECT(LVS_ERR_SIZE, lvs_id_format(IPPROTO_UDP, 0, any, text, strlen("udp [2001:db8::1]:53")));
+    EXPECT(LVS_OK, lvs_id_format(IPPROTO_UDP, 0, any, text, sizeof text));
+    CHECK(strcmp(text, "udp [2001:db8::1]:53") == 0);
+    EXPECT(LVS_OK, lvs_id_format(0, 7, any, text, sizeof text));
+    CHECK(strcmp(text, "fwmark 7 ipv6") == 0);
+    BAD_OR_NULL(lvs_id_parse(text, NULL, NULL, NULL));
+    EXPECT(LVS_ERR_INVALID, lvs_id_parse("tcp 192.0.2.1", NULL, NULL, NULL));
+    EXPECT(LVS_OK, lvs_address_parse("192.0.2.1:80", &again));
+    CHECK(((struct sockaddr_in *)&again)->sin_addr.s_addr == htonl(0xc0000201));
+    EXPECT(LVS_OK, lvs_address_format((struct sockaddr *)&again, text, sizeof text));
+    CHECK(strcmp(text, "192.0.2.1:80") == 0);
+    EXPECT(LVS_ERR_NULL, lvs_address_parse("192.0.2.1:80", NULL));
+    BAD_OR_NULL(lvs_address_parse(text, &again));
+    again.ss_family = AF_UNIX;
+    EXPECT(LVS_ERR_INVALID, lvs_address_format((struct sockaddr *)&again, text, sizeof text));
+}
+
 static void misuse_control(lvs_ipvs *ipvs, const lvs_services *services, const lvs_destinations *destinations)
 {
     struct lvs_counters counters = { .size = sizeof counters };
     struct lvs_timeouts timeouts = { .size = sizeof timeouts };
     struct lvs_sync_daemon daemon = { .size = sizeof daemon, .role = LVS_SYNC_BACKUP, .interface = "lo" };
     lvs_sync_daemons *daemons = NULL;
+    struct lvs_info info = { .size = sizeof info };
+    struct lvs_drained drained = { .size = sizeof drained };
+    struct lvs_connection connection = { .size = sizeof connection };
+    lvs_connections *connections = NULL;
     lvs_services *one = NULL;
     lvs_destinations *server = NULL;
+    char *value = NULL;
+
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_info(NULL, &info));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_info(ipvs, NULL));
+    BAD_SIZE(info, lvs_ipvs_info(ipvs, &info));
+    EXPECT(LVS_OK, lvs_ipvs_info(ipvs, &info));
+    CHECK(info.version_major == 1 && info.version_minor == 2);
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_drain(NULL, WEB, "10.0.0.1:80", 0, &drained));
+    BAD_OR_NULL(lvs_ipvs_drain(ipvs, text, "10.0.0.1:80", 0, &drained));
+    BAD_OR_NULL(lvs_ipvs_drain(ipvs, WEB, text, 0, &drained));
+    BAD_SIZE(drained, lvs_ipvs_drain(ipvs, WEB, "10.0.0.1:80", 0, &drained));
+    EXPECT(LVS_ERR_NO_DESTINATION, lvs_ipvs_drain(ipvs, WEB, "10.0.0.9:80", UINT32_MAX, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_setting(NULL, "sloppy_tcp", &value));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_setting(ipvs, "sloppy_tcp", NULL));
+    BAD_OR_NULL(lvs_ipvs_setting(ipvs, text, &value));
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_setting(ipvs, "../../kernel/panic", &value));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_set_setting(NULL, "sloppy_tcp", "1"));
+    BAD_OR_NULL(lvs_ipvs_set_setting(ipvs, text, "1"));
+    BAD_OR_NULL(lvs_ipvs_set_setting(ipvs, "sloppy_tcp", text));
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_set_setting(ipvs, "sloppy_tcp", "on"));
+    EXPECT(LVS_ERR_INVALID, lvs_ipvs_set_setting(ipvs, "sync_threshold", "9 3"));
+    EXPECT(LVS_OK, lvs_ipvs_setting(ipvs, "sloppy_tcp", &value));
+    CHECK(strcmp(value, "0") == 0);
+    lvs_text_free(value);
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_connections(NULL, &connections));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_connections(ipvs, NULL));
+    EXPECT(LVS_OK, lvs_ipvs_connections(ipvs, &connections));
+    EXPECT(LVS_ERR_NULL, lvs_connections_get(NULL, 0, &connection));
+    EXPECT(LVS_ERR_NULL, lvs_connections_get(connections, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_connections_get(connections, lvs_connections_count(connections), &connection));
+    BAD_SIZE(connection, lvs_connections_get(connections, 0, &connection));
+    lvs_connections_free(connections);
 
     EXPECT(LVS_ERR_NULL, lvs_services_counters(NULL, 0, &counters));
     EXPECT(LVS_ERR_NULL, lvs_services_counters(services, 0, NULL));
@@ -292,25 +382,26 @@ static void misuse_ipvs(void)
 
     EXPECT(LVS_ERR_NULL, lvs_ipvs_table(NULL, &text));
     EXPECT(LVS_ERR_NULL, lvs_ipvs_table(ipvs, NULL));
-    EXPECT(LVS_ERR_NULL, lvs_ipvs_plan(NULL, TABLE, 0, &text));
-    EXPECT(LVS_ERR_NULL, lvs_ipvs_plan(ipvs, NULL, 0, &text));
-    EXPECT(LVS_ERR_NULL, lvs_ipvs_plan(ipvs, TABLE, 0, NULL));
-    EXPECT(LVS_ERR_TEXT, lvs_ipvs_plan(ipvs, too_long, 0, &text));
-    EXPECT(LVS_ERR_TEXT, lvs_ipvs_plan(ipvs, bad_utf8, 0, &text));
-    EXPECT(LVS_ERR_PARSE, lvs_ipvs_plan(ipvs, "-A -t 192.0", 0, &text));
-    EXPECT(LVS_ERR_INVALID, lvs_ipvs_plan(ipvs, TABLE, 2, &text));
-    EXPECT(LVS_ERR_NULL, lvs_ipvs_apply(NULL, TABLE, 0, &text));
-    EXPECT(LVS_ERR_NULL, lvs_ipvs_apply(ipvs, NULL, 0, &text));
-    EXPECT(LVS_ERR_TEXT, lvs_ipvs_apply(ipvs, too_long, 0, &text));
-    EXPECT(LVS_ERR_INVALID, lvs_ipvs_apply(ipvs, TABLE, ~0u, &text));
-    EXPECT(LVS_ERR_NO_MODULE, lvs_ipvs_apply(ipvs, "-A -t 192.0.2.2:80 -s no-such-one\n", 0, &text));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_plan(NULL, TABLE, NULL, NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_plan(ipvs, NULL, NULL, NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_plan(ipvs, TABLE, NULL, NULL, NULL));
+    EXPECT(LVS_ERR_TEXT, lvs_ipvs_plan(ipvs, too_long, NULL, NULL, &text));
+    EXPECT(LVS_ERR_TEXT, lvs_ipvs_plan(ipvs, bad_utf8, NULL, NULL, &text));
+    EXPECT(LVS_ERR_PARSE, lvs_ipvs_plan(ipvs, "-A -t 192.0", NULL, NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_apply(NULL, TABLE, NULL, NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_ipvs_apply(ipvs, NULL, NULL, NULL, &text));
+    EXPECT(LVS_ERR_TEXT, lvs_ipvs_apply(ipvs, too_long, NULL, NULL, &text));
+    EXPECT(LVS_ERR_NO_MODULE, lvs_ipvs_apply(ipvs, "-A -t 192.0.2.2:80 -s no-such-one\n", NULL, NULL, &text));
     CHECK(text == NULL);
-    EXPECT(LVS_OK, lvs_ipvs_plan(ipvs, TABLE, 0, &text));
+    EXPECT(LVS_OK, lvs_ipvs_plan(ipvs, TABLE, NULL, NULL, &text));
     CHECK(strcmp(text, "-e -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n") == 0);
     lvs_text_free(text);
-    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, TABLE, 0, NULL));
-    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, "-A -t 192.0.2.2:80 -s rr\n", 0, NULL));
-    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, TABLE, LVS_APPLY_REMOVE_OTHERS, &text));
+    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, TABLE, NULL, NULL, NULL));
+    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, "-A -t 192.0.2.2:80 -s rr\n", NULL, NULL, NULL));
+    EXPECT(LVS_OK, lvs_ipvs_plan(ipvs, TABLE, owns_mail, "192.0.2.3", &text)); /* the other is another program's */
+    CHECK(text[0] == '\0');
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, TABLE, owns_mail, "192.0.2.2", &text));
     CHECK(strcmp(text, "-D -t 192.0.2.2:80\n") == 0);
     lvs_text_free(text);
     EXPECT(LVS_OK, lvs_ipvs_table(ipvs, &text));
@@ -381,7 +472,7 @@ static void misuse_vips(void)
     EXPECT(LVS_OK, lvs_vips_announce(vips, "192.0.2.1", "eth0", 2, NULL));
 
     EXPECT(LVS_ERR_NULL, lvs_vips_locate(NULL, "192.0.2.1", &places));
-    BAD_OR_NULL(lvs_vips_locate(vips, text, &places));
+    BAD_TEXT(lvs_vips_locate(vips, text, &places));
     EXPECT(LVS_ERR_NULL, lvs_vips_locate(vips, "192.0.2.1", NULL));
     CHECK(places == NULL);
     EXPECT(LVS_OK, lvs_vips_locate(vips, "192.0.2.1", &places));
@@ -427,6 +518,28 @@ static void misuse_arp(void)
     EXPECT(LVS_ERR_NULL, lvs_arp_set(arp, "eth0", NULL, &before));
     BAD_SIZE(set, lvs_arp_set(arp, "eth0", &set, &before));
     BAD_SIZE(before, lvs_arp_set(arp, "eth0", &set, &before));
+    EXPECT(LVS_ERR_NULL, lvs_arp_plan(NULL, "eth0", &set, &before, &kept));
+    BAD_OR_NULL(lvs_arp_plan(arp, text, &set, &before, &kept));
+    EXPECT(LVS_ERR_NULL, lvs_arp_plan(arp, "eth0", NULL, &before, &kept));
+    EXPECT(LVS_ERR_NULL, lvs_arp_plan(arp, "eth0", &set, NULL, &kept));
+    BAD_SIZE(before, lvs_arp_plan(arp, "eth0", &set, &before, &kept));
+    EXPECT(LVS_ERR_NULL, lvs_arp_hides_loopback_vip(NULL, "eth0", 1, &kept));
+    BAD_OR_NULL(lvs_arp_hides_loopback_vip(arp, text, 1, &kept));
+    EXPECT(LVS_ERR_NULL, lvs_arp_hides_loopback_vip(arp, "eth0", 1, NULL));
+    /* What the kernel takes although it means nothing. */
+    for (size_t i = 0; i < 4; i++) {
+        struct lvs_arp_settings nonsense[] = { { sizeof set, -1, 2 }, { sizeof set, 9, 2 }, { sizeof set, 1, 3 }, { sizeof set, 99, -1 } };
+
+        EXPECT(LVS_ERR_INVALID, lvs_arp_plan(arp, "eth0", &nonsense[i], &before, NULL));
+        EXPECT(LVS_ERR_INVALID, lvs_arp_set(arp, "eth0", &nonsense[i], NULL));
+    }
+    CHECK(kept == 77);
+    EXPECT(LVS_OK, lvs_arp_plan(arp, "eth0", &set, &before, &kept));
+    CHECK(kept == 1 && before.ignore == 0 && before.announce == 0);
+    before.ignore = before.announce = 77;
+    EXPECT(LVS_OK, lvs_arp_hides_loopback_vip(arp, "eth0", 1, &kept));
+    CHECK(kept == 0);
+    kept = 77;
     EXPECT(LVS_ERR_NULL, lvs_arp_give_back(NULL, "eth0", &set, &before, &kept));
     BAD_OR_NULL(lvs_arp_give_back(arp, text, &set, &before, &kept));
     EXPECT(LVS_ERR_NULL, lvs_arp_give_back(arp, "eth0", NULL, &before, &kept));
@@ -453,6 +566,31 @@ static void misuse_arp(void)
     lvs_arp_free(arp);
 }
 
+static size_t steps;
+
+/* The node is in use by the call that reports the step. */
+static void log_step(const char *text, void *context)
+{
+    lvs_node *node = context;
+    char *plan = NULL;
+
+    CHECK(text[0] != '\0');
+    EXPECT(LVS_ERR_BUSY, lvs_node_plan(node, LVS_ROLE_MASTER, &plan));
+    CHECK(plan == NULL);
+    steps++;
+}
+
+static struct lvs_node_status summary_of(lvs_node *node)
+{
+    struct lvs_node_status summary = { .size = sizeof summary };
+    lvs_status *whole = NULL;
+
+    EXPECT(LVS_OK, lvs_node_read_status(node, &whole));
+    EXPECT(LVS_OK, lvs_status_summary(whole, &summary));
+    lvs_status_free(whole);
+    return summary;
+}
+
 static void misuse_node(void)
 {
     const char *vips[] = { "192.0.2.1", NULL, NULL };
@@ -464,11 +602,13 @@ static void misuse_node(void)
                                       .fence = LVS_FENCE_CLEAR };
     struct lvs_node_config good = config;
     struct lvs_node_status status = { .size = sizeof status, .missing = 77 };
-    lvs_rules *rules = NULL;
-    lvs_peers *peers = NULL;
+    struct lvs_finding finding = { .size = sizeof finding };
+    lvs_status *whole = NULL;
+    lvs_findings *findings = NULL;
     char *text = NULL;
     size_t count = 77;
     uint32_t role = 77;
+    int owned = 77;
 
     EXPECT(LVS_ERR_NULL, lvs_role_from_text(NULL, &role));
     EXPECT(LVS_ERR_NULL, lvs_role_from_text("master", NULL));
@@ -563,24 +703,35 @@ static void misuse_node(void)
     EXPECT(LVS_ERR_NULL, lvs_node_resync(NULL, &count));
     EXPECT(LVS_ERR_NULL, lvs_node_known_connections(NULL, &count));
     EXPECT(LVS_ERR_NULL, lvs_node_known_connections(node, NULL));
-    EXPECT(LVS_ERR_NULL, lvs_node_audit(NULL, NULL, &count, &text));
-    EXPECT(LVS_ERR_NULL, lvs_node_audit(node, NULL, NULL, &text));
-    BAD_TEXT(lvs_node_audit(node, text, &count, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_audit(NULL, NULL, &findings));
+    EXPECT(LVS_ERR_NULL, lvs_node_audit(node, NULL, NULL));
+    BAD_TEXT(lvs_node_audit(node, text, &findings));
+    EXPECT(LVS_ERR_SYSTEM, lvs_node_audit(node, "/nonexistent", &findings));
+    EXPECT(LVS_ERR_NULL, lvs_node_plan_fix(NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_plan_fix(node, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_fix(NULL, &text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_fix(node, NULL)); /* no role yet */
+    EXPECT(LVS_ERR_NULL, lvs_node_set_log(NULL, NULL, NULL));
     EXPECT(LVS_ERR_NULL, lvs_node_announce_again(NULL));
-    EXPECT(LVS_ERR_NULL, lvs_node_rules(NULL, &rules));
-    EXPECT(LVS_ERR_NULL, lvs_node_rules(node, NULL));
-    EXPECT(LVS_ERR_NULL, lvs_node_peers(NULL, &peers));
-    EXPECT(LVS_ERR_NULL, lvs_node_peers(node, NULL));
-    CHECK(count == 77 && rules == NULL && peers == NULL);
+    CHECK(count == 77 && findings == NULL);
     EXPECT(LVS_ERR_NULL, lvs_node_plan_release(NULL, &text));
     EXPECT(LVS_ERR_NULL, lvs_node_plan_release(node, NULL));
     EXPECT(LVS_ERR_NULL, lvs_node_release(NULL, &text));
-    EXPECT(LVS_ERR_NULL, lvs_node_get_status(NULL, &status, &text));
-    EXPECT(LVS_ERR_NULL, lvs_node_get_status(node, NULL, &text));
-    BAD_SIZE(status, lvs_node_get_status(node, &status, &text));
-    CHECK(text == NULL && status.missing == 77);
+    EXPECT(LVS_ERR_NULL, lvs_node_read_status(NULL, &whole));
+    EXPECT(LVS_ERR_NULL, lvs_node_read_status(node, NULL));
+    CHECK(text == NULL && whole == NULL);
+    EXPECT(LVS_OK, lvs_node_read_status(node, &whole));
+    EXPECT(LVS_ERR_NULL, lvs_status_summary(NULL, &status));
+    EXPECT(LVS_ERR_NULL, lvs_status_summary(whole, NULL));
+    BAD_SIZE(status, lvs_status_summary(whole, &status));
+    CHECK(status.missing == 77);
+    EXPECT(LVS_ERR_NULL, lvs_status_owns(NULL, WEB, &owned));
+    EXPECT(LVS_ERR_NULL, lvs_status_owns(whole, WEB, NULL));
+    BAD_OR_NULL(lvs_status_owns(whole, text, &owned));
+    CHECK(lvs_texts_get(lvs_status_missing(whole), 0) == NULL && lvs_status_destinations(whole, SIZE_MAX) == NULL);
+    lvs_status_free(whole);
 
-    EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
+    status = summary_of(node);
     CHECK(status.role == LVS_ROLE_NONE && status.reached == 0 && status.generation == 0);
     CHECK(status.director[0] == '\0');
     EXPECT(LVS_OK, lvs_node_repair(node, &text)); /* there is no role to repair */
@@ -603,18 +754,38 @@ static void misuse_node(void)
     EXPECT(LVS_OK, lvs_node_plan_repair(node, &text));
     CHECK(text[0] == '\0');
     lvs_text_free(text);
-    EXPECT(LVS_OK, lvs_node_rules(node, &rules)); /* LVS_FENCE_CLEAR has none */
-    CHECK(lvs_rules_count(rules) == 0);
-    lvs_rules_free(rules);
+    EXPECT(LVS_OK, lvs_node_set_log(node, log_step, node));
     EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_BACKUP, NULL));
-    EXPECT(LVS_OK, lvs_node_get_status(node, &status, &text));
-    CHECK(status.role == LVS_ROLE_BACKUP && status.reached == 1 && status.hidden == 1 && status.generation == 3);
-    CHECK(status.size == sizeof status && status.missing == 0 && status.drift == 0 && status.services == 0 && text[0] == '\0');
+    CHECK(steps > 0);
+    EXPECT(LVS_OK, lvs_node_set_log(node, NULL, NULL));
+    EXPECT(LVS_OK, lvs_node_audit(node, NULL, &findings));
+    EXPECT(LVS_ERR_NULL, lvs_findings_get(NULL, 0, &finding));
+    EXPECT(LVS_ERR_NULL, lvs_findings_get(findings, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_findings_get(findings, lvs_findings_count(findings), &finding));
+    BAD_SIZE(finding, lvs_findings_get(findings, 0, &finding));
+    for (size_t i = 0; i < lvs_findings_count(findings); i++) {
+        EXPECT(LVS_OK, lvs_findings_get(findings, i, &finding));
+        CHECK(finding.severity >= LVS_SEVERITY_NOTICE && finding.severity <= LVS_SEVERITY_ERROR);
+        CHECK(finding.kind[0] && finding.reason[0] && finding.remedy[0]);
+    }
+    lvs_findings_free(findings);
+    EXPECT(LVS_OK, lvs_node_plan_fix(node, &text));
     lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_read_status(node, &whole));
+    CHECK(lvs_rules_count(lvs_status_rules(whole)) == 0); /* LVS_FENCE_CLEAR has none */
+    EXPECT(LVS_OK, lvs_status_owns(whole, WEB, &owned));
+    CHECK(owned == 1);
+    EXPECT(LVS_OK, lvs_status_owns(whole, "tcp 192.0.2.9:80", &owned));
+    CHECK(owned == 0 && lvs_places_count(lvs_status_places(whole)) == 1);
+    EXPECT(LVS_OK, lvs_status_summary(whole, &status));
+    lvs_status_free(whole);
+    CHECK(status.arp_ignore == 1 && status.arp_announce == 2);
+    CHECK(status.role == LVS_ROLE_BACKUP && status.reached == 1 && status.hidden == 1 && status.generation == 3);
+    CHECK(status.size == sizeof status && status.missing == 0 && status.drift == 0 && status.services == 0);
     EXPECT(LVS_OK, lvs_node_plan_release(node, &text));
     lvs_text_free(text);
     EXPECT(LVS_OK, lvs_node_release(node, NULL));
-    EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
+    status = summary_of(node);
     CHECK(status.role == LVS_ROLE_NONE);
     lvs_node_free(node);
 }
@@ -632,20 +803,24 @@ static void misuse_marks(void)
     struct lvs_destination checked = { .size = sizeof checked, .address = "192.168.0.12:80", .weight = 0 };
     lvs_ipvs *ipvs = NULL;
     lvs_node *node = NULL;
-    lvs_rules *rules = NULL;
-    lvs_peers *peers = NULL;
+    lvs_status *whole = NULL;
+    const lvs_rules *rules;
+    const lvs_peers *peers;
     char *text = NULL;
     size_t found = 0;
 
     EXPECT(LVS_OK, lvs_ipvs_open(NULL, &ipvs));
     EXPECT(LVS_OK, lvs_node_open(NULL, &config, &node));
     EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_BACKUP, NULL));
-    EXPECT(LVS_OK, lvs_node_get_status(node, &status, &text));
+    EXPECT(LVS_OK, lvs_node_read_status(node, &whole));
+    EXPECT(LVS_OK, lvs_status_summary(whole, &status));
     CHECK(status.role == LVS_ROLE_BACKUP && status.reached == 1 && status.missing == 0 && status.services == 1);
     CHECK(status.director[0] == '\0');
-    lvs_text_free(text);
+    CHECK(lvs_services_count(lvs_status_services(whole)) == 1);
+    CHECK(lvs_destinations_count(lvs_status_destinations(whole, 0)) == 2);
+    CHECK(lvs_sync_daemons_count(lvs_status_sync_daemons(whole)) >= 1);
 
-    EXPECT(LVS_OK, lvs_node_rules(node, &rules));
+    rules = lvs_status_rules(whole);
     CHECK(lvs_rules_count(rules) > 0);
     EXPECT(LVS_ERR_NULL, lvs_rules_get(NULL, 0, &rule));
     EXPECT(LVS_ERR_NULL, lvs_rules_get(rules, 0, NULL));
@@ -661,7 +836,7 @@ static void misuse_marks(void)
         }
     }
     CHECK(found == 1);
-    EXPECT(LVS_OK, lvs_node_peers(node, &peers));
+    peers = lvs_status_peers(whole);
     EXPECT(LVS_ERR_NULL, lvs_peers_get(NULL, 0, &peer));
     EXPECT(LVS_ERR_NULL, lvs_peers_get(peers, 0, NULL));
     EXPECT(LVS_ERR_INDEX, lvs_peers_get(peers, 2, &peer));
@@ -673,10 +848,10 @@ static void misuse_marks(void)
 
     /* The director is set, and cleared. */
     EXPECT(LVS_OK, lvs_node_set_director(node, "192.168.0.12"));
-    EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
+    status = summary_of(node);
     CHECK(strcmp(status.director, "192.168.0.12") == 0 && status.missing == 0);
     EXPECT(LVS_OK, lvs_node_set_director(node, NULL));
-    EXPECT(LVS_OK, lvs_node_get_status(node, &status, NULL));
+    status = summary_of(node);
     CHECK(status.director[0] == '\0' && status.missing == 0);
 
     /* What a health check did stays, until all of the configuration is applied. */
@@ -697,14 +872,111 @@ static void misuse_marks(void)
     EXPECT(LVS_OK, lvs_node_restart_sync_daemons(node));
     EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_MASTER, NULL));
     EXPECT(LVS_OK, lvs_node_release(node, NULL));
-    lvs_rules_free(rules);
-    EXPECT(LVS_OK, lvs_node_rules(node, &rules));
-    CHECK(lvs_rules_count(rules) == 0);
-    lvs_rules_free(rules);
     lvs_node_free(node);
     lvs_ipvs_free(ipvs);
+    CHECK(strcmp(rule.vip, vip) == 0 && rule.mark >= 0x4c565300u); /* the status outlives its node */
     CHECK(strcmp(peer.address, "192.168.0.12") == 0 && strcmp(peer.mac, "02:00:00:00:00:02") == 0);
-    lvs_peers_free(peers);
+    lvs_status_free(whole);
+}
+
+/* A program with a loop: what a driver and a supervisor refuse, and what a forked child may do with them. */
+static void misuse_loops(void)
+{
+    const char *vip = "192.0.2.1";
+    struct lvs_node_config config = { .size = sizeof config, .interface = "eth0", .vips = &vip, .vip_count = 1,
+                                      .state_dir = "/run/misuse", .fence = LVS_FENCE_CLEAR };
+    struct lvs_supervisor_config over = { .size = sizeof over }, bad;
+    struct lvs_report report = { .size = sizeof report };
+    struct lvs_notice notice = { .size = sizeof notice };
+    struct lvs_node_config two[2] = { config, config };
+    lvs_supervisor *supervisor = NULL;
+    lvs_driver *driver = NULL;
+    lvs_node *node = NULL;
+    char *text = NULL;
+    int status = 0;
+    pid_t child;
+
+    EXPECT(LVS_ERR_NULL, lvs_driver_open(NULL, NULL, &driver));
+    EXPECT(LVS_ERR_NULL, lvs_driver_open(NULL, &config, NULL));
+    BAD_SIZE(config, lvs_driver_open(NULL, &config, &driver));
+    EXPECT(LVS_ERR_NULL, lvs_driver_request(NULL, LVS_TASK_REPAIR, 0));
+    EXPECT(LVS_ERR_NULL, lvs_driver_dispatch(NULL));
+    EXPECT(LVS_ERR_NULL, lvs_driver_next_report(NULL, &report, &text));
+    CHECK(driver == NULL);
+    EXPECT(LVS_OK, lvs_driver_open(NULL, &config, &driver));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, LVS_TASK_ROLE, 0));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, LVS_TASK_ROLE, 2)); /* a state of keepalived's */
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, LVS_TASK_REPAIR, LVS_ROLE_MASTER));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, 9, 0));
+    EXPECT(LVS_ERR_NULL, lvs_driver_next_report(driver, NULL, &text));
+    BAD_SIZE(report, lvs_driver_next_report(driver, &report, &text));
+    EXPECT(LVS_OK, lvs_driver_next_report(driver, &report, &text));
+    CHECK(report.kind == LVS_REPORT_NONE && text == NULL);
+
+    /* The request is the parent's, whatever the child frees. */
+    EXPECT(LVS_OK, lvs_driver_request(driver, LVS_TASK_ROLE, LVS_ROLE_BACKUP));
+    child = fork();
+    if (child == 0) {
+        EXPECT(LVS_ERR_FORKED, lvs_driver_dispatch(driver));
+        EXPECT(LVS_ERR_FORKED, lvs_driver_request(driver, LVS_TASK_RELEASE, 0));
+        lvs_driver_free(driver);
+        free(too_long);
+        _exit(0);
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    while (report.kind != LVS_REPORT_ENDED) {
+        struct pollfd wait = { .fd = lvs_driver_fd(driver), .events = POLLIN };
+
+        CHECK(poll(&wait, 1, 10000) == 1 && wait.revents == POLLIN);
+        EXPECT(LVS_OK, lvs_driver_dispatch(driver));
+        do {
+            EXPECT(LVS_OK, lvs_driver_next_report(driver, &report, NULL));
+        } while (report.kind == LVS_REPORT_STEP);
+    }
+    CHECK(report.status == LVS_OK && report.role == LVS_ROLE_BACKUP);
+    lvs_driver_free(driver);
+
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_open(NULL, NULL, 1, &over, &supervisor));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_open(NULL, two, 1, &over, NULL));
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_open(NULL, two, 0, &over, &supervisor));
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_open(NULL, two, SIZE_MAX, &over, &supervisor));
+    BAD_SIZE(over, lvs_supervisor_open(NULL, two, 2, &over, &supervisor));
+    BAD_SIZE(two[1], lvs_supervisor_open(NULL, two, 2, &over, &supervisor));
+    bad = over;
+    bad.flags = 2;
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_open(NULL, two, 1, &bad, &supervisor));
+    bad = over;
+    bad.reserved = 1;
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_open(NULL, two, 1, &bad, &supervisor));
+    bad = over;
+    BAD_TEXT((bad.fifo = text, lvs_supervisor_open(NULL, two, 1, &bad, &supervisor)));
+    CHECK(supervisor == NULL);
+    EXPECT(LVS_OK, lvs_supervisor_open(NULL, two, 1, NULL, &supervisor));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_request(NULL, "", LVS_ROLE_STOP));
+    BAD_OR_NULL(lvs_supervisor_request(supervisor, text, LVS_ROLE_STOP));
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_request(supervisor, "mail", LVS_ROLE_STOP));
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_request(supervisor, "", 1));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_dispatch(NULL));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_next_notice(NULL, &notice, &text));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_next_notice(supervisor, NULL, &text));
+    BAD_SIZE(notice, lvs_supervisor_next_notice(supervisor, &notice, &text));
+    EXPECT(LVS_OK, lvs_supervisor_next_notice(supervisor, &notice, &text));
+    CHECK(notice.kind == LVS_NOTICE_NONE && notice.group == LVS_NO_GROUP && text == NULL);
+    EXPECT(LVS_OK, lvs_supervisor_request(supervisor, "", LVS_ROLE_STOP));
+    EXPECT(LVS_OK, lvs_node_open(NULL, &config, &node));
+    do {
+        struct pollfd wait = { .fd = lvs_supervisor_fd(supervisor), .events = POLLIN };
+
+        CHECK(poll(&wait, 1, 10000) == 1 && wait.revents == POLLIN);
+        EXPECT(LVS_OK, lvs_supervisor_dispatch(supervisor));
+        do {
+            EXPECT(LVS_OK, lvs_supervisor_next_notice(supervisor, &notice, &text));
+            CHECK((text == NULL) == (notice.kind == LVS_NOTICE_NONE) && notice.kind <= LVS_NOTICE_OTHER);
+            lvs_text_free(text);
+        } while (notice.kind != LVS_NOTICE_NONE);
+    } while (summary_of(node).role != LVS_ROLE_STOP);
+    lvs_node_free(node);
+    lvs_supervisor_free(supervisor);
 }
 
 /* Another thread has its own last error, and may use and free what this one made. */
@@ -718,6 +990,61 @@ static void *elsewhere(void *given)
     EXPECT(LVS_ERR_INVALID, lvs_vips_locate(vips, "localhost", &places));
     lvs_vips_free(vips);
     return places;
+}
+
+static void *drains(void *ipvs)
+{
+    struct lvs_drained drained = { .size = sizeof drained };
+
+    EXPECT(LVS_OK, lvs_ipvs_drain(ipvs, WEB, "10.0.0.1:80", 1000, &drained));
+    CHECK(drained.weight == 1 && drained.empty == 1);
+    return NULL;
+}
+
+static void *adds_and_removes(void *ipvs)
+{
+    struct lvs_service service = { .size = sizeof service, .id = "tcp 192.0.2.77:80", .scheduler = "rr" };
+    size_t *busy = calloc(1, sizeof *busy);
+
+    CHECK(busy != NULL);
+    for (size_t i = 0; i < 300; i++) {
+        int status = lvs_ipvs_add_service(ipvs, &service);
+
+        CHECK(status == LVS_OK || status == LVS_ERR_BUSY || status == LVS_ERR_SERVICE_EXISTS);
+        *busy += status == LVS_ERR_BUSY;
+        status = lvs_ipvs_remove_service(ipvs, service.id);
+        CHECK(status == LVS_OK || status == LVS_ERR_BUSY || status == LVS_ERR_NO_SERVICE);
+        *busy += status == LVS_ERR_BUSY;
+    }
+    return busy;
+}
+
+/* Two threads in one handle: one gets LVS_ERR_BUSY, and nothing is mixed up. */
+static void one_handle(void)
+{
+    pthread_t threads[2];
+    lvs_ipvs *ipvs = NULL;
+    char *table = NULL;
+
+    EXPECT(LVS_OK, lvs_ipvs_open(NULL, &ipvs));
+    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, TABLE, NULL, NULL, NULL));
+    CHECK(pthread_create(&threads[0], NULL, drains, ipvs) == 0);
+    CHECK(pthread_join(threads[0], NULL) == 0);
+    EXPECT(LVS_OK, lvs_ipvs_set_weight(ipvs, WEB, "10.0.0.1:80", 1));
+    for (size_t i = 0; i < 2; i++)
+        CHECK(pthread_create(&threads[i], NULL, adds_and_removes, ipvs) == 0);
+    for (size_t i = 0; i < 2; i++) {
+        void *busy = NULL;
+
+        CHECK(pthread_join(threads[i], &busy) == 0);
+        free(busy);
+    }
+    EXPECT(LVS_OK, lvs_ipvs_apply(ipvs, TABLE, owns_mail, "192.0.2.77", NULL));
+    EXPECT(LVS_OK, lvs_ipvs_table(ipvs, &table));
+    CHECK(strcmp(table, TABLE) == 0);
+    lvs_text_free(table);
+    EXPECT(LVS_OK, lvs_ipvs_flush(ipvs));
+    lvs_ipvs_free(ipvs);
 }
 
 static void two_threads(void)
@@ -745,11 +1072,14 @@ int main(void)
     memset(too_long, 'x', length);
     too_long[length] = '\0';
     free_nothing();
+    misuse_addresses();
     misuse_ipvs();
     misuse_vips();
     misuse_arp();
     misuse_node();
     misuse_marks();
+    misuse_loops();
+    one_handle();
     two_threads();
     free(too_long);
     return 0;

@@ -177,7 +177,7 @@ fn a_program_with_a_loop_waits_for_its_descriptor_alone() {
 
 /// One request each, judged by ipvsadm.
 #[test]
-fn counters_timeouts_and_sync_daemons() {
+fn what_ipvs_has_beside_its_services() {
     network();
     ip("addr add 192.0.2.11/24 dev eth0");
     ip("addr add 192.0.2.254/32 dev eth0");
@@ -235,6 +235,28 @@ fn counters_timeouts_and_sync_daemons() {
     assert!(text.contains(&counted("1")), "{text}{now:?}");
     assert!(text.contains("tcp 192.0.2.254:80: 1 connections, 0 active, 0 inactive"), "{text}");
     assert!(text.starts_with("all: 1 connections"), "{text}");
+    let text = steps("connections");
+    let connection = "-> 192.0.2.254:80 -> 192.0.2.12:80 SYN_RECV, origin 1, template 0";
+    let template = ":0 -> 192.0.2.254:80 -> 192.0.2.12:80 NONE, origin 1, template 1";
+    for part in [connection, template] {
+        assert_eq!(
+            text.lines().filter(|line| line.starts_with("6 192.0.2.") && line.ends_with(part)).count(),
+            1,
+            "{text}"
+        );
+    }
+    // Two lines are headings.
+    assert_eq!(ipvsadm("-Lnc").lines().count(), text.lines().count() + 2, "{text}");
+
+    let active = &now[4];
+    let empty = u8::from(active == "0");
+    assert_eq!(steps("drain"), format!("had weight 9, {active} active, empty {empty}\n"));
+    assert!(ipvsadm("-Sn").contains("-r 192.0.2.12:80 -m -w 0"));
+
+    assert_eq!(steps("settings"), "2\t50\n");
+    let vs = |name: &str| run(&format!("cat /proc/sys/net/ipv4/vs/{name}"));
+    assert_eq!((vs("sloppy_tcp"), vs("sync_threshold")), ("1\n".into(), "2\t50\n".into()));
+
     let text = steps("zero counters");
     assert!(text.contains(&counted("0")), "{text}");
     steps("flush");

@@ -127,12 +127,13 @@ const _: () = assert!(size_of::<lvs_notice>() == lvs_notice::FIRST);
 impl lvs_supervisor_config {
     fn to_config(self) -> Result<SupervisorConfig> {
         reserved(self.reserved)?;
-        let mut config = SupervisorConfig::default();
-        config.fifo = self.fifo.optional("fifo", PATH)?.map(Into::into);
-        config.instance = self.instance.optional("instance", NAME)?;
-        config.track_file = self.track_file.optional("track_file", PATH)?.map(Into::into);
-        config.only_roles = choice("flags", self.flags, &[(0, false), (LVS_SUPERVISOR_ONLY_ROLES, true)])?;
-        Ok(config)
+        Ok(SupervisorConfig {
+            fifo: self.fifo.optional("fifo", PATH)?.map(Into::into),
+            instance: self.instance.optional("instance", NAME)?,
+            track_file: self.track_file.optional("track_file", PATH)?.map(Into::into),
+            only_roles: choice("flags", self.flags, &[(0, false), (LVS_SUPERVISOR_ONLY_ROLES, true)])?,
+            ..SupervisorConfig::default()
+        })
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::netlink::start_thread;
@@ -17,18 +18,28 @@ pub(super) const PROGRAM_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a program ended, and what it printed.
 pub(super) struct Output {
-    pub(super) status: ExitStatus,
+    /// `None`: the process that this library is part of has taken the status away. It ignores
+    /// SIGCHLD, or waits for any child, as a program with an event loop does (waitpid(-1)).
+    status: Option<ExitStatus>,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
 
 impl Output {
+    /// Whether the program did what it was to do: without its status, what it printed tells.
+    pub(super) fn has_succeeded(&self) -> bool {
+        self.status.map_or_else(|| self.error_line().is_none(), |status| status.success())
+    }
+
     /// The line that says why it failed; without any, how it ended.
     pub(super) fn complaint(&self) -> String {
+        let ended = || self.status.map_or_else(|| "its exit status is lost".into(), |status| status.to_string());
+        self.error_line().map_or_else(ended, str::to_owned)
+    }
+
+    fn error_line(&self) -> Option<&str> {
         let lines = || self.stderr.lines().map(str::trim).filter(|line| !line.is_empty());
-        let chosen =
-            lines().find(|line| line.contains("Error:")).or_else(|| lines().find(|line| !line.starts_with('#')));
-        chosen.map_or_else(|| self.status.to_string(), str::to_owned)
+        lines().find(|line| line.contains("Error:")).or_else(|| lines().find(|line| !line.starts_with('#')))
     }
 }
 
@@ -52,7 +63,7 @@ pub(super) fn run(mut command: Command, input: Option<&str>, limit: Duration) ->
     // Messages are compared, so they must not be translated.
     command.env("LC_ALL", "C").process_group(0);
     let mut child = command.stdin(stdin).stdout(out.try_clone()?).stderr(err.try_clone()?).spawn()?;
-    let Some(status) = wait(&mut child, limit)? else {
+    let Some(End { status }) = wait(&mut child, limit)? else {
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -70,13 +81,24 @@ pub(super) fn run(mut command: Command, input: Option<&str>, limit: Duration) ->
     Ok(Output { status, stdout: read(&mut out)?, stderr: read(&mut err)? })
 }
 
+/// A program has ended.
+struct End {
+    status: Option<ExitStatus>,
+}
+
 /// Waits for the end of a program; `None`: it runs still.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<End>> {
     let start = Instant::now();
     let mut pause = Duration::from_micros(500);
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+        match child.try_wait() {
+            Ok(None) => {}
+            Ok(status) => return Ok(Some(End { status })),
+            // It has ended, and another wait(2) of this process had its status.
+            Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => {
+                return Ok(Some(End { status: None }));
+            }
+            Err(error) => return Err(error),
         }
         if start.elapsed() >= limit {
             return Ok(None);
@@ -96,13 +118,27 @@ mod tests {
         command
     }
 
+    /// A program with an event loop waits for any child, so that the status may be gone.
+    #[test]
+    fn a_program_whose_status_another_has_taken_is_judged_by_what_it_prints() {
+        let end = |stderr: &str| Output { status: None, stdout: String::new(), stderr: stderr.into() };
+        assert!(end("").has_succeeded() && end("# Warning: legacy tables present\n").has_succeeded());
+        let failed = end("# a note\nError: No such file or directory\n");
+        assert_eq!((failed.has_succeeded(), failed.complaint().as_str()), (false, "Error: No such file or directory"));
+
+        let mut child = shell("exit 0").spawn().unwrap();
+        let id = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        rustix::process::waitpid(id, rustix::process::WaitOptions::empty()).unwrap();
+        assert!(matches!(wait(&mut child, PROGRAM_LIMIT), Ok(Some(End { status: None }))));
+    }
+
     #[test]
     fn programs_are_run() {
         let output =
             run(shell("cat; echo \"# note\" >&2; echo no such thing >&2; exit 3"), Some("input"), PROGRAM_LIMIT);
         let output = output.unwrap();
         assert_eq!((output.stdout.as_str(), output.complaint().as_str()), ("input", "no such thing"));
-        assert_eq!(output.status.code(), Some(3));
+        assert_eq!((output.status.and_then(|status| status.code()), output.has_succeeded()), (Some(3), false));
         let output = run(shell("exit 3"), None, PROGRAM_LIMIT).unwrap();
         assert_eq!(output.complaint(), "exit status: 3");
         assert_eq!(

@@ -130,7 +130,7 @@ impl Tool {
             Kind::Nft => {
                 let list = ["-n", "list", "table", "inet", OURS];
                 match self.run(&list, None)? {
-                    output if output.status.success() => Ok(Found::Nft(nft::Table::parse(&output.stdout))),
+                    output if output.has_succeeded() => Ok(Found::Nft(nft::Table::parse(&output.stdout))),
                     output if output.stderr.contains("No such file or directory") => {
                         Ok(Found::Nft(nft::Table::default()))
                     }
@@ -150,7 +150,7 @@ impl Tool {
             Kind::Nft => {
                 let list = ["-n", "list", "ruleset"];
                 match self.run(&list, None)? {
-                    output if output.status.success() => Ok(output.stdout),
+                    output if output.has_succeeded() => Ok(output.stdout),
                     output => Err(self.failed(&list, &output)),
                 }
             }
@@ -168,7 +168,7 @@ impl Tool {
             Found::Nft(_) => {
                 let arguments = ["-f", "-"];
                 let output = self.run(&arguments, Some(&nft::script(wanted)))?;
-                if !output.status.success() {
+                if !output.has_succeeded() {
                     return Err(self.failed(&arguments, &output));
                 }
             }
@@ -197,7 +197,7 @@ impl Tool {
         let arguments: Vec<&str> =
             ["-w", LOCK_LIMIT, "-t", "mangle"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
         let output = self.run(&arguments, None)?;
-        match output.status.success() {
+        match output.has_succeeded() {
             true => Ok(output.stdout),
             false => Err(self.failed(&arguments, &output)),
         }

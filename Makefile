@@ -14,7 +14,7 @@ CARGO ?= cargo
 CARGOFLAGS ?= --locked
 INSTALL ?= install
 # dev builds faster, and is what checks are made with
-PROFILE ?= $(if $(filter check,$(MAKECMDGOALS)),dev,release)
+PROFILE ?= $(if $(filter check,$(MAKECMDGOALS)),dev,dist)
 
 export PROFILE
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
@@ -32,11 +32,15 @@ SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs' -o -name
 
 all: $(OUT)/liblvs_dr.so
 
-# One call makes both libraries.
-$(OUT)/liblvs_dr.so $(OUT)/liblvs_dr.a &: $(SOURCES)
-	$(CARGO) rustc $(CARGOFLAGS) --lib --features capi --profile $(PROFILE) --crate-type cdylib,staticlib \
-	    -- -C link-arg=-Wl,-soname,$(SONAME)
-	touch $(OUT)/liblvs_dr.so $(OUT)/liblvs_dr.a
+$(OUT)/liblvs_dr.a: $(SOURCES)
+	$(CARGO) rustc $(CARGOFLAGS) --lib --features capi --profile $(PROFILE) --crate-type staticlib
+	touch $@
+
+# The linker makes the shared library from the static one: rustc's own has no versions of symbols.
+$(OUT)/liblvs_dr.so: $(OUT)/liblvs_dr.a
+	printf 'LVS_DR_%s { global: lvs_*; local: *; };\n' '$(ABI)' >$(OUT)/lvs_dr.map
+	$(CC) -shared -o $@ -Wl,-soname,$(SONAME) -Wl,--version-script=$(OUT)/lvs_dr.map -Wl,--gc-sections -Wl,-z,now \
+	    -Wl,--whole-archive $< -Wl,--no-whole-archive $(PRIVATE) $(LDFLAGS)
 	ln -sf liblvs_dr.so $(OUT)/$(SONAME)
 
 install: all
@@ -70,6 +74,9 @@ check: $(CHECKED)/misuse $(CHECKED)/control
 	rm -rf $(STAGE)
 	$(MAKE) install DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
 	$(CC) -std=c99 $(STRICT) examples/c/director.c $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/shared
+	# What is exported is what the header declares, each with the version of the ABI.
+	nm -D --defined-only $(STAGE)/lib/$(SONAME) | sed -n 's/.* T //p' | sort >$(CHECKED)/exported
+	sed -n 's/^[a-z].*[ *]\(lvs_[a-z0-9_]*\)(.*/\1@@LVS_DR_$(ABI)/p' include/lvs_dr.h | sort | diff - $(CHECKED)/exported
 	LD_LIBRARY_PATH=$(STAGE)/lib ldd $(STAGE)/shared | grep -q '$(SONAME) => $(STAGE)/lib/$(SONAME) '
 	$(CC) -std=c99 $(STRICT) examples/c/director.c -Wl,-Bstatic $$($(PKG_CONFIG) --cflags --libs lvs_dr) \
 	    -Wl,-Bdynamic $$($(PKG_CONFIG) --static --libs-only-l lvs_dr | sed 's/-llvs_dr//') -o $(STAGE)/static

@@ -57,3 +57,80 @@ fn a_status_has_one_name_and_one_meaning() {
     assert_eq!(numbers.len(), NAMES.len());
     assert!(numbers.iter().all(|status| *status == LVS_OK || (-999..0).contains(status)));
 }
+
+/// The interface without its comments: constants, structures with the offsets of their fields on 64
+/// bits, functions.
+fn abi() -> String {
+    let mut code = String::new();
+    let mut rest = MADE;
+    while let Some((before, comment)) = rest.split_once("/*") {
+        code.push_str(before);
+        rest = comment.split_once("*/").map_or("", |(_, after)| after);
+    }
+    code.push_str(rest);
+    let defines = code.lines().filter(|line| line.starts_with("#define LVS_") && line.split(' ').count() > 2);
+    let constants: BTreeSet<&str> = defines.filter(|line| !line.contains("LVS_VERSION")).collect();
+    let code: Vec<&str> = code.lines().filter(|line| !line.starts_with('#')).collect();
+    let code = code.join(" ").split_whitespace().collect::<Vec<_>>().join(" ").replace("( ", "(");
+
+    let (mut structures, mut functions) = (Vec::new(), BTreeSet::new());
+    let mut rest = code.as_str();
+    while let Some(end) = rest.find([';', '{']) {
+        let statement = rest[..end].trim_start_matches(['}', ' ']);
+        if rest[end..].starts_with('{') && statement.starts_with("typedef struct") {
+            let (body, after) = rest[end + 1..].split_once('}').unwrap();
+            let name = statement.trim_start_matches("typedef struct ").trim();
+            structures.push(structure(name, body));
+            rest = after.split_once(';').unwrap().1;
+            continue;
+        }
+        if statement.contains('(') {
+            functions.insert(statement.trim().to_owned());
+        }
+        rest = &rest[end + 1..];
+    }
+    structures.sort();
+    let lines = constants.into_iter().map(str::to_owned).chain(structures).chain(functions);
+    lines.fold(String::new(), |text, line| text + &line + "\n")
+}
+
+fn structure(name: &str, body: &str) -> String {
+    let (mut offset, mut text) = (0, String::new());
+    for field in body.split(';').map(str::trim).filter(|field| !field.is_empty()) {
+        let count = field.split_once('[').map_or(1, |(_, count)| match count.trim_end_matches(']') {
+            "LVS_ADDRESS_SIZE" => super::report::LVS_ADDRESS_SIZE,
+            other => panic!("{other} is not known here"),
+        });
+        let size = match field.split(' ').next().unwrap() {
+            _ if field.contains('*') => 8,
+            "size_t" | "uint64_t" => 8,
+            "uint32_t" | "int32_t" => 4,
+            "char" => 1,
+            other => panic!("{other} is not known here"),
+        };
+        assert_eq!(offset % size, 0, "{name} has padding before {field}");
+        text += &format!("\n  {offset} {field}");
+        offset += size * count;
+    }
+    assert_eq!(offset % 8, 0, "{name} has padding at its end");
+    format!("struct {name} {offset}{text}")
+}
+
+/// What programs that are built today rely on. From 1.0 on, lines may only be added, and fields only
+/// at the end of a structure; until then a change makes a new minor version.
+#[test]
+fn the_abi_is_the_one_that_was_committed() {
+    let (path, now) = (concat!(env!("CARGO_MANIFEST_DIR"), "/include/lvs_dr.abi"), abi());
+    if std::env::var_os("UPDATE_ABI").is_some() {
+        fs::write(path, &now).unwrap();
+    }
+    let committed = fs::read_to_string(path).unwrap_or_default();
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    let (now, committed) = (lines(&now), lines(&committed));
+    let gone: Vec<_> = committed.iter().filter(|line| !now.contains(line)).collect();
+    let new: Vec<_> = now.iter().filter(|line| !committed.contains(line)).collect();
+    assert!(
+        now == committed,
+        "the ABI has changed (`UPDATE_ABI=1 cargo test --features capi --lib abi` writes it down).\nGone: {gone:#?}\nNew: {new:#?}"
+    );
+}

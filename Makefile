@@ -69,11 +69,13 @@ PKG_CONFIG = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig pkg-config
 
 check: $(CHECKED)/misuse $(CHECKED)/control
 	$(MAKE) -C examples/c
-	$(CC) -std=c99 $(STRICT) -fsyntax-only -x c include/lvs_dr.h
+	for standard in c90 c99 c17; do $(CC) -std=$$standard $(STRICT) -fsyntax-only -x c include/lvs_dr.h || exit; done
 	$(CXX) -std=c++11 $(STRICT) -fsyntax-only -x c++ include/lvs_dr.h
 	rm -rf $(STAGE)
 	$(MAKE) install DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
 	$(CC) -std=c99 $(STRICT) examples/c/director.c $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/shared
+	$(CC) -std=c99 $(STRICT) examples/c/loop.c $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/loop
+	$(CXX) -std=c++11 $(STRICT) examples/c/table.cpp $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/table
 	# What is exported is what the header declares, each with the version of the ABI.
 	nm -D --defined-only $(STAGE)/lib/$(SONAME) | sed -n 's/.* T //p' | sort >$(CHECKED)/exported
 	sed -n 's/^[a-z].*[ *]\(lvs_[a-z0-9_]*\)(.*/\1@@LVS_DR_$(ABI)/p' include/lvs_dr.h | sort | diff - $(CHECKED)/exported

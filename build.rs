@@ -75,6 +75,8 @@ mod header {
         let mut header = Vec::new();
         bindings.write(&mut header);
         let mut header = String::from_utf8(header).expect("sources are UTF-8").replace("const char* ", "const char *");
+        // Not a comment in C90.
+        header = header.replace("#endif  // __cplusplus", "#endif").replace("#endif // __cplusplus", "#endif");
         // `Handle` is not in the sources either.
         for name in HANDLES {
             header = header.replace(&format!("Handle<{name}> "), &format!("struct {name} *"));

@@ -1527,7 +1527,7 @@ typedef struct lvs_notice {
 
 #ifdef __cplusplus
 extern "C" {
-#endif // __cplusplus
+#endif
 
 /**
  * The name of a status: "LVS_ERR_PERMISSION". A text that is always there, never NULL.
@@ -2495,6 +2495,6 @@ int lvs_supervisor_next_notice(struct lvs_supervisor *supervisor,
 
 #ifdef __cplusplus
 }  // extern "C"
-#endif  // __cplusplus
+#endif
 
 #endif  /* LVS_DR_H */

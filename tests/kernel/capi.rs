@@ -1,7 +1,7 @@
 //! The C interface: programs in C, judged by ipvsadm and ip. `make check` builds and runs them.
 
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::lab::{enter_new_netns, feed, ip, ipvsadm, rules, run, try_run};
 
@@ -261,4 +261,46 @@ fn what_ipvs_has_beside_its_services() {
     assert!(text.contains(&counted("0")), "{text}");
     steps("flush");
     assert_eq!(ipvsadm("-Sn"), "");
+}
+
+/// The first interpreter that has cffi.
+fn python() -> &'static str {
+    let found = ["python3", "/usr/bin/python3"]
+        .into_iter()
+        .find(|python| Command::new(python).args(["-c", "import cffi"]).output().is_ok_and(|out| out.status.success()));
+    found.expect("python3 has no cffi: install what Debian calls python3-cffi")
+}
+
+#[test]
+fn a_program_in_python_lists_the_table_and_takes_on_a_role() {
+    network();
+    feed("ipvsadm -R", TABLE);
+    let tree = env!("CARGO_MANIFEST_DIR");
+    let output = try_run(&format!(
+        "{} {tree}/tests/python/node.py {tree}/include/lvs_dr.h {} eth0 192.168.0.254 master",
+        python(),
+        program("../debug/liblvs_dr.so")
+    ));
+    let text = said(&output.stdout);
+    assert!(output.status.success() && output.stderr.is_empty(), "{text}{}", said(&output.stderr));
+    let listed = "tcp 192.168.0.254:80 wrr\n  192.168.0.11:80 1\n  192.168.0.12:80 1\n";
+    let role = text.strip_prefix(listed).unwrap_or_else(|| panic!("{text}"));
+    assert!(role.ends_with(" steps, role 17, reached 1, missing 0\n") && !role.starts_with("0 "), "{text}");
+    let vips = |interface: &str| ip(&format!("-o -4 addr show to 192.168.0.254 dev {interface}"));
+    assert!(vips("eth0").contains("scope global") && vips("lo").contains("scope host"), "{}", vips("eth0"));
+}
+
+#[test]
+fn a_program_in_cpp_gives_a_server_its_weight() {
+    network();
+    feed("ipvsadm -R", TABLE);
+    let table =
+        |service: &str| Command::new(program("table")).args([service, "192.168.0.12:80", "7"]).output().unwrap();
+    let output = table("tcp 192.168.0.254:80");
+    let expected = "tcp 192.168.0.254:80 wrr, 0 connections\n  192.168.0.11:80 weight 1, 0 active\n  192.168.0.12:80 weight 7, 0 active\n";
+    assert_eq!((said(&output.stdout).as_str(), said(&output.stderr).as_str()), (expected, ""));
+    assert!(ipvsadm("-Sn").contains("-r 192.168.0.12:80 -g -w 7"));
+    let output = table("tcp 192.168.0.254:81");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output.stderr).ends_with("(LVS_ERR_NO_SERVICE)\n"), "{}", said(&output.stderr));
 }

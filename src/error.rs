@@ -181,12 +181,20 @@ pub enum Error {
     },
 }
 
+/// The errno of an error, or of the one that it wraps.
+fn errno_of(error: &io::Error) -> Option<i32> {
+    error.raw_os_error().or_else(|| {
+        let inner = error.get_ref()?;
+        inner.downcast_ref::<Error>().and_then(Error::errno).or_else(|| errno_of(inner.downcast_ref()?))
+    })
+}
+
 impl Error {
     /// The kernel's errno (positive, see errno(3)), where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Error::Refused { errno, .. } => Some(*errno),
-            Error::System { error, .. } => error.raw_os_error(),
+            Error::System { error, .. } => errno_of(error),
             Error::Step { error, .. } | Error::Change { error, .. } | Error::Demotion { error, .. } => error.errno(),
             _ => None,
         }
@@ -336,5 +344,16 @@ mod tests {
         let step = Error::Step { number: 1, total: 2, step: "record".into(), error: Box::new(refused) };
         assert_eq!((step.errno(), step.to_string().matches("No space left").count()), (Some(28), 1));
         assert_eq!(format!("{:#}", anyhow::Error::from(step)).matches("No space left").count(), 1);
+    }
+
+    #[test]
+    fn the_errno_is_that_of_the_error_within() {
+        let inner = Error::system("start", "a thread", io::Error::from_raw_os_error(11));
+        let outer = Error::system("read", "x", io::Error::other(inner));
+        assert_eq!(outer.errno(), Some(11));
+        assert_eq!(Error::system("read", "y", io::Error::other(outer)).errno(), Some(11));
+        let twice = io::Error::other(io::Error::from_raw_os_error(5));
+        assert_eq!(Error::system("read", "z", twice).errno(), Some(5));
+        assert_eq!(Error::system("read", "z", io::Error::other("a word")).errno(), None);
     }
 }

@@ -304,3 +304,36 @@ fn a_program_in_cpp_gives_a_server_its_weight() {
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output.stderr).ends_with("(LVS_ERR_NO_SERVICE)\n"), "{}", said(&output.stderr));
 }
+
+/// What the library leaves of a process's own habits and limits.
+#[test]
+fn a_guest_in_another_process() {
+    network();
+    try_run("ip netns add other");
+    let guest = |what: &str| {
+        let _ = std::fs::remove_dir_all("/run/lvs-guest");
+        let output = try_run(&format!("{} {what}", program("guest")));
+        assert!(output.status.success() && output.stderr.is_empty(), "{what}: {output:?}");
+        said(&output.stdout)
+    };
+    // The rule for the node's own requests.
+    let own_requests = || {
+        let shown = try_run("iptables-legacy-save -t mangle").stdout;
+        said(&shown).lines().filter(|line| line.contains("-A OUTPUT") || line.contains("lvs-dr")).count()
+    };
+
+    assert_eq!(guest("signals"), "handled 1, elsewhere 0\n");
+    assert_ne!(own_requests(), 0);
+    run("iptables-legacy -t mangle -F");
+    assert_eq!(guest("children"), "");
+    assert_ne!(own_requests(), 0, "a status that another has taken counts as a failure");
+    // EPERM, of the thread that cannot be started.
+    assert_eq!(guest("no-clone"), "errno 1\n");
+    guest("few-descriptors");
+    guest("no-proc");
+    let text = guest("locked-memory");
+    println!("{text}");
+    let more: i64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(more < 2000, "a thread's stack or arena is locked: {text}");
+    let _ = try_run("ip netns del other");
+}

@@ -136,16 +136,17 @@ static void no_clone(void)
 
 static void locked_memory(void)
 {
-    long before;
+    long locked, resident;
 
     if (mlockall(MCL_CURRENT | MCL_FUTURE)) {
         perror("mlockall");
         exit(EXIT_FAILURE);
     }
-    before = in_kilobytes("VmLck:");
+    locked = in_kilobytes("VmLck:");
+    resident = in_kilobytes("VmRSS:");
     EXPECT(LVS_OK, role(LVS_ROLE_BACKUP));
     EXPECT(LVS_OK, role(LVS_ROLE_MASTER));
-    printf("locked %ld kB more\n", in_kilobytes("VmLck:") - before);
+    printf("locked %ld kB, of which %ld kB are resident\n", in_kilobytes("VmLck:") - locked, in_kilobytes("VmRSS:") - resident);
 }
 
 static void few_descriptors(void)

@@ -446,3 +446,318 @@ fn not_verified(step: &Step) -> Error {
     let found = "it is still to be done: does another program change the same thing?".into();
     Error::NotVerified { step: step.to_string(), found }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arp::Settings;
+    use crate::ipvs::SyncRole;
+    use crate::node::model::{World, config, ip};
+    use crate::node::state::State;
+
+    /// What happens while an action is carried out. An error is the answer to the action.
+    type Meanwhile = fn(&mut World) -> Result<()>;
+
+    fn superseded() -> Error {
+        Error::Superseded { role: "backup".into(), generation: 1, latest: 2 }
+    }
+
+    fn locked() -> Error {
+        Error::Locked { object: "the lock".into(), waited: LOCK_LIMIT }
+    }
+
+    fn full() -> Error {
+        Error::invalid("the disk", "it is full")
+    }
+
+    /// The action as a word. The job names the step that is carried out, and no other.
+    fn word(job: &Job, action: &Action, acts: usize) -> String {
+        match action {
+            Action::Act(step) => assert_eq!((*step, job.step(), job.plan().is_some()), (acts, Some(acts), true)),
+            _ => assert_eq!((job.step(), job.plan().is_some()), (None, false)),
+        }
+        match action {
+            Action::Wait(_) => "wait".into(),
+            Action::TakeTurn => "turn".into(),
+            Action::ReadServices => "services".into(),
+            Action::Look(Extent::Brief) => "brief".into(),
+            Action::Look(Extent::Whole(Look::AllAndResolve)) => "whole".into(),
+            Action::Look(Extent::Whole(Look::All)) => "again".into(),
+            Action::Look(extent) => format!("{extent:?}"),
+            Action::Act(_) => "act".into(),
+            Action::FindDirector(role) => format!("find as {role}"),
+            Action::GiveUp(role, error) => format!("give up {role}: {error}"),
+            Action::End(Ok(plan)) => format!("end: {}", plan.steps.len()),
+            Action::End(Err(error)) => format!("end: {error}"),
+        }
+    }
+
+    /// Runs a job to its end, and returns its actions, steps in a row as one. Each action is
+    /// answered by success, unless something happens at the next of these words.
+    fn run(world: &mut World, task: Task, happens: &[(&str, Meanwhile)]) -> (String, Result<Plan>) {
+        let mut now = Instant::now();
+        let (mut job, mut words, mut acts) = (Job::new(task, now), Vec::new(), 0);
+        assert_eq!(job.task(), task);
+        let (mut event, mut happens) = (Event::Time, happens.iter().peekable());
+        loop {
+            let action = job.on(&world.config, now, event);
+            let word = word(&job, &action, acts);
+            acts = if let Action::Act(step) = action { step + 1 } else { 0 };
+            let meanwhile = happens.next_if(|(at, _)| word.starts_with(at));
+            let answer = meanwhile.map_or(Ok(()), |(_, meanwhile)| meanwhile(world));
+            if acts < 2 {
+                words.push(word);
+            }
+            event = match action {
+                Action::Wait(until) => {
+                    now = until;
+                    Event::Time
+                }
+                Action::TakeTurn => Event::Turn(answer.map(|()| Turn::Now)),
+                Action::ReadServices => Event::Services(answer),
+                Action::Look(_) => Event::Seen(answer.map(|()| Box::new((world.memory.clone(), world.seen.clone())))),
+                Action::Act(step) => {
+                    let plan = job.plan().unwrap();
+                    Event::Done(answer.map(|()| world.act(&plan.steps[step], plan)))
+                }
+                Action::FindDirector(_) => Event::Searched(answer),
+                Action::GiveUp(_, error) => Event::GaveUp(answer.err().unwrap_or(error)),
+                Action::End(result) => {
+                    assert_eq!(happens.next().map(|(at, _)| at), None, "{words:?}");
+                    return (words.join(", "), result);
+                }
+            };
+        }
+    }
+
+    const MASTER: Task = Task::Role(Role::Master);
+    const BACKUP: Task = Task::Role(Role::Backup);
+
+    const FULL: Meanwhile = |_| Err(full());
+    const SUPERSEDED: Meanwhile = |_| Err(superseded());
+    const NO_VIP: Meanwhile = |world| {
+        world.seen.vips.values_mut().for_each(Vec::clear);
+        Ok(())
+    };
+    const NO_ARP: Meanwhile = |world| {
+        world.seen.arp.iter_mut().for_each(|(_, now)| *now = Settings::KERNEL);
+        Ok(())
+    };
+    const NO_SYSCTL: Meanwhile = |world| {
+        world.seen.sysctls.insert("sloppy_tcp".into(), Some("0".into()));
+        Ok(())
+    };
+    const NO_DAEMON: Meanwhile = |world| {
+        world.seen.daemons.insert(SyncRole::Backup, None);
+        Ok(())
+    };
+    const NO_WEIGHT: Meanwhile = |world| {
+        world.edit("192.0.2.12:80 -g -w 1", "192.0.2.12:80 -g -w 0");
+        Ok(())
+    };
+    const NO_STATE: Meanwhile = |world| {
+        world.memory.state = State::default();
+        Ok(())
+    };
+    const NOTHING_LOADED: Meanwhile = |world| {
+        world.config.services = None;
+        world.memory.state.group_mut("").loaded = None;
+        Ok(())
+    };
+    const CLEAR: Meanwhile = |world| {
+        world.config.fence = Fence::Clear;
+        Ok(())
+    };
+
+    /// Each row: a task, the roles before it, what happens meanwhile, and the actions. The last
+    /// word has the number of steps that were carried out since the job's turn.
+    #[test]
+    fn what_a_job_does() {
+        let not_verified = |step: &str| {
+            format!(
+                "end: `{step}` did not take effect: it is still to be done: does another program change the same thing?"
+            )
+        };
+        let first = "turn, brief, services, whole, act, again, find as backup, end: 12";
+        let vip_stays_away = not_verified("VIP: add 192.0.2.254 to lo (scope host)");
+        let daemon_stays_away =
+            not_verified("IPVS: 1 change\n  --start-daemon backup --mcast-interface eth0 --syncid 254");
+        let gives_up = "give up backup: the disk is not usable: it is full, end: the disk is not usable: it is full";
+        let no_role = "this node has taken on no role yet: let it take on one first";
+        let yields = "end: backup (request 1) was superseded by request 2";
+        let (none, backup, both) = (&[][..], &[Role::Backup][..], &[Role::Backup, Role::Master][..]);
+        let rows: &[(Task, &[Role], &[(&str, Meanwhile)], &str)] = &[
+            (BACKUP, none, &[], first),
+            (BACKUP, backup, &[], "turn, brief, services, whole, find as backup, end: 0"),
+            (BACKUP, none, &[("turn", CLEAR)], "turn, brief, services, whole, act, again, end: 9"),
+            // Roles in brief. What is left is looked at in full.
+            (MASTER, backup, &[], "turn, brief, act, brief, find as master, end: 6"),
+            (BACKUP, both, &[], "turn, brief, act, brief, services, whole, find as backup, end: 6"),
+            (MASTER, backup, &[("turn", NOTHING_LOADED)], "turn, brief, act, brief, whole, find as master, end: 6"),
+            (
+                MASTER,
+                backup,
+                &[("act", |_| Ok(())), ("brief", NO_VIP)],
+                "turn, brief, act, brief, services, whole, act, again, find as master, end: 11",
+            ),
+            // Steps of an attempt that was superseded are not those of the next one.
+            (
+                BACKUP,
+                both,
+                &[("services", SUPERSEDED)],
+                "turn, brief, act, brief, services, turn, brief, services, whole, find as backup, end: 0",
+            ),
+            // Other tasks.
+            (Task::Release, backup, &[], "turn, again, act, end: 10"),
+            (Task::Release, none, &[], "turn, again, end: 0"),
+            (Task::RestoreVips, backup, &[("turn", NO_VIP)], "turn, brief, act, end: 1"),
+            (Task::RestoreVips, none, &[("turn", NO_VIP)], "turn, brief, end: 0"),
+            (Task::Repair, backup, &[("turn", NO_VIP)], "turn, whole, act, again, end: 3"),
+            (Task::Repair, none, &[], "turn, whole, end: 0"),
+            (Task::Fix, backup, &[("turn", NO_ARP)], "turn, whole, act, again, end: 3"),
+            (Task::Fix, none, &[], &format!("turn, whole, end: a fix is not usable: {no_role}")),
+            (Task::Apply(Apply::Changes), backup, &[("turn", NO_WEIGHT)], "turn, whole, end: 0"),
+            (Task::Apply(Apply::All), none, &[], &format!("turn, whole, end: apply is not usable: {no_role}")),
+            // A health check sets the weight again. What is remembered is what the plan says.
+            (
+                Task::Apply(Apply::All),
+                backup,
+                &[("turn", NO_WEIGHT), ("again", NO_WEIGHT)],
+                "turn, whole, act, again, end: 3",
+            ),
+            (Task::Fix, backup, &[("turn", NO_ARP), ("again", NO_STATE)], "turn, whole, act, again, end: 3"),
+            // Another program changes something else after each look, three times at most.
+            (
+                Task::Repair,
+                backup,
+                &[("turn", NO_VIP), ("again", NO_ARP), ("again", NO_SYSCTL)],
+                "turn, whole, act, again, act, again, act, again, end: 9",
+            ),
+            (
+                Task::Repair,
+                backup,
+                &[("turn", NO_VIP), ("again", NO_ARP), ("again", NO_SYSCTL), ("again", NO_DAEMON)],
+                &format!("turn, whole, act, again, act, again, act, again, {daemon_stays_away}"),
+            ),
+            // The same is not done twice.
+            (
+                Task::Repair,
+                backup,
+                &[("turn", NO_VIP), ("again", NO_VIP)],
+                &format!("turn, whole, act, again, {vip_stays_away}"),
+            ),
+            (
+                Task::Repair,
+                backup,
+                &[("turn", NO_VIP), ("again", NO_ARP), ("again", NO_VIP)],
+                &format!("turn, whole, act, again, act, again, {vip_stays_away}"),
+            ),
+            // Failures.
+            (BACKUP, none, &[("turn", FULL)], &format!("turn, {gives_up}")),
+            (BACKUP, none, &[("brief", FULL)], &format!("turn, brief, {gives_up}")),
+            (BACKUP, none, &[("services", FULL)], &format!("turn, brief, services, {gives_up}")),
+            (BACKUP, none, &[("act", FULL)], &format!("turn, brief, services, whole, act, {gives_up}")),
+            (BACKUP, backup, &[("find", FULL)], &format!("turn, brief, services, whole, find as backup, {gives_up}")),
+            (Task::Release, backup, &[("act", FULL)], "turn, again, act, end: the disk is not usable: it is full"),
+            (Task::Repair, backup, &[("turn", FULL)], "turn, end: the disk is not usable: it is full"),
+            // Later requests: a role and a release have their turn again if those are killed.
+            (BACKUP, none, &[("turn", SUPERSEDED)], &format!("turn, {yields}")),
+            (BACKUP, none, &[("act", SUPERSEDED)], &format!("turn, brief, services, whole, act, {first}")),
+            (BACKUP, none, &[("turn", FULL), ("give up", SUPERSEDED)], &{
+                let (gives_up, _) = gives_up.split_once(", ").unwrap();
+                format!("turn, {gives_up}, {first}")
+            }),
+            (Task::Release, backup, &[("again", SUPERSEDED)], "turn, again, turn, again, act, end: 10"),
+            (Task::Fix, backup, &[("whole", SUPERSEDED)], "turn, whole, wait, turn, whole, end: 0"),
+            (Task::Repair, backup, &[("whole", SUPERSEDED)], &format!("turn, whole, {yields}")),
+        ];
+        for (task, roles, happens, expected) in rows {
+            let mut world = World::new(config(Fence::Marks));
+            roles.iter().for_each(|role| drop(world.take_on(*role)));
+            let (words, _) = run(&mut world, *task, happens);
+            let happens: Vec<_> = happens.iter().map(|(at, _)| at).collect();
+            assert_eq!(words, *expected, "{task:?} after {roles:?}, {happens:?}");
+        }
+    }
+
+    #[test]
+    fn the_warnings_of_a_job_are_those_of_its_last_look() {
+        let server = ip("192.0.2.12");
+        let mut world = World::new(config(Fence::Marks));
+        let mac = world.seen.link.macs.remove(&server).unwrap();
+        let (_, plan) = run(&mut world, BACKUP, &[]);
+        assert!(plan.unwrap().warnings()[0].contains("the MAC address of 192.0.2.12 is unknown"));
+        let mut world = World::new(config(Fence::Marks));
+        world.seen.link.macs.clear();
+        world.config.marks.macs.insert(server, [mac].into());
+        let (_, plan) = run(
+            &mut world,
+            BACKUP,
+            &[("again", |world| {
+                world.config.marks.macs.clear();
+                Ok(())
+            })],
+        );
+        assert!(plan.unwrap().warnings().is_empty());
+    }
+
+    #[test]
+    fn a_job_waits_for_its_turn() {
+        let (start, config, ms) = (Instant::now(), config(Fence::Marks), Duration::from_millis);
+        // The action after a turn that was not to be had, in words, so long after the start.
+        let after = |task: Task, waited: Duration, turn: Result<Turn>| {
+            let (mut job, now) = (Job::new(task, start), start + waited);
+            job.on(&config, start, Event::Time);
+            let action = job.on(&config, now, Event::Turn(turn));
+            let word = word(&job, &action, 0);
+            let (word, _) = word.split_once([' ', ':']).unwrap_or((&word, ""));
+            if let Action::Wait(until) = action { format!("{word} {:?}", until - now) } else { word.to_owned() }
+        };
+        // Behind another process that works, and behind a request that may give up or be killed.
+        let rows: &[(Task, fn() -> Error, Duration, &str)] = &[
+            (BACKUP, locked, ms(0), "wait 2ms"),
+            (BACKUP, superseded, ms(0), "wait 30ms"),
+            (Task::Repair, locked, ms(0), "wait 2ms"),
+            (BACKUP, locked, LOCK_LIMIT, "wait 2ms"),
+            (BACKUP, locked, LOCK_LIMIT + ms(1), "give"),
+            (BACKUP, superseded, LOCK_LIMIT, "wait 30ms"),
+            (BACKUP, superseded, LOCK_LIMIT + ms(1), "end"),
+            (Task::Release, locked, LOCK_LIMIT + ms(1), "end"),
+            (Task::Fix, locked, LOCK_LIMIT + ms(1), "end"),
+        ];
+        for (task, error, waited, expected) in rows {
+            assert_eq!(after(*task, *waited, Ok(Turn::Waits(error()))), *expected, "{task:?}, {}, {waited:?}", error());
+        }
+        // Refused. Those that yield try again, but for those that are planned anew anyway.
+        let rows: &[(Task, fn() -> Error, Duration, &str)] = &[
+            (BACKUP, superseded, ms(0), "end"),
+            (BACKUP, full, ms(0), "give"),
+            (Task::Release, superseded, ms(0), "end"),
+            (Task::Fix, superseded, ms(0), "wait 2ms"),
+            (Task::Fix, superseded, LOCK_LIMIT - ms(1), "wait 2ms"),
+            (Task::Fix, superseded, LOCK_LIMIT, "end"),
+            (Task::Fix, full, ms(0), "end"),
+            (Task::Apply(Apply::All), superseded, ms(0), "wait 2ms"),
+            (Task::Repair, superseded, ms(0), "end"),
+            (Task::RestoreVips, superseded, ms(0), "end"),
+        ];
+        for (task, error, waited, expected) in rows {
+            assert_eq!(after(*task, *waited, Err(error())), *expected, "{task:?}, {}, {waited:?}", error());
+        }
+    }
+
+    #[test]
+    fn only_roles_and_releases_supersede_other_requests() {
+        let rows = [
+            (MASTER, "master", true),
+            (Task::Release, "release", true),
+            (Task::Apply(Apply::All), "apply", false),
+            (Task::Repair, "repair", false),
+            (Task::RestoreVips, "repair", false),
+            (Task::Fix, "fix", false),
+        ];
+        for (task, name, supersedes) in rows {
+            assert_eq!((&*task.name(), task.supersedes()), (name, supersedes), "{task:?}");
+        }
+    }
+}

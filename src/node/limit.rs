@@ -159,6 +159,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn a_bucket_gives_so_many_at_once_and_then_one_each_interval() {
@@ -173,6 +174,11 @@ mod tests {
         assert_eq!(taken(SECOND * 3, 10), 1);
         assert_eq!(taken(SECOND * 100, 10), 3);
         assert_eq!(taken(SECOND * 100, 10), 0);
+        // Nor is there more than a full bucket after a part of it was taken.
+        assert_eq!(taken(SECOND * 200, 2), 2);
+        assert_eq!(taken(SECOND * 202, 1), 1);
+        assert_eq!(taken(SECOND * 204, 10), 3);
+        assert_eq!([205, 207, 208].map(|at| taken(SECOND * at, 10)), [1, 2, 1]);
     }
 
     /// Simulates a director for so long: each quarter of a second `asks` names the nodes that ask.
@@ -243,9 +249,10 @@ mod tests {
         requests.begin(now);
         requests.ask(now + SECOND, 8);
         requests.end(now + SECOND);
-        requests.ask(now + SECOND + JUST_SENT / 2, 8);
+        requests.ask(now + SECOND + JUST_SENT - MS, 8);
         assert!(!requests.is_due(now + 9 * SECOND));
-        requests.ask(now + 3 * SECOND, 8);
+        requests.ask(now + SECOND + JUST_SENT, 8);
+        assert!(!requests.is_due(now + SECOND + RESYNC - MS) && requests.is_due(now + SECOND + RESYNC));
         assert!(requests.is_due(now + 3 * SECOND));
         // A reason of its own has the same limits.
         requests.begin(now + 3 * SECOND);
@@ -275,7 +282,29 @@ mod tests {
         let (now, mut requests) = (Instant::now(), ResyncRequests::default());
         (0..2000).for_each(|n| requests.ask(now + SECOND * (n / 100), n.into()));
         assert_eq!(requests.asking.len(), NODES);
+        requests.ask(now + 20 * SECOND, 1999);
+        assert_eq!(requests.asking.len(), NODES);
         requests.ask(now + 3600 * SECOND, 1);
         assert_eq!(requests.asking.len(), 1);
+    }
+
+    /// At first 2 s. A node that did not ask for ten minutes starts anew.
+    #[test]
+    fn a_node_that_asks_again_waits_longer_each_time() {
+        let (start, mut requests) = (Instant::now(), ResyncRequests::default());
+        let serve = |at: Duration| {
+            requests.ask(start + at, 7);
+            assert!(requests.is_due(start + at), "{at:?}");
+            requests.begin(start + at);
+            requests.end(start + at);
+            // How long it waits then.
+            let asked = |wait: &u64| {
+                requests.ask(start + at + SECOND * (*wait as u32), 7);
+                requests.is_due(start + at + SECOND * (*wait as u32))
+            };
+            (1..=300).find(asked)
+        };
+        let waits = [Duration::ZERO, 2 * SECOND, 606 * SECOND - MS, 1214 * SECOND - MS].map(serve);
+        assert_eq!(waits, [2, 4, 8, 2].map(Some));
     }
 }

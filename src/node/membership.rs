@@ -152,6 +152,8 @@ mod tests {
     use super::*;
     use crate::marks::Mac;
 
+    const MS: Duration = Duration::from_millis(1);
+
     fn beacon(node: u64, role: Role) -> Beacon {
         Beacon { id: 254, node, role, known: 1000, told: (3, 990), wants: node == 1 }
     }
@@ -174,8 +176,9 @@ mod tests {
         let mut view = View::default();
         view.heard(now, beacon(7, Role::Master));
         view.heard(now, beacon(9, Role::Backup));
-        assert_eq!(view.directors(now).count(), 1);
-        assert_eq!(view.directors(now + SILENCE).count(), 0);
+        assert_eq!([now, now + SILENCE - MS, now + SILENCE].map(|at| view.directors(at).count()), [1, 1, 0]);
+        view.present(now, presence(7, "192.0.2.1", &[]));
+        assert_eq!([now, now + SILENCE - MS, now + SILENCE].map(|at| view.presences(at).count()), [1, 1, 0]);
     }
 
     #[test]
@@ -208,7 +211,7 @@ mod tests {
         view.present(now, presence(1, "192.0.2.1", &[]));
         assert_eq!(director(&view, now, Some(one)), Ok(Some(two)));
         // Both are silent.
-        assert_eq!(director(&view, now + SILENCE, Some(two)), Err(Unheard));
+        assert_eq!(director(&view, now + DEAD - MS, Some(two)), Err(Unheard));
         assert_eq!(director(&view, now + DEAD, Some(two)), Ok(None));
         assert_eq!(director(&view, now + DEAD, "192.0.2.3".parse().ok()), Err(Unheard));
         // Another node is heard meanwhile.
@@ -241,10 +244,13 @@ mod tests {
         assert!(!view.heard(now, beacon(9, Role::Master)) && view.heard(now, beacon(1, Role::Backup)));
         assert_eq!((view.directors(now).count(), view.other_clusters(now)), (0, 2));
         assert_eq!(view.presences(now).map(|presence| presence.node).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(view.other_clusters(now + DEAD), 0);
+        assert_eq!([DEAD - MS, DEAD].map(|after| view.other_clusters(now + after)), [2, 0]);
+        assert!(!view.heard(now + DEAD - MS, beacon(9, Role::Master)));
         assert!(view.heard(now + DEAD, beacon(9, Role::Master)));
-        // A node's number is not given away.
-        assert!(!view.present(now, of(1, 200)) && view.heard(now, beacon(1, Role::Master)));
+        // A node's number is not given away, unless it has fallen silent.
+        let late = now + SILENCE - MS;
+        assert!(!view.present(late, of(1, 200)) && view.heard(late, beacon(1, Role::Master)));
+        assert!(!view.present(late + MS, of(1, 200)) && !view.heard(late + MS, beacon(1, Role::Master)));
         // Without VIPs of its own a node believes all.
         assert!(View::default().present(now, of(9, 200)));
     }
@@ -262,5 +268,41 @@ mod tests {
         // Nodes that are there keep their places.
         view.heard(now, beacon(1, Role::Backup));
         assert_eq!(view.directors(now).count(), NODES - 1);
+        view.present(now, presence(1, "192.0.2.1", &["mail"]));
+        assert_eq!(view.presences(now).filter(|presence| presence.directs.contains("mail")).count(), 1);
+        view.present(now + DEAD - MS, Presence { vips: [1].into(), ..presence(20_001, "192.0.2.1", &[]) });
+        assert_eq!(view.other_clusters(now + DEAD), 1);
+    }
+
+    /// The places of nodes that are gone are free, as soon as these are forgotten.
+    #[test]
+    fn a_new_node_takes_the_place_of_one_that_is_gone() {
+        let (now, own) = (Instant::now(), ["192.0.2.254".parse().unwrap()]);
+        let foreign = |node: u64| Presence { vips: [node as u32].into(), ..presence(node, "192.0.2.1", &[]) };
+        let full = || {
+            let mut view = View::of(own);
+            for node in 1..=NODES as u64 {
+                view.heard(now, beacon(node, Role::Master));
+                view.present(now, presence(100 + node, "192.0.2.1", &[]));
+                view.present(now, foreign(200 + node));
+            }
+            view
+        };
+        for (after, [heard, present, other]) in [
+            (SILENCE - MS, [false, false, false]),
+            (SILENCE, [true, false, false]),
+            (DEAD - MS, [true, false, false]),
+            (DEAD, [true, false, true]),
+            (REMEMBERED - MS, [true, false, true]),
+            (REMEMBERED, [true, true, true]),
+        ] {
+            let (at, mut view) = (now + after, full());
+            view.heard(at, beacon(99, Role::Master));
+            assert_eq!(view.directors(at).any(|director| director.node == 99), heard, "{after:?}");
+            view.present(at, presence(199, "192.0.2.1", &[]));
+            assert_eq!(view.presences(at).any(|presence| presence.node == 199), present, "{after:?}");
+            view.present(at, foreign(299));
+            assert_eq!(view.heard(at, beacon(299, Role::Backup)), !other, "{after:?}");
+        }
     }
 }

@@ -86,3 +86,31 @@ pub(super) fn plan(config: &Config, memory: &Memory, seen: &Observation) -> Resu
 fn nothing(memory: &Memory) -> Plan {
     Plan::beside(&memory.state, Vec::new())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fence::Fence;
+    use super::super::model::{World, config};
+    use super::super::role::Role;
+    use super::*;
+    use crate::ipvs::Table;
+
+    #[test]
+    fn a_repair_leaves_alone_what_only_the_memory_lacks() {
+        let rows: [(fn(&mut World), usize); 5] = [
+            (|_| (), 0),
+            (|world| world.seen.vips.values_mut().for_each(Vec::clear), 3),
+            (|world| world.memory.loaded = Table::new(), 0),
+            // A role that was not reached is recorded.
+            (|world| world.memory.state.group_mut("").role = Some((Role::Backup, false)), 2),
+            (|world| world.memory.state.groups.clear(), 0),
+        ];
+        for (number, (change, steps)) in rows.into_iter().enumerate() {
+            let mut world = World::new(config(Fence::Marks));
+            world.take_on(Role::Backup);
+            change(&mut world);
+            let plan = plan(&world.config, &world.memory, &world.seen).unwrap();
+            assert_eq!(plan.steps().len(), steps, "{number}: {plan}");
+        }
+    }
+}

@@ -424,11 +424,38 @@ mod tests {
     }
 
     #[test]
+    fn pauses_grow() {
+        let pauses = |next: fn(&mut Pauses) -> Duration| {
+            let mut pauses = Pauses::new();
+            [(); 7].map(|()| next(&mut pauses).as_millis())
+        };
+        assert_eq!(pauses(Pauses::next), [2, 4, 8, 16, 32, 50, 50]);
+        assert_eq!(pauses(Pauses::next_behind_later), [30, 60, 120, 240, 250, 250, 250]);
+    }
+
+    #[test]
+    fn only_a_missing_file_counts_as_none() {
+        let dir = requests("missing");
+        let file = dir.directory.join("file");
+        let inside = |directory: &str| Requests::new(&dir.directory.join(directory), "");
+        assert_eq!(inside("missing").latest().unwrap(), 0);
+        assert!(!inside("missing").is_pending().unwrap());
+        fs::write(&file, "").unwrap();
+        assert!(inside("file").latest().is_err() && inside("file").is_pending().is_err());
+        assert_eq!(condition(&dir.directory.join("missing")).unwrap(), Condition::Gone);
+        assert!(condition(&file.join("missing")).is_err());
+        remove_if_there(&dir.directory.join("missing")).unwrap();
+        assert!(remove_if_there(&dir.directory).is_err());
+        assert!(inside("missing").draw("backup").is_err() && inside("file").draw("backup").is_err());
+        fs::remove_dir_all(&dir.directory).unwrap();
+    }
+
+    #[test]
     fn requests_are_numbered_and_one_works_at_a_time() {
         let dir = requests("lock");
         let draw = || begun(&dir);
         let (first, second) = (draw(), draw());
-        assert_eq!((first.number, second.number, dir.latest().unwrap()), (1, 2, 2));
+        assert_eq!((first.number(), second.number(), dir.latest().unwrap()), (1, 2, 2));
         assert_eq!((first.later().unwrap(), second.later().unwrap()), (Later::Lives(2), Later::None));
         // As if killed: its end is not recorded.
         let third = draw();
@@ -441,7 +468,14 @@ mod tests {
         assert_eq!(dir.numbers().unwrap(), [2, 3]);
         let held = dir.lock(Duration::ZERO).unwrap();
         assert!(matches!(dir.lock(Duration::from_millis(20)), Err(Error::Locked { .. })));
-        drop(held);
+        // It is freed in time.
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                thread::sleep(Duration::from_millis(20));
+                drop(held);
+            });
+            dir.lock(Duration::from_secs(10)).unwrap();
+        });
         dir.lock(Duration::ZERO).unwrap();
         fs::remove_dir_all(&dir.directory).unwrap();
     }
@@ -518,8 +552,10 @@ mod tests {
         drop(drawing("drawing.1.1"));
         let lives = drawing("drawing.2.2");
         flock(&lives, FlockOperation::NonBlockingLockExclusive).unwrap();
+        drop(drawing("state"));
         drop(third);
         assert_eq!(dir.numbers().unwrap(), [1, 3]);
+        assert!(dir.directory.join("state").exists());
         assert!(!dir.directory.join("drawing.1.1").exists() && dir.directory.join("drawing.2.2").exists());
         drop(first);
         assert_eq!(dir.numbers().unwrap(), [3]);

@@ -85,8 +85,7 @@ impl fmt::Debug for Key {
 }
 
 fn halves(code: [u8; 32]) -> [u128; 2] {
-    let number = |from: usize| code[from..from + 16].iter().fold(0, |number, octet| number << 8 | u128::from(*octet));
-    [number(0), number(16)]
+    [0, 16].map(|from| u128::from_be_bytes(std::array::from_fn(|place| code[from + place])))
 }
 
 /// Why a text is not accepted.
@@ -383,6 +382,17 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_is_answered_for_five_seconds() {
+        let (now, mut a) = (Instant::now(), seal(0xa));
+        for (after, answers) in [(LATELY - SECOND / 1000, " b 1 a "), (LATELY, " b 1 - ")] {
+            let mut b = seal(0xb);
+            assert_eq!(b.open(now, &a.close(now, "text".into())), Err(Unsealed::NotMet));
+            let text = b.close(now + after, "text".into());
+            assert!(text.contains(answers), "{text}");
+        }
+    }
+
+    #[test]
     fn memory_is_bounded_and_old_texts_are_refused_when_it_is_full() {
         let now = Instant::now();
         let mut node = seal(1);
@@ -400,6 +410,10 @@ mod tests {
             recorded.push(text);
         }
         assert_eq!((node.known.len(), node.unanswered.len()), (KNOWN, UNANSWERED));
+        // One that is known still is.
+        let mut known = seal(1000);
+        known.count = 7;
+        assert_eq!(node.open(now, &known.close(now, "text".into())), Ok(()));
         assert_eq!(meet(&mut node, 5).0, Err(Unsealed::NotMet));
         assert_eq!(node.known.len(), 0);
         for text in &recorded {

@@ -138,6 +138,32 @@ mod tests {
     }
 
     #[test]
+    fn services_of_the_configuration_and_on_its_vips_are_the_nodes() {
+        let mut config = Config::new("eth0", ["192.0.2.1".parse().unwrap()]);
+        let mark = format!("fwmark {}", config.marks.values.local());
+        let loaded = read(&format!("-A -t 192.0.2.1:53 -s rr\n-A -f {} -s rr\n", config.marks.values.local()));
+        // Whose each is: with services in the configuration, with none, and with none and a second
+        // group.
+        for (id, expected) in [
+            ("tcp 192.0.2.1:80", [true, true, true]),
+            ("tcp 192.0.2.1:53", [true, true, true]),
+            ("tcp 192.0.2.1:25", [false, true, true]),
+            ("tcp 192.0.2.9:80", [false, false, false]),
+            ("fwmark 7", [false, true, false]),
+            (&mark, [false, false, false]),
+        ] {
+            let id = id.parse().unwrap();
+            let groups = [vec![""], vec![""], vec!["", "mail"]];
+            let found = [Some(read(LOADED)), None, None].into_iter().zip(groups).map(|(services, groups)| {
+                config.services = services;
+                config.groups = groups.into_iter().map(str::to_owned).collect();
+                is_ours(&config, &loaded, &id)
+            });
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{id}");
+        }
+    }
+
+    #[test]
     fn services_are_loaded_where_all_are_missing() {
         assert_eq!(desire(LOADED, "", ""), LOADED);
         assert_eq!(desire(LOADED, LOADED, ""), LOADED);
@@ -158,6 +184,9 @@ mod tests {
                 assert_eq!(desire(LOADED, "", &live), read(&live).to_string());
             }
         }
+        // One that was removed stays so beside one that the configuration lacks now.
+        let [web, mail, more] = [80, 25, 53].map(|port| format!("-A -t 192.0.2.1:{port} -s rr\n"));
+        assert_eq!(desire(&format!("{web}{more}"), &format!("{web}{mail}"), &mail), more);
         let all = desired(&read(LOADED), &read(LOADED), &read(&LOADED.replace("-w 4", "-w 0")), Apply::All);
         assert_eq!(all.to_string(), LOADED);
     }

@@ -965,11 +965,293 @@ mod tests {
         // While a role is under way its process may be at work.
         let under_way = (Role::Backup, false);
         assert_eq!(bench.look(10_000, under_way, 3, &gone), [""; 0]);
-        assert_eq!(bench.look(29_000, under_way, 3, &gone), [""; 0]);
-        assert_eq!(bench.look(31_000, under_way, 3, &gone), ["Request(0, Repair)"]);
+        assert_eq!(bench.look(30_000, under_way, 3, &gone), [""; 0]);
+        assert_eq!(bench.look(30_001, under_way, 3, &gone), ["Request(0, Repair)"]);
+        let end = |task| Event::Ended { group: 0, task, end: done(), request: 3 };
+        bench.on(30_001, end(Task::RestoreVips));
         assert_eq!(bench.engine.counts.repairs, 0);
-        bench.on(31_000, Event::Ended { group: 0, task: Task::Repair, end: done(), request: 3 });
+        bench.on(30_002, end(Task::Repair));
         assert_eq!(bench.engine.counts.repairs, 1);
+        // One that was asked for otherwise has repaired nothing.
+        bench.on(30_003, end(Task::Repair));
+        assert_eq!(bench.engine.counts.repairs, 1);
+        // Another request is another role under way.
+        assert_eq!(bench.look(40_000, under_way, 3, &gone), [""; 0]);
+        assert_eq!(bench.look(51_000, under_way, 4, &gone), [""; 0]);
+        assert_eq!(bench.look(62_000, under_way, 4, &gone), [""; 0]);
+    }
+
+    #[test]
+    fn failures_are_logged_once_a_minute_and_warnings_when_they_are_new() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        let fail = |error: &str| Event::Failed { what: "beacon".into(), error: error.into() };
+        for (at, error, is_told) in [
+            (0, "full", true),
+            (1, "full", false),
+            (60_000, "full", false),
+            (60_001, "full", true),
+            (60_002, "x", true),
+        ] {
+            assert_eq!(!bench.on(at, fail(error)).is_empty(), is_told, "{at} {error}");
+        }
+        assert_eq!(bench.engine.counts.failures, 5);
+        let mut warn = |warnings: &[&str]| {
+            let warnings = warnings.iter().map(|text| (*text).to_owned()).collect();
+            let look = Look { role: Some((Role::Backup, true)), warnings, ..Look::default() };
+            bench.on(61_000, Event::Looked(Looks { groups: vec![look], counted: true, took: Duration::ZERO }))
+        };
+        assert_eq!(warn(&["a"]), ["tell warning: a"]);
+        assert_eq!(warn(&["a", "b"]), ["tell warning: b"]);
+        assert_eq!(warn(&["b"]), [""; 0]);
+        assert_eq!(warn(&["a", "b"]), ["tell warning: a"]);
+    }
+
+    #[test]
+    fn repairs_end_in_what_they_have_started() {
+        let ended = |task: Task, done: Done| Event::Ended { group: 0, task, end: End::Done(done), request: 1 };
+        let wants = |bench: &Bench| bench.engine.texts(254).0.wants;
+        // A node that knows all, and whose daemon that receives was not running, asks again.
+        for (started_backup, started_master) in [(true, false), (false, true), (false, false)] {
+            let mut bench = bench(VipOwner::Node, Extent::All);
+            bench.engine.learning.directs();
+            let done = Done { started_backup, started_master, ..Done::default() };
+            bench.on(0, ended(Task::Repair, done.clone()));
+            assert_eq!(wants(&bench), started_backup);
+            bench.remember(1, Some((Role::Master, true)));
+            let sends = bench.on(2, ended(Task::Repair, done));
+            assert_eq!(sends.len() + usize::from(bench.engine.requests.is_due(bench.now(5000))), 0, "{sends:?}");
+        }
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        let steps = vec!["VIP: add".to_owned()];
+        let restored = Done { steps, ..Done::default() };
+        assert_eq!(bench.on(0, ended(Task::RestoreVips, restored)), ["tell repair: VIP: add"]);
+        assert_eq!(bench.on(0, ended(Task::RestoreVips, Done::default())), [""; 0]);
+        assert_eq!(bench.engine.counts.repairs, 1);
+        // What was sent while the sync interface was another one did not arrive.
+        bench.engine.learning.directs();
+        bench.on(1, Event::NewSyncInterface);
+        assert!(wants(&bench));
+        assert_eq!(bench.engine.counts.repairs, 2);
+        assert_eq!(bench.remember(2, Some((Role::Master, true))), ["Resync"]);
+        assert_eq!(bench.on(3, Event::Resynced(None)), [""; 0]);
+        assert_eq!((bench.engine.counts.resyncs, bench.engine.texts(254).0.told), (0, (0, 0)));
+    }
+
+    #[test]
+    fn neighbours_that_are_other_nodes_are_learned() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        bench.on(0, Event::Director(0, Some(ip("192.0.2.12"))));
+        let mac = Some(Mac([2, 0, 0, 0, 0, 9]));
+        for (address, state, mac, expected) in [
+            ("192.0.2.13", NeighbourState::Reachable, mac, Some("LearnMacs({192.0.2.13}, {Mac([2, 0, 0, 0, 0, 9])})")),
+            ("192.0.2.13", NeighbourState::Reachable, None, None),
+            ("192.0.2.13", NeighbourState::Incomplete, mac, None),
+            ("192.0.2.13", NeighbourState::Failed, None, None),
+            ("192.0.2.12", NeighbourState::Stale, mac, Some("LearnMacs({192.0.2.12}, {Mac([2, 0, 0, 0, 0, 9])})")),
+            // The director does not answer.
+            ("192.0.2.12", NeighbourState::Failed, None, Some("Request(0, Repair)")),
+            // A client.
+            ("192.0.2.99", NeighbourState::Reachable, mac, None),
+        ] {
+            let interface = "eth0".to_owned();
+            let found = Neighbour { address: ip(address), mac, interface, index: 2, state, router: false };
+            let actions = bench.on(1, Event::Neighbour(found)).join(" ");
+            assert_eq!(actions, expected.unwrap_or_default(), "{address} {state:?}");
+        }
+        assert_eq!(bench.on(2, Event::LearnedMacs), ["Request(0, Repair)"]);
+    }
+
+    #[test]
+    fn the_node_wakes_up_when_something_is_to_be_done() {
+        let until = |bench: &Bench| bench.engine.until().map(|at| (at - bench.start).as_millis());
+        let failed = || End::Failed("it is full".into());
+        let mut roles = bench(VipOwner::Node, Extent::Roles);
+        assert_eq!(until(&roles), None);
+        roles.on(0, Event::Notified(0, Role::Backup));
+        roles.end(500, Role::Backup, failed(), 1);
+        assert_eq!(until(&roles), Some(1500));
+        // Another role that fails is tried again sooner than one that fails again.
+        roles.on(1500, Event::Time);
+        roles.end(1600, Role::Backup, failed(), 1);
+        assert_eq!(until(&roles), Some(3600));
+        roles.end(2000, Role::Fault, failed(), 2);
+        assert_eq!(until(&roles), Some(3000));
+        let mut all = bench(VipOwner::Node, Extent::All);
+        let mut at = |at: u64, event: Event| {
+            all.on(at, event);
+            until(&all)
+        };
+        // While it is looked at the whole, for the directors and the next beacon.
+        assert_eq!(at(299, Event::Time), Some(300));
+        assert_eq!(at(300, Event::Time), Some(600));
+        assert_eq!(at(900, Event::Time), Some(1000));
+        assert_eq!(at(1000, Event::Time), Some(1200));
+        let looked = Looks { groups: Vec::new(), counted: true, took: Duration::ZERO };
+        assert_eq!(at(1050, Event::Looked(looked)), Some(1200));
+        assert_eq!(at(2000, Event::Time), Some(2050));
+        assert_eq!(at(2050, Event::Time), Some(2300));
+    }
+
+    #[test]
+    fn vips_are_looked_at_after_what_keepalived_may_have_done() {
+        let idle = |owner| {
+            let mut bench = bench(owner, Extent::Roles);
+            bench.on(0, Event::Notified(0, Role::Backup));
+            bench.end(0, Role::Backup, done(), 1);
+            bench.on(300, Event::Time);
+            bench.on(300, Event::Shown(0, Some(Role::Backup)));
+            bench
+        };
+        let changed = |address: &str, index| Event::Address { address: ip(address), index, gone: true };
+        let looks = Event::Looked(Looks::default());
+        for (owner, event, shown_after) in [
+            (VipOwner::Keepalived, changed(VIP, 2), Some(300)),
+            (VipOwner::Keepalived, changed(VIP, LOOPBACK), None),
+            (VipOwner::Keepalived, changed("192.0.2.1", 2), None),
+            (VipOwner::Node, changed(VIP, 2), None),
+            (VipOwner::Keepalived, Event::Missed, Some(0)),
+            (VipOwner::Keepalived, looks, Some(0)),
+            (VipOwner::Node, Event::Missed, None),
+        ] {
+            let mut bench = idle(owner);
+            let text = format!("{owner:?} {event:?}");
+            let mut shown = vec![bench.on(1000, event)];
+            shown.extend((1001..=1300).map(|at| bench.on(at, Event::Time)));
+            let after = shown.iter().position(|actions| actions == &["Show(0)"]);
+            assert_eq!((after, bench.engine.until()), (shown_after, None), "{text}");
+        }
+        // What is looked at soon is not looked at sooner.
+        let mut bench = idle(VipOwner::Keepalived);
+        bench.on(1000, changed(VIP, 2));
+        assert_eq!(bench.on(1100, Event::Missed), [""; 0]);
+        // Lost notifications may be of anything.
+        let mut all = self::bench(VipOwner::Node, Extent::All);
+        all.look(0, (Role::Backup, true), 1, &[]);
+        let now = all.now(500);
+        assert!(all.engine.on(now, Event::Missed).iter().any(|action| matches!(action, Action::Look)));
+    }
+
+    #[test]
+    fn a_role_that_the_vips_show_lasts_by_itself() {
+        let mut bench = bench(VipOwner::Keepalived, Extent::Roles);
+        for (at, role, expected) in [
+            (0, Role::Backup, ""),
+            (200, Role::Master, ""),
+            (400, Role::Master, ""),
+            (500, Role::Master, "Request(0, Role(Master))"),
+        ] {
+            let actions = bench.on(at, Event::Shown(0, Some(role)));
+            assert_eq!(actions.last().map_or("", |action| action), expected, "{at}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_looked_at_soon_once() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        let mut pause = |at: u64, drift: &[&str]| {
+            let drift = drift.iter().map(|step| (*step).to_owned()).collect();
+            let look = Look { role: Some((Role::Backup, false)), request: 1, drift, ..Look::default() };
+            let looks = Looks { groups: vec![look], counted: true, took: Duration::from_secs(1) };
+            bench.on(at, Event::Looked(looks));
+            (bench.engine.look_at - bench.now(at)).as_secs()
+        };
+        let pauses = [(0, vec![]), (1, vec!["x"]), (2, vec!["x"]), (3, vec![]), (4, vec!["x"])];
+        assert_eq!(pauses.map(|(at, drift)| pause(at * 10_000, &drift)), [10, 1, 10, 10, 1]);
+    }
+
+    #[test]
+    fn other_tables_and_other_clusters_are_warned_of() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        let mut look = |at: u64, table: u64, address: &str, vips: &[u32]| {
+            let (table, vips) = (Some(TableDigest { table, order: 0 }), vips.iter().copied().collect());
+            let addresses = [ip(address), ip("192.0.2.200")].into();
+            let of = Presence { id: 254, node: 9, addresses, table, vips, ..Presence::default() };
+            bench.on(at, Event::Heard(Heard::Presence(of)));
+            let told = bench.look(at, (Role::Backup, true), 1, &[]);
+            (told.join(" "), bench.engine.counts.unequal.len(), bench.engine.counts.other_clusters)
+        };
+        let unequal = "has other services, destinations or weights than this node";
+        let none = || (String::new(), 0, 0);
+        assert_eq!(look(0, 7, "192.0.2.12", &[]), none());
+        assert_eq!(look(30_000, 7, "192.0.2.12", &[]), none());
+        assert_eq!(look(30_001, 7, "192.0.2.12", &[]), (format!("tell warning: 192.0.2.12 {unequal}"), 1, 0));
+        assert_eq!(look(30_002, 7, "192.0.2.12", &[]), (String::new(), 1, 0));
+        // It was equal meanwhile.
+        assert_eq!(look(40_000, 0, "192.0.2.12", &[]), none());
+        assert_eq!(look(50_000, 7, "192.0.2.13", &[]), none());
+        // By the address by which it is known here, and by another if it is not.
+        assert_eq!(look(81_000, 7, "192.0.2.201", &[]), (format!("tell warning: 192.0.2.200 {unequal}"), 1, 0));
+        assert_eq!(look(82_000, 7, "192.0.2.213", &[]), (String::new(), 1, 0));
+        let cluster = "tell warning: another cluster on eth0 uses sync id 254: give one of the two another [sync] id";
+        assert_eq!(look(90_000, 0, "192.0.2.12", &[1]), (cluster.to_owned(), 1, 1));
+        assert_eq!(
+            look(99_000, 0, "192.0.2.12", &Presence::digests([ip(VIP)]).into_iter().collect::<Vec<_>>()),
+            none()
+        );
+    }
+
+    #[test]
+    fn what_a_node_tells_the_others() {
+        let start = Instant::now();
+        let group = |name: &str, vip: &str| Supervised {
+            name: name.into(),
+            vips: vec![ip(vip)],
+            owner: VipOwner::Node,
+            follows: true,
+            director: None,
+        };
+        let sync = crate::node::Config::new("eth0", [ip(VIP)]).sync;
+        let groups = || vec![group("web", VIP), group("mail", "192.0.2.253")];
+        let (reached, backup) = (Some((Role::Master, true)), Some((Role::Backup, true)));
+        for (roles, role, directs, wants) in [
+            ([None, None], Role::Stop, &[][..], false),
+            ([backup, None], Role::Backup, &[], true),
+            ([None, backup], Role::Backup, &[], true),
+            ([Some((Role::Backup, false)), backup], Role::Backup, &[], false),
+            ([backup, Some((Role::Master, false))], Role::Master, &[], false),
+            ([backup, reached], Role::Master, &["mail"], false),
+            ([reached, reached], Role::Master, &["mail", "web"], false),
+        ] {
+            let mut engine = Engine::new(start, 7, Extent::All, groups(), &sync);
+            let remembered = roles.map(|role| Remembered { role, ..Remembered::default() });
+            engine.on(start, Event::Remembered(remembered.into()));
+            let looks = [(3, 5), (4, 5)].map(|(connections, marked)| Look { connections, marked, ..Look::default() });
+            engine.on(start, Event::Looked(Looks { groups: looks.into(), counted: true, took: Duration::ZERO }));
+            // Those of the marks are in each group's look. A director sends its own.
+            let known = if directs.is_empty() { 12 } else { 7 };
+            let (beacon, presence) = engine.texts(254);
+            assert_eq!(beacon, Beacon { id: 254, node: 7, role, known, told: (0, 0), wants }, "{roles:?}");
+            let expected = Presence {
+                id: 254,
+                node: 7,
+                table: Some(TableDigest::default()),
+                directs: directs.iter().map(|name| (*name).to_owned()).collect(),
+                vips: Presence::digests([ip(VIP), ip("192.0.2.253")]),
+                ..Presence::default()
+            };
+            assert_eq!(presence, expected);
+            assert_eq!(engine.counts.directs, !directs.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_a_node_that_sees_the_others_sends_beacons() {
+        for extent in [Extent::Roles, Extent::All] {
+            let mut bench = bench(VipOwner::Node, extent);
+            let mut sends = |at: u64, event: Event| {
+                let now = bench.now(at);
+                bench.engine.on(now, event).iter().any(|action| matches!(action, Action::SendBeacon))
+            };
+            let end = Event::Ended { group: 0, task: Task::Role(Role::Backup), end: done(), request: 1 };
+            // When a role has ended, and each second.
+            assert_eq!(
+                [sends(500, end), sends(1499, Event::Time), sends(1500, Event::Time)],
+                [extent == Extent::All, false, extent == Extent::All]
+            );
+        }
+        // Nor does it restore VIPs.
+        let mut bench = bench(VipOwner::Node, Extent::Roles);
+        assert_eq!(bench.on(0, Event::Address { address: ip(VIP), index: 2, gone: true }), [""; 0]);
     }
 
     #[test]
@@ -1032,6 +1314,39 @@ mod tests {
         assert_eq!(bench.on(9800, Event::Time), ["Point(0, None)"]);
         // Its own texts are none.
         assert_eq!(bench.on(9900, presence(7, "192.0.2.11", "web")), [""; 0]);
+        bench.on(9900, beacon(7, Role::Master, (0, 0), true));
+        bench.on(10_300, Event::Time);
+        assert_eq!((bench.engine.counts.directors_heard, bench.engine.counts.at_director), (0, None));
+        // Ever another one: some changes at once, then one every 5 s.
+        let mut points = 0;
+        for n in 0..20 {
+            let (one, other) = if n % 2 == 0 { (9, "192.0.2.12") } else { (10, "192.0.2.13") };
+            bench.on(20_000, presence(19 - one, if n % 2 == 0 { "192.0.2.13" } else { "192.0.2.12" }, ""));
+            points += bench.on(20_000, presence(one, other, "web")).len() - 1;
+        }
+        assert_eq!(points, BURST as usize);
+    }
+
+    #[test]
+    fn a_node_that_falls_behind_does_not_know_all() {
+        for (role, knows_all) in [(Role::Backup, false), (Role::Master, true)] {
+            let mut bench = bench(VipOwner::Node, Extent::All);
+            bench.on(100, beacon(9, Role::Master, (3, 90), false));
+            bench.on(600, beacon(9, Role::Master, (4, 90), false));
+            bench.on(800, Event::Counted(90));
+            assert!(bench.engine.counts.knows_all);
+            bench.remember(900, Some((role, true)));
+            for n in 1..=5 {
+                bench.on(1000 * n, beacon(9, Role::Master, (4, 90), false));
+                assert!(bench.engine.counts.knows_all);
+                let groups = vec![Look::default()];
+                bench.on(1000 * n, Event::Looked(Looks { groups, counted: true, took: Duration::ZERO }));
+                assert_eq!((bench.engine.counts.directors_heard, bench.engine.counts.at_director), (1, Some(100)));
+            }
+            assert_eq!(bench.engine.counts.knows_all, knows_all, "{role}");
+            bench.look(9000, (role, true), 1, &[]);
+            assert_eq!(bench.engine.counts.at_director, None);
+        }
     }
 
     #[test]
@@ -1054,6 +1369,7 @@ mod tests {
         assert_eq!(bench.on(1300, beacon(10, Role::Backup, (0, 0), true)), [""; 0]);
         assert_eq!(bench.remember(1300, Some((Role::Master, true))), ["Resync"]);
         assert_eq!(bench.on(1500, Event::Resynced(Some(120))), ["tell told: sent 120 connections to the other nodes"]);
+        assert_eq!(bench.engine.counts.resyncs, 1);
         let (beacon, presence) = bench.engine.texts(254);
         assert_eq!((beacon.role, beacon.told, beacon.wants), (Role::Master, (1, 120), false));
         assert_eq!((presence.node, presence.directs), (7, ["web".to_owned()].into()));

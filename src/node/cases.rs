@@ -206,6 +206,16 @@ const STORIES: &[Story] = &[
         case.roles(&[Role::Backup, Role::Master, Role::Backup]);
         case.release();
     }),
+    ("another interface", marks, |case| {
+        case.was(&UP);
+        let interface = ArpTarget::Interface("eth1".into());
+        case.world.config.interface = "eth1".into();
+        case.world.config.arp.iter_mut().for_each(|arp| arp.target = interface.clone());
+        case.world.seen.marks.qdiscs.insert("eth1".into(), None);
+        case.world.seen.arp.push((interface, Settings::KERNEL));
+        case.world.seen.addresses.push(located("192.0.2.11", "eth1", Scope::Global));
+        case.role(Role::Master);
+    }),
     ("a VIP of another program", marks, |case| {
         case.place_vip("other0");
         case.roles(&UP);
@@ -471,6 +481,13 @@ const STORIES: &[Story] = &[
         case.world.memory.legacy = SERVICES.parse().unwrap();
         case.world.seen.table = SERVICES.parse().unwrap();
         case.roles(&UP);
+    }),
+    ("version 1, and a group that has no role yet", marks, |case| {
+        case.world.config.groups = [String::new(), "mail".to_owned()].into();
+        case.world.memory.state.legacy = Some(Legacy::Whole);
+        case.world.memory.legacy = SERVICES.parse().unwrap();
+        case.world.seen.table = SERVICES.parse().unwrap();
+        case.role(Role::Backup);
     }),
     ("the VIP is removed by another program", marks, |case| {
         case.was(&UP);

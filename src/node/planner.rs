@@ -978,7 +978,347 @@ fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::model::{SERVICES, VIP, World, config, ip};
+    use crate::node::model::{SERVICES, VIP, World, config, ip, located};
+    use crate::vip::{AssignedAddress, Scope};
+
+    /// A node that has taken on these roles.
+    fn world(fence: Fence, roles: &[Role]) -> World {
+        let mut world = World::new(config(fence));
+        roles.iter().for_each(|role| drop(world.take_on(*role)));
+        world
+    }
+
+    fn group(world: &mut World) -> &mut Group {
+        world.memory.state.group_mut("")
+    }
+
+    fn is_local(world: &World, id: &ServiceId) -> bool {
+        matches!(id, ServiceId::Fwmark { mark, .. } if *mark == world.config.marks.values.local())
+    }
+
+    /// Each row breaks one condition. The first ones break none.
+    #[test]
+    fn a_backup_that_is_ready_is_promoted_in_brief() {
+        type Row = (bool, fn(&mut World));
+        let rows: [Row; 18] = [
+            (true, |_| ()),
+            (true, |world| group(world).loaded = None),
+            (true, |world| group(world).role = Some((Role::Fault, true))),
+            (false, |world| world.memory.state.groups.clear()),
+            (false, |world| group(world).role = None),
+            (false, |world| group(world).role = Some((Role::Backup, false))),
+            (false, |world| group(world).role = Some((Role::Master, true))),
+            (false, |world| group(world).fence = Some(Fence::Clear)),
+            (false, |world| world.config.fence = Fence::Clear),
+            (false, |world| group(world).vips.clear()),
+            (false, |world| world.memory.state.syncs = false),
+            (false, |world| world.memory.state.marks = None),
+            (false, |world| world.memory.state.legacy = Some(Legacy::Whole)),
+            (false, |world| world.memory.state.peers.clear()),
+            (false, |world| world.seen.marks.outdated = world.seen.marks.rules.clone()),
+            (false, |world| world.seen.table.retain(|id| id.address().is_none())),
+            (false, |world| world.seen.marks.rules.clear()),
+            (false, |world| {
+                world.seen.vips.values_mut().for_each(|found| found.push(located(VIP, "eth9", Scope::Global)))
+            }),
+        ];
+        for (number, (ready, change)) in rows.into_iter().enumerate() {
+            let mut world = world(Fence::Marks, &[Role::Backup]);
+            change(&mut world);
+            let plan = in_brief(&world.config, Role::Master, &world.memory.state, &world.seen);
+            assert_eq!(plan.is_some(), ready, "{number}");
+        }
+        // Without a mark's service packets would be lost, and the same side is no promotion.
+        let mut world = world(Fence::Marks, &[Role::Backup]);
+        assert!(in_brief(&world.config, Role::Fault, &world.memory.state, &world.seen).is_none());
+        let local: Vec<ServiceId> = world.seen.table.services().map(|content| content.service.id).collect();
+        let local = local.into_iter().find(|id| is_local(&world, id)).unwrap();
+        world.seen.table.retain(|id| *id != local);
+        assert!(in_brief(&world.config, Role::Master, &world.memory.state, &world.seen).is_none());
+    }
+
+    #[test]
+    fn a_role_in_brief_is_done_where_nothing_is_left() {
+        let rows: [(bool, fn(&mut World)); 5] = [
+            (true, |_| ()),
+            (false, |world| world.seen.vips.values_mut().for_each(Vec::clear)),
+            (false, |world| world.seen.marks.rules.clear()),
+            (false, |world| world.seen.table = Table::new()),
+            // Placed by an earlier configuration.
+            (false, |world| {
+                let old = located("192.0.2.250", "eth0", Scope::Host);
+                group(world).vips.insert((old.address, "eth0".into()));
+                world.seen.vips.insert(old.address, vec![old]);
+            }),
+        ];
+        for (number, (done, change)) in rows.into_iter().enumerate() {
+            let mut world = world(Fence::Marks, &[Role::Backup, Role::Master]);
+            change(&mut world);
+            let found = is_done_in_brief(&world.config, Role::Master, &world.memory.state, &world.seen);
+            assert_eq!(found, done, "{number}");
+        }
+    }
+
+    #[test]
+    fn vips_are_restored_for_the_role_that_was_reached() {
+        let old = located("192.0.2.250", "eth0", Scope::Host);
+        for (role, expected) in [
+            (
+                Some((Role::Master, true)),
+                "1. record: master is reached\n2. VIP: add 192.0.2.254 to lo (scope host)\n3. VIP: add 192.0.2.254 to eth0\n\
+                 4. VIP: announce 192.0.2.254 on eth0\n5. VIP: remove 192.0.2.250 from eth0\n",
+            ),
+            (Some((Role::Backup, true)), "1. VIP: add 192.0.2.254 to lo (scope host)\n"),
+            (Some((Role::Master, false)), ""),
+            (Some((Role::Backup, false)), ""),
+            (None, ""),
+        ] {
+            let mut world = world(Fence::Marks, &[Role::Backup]);
+            world.seen.vips = [(ip(VIP), Vec::new()), (old.address, vec![old.clone()])].into();
+            group(&mut world).vips.insert((old.address, "eth0".into()));
+            group(&mut world).role = role;
+            let plan = restoration(&world.config, &world.memory.state, &world.seen).unwrap();
+            assert_eq!(plan.to_string(), expected, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn a_role_that_was_not_reached_is_remembered() {
+        use VipOwner::{Keepalived, Node};
+        let roles = [Some((Role::Master, false)), Some((Role::Backup, false))];
+        let [master, backup] = roles;
+        for (role, owner, before, expected) in [
+            (Role::Backup, Node, Some((Role::Master, true)), backup),
+            (Role::Backup, Node, Some((Role::Backup, true)), backup),
+            (Role::Backup, Node, None, backup),
+            (Role::Backup, Node, backup, None),
+            (Role::Backup, Keepalived, Some((Role::Master, true)), backup),
+            // keepalived has moved its VIP.
+            (Role::Master, Keepalived, Some((Role::Backup, true)), master),
+            (Role::Master, Keepalived, master, None),
+            (Role::Master, Node, Some((Role::Backup, true)), None),
+        ] {
+            let mut world = World::new(Config { vip_owner: owner, ..config(Fence::Marks) });
+            assert_eq!(unreached(&world.config, &world.memory.state, role), None);
+            group(&mut world).role = before;
+            let after = unreached(&world.config, &world.memory.state, role);
+            let expected = expected.map(|expected| {
+                let mut state = world.memory.state.clone();
+                state.group_mut("").role = Some(expected);
+                state
+            });
+            assert_eq!(after, expected, "{role} {owner:?} {before:?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_node_schedules_no_new_connections_of_its_vips() {
+        let world = world(Fence::Marks, &[Role::Backup]);
+        let values = world.config.marks.values;
+        let rule = |interface: &str, vip: &str, packets, mark| Rule {
+            interface: interface.into(),
+            vip: ip(vip),
+            packets,
+            mark,
+        };
+        let from = || Packets::From(Mac([2, 0, 0, 0, 0, 2]));
+        let rules =
+            [rule("eth0", VIP, from(), values.director(0)), rule("eth1", "192.0.2.253", from(), values.local())];
+        let opening = rule("eth0", VIP, Packets::Opening, values.local());
+        let expected = rules.iter().cloned().chain([opening]).collect();
+        assert_eq!(closed(&world.config, &rules.into()), expected);
+    }
+
+    #[test]
+    fn what_is_remembered_while_a_role_is_under_way_covers_what_it_may_have_changed() {
+        let mut world = world(Fence::Marks, &[Role::Backup]);
+        world.config.fence = Fence::Clear;
+        world.config.vips = vec![ip("192.0.2.253")];
+        world.config.services = Some(SERVICES.replace(VIP, "192.0.2.253").parse().unwrap());
+        world.seen.vips.insert(ip("192.0.2.253"), Vec::new());
+        let plan = world.plan(Role::Fault).unwrap();
+        let (during, after) = (plan.during.group(""), plan.after.group(""));
+        let [old, new] = [VIP, "192.0.2.253"].map(|vip| (ip(vip), "eth0".to_owned()));
+        assert_eq!((during.role, after.role), (Some((Role::Fault, false)), Some((Role::Fault, true))));
+        assert_eq!((during.fence, after.fence), (Some(Fence::Marks), Some(Fence::Clear)));
+        assert_eq!((during.vips, after.vips), ([old, new.clone()].into(), [new].into()));
+        assert_eq!((during.held, after.held), (true, true));
+        let loaded = [during.loaded, after.loaded].map(|id| id.unwrap().to_string());
+        assert_eq!(loaded, ["tcp 192.0.2.254:80", "tcp 192.0.2.253:80"]);
+        assert_eq!((plan.during.marks.is_some(), plan.after.marks), (true, None));
+        // A first role remembers what it is about to place.
+        let first = World::new(config(Fence::Clear)).plan(Role::Backup).unwrap();
+        assert!(first.during.group("").held && !first.during.group("").vips.is_empty());
+        assert!(first.during.group("").loaded.is_some());
+    }
+
+    #[test]
+    fn a_node_that_has_lost_its_address_can_still_let_go() {
+        let lose = |mut world: World| {
+            world.seen.own.clear();
+            world.seen.addresses.clear();
+            world
+        };
+        let lost = lose(world(Fence::Marks, &[Role::Backup]));
+        assert!(lost.plan(Role::Backup).unwrap().first_change().is_none());
+        assert!(lost.plan(Role::Fault).unwrap().first_change().is_none());
+        let error = |world: &World, role| world.plan(role).unwrap_err().to_string();
+        assert!(error(&lost, Role::Master).contains("no IPv4 address of its own"));
+        assert!(error(&lose(world(Fence::Marks, &[])), Role::Backup).contains("no IPv4 address of its own"));
+    }
+
+    #[test]
+    fn a_vip_in_another_place_is_refused_unless_this_node_has_placed_it() {
+        use VipOwner::{Keepalived, Node};
+        let foreign_prefix = |interface: &str| AssignedAddress { prefix: 24, ..located(VIP, interface, Scope::Global) };
+        let placed = |interface: &str| located(VIP, interface, Scope::Global);
+        for (owner, found, interface_before, refused) in [
+            (Node, placed("eth0"), "", false),
+            (Node, located(VIP, "lo", Scope::Host), "", false),
+            (Node, placed("eth1"), "", true),
+            (Node, placed("eth1"), "eth1", false),
+            (Node, placed("eth1"), "eth2", true),
+            (Node, foreign_prefix("eth0"), "", true),
+            (Node, foreign_prefix("eth1"), "eth1", true),
+            (Node, foreign_prefix("lo"), "", true),
+            (Keepalived, placed("eth0"), "", false),
+            (Keepalived, foreign_prefix("eth0"), "", false),
+            (Keepalived, foreign_prefix("lo"), "", true),
+            (Keepalived, placed("eth1"), "eth1", true),
+        ] {
+            let mut world = World::new(Config { vip_owner: owner, ..config(Fence::Marks) });
+            group(&mut world).vips = [(ip(VIP), interface_before.to_owned())].into();
+            let text = format!("{owner:?} {found} {interface_before}");
+            world.seen.vips = [(ip(VIP), vec![found])].into();
+            let result = refuse_foreign_vips(&world.config, &world.memory.state, &world.seen);
+            assert_eq!(result.is_err(), refused, "{text}");
+        }
+    }
+
+    #[test]
+    fn sync_daemons_of_another_program_are_refused_where_marks_need_the_nodes_own() {
+        for (fence, syncs, id, refused) in [
+            (Fence::Marks, false, 9, true),
+            (Fence::Marks, true, 9, false),
+            (Fence::Clear, false, 9, false),
+            (Fence::Clear, true, 9, false),
+            (Fence::Marks, false, 254, false),
+        ] {
+            let mut world = World::new(config(fence));
+            world.memory.state.syncs = syncs;
+            let daemon = SyncDaemon { sync_id: id, ..world.config.sync.daemon(SyncRole::Backup) };
+            world.seen.daemons.insert(SyncRole::Backup, Some(daemon));
+            let result = world.plan(Role::Backup);
+            assert_eq!(result.is_err(), refused, "{fence} {syncs} {id}");
+            // Fence clear leaves them alone, until they are its own.
+            let starts = result.map(|plan| plan.to_string().contains("--start-daemon backup")).unwrap_or_default();
+            assert_eq!(starts, syncs, "{fence} {syncs} {id}");
+        }
+    }
+
+    #[test]
+    fn tables_are_recorded_anew_where_they_are_of_a_group_of_before() {
+        let steps = |world: &World, role| world.plan(role).unwrap().to_string();
+        let mut marks = world(Fence::Marks, &[Role::Backup]);
+        assert_eq!(steps(&marks, Role::Backup), "");
+        marks.memory.inherited = true;
+        assert!(steps(&marks, Role::Backup).contains("record: 1 service loaded\n"));
+        let changes: [fn(&mut World); 2] = [|world| world.memory.inherited = true, |world| group(world).held = false];
+        for change in changes {
+            let mut clear = world(Fence::Clear, &[Role::Backup]);
+            assert_eq!(steps(&clear, Role::Backup), "");
+            change(&mut clear);
+            assert!(steps(&clear, Role::Backup).starts_with("1. record: 1 service kept for promotion\n"));
+            assert!(!steps(&clear, Role::Master).contains("kept for promotion"));
+        }
+    }
+
+    #[test]
+    fn troubles_say_what_is_wrong_with_which_node() {
+        let (peer, gateway, mac) = (ip("192.0.2.12"), ip("192.0.2.1"), Mac([2, 0, 0, 0, 0, 2]));
+        let service = "tcp 192.0.2.254:80".parse().unwrap();
+        for (trouble, text) in [
+            (Trouble::Unknown { peers: vec![peer, gateway] }, "the MAC address of 192.0.2.12, 192.0.2.1 is unknown: "),
+            (
+                Trouble::Gateway { peer, mac, gateway: peer },
+                "192.0.2.12 (02:00:00:00:00:02) is a gateway of this node: ",
+            ),
+            (
+                Trouble::Gateway { peer, mac, gateway },
+                "192.0.2.12 has the MAC address of the gateway 192.0.2.1 (02:00:00:00:00:02): ",
+            ),
+            (Trouble::Behind { peer, gateway }, "the destination 192.0.2.12 is behind the gateway 192.0.2.1: "),
+            (
+                Trouble::Loopback { service, address: ip("127.0.0.1") },
+                "tcp 192.0.2.254:80 has the destination 127.0.0.1: ",
+            ),
+        ] {
+            assert!(trouble.to_string().starts_with(text), "{trouble}");
+        }
+    }
+
+    /// A peer without a MAC address that can be used is unknown, unless it is a gateway: that is
+    /// another trouble. One that is no destination any more is none.
+    #[test]
+    fn peers_are_the_servers_with_the_mac_addresses_that_are_theirs_alone() {
+        let [server, gone, gateway] = ["192.0.2.12", "192.0.2.77", "192.0.2.1"].map(ip);
+        let mac = |last| Mac([2, 0, 0, 0, 0, last]);
+        let mut world = World::new(config(Fence::Marks));
+        let found = |world: &World| {
+            let peers = peers(&world.config, &world.memory.state, &world.seen, &world.seen.table);
+            let kinds = |trouble: &Trouble| format!("{trouble:?}").split([' ', '{']).next().unwrap().to_owned();
+            let troubles = troubles(&world.config, &world.memory, &world.seen);
+            (peers, troubles.iter().map(kinds).collect::<Vec<_>>().join(" "))
+        };
+        let all = |macs: &[u8]| BTreeMap::from([(server, macs.iter().map(|last| mac(*last)).collect::<BTreeSet<_>>())]);
+        world.memory.state.peers = [(server, [mac(3)].into()), (gone, [mac(7)].into())].into();
+        world.config.marks.macs = [(server, [mac(4)].into())].into();
+        assert_eq!(found(&world), (all(&[2, 3, 4]), String::new()));
+        // Of this node, or of a gateway.
+        world.seen.link.own_macs = [mac(3)].into();
+        assert_eq!(found(&world), (all(&[2, 4]), String::new()));
+        world.seen.link.gateways = [(mac(2), gateway)].into();
+        assert_eq!(found(&world), (all(&[4]), "Gateway".into()));
+        world.config.marks.macs.clear();
+        assert_eq!(found(&world), (all(&[]), "Gateway".into()));
+        world.seen.link = Default::default();
+        world.memory.state.peers.clear();
+        assert_eq!(found(&world), (all(&[]), "Unknown".into()));
+        world.seen.link.behind = [(server, gateway)].into();
+        assert_eq!(found(&world), (BTreeMap::new(), "Behind".into()));
+        // With several groups, and where others load the services, those of before are kept.
+        world.seen.link = Default::default();
+        world.memory.state.peers =
+            [(gone, [mac(7)].into()), (ip("127.0.0.1"), BTreeSet::new()), (ip("192.0.2.11"), BTreeSet::new())].into();
+        let remembered = BTreeMap::from([(gone, [mac(7)].into())]);
+        world.config.groups.insert("mail".into());
+        assert_eq!(found(&world), (remembered.clone(), "Unknown".into()));
+        world.config.groups.remove("mail");
+        world.config.services = None;
+        assert_eq!(found(&world), (remembered, String::new()));
+        world.config.fence = Fence::Clear;
+        world.seen.link.behind = [(server, gateway)].into();
+        assert_eq!(found(&world).1, "");
+    }
+
+    #[test]
+    fn a_look_in_brief_reads_the_services_of_the_marks_and_one_that_was_loaded() {
+        let mut world = world(Fence::Marks, &[Role::Backup]);
+        world.config.vips.push(ip("2001:db8::fe"));
+        group(&mut world).slot = 1;
+        let names: Vec<String> =
+            brief_services(&world.config, &world.memory.state).iter().map(ServiceId::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "fwmark 1280725760",
+                "fwmark 1280725762",
+                "fwmark 1280725760 ipv6",
+                "fwmark 1280725762 ipv6",
+                "tcp 192.0.2.254:80"
+            ]
+        );
+    }
 
     #[test]
     fn a_promotion_changes_no_destination() {
@@ -1196,6 +1536,26 @@ mod tests {
         assert_eq!(point(&mut world, Some("192.0.2.99")), "192.0.2.11:1");
         assert_eq!(point(&mut world, Some("192.0.2.12")), "192.0.2.12:1");
         assert_eq!(point(&mut world, None), "192.0.2.11:1");
+        // A server that serves nothing here is not this node, and the marks of other groups are
+        // those groups'.
+        let table = |local: &str, director: &str, of_other: &str| {
+            let service = |mark: u32, weights: &str| {
+                let servers = ["192.0.2.11", "192.0.2.12"].iter().zip(weights.split(' '));
+                let servers = servers.map(|(server, weight)| format!("-a -f {mark} -r {server}:1 -g -w {weight}\n"));
+                format!("-A -f {mark} -s rr\n{}", servers.collect::<String>())
+            };
+            let base = world.config.marks.values.base().get();
+            let text = service(base, local) + &service(base + 1, director) + &service(base + 2, of_other);
+            text.parse::<Table>().unwrap()
+        };
+        world.memory.state.groups.get_mut("").unwrap().director = None;
+        let mut pointed = World { seen: world.seen.clone(), memory: Memory::default(), config: world.config.clone() };
+        pointed.seen.table = table("1 0", "0 1", "0 1");
+        let plans = pointing(&world.config, &world.memory.state, &pointed.seen.table);
+        assert_eq!(plans.iter().map(|plan| plan.changes().len()).collect::<Vec<_>>(), [1, 1]);
+        plans.iter().flat_map(ipvs::Plan::changes).for_each(|change| pointed.change(change));
+        assert_eq!(pointed.seen.table, table("1 0", "1 0", "0 1"));
+        assert!(pointing(&world.config, &world.memory.state, &pointed.seen.table).is_empty());
     }
 
     #[test]

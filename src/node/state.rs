@@ -688,10 +688,12 @@ mod tests {
         let dir = directory("round-trip");
         dir.prepare().unwrap();
         assert_eq!(dir.load().unwrap(), State::default());
-        for state in [some_state(), State::default()] {
+        let legacy = |legacy| State { legacy: Some(legacy), ..some_state() };
+        for state in [some_state(), legacy(Legacy::Whole), legacy(Legacy::Quiesced), State::default()] {
             dir.save(&state).unwrap();
             assert_eq!(dir.load().unwrap(), state);
         }
+        assert_eq!(State::parse("lvs-dr state 2\nend\n"), Ok(State::default()));
         let web = StateDir::new(&dir.path, "my web/1");
         for (dir, kept) in [(&dir, StoredTable::Held), (&web, StoredTable::Held), (&web, StoredTable::Loaded)] {
             assert!(dir.load_table(kept).unwrap().is_empty());
@@ -743,9 +745,15 @@ mod tests {
     /// A value that this version does not write is refused, also where no checksum says so.
     #[test]
     fn known_keys_have_known_values() {
-        let text = unchecked(&some_state().text(None));
+        let state = State { legacy: Some(Legacy::Whole), ..some_state() };
+        let text = unchecked(&state.text(None));
         for (from, to) in [
             ("sync on", "sync of"),
+            ("legacy whole", "legacy half"),
+            ("marks 7", "marks 7 8"),
+            ("marks 7", "marks x"),
+            ("fence clear", "fence clear 2"),
+            ("director 192.0.2.11", "director 192.0.2.11 2"),
             ("qdisc ours", "qdisc hers"),
             ("slot 3", "slot 3 4"),
             ("backup under-way", "backup under way"),
@@ -842,6 +850,7 @@ mod tests {
         let read = |fence: &str, held: &str| State::parse(&text(fence, held)).unwrap();
         let state = read("fence quiesce\n", "held");
         assert_eq!((state.syncs, state.legacy), (true, Some(Legacy::Quiesced)));
+        assert_eq!(state.unknown, [""; 0]);
         let group = &state.groups[""];
         assert_eq!((group.role, group.fence, group.held), (Some((Role::Backup, true)), None, false));
         assert_eq!(group.vips, [("192.0.2.1".parse().unwrap(), "eth0".to_owned())].into());
@@ -872,11 +881,120 @@ mod tests {
         let dir = directory("mode");
         dir.prepare().unwrap();
         assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o777, 0o700);
-        fs::set_permissions(&dir.path, Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(dir.prepare(), Err(Error::State { .. })));
-        fs::set_permissions(&dir.path, Permissions::from_mode(0o755)).unwrap();
-        dir.prepare().unwrap();
-        assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o777, 0o700);
+        for (mode, closed_to) in [
+            (0o777, None),
+            (0o720, None),
+            (0o702, None),
+            (0o755, Some(0o700)),
+            (0o740, Some(0o700)),
+            (0o701, Some(0o700)),
+            (0o500, Some(0o500)),
+        ] {
+            fs::set_permissions(&dir.path, Permissions::from_mode(mode)).unwrap();
+            let prepared = dir.prepare();
+            assert!(prepared.is_ok() || matches!(prepared, Err(Error::State { .. })));
+            assert_eq!(prepared.is_ok(), closed_to.is_some(), "{mode:o}");
+            assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o777, closed_to.unwrap_or(mode));
+        }
+        // Only root can give it away.
+        if std::os::unix::fs::chown(&dir.path, Some(1), None).is_ok() {
+            assert!(dir.prepare().unwrap_err().to_string().contains("it belongs to user 1"));
+        }
         fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_directory_is_refused() {
+        let dir = directory("no-directory");
+        fs::write(&dir.path, "").unwrap();
+        let refused = |path: &Path| StateDir::new(path, "").prepare().unwrap_err().to_string();
+        assert!(refused(&dir.path).contains("it is not a directory"));
+        assert!(refused(&dir.path.join("inside")).starts_with("cannot make the state directory"));
+        assert!(StateDir::new(&dir.path, "").load().is_err());
+        fs::remove_file(&dir.path).unwrap();
+    }
+
+    fn roles(state: &State) -> Vec<Option<(Role, bool)>> {
+        state.groups.values().map(|group| group.role).collect()
+    }
+
+    fn of_roles(roles: &[(&str, Option<(Role, bool)>)]) -> State {
+        let group = |(name, role): &(&str, _)| ((*name).to_owned(), Group { role: *role, ..Group::default() });
+        State { groups: roles.iter().map(group).collect(), ..State::default() }
+    }
+
+    #[test]
+    fn no_role_of_an_earlier_boot_or_of_a_demoted_group_is_reached() {
+        let [master, fault] = [Role::Master, Role::Fault].map(|role| Some((role, true)));
+        let state = of_roles(&[("a", master), ("b", fault), ("c", None)]);
+        let demoted = [Some((Role::Backup, false)), Some((Role::Fault, false)), None];
+        assert_eq!(roles(&state.clone().of_earlier_boot()), demoted);
+        let dir = directory("boot");
+        dir.prepare().unwrap();
+        dir.save(&state).unwrap();
+        assert_eq!(dir.load().unwrap(), state);
+        let text = fs::read_to_string(dir.state_file()).unwrap();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        assert_eq!(boot_of(&text), Some(boot.trim_end()));
+        fs::write(dir.state_file(), state.text(Some(BOOT_ID))).unwrap();
+        assert_eq!(roles(&dir.load().unwrap()), demoted);
+        // Of one group, until its state is recorded.
+        for remove in [StateDir::save as fn(&StateDir, &State) -> Result<()>, StateDir::forget] {
+            dir.save(&state).unwrap();
+            let of_a = StateDir::new(&dir.path, "a");
+            of_a.mark_demoted().unwrap();
+            assert_eq!(roles(&dir.load().unwrap()), [demoted[0], fault, None]);
+            remove(&of_a, &state).unwrap();
+            assert_eq!(dir.load().unwrap(), state);
+        }
+        // What a killed process has left is removed under the lock.
+        fs::write(dir.path.join("state.new"), "").unwrap();
+        drop(dir.lock(Duration::ZERO).unwrap());
+        assert!(!dir.path.join("state.new").exists());
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    /// Rules of another version that runs on the same directory have the same owner.
+    #[test]
+    fn the_owner_of_rules_is_the_directory() {
+        let owner = |path: &str| StateDir::new(Path::new(path), "web").owner();
+        assert_eq!([owner("/run/a"), owner("/run/b")], [0x2762_70f9_aac3_f90b, 0x2762_71f9_aac3_fabe]);
+    }
+
+    #[test]
+    fn groups_of_the_configuration_and_of_earlier_ones() {
+        let mut config = model::config(Fence::Marks);
+        config.group = "web".into();
+        config.groups = ["web".to_owned(), "mail".to_owned()].into();
+        let backup = Some((Role::Backup, true));
+        // The groups that have a role, whether that is each of the configuration, and the others.
+        for (groups, complete, others) in [
+            (&[][..], false, &[][..]),
+            (&["web"], false, &[]),
+            (&["mail"], true, &["mail"]),
+            (&["mail", "web"], true, &["mail"]),
+            (&["old", "web"], false, &["old"]),
+            (&["mail", "old", "web"], true, &["mail"]),
+        ] {
+            let mut state = of_roles(&["idle", "mail", "old"].map(|name| (name, None)));
+            groups.iter().for_each(|name| state.group_mut(name).role = backup);
+            for (slot, group) in state.groups.values_mut().enumerate() {
+                group.slot = slot as u8;
+            }
+            assert_eq!(state.is_complete(&config), complete, "{groups:?}");
+            let found: Vec<u8> = state.others(&config).map(|group| group.slot).collect();
+            let expected: Vec<u8> = others.iter().map(|name| state.groups[*name].slot).collect();
+            assert_eq!(found, expected, "{groups:?}");
+            assert_eq!(state.obsolete(&config), ["idle", "old"]);
+        }
+        // A new group has a slot of its own.
+        let mut state = State::default();
+        for (name, slot) in [("web", 0), ("mail", 1), ("old", 2)] {
+            let group = state.group(name);
+            assert_eq!(group, Group { slot, ..Group::default() });
+            state.groups.insert(name.into(), group);
+        }
+        state.groups.remove("mail");
+        assert_eq!((state.group("new").slot, state.group("old").slot), (1, 2));
     }
 }

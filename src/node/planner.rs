@@ -1065,8 +1065,9 @@ mod tests {
         for (role, expected) in [
             (
                 Some((Role::Master, true)),
-                "1. record: master is reached\n2. VIP: add 192.0.2.254 to lo (scope host)\n3. VIP: add 192.0.2.254 to eth0\n\
-                 4. VIP: announce 192.0.2.254 on eth0\n5. VIP: remove 192.0.2.250 from eth0\n",
+                "1. record: master is reached\n2. VIP: add 192.0.2.254 to lo (scope host)\n\
+                 3. VIP: add 192.0.2.254 to eth0\n4. VIP: announce 192.0.2.254 on eth0\n\
+                 5. VIP: remove 192.0.2.250 from eth0\n",
             ),
             (Some((Role::Backup, true)), "1. VIP: add 192.0.2.254 to lo (scope host)\n"),
             (Some((Role::Master, false)), ""),

@@ -450,9 +450,9 @@ fn not_verified(step: &Step) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arp::Settings;
+    use crate::arp::{ArpTarget, Settings};
     use crate::ipvs::SyncRole;
-    use crate::node::model::{World, config, ip};
+    use crate::node::model::{World, config};
     use crate::node::state::State;
 
     /// What happens while an action is carried out. An error is the answer to the action.
@@ -682,23 +682,21 @@ mod tests {
 
     #[test]
     fn the_warnings_of_a_job_are_those_of_its_last_look() {
-        let server = ip("192.0.2.12");
-        let mut world = World::new(config(Fence::Marks));
-        let mac = world.seen.link.macs.remove(&server).unwrap();
-        let (_, plan) = run(&mut world, BACKUP, &[]);
-        assert!(plan.unwrap().warnings()[0].contains("the MAC address of 192.0.2.12 is unknown"));
-        let mut world = World::new(config(Fence::Marks));
-        world.seen.link.macs.clear();
-        world.config.marks.macs.insert(server, [mac].into());
-        let (_, plan) = run(
-            &mut world,
-            BACKUP,
-            &[("again", |world| {
-                world.config.marks.macs.clear();
-                Ok(())
-            })],
-        );
-        assert!(plan.unwrap().warnings().is_empty());
+        let set: Meanwhile = |world| {
+            world.seen.route_localnet = true;
+            Ok(())
+        };
+        let clear: Meanwhile = |world| {
+            world.seen.route_localnet = false;
+            Ok(())
+        };
+        for (before, meanwhile, warnings) in [(set, clear, 0), (clear, set, 1), (set, set, 1)] {
+            let mut world = World::new(config(Fence::Marks));
+            let answers = Settings { ignore: 3.into(), announce: 0.into() };
+            world.seen.arp[0] = (ArpTarget::All, answers);
+            let (_, plan) = run(&mut world, BACKUP, &[("turn", before), ("again", meanwhile)]);
+            assert_eq!(plan.unwrap().warnings().len(), warnings);
+        }
     }
 
     #[test]

@@ -389,7 +389,6 @@ impl<'a> Case<'a> {
         let held = config.fence == Fence::Clear && !self.directs();
         let group = Group {
             role: Some((self.role, false)),
-            fence: self.group.fence,
             vips: self.group.vips.union(&vips).cloned().collect(),
             loaded: self.group.loaded.or(sign(config)),
             held: self.group.held || held,

@@ -458,6 +458,12 @@ mod tests {
     /// What happens while an action is carried out. An error is the answer to the action.
     type Meanwhile = fn(&mut World) -> Result<()>;
 
+    /// A task, the roles before it, what happens meanwhile at which words, and all words.
+    type Row<'a> = (Task, &'a [Role], &'a [(&'a str, Meanwhile)], &'a str);
+
+    /// A task, why it has not had its turn, how long it has waited, and what it does.
+    type Refused = (Task, fn() -> Error, Duration, &'static str);
+
     fn superseded() -> Error {
         Error::Superseded { role: "backup".into(), generation: 1, latest: 2 }
     }
@@ -569,8 +575,7 @@ mod tests {
         Ok(())
     };
 
-    /// Each row: a task, the roles before it, what happens meanwhile, and the actions. The last
-    /// word has the number of steps that were carried out since the job's turn.
+    /// The last word has the number of steps that were carried out since the job's turn.
     #[test]
     fn what_a_job_does() {
         let not_verified = |step: &str| {
@@ -586,7 +591,7 @@ mod tests {
         let no_role = "this node has taken on no role yet: let it take on one first";
         let yields = "end: backup (request 1) was superseded by request 2";
         let (none, backup, both) = (&[][..], &[Role::Backup][..], &[Role::Backup, Role::Master][..]);
-        let rows: &[(Task, &[Role], &[(&str, Meanwhile)], &str)] = &[
+        let rows: &[Row] = &[
             (BACKUP, none, &[], first),
             (BACKUP, backup, &[], "turn, brief, services, whole, find as backup, end: 0"),
             (BACKUP, none, &[("turn", CLEAR)], "turn, brief, services, whole, act, again, end: 9"),
@@ -712,7 +717,7 @@ mod tests {
             if let Action::Wait(until) = action { format!("{word} {:?}", until - now) } else { word.to_owned() }
         };
         // Behind another process that works, and behind a request that may give up or be killed.
-        let rows: &[(Task, fn() -> Error, Duration, &str)] = &[
+        let rows: &[Refused] = &[
             (BACKUP, locked, ms(0), "wait 2ms"),
             (BACKUP, superseded, ms(0), "wait 30ms"),
             (Task::Repair, locked, ms(0), "wait 2ms"),
@@ -727,7 +732,7 @@ mod tests {
             assert_eq!(after(*task, *waited, Ok(Turn::Waits(error()))), *expected, "{task:?}, {}, {waited:?}", error());
         }
         // Refused. Those that yield try again, but for those that are planned anew anyway.
-        let rows: &[(Task, fn() -> Error, Duration, &str)] = &[
+        let rows: &[Refused] = &[
             (BACKUP, superseded, ms(0), "end"),
             (BACKUP, full, ms(0), "give"),
             (Task::Release, superseded, ms(0), "end"),

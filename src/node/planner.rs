@@ -980,6 +980,8 @@ mod tests {
     use crate::node::model::{SERVICES, VIP, World, config, ip, located};
     use crate::vip::{AssignedAddress, Scope};
 
+    type Change = fn(&mut World);
+
     /// A node that has taken on these roles.
     fn world(fence: Fence, roles: &[Role]) -> World {
         let mut world = World::new(config(fence));
@@ -998,8 +1000,7 @@ mod tests {
     /// Each row breaks one condition. The first ones break none.
     #[test]
     fn a_backup_that_is_ready_is_promoted_in_brief() {
-        type Row = (bool, fn(&mut World));
-        let rows: [Row; 18] = [
+        let rows: [(bool, Change); 18] = [
             (true, |_| ()),
             (true, |world| group(world).loaded = None),
             (true, |world| group(world).role = Some((Role::Fault, true))),
@@ -1038,7 +1039,7 @@ mod tests {
 
     #[test]
     fn a_role_in_brief_is_done_where_nothing_is_left() {
-        let rows: [(bool, fn(&mut World)); 5] = [
+        let rows: [(bool, Change); 5] = [
             (true, |_| ()),
             (false, |world| world.seen.vips.values_mut().for_each(Vec::clear)),
             (false, |world| world.seen.marks.rules.clear()),
@@ -1223,7 +1224,7 @@ mod tests {
         assert_eq!(steps(&marks, Role::Backup), "");
         marks.memory.inherited = true;
         assert!(steps(&marks, Role::Backup).contains("record: 1 service loaded\n"));
-        let changes: [fn(&mut World); 2] = [|world| world.memory.inherited = true, |world| group(world).held = false];
+        let changes: [Change; 2] = [|world| world.memory.inherited = true, |world| group(world).held = false];
         for change in changes {
             let mut clear = world(Fence::Clear, &[Role::Backup]);
             assert_eq!(steps(&clear, Role::Backup), "");

@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_repair_leaves_alone_what_only_the_memory_lacks() {
-        let rows: [(fn(&mut World), usize); 5] = [
+        type Change = fn(&mut World);
+        let rows: [(Change, usize); 5] = [
             (|_| (), 0),
             (|world| world.seen.vips.values_mut().for_each(Vec::clear), 3),
             (|world| world.memory.loaded = Table::new(), 0),

@@ -485,7 +485,7 @@ static void ended(node_t *node, const struct lvs_report *report, const char *tex
 		return;
 	}
 	if (report->task != LVS_TASK_REPAIR || text[0])
-		log_message(LOG_INFO, "(%s) lvs_dr: %s: done", node->instance, what);
+		log_message(LOG_INFO, "(%s) lvs_dr: %s: doneXX %s", node->instance, what, text);
 	if (report->task == LVS_TASK_ROLE)
 		node->retry = 0;
 	set_timer(node, node->repair_interval);

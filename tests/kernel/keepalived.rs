@@ -3,6 +3,8 @@
 //! groups, health checks and virtual MAC addresses. And what keepalived does not do on demand:
 //! states in every order, lost, late and all at once.
 
+mod library;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -18,7 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::lvs_node;
-use crate::lab::{self, cable, enter_new_netns, ip, ipvsadm, load_ipv6, new_netns, run};
+use crate::lab::{self, cable, enter_new_netns, ip, ipvsadm, keep, load_ipv6, new_netns, run};
 use crate::lan::{INTERFACE, Session, VIP, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::{Numbers, VIPS, WEB, enter_node_netns, new_path};
 

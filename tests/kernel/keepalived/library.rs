@@ -1,0 +1,354 @@
+//! keepalived built on the library (examples/keepalived), judged beside the stock program that is
+//! built from the same source: `tests/keepalived/run` builds both and runs these.
+
+use super::*;
+
+/// The program that the build script has made, in the guest's own memory.
+fn built(name: &str) -> PathBuf {
+    let copy = PathBuf::from(format!("/run/keepalived-{name}"));
+    if !copy.exists() {
+        let this = std::env::current_exe().unwrap();
+        let made = this.ancestors().map(|dir| dir.join("keepalived").join(name).join("bin/keepalived"));
+        let made = made.into_iter().find(|path| path.exists()).expect("run tests/keepalived/run");
+        fs::copy(made, &copy).unwrap();
+    }
+    copy
+}
+
+/// Its processes: the first one, and its children by their pid files.
+struct Running {
+    process: Process,
+    dir: PathBuf,
+}
+
+impl Running {
+    /// In the calling thread's namespace, with `keepalived.conf` of this directory.
+    fn start(name: &str, options: &str, dir: &Path) -> Self {
+        let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        let mut command = Command::new(built(name));
+        command.args(options.split_whitespace()).args(["--dont-fork", "--log-console", "--log-detail"]);
+        for (option, file) in
+            [("use-file", "keepalived.conf"), ("pid", "pid"), ("vrrp_pid", "vrrp.pid"), ("checkers_pid", "checkers.pid")]
+        {
+            command.arg(format!("--{option}={}", dir.join(file).display()));
+        }
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        Running { process: Process(child), dir: dir.to_owned() }
+    }
+
+    fn pid(&self, file: &str) -> Pid {
+        let start = Instant::now();
+        loop {
+            let text = fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+            if let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) {
+                return pid;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "no {file}: {}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn reload(&self, text: &str) {
+        fs::write(self.dir.join("keepalived.conf"), text).unwrap();
+        self.process.signal(Signal::HUP);
+    }
+
+    fn stop(self) {
+        self.process.signal(Signal::TERM);
+        self.process.ends();
+    }
+
+    /// Kilobytes, of this line of /proc/PID/status.
+    fn memory(&self, file: &str, line: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid(file).as_raw_nonzero())).unwrap();
+        let found = status.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(':')).unwrap();
+        found.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+fn head() -> String {
+    "global_defs {
+    script_user root
+    vrrp_version 3
+    vrrp_garp_master_delay 0
+"
+    .to_owned()
+}
+
+/// Servers that can be stopped, one for each address.
+struct Checked {
+    up: Vec<Arc<AtomicBool>>,
+}
+
+impl Checked {
+    fn start(netns: &Netns) -> Self {
+        let addresses = (21..=23).flat_map(|n| [format!("192.0.2.{n}:80"), format!("[2001:db8::{n}]:80")]);
+        let start = |address: String| {
+            let up = Arc::new(AtomicBool::new(true));
+            let (netns, is_up) = (netns.clone(), up.clone());
+            thread::spawn(move || {
+                loop {
+                    while !is_up.load(Ordering::Relaxed) {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    let listener = netns.run(|| TcpListener::bind(address.as_str()).unwrap()).unwrap();
+                    listener.set_nonblocking(true).unwrap();
+                    while is_up.load(Ordering::Relaxed) {
+                        if listener.accept().is_err() {
+                            thread::sleep(Duration::from_millis(10));
+                        }
+                    }
+                }
+            });
+            up
+        };
+        Checked { up: addresses.map(start).collect() }
+    }
+
+    fn set(&self, server: usize, up: bool) {
+        self.up[2 * server].store(up, Ordering::Relaxed);
+        self.up[2 * server + 1].store(up, Ordering::Relaxed);
+    }
+}
+
+/// One of two namespaces that differ in the program only.
+struct Twin {
+    netns: Netns,
+    peer: Netns,
+    servers: Checked,
+    dir: PathBuf,
+    running: Option<Running>,
+    name: &'static str,
+}
+
+impl Twin {
+    fn new(name: &'static str) -> Self {
+        let (netns, peer) = (new_netns(), new_netns());
+        keep(&netns);
+        let network = || {
+            cable("bond0", "02:00:00:00:00:11", &peer, "peer0");
+            ip("address add 192.0.2.11/24 dev bond0");
+            ip("address add 2001:db8::11/64 dev bond0 nodad");
+            for n in 21..=23 {
+                ip(&format!("address add 192.0.2.{n}/32 dev lo"));
+                ip(&format!("address add 2001:db8::{n}/128 dev lo nodad"));
+            }
+        };
+        netns.run(network).unwrap();
+        peer.run(|| ip("address add 192.0.2.12/24 dev peer0")).unwrap();
+        let dir = new_path();
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("load"), "0\n").unwrap();
+        Twin { servers: Checked::start(&netns), netns, peer, dir, running: None, name }
+    }
+
+    fn configuration(&self, checked: &str) -> String {
+        let daemon = "    lvs_sync_daemon bond0 inst web id 5 maxlen 1000 port 8850 ttl 2 group 224.0.0.90\n    \
+                      lvs_timeouts tcp 100 tcpfin 20 udp 30\n}\n";
+        let load = format!("track_file load {{\n    file {}/load\n}}\n", self.dir.display());
+        format!("{}{daemon}{load}{}{checked}", head(), instance("web", 254, 100, "bond0", ""))
+    }
+
+    fn start(&mut self, checked: &str) {
+        fs::write(self.dir.join("keepalived.conf"), self.configuration(checked)).unwrap();
+        self.running = Some(self.netns.run(|| Running::start(self.name, "", &self.dir)).unwrap());
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    /// All of IPVS, as ipvsadm prints it. The kernel's order of services is another one in each
+    /// namespace.
+    fn table(&self) -> String {
+        let shown = self.netns.run(|| ["-Sn", "-Ln --daemon", "-Ln --timeout", "-Ln --thresholds"].map(ipvsadm)).unwrap();
+        let mut services: Vec<String> = shown[0].split("-A ").skip(1).map(|service| format!("-A {service}")).collect();
+        services.sort();
+        let sorted = |text: &str| {
+            let mut lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+            lines.sort();
+            lines.join("\n") + "\n"
+        };
+        services.concat() + &sorted(&shown[1]) + &shown[2] + &sorted(&shown[3])
+    }
+}
+
+/// Waits until both tables are this, and the same.
+fn same(twins: &[Twin; 2], what: &str, is: impl Fn(&str) -> bool) {
+    let start = Instant::now();
+    loop {
+        let tables = [0, 1].map(|n| twins[n].table());
+        if tables[0] == tables[1] && is(&tables[0]) {
+            let (services, destinations) = (tables[0].matches("-A ").count(), tables[0].matches("-a ").count());
+            println!("equal: {what} ({services} services, {destinations} destinations)");
+            return;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(25),
+            "{what}:\nstock:\n{}\nlvs-dr:\n{}\n{}\n---\n{}",
+            tables[0],
+            tables[1],
+            twins[0].running.as_ref().map(Running::log).unwrap_or_default(),
+            twins[1].running.as_ref().map(Running::log).unwrap_or_default()
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn virtual_server(id: &str, options: &str, servers: &[(&str, &str)]) -> String {
+    let check = "TCP_CHECK {\n            connect_timeout 1\n            retry 0\n        }\n";
+    let servers: String = servers
+        .iter()
+        .map(|(address, options)| {
+            // No server answers on other ports.
+            let check = if address.ends_with(" 80") { check } else { "" };
+            format!("    real_server {address} {{\n        {options}\n        {check}    }}\n")
+        })
+        .collect();
+    format!("virtual_server {id} {{\n    delay_loop 0.3\n    {options}\n{servers}}}\n")
+}
+
+/// Of all kinds.
+fn checked(weight: u32, more: bool) -> String {
+    let weight = format!("weight {weight}\n        uthreshold 100\n        lthreshold 50");
+    let file = "weight 4\n        FILE_CHECK {\n            track_file load\n            weight 1\n        }";
+    let mut text = virtual_server(
+        "192.0.2.254 80",
+        "lb_algo wrr\n    lb_kind DR\n    protocol TCP\n    persistence_timeout 50\n    \
+         persistence_granularity 255.255.255.0\n    sorry_server 192.0.2.29 80",
+        &[("192.0.2.21 80", &weight), ("192.0.2.22 80", "inhibit_on_failure"), ("192.0.2.23 80", file)],
+    );
+    text += &virtual_server(
+        "2001:db8::fe 80",
+        "lb_algo mh\n    mh-port\n    mh-fallback\n    lb_kind NAT\n    protocol TCP\n    persistence_timeout 360\n    \
+         persistence_granularity 64\n    sorry_server 2001:db8::29 8080",
+        &[("2001:db8::21 80", "weight 2"), ("2001:db8::22 80", "weight 1"), ("2001:db8::23 80", "weight 1")],
+    );
+    text += &virtual_server(
+        "fwmark 7",
+        "lb_algo wlc\n    lb_kind TUN\n    protocol TCP",
+        &[
+            ("192.0.2.21 80", "lvs_method TUN type gue port 6080 csum"),
+            ("192.0.2.22 80", "lvs_method TUN type gre csum"),
+            ("192.0.2.23 80", "lvs_method TUN type gue port 6081 remcsum"),
+        ],
+    );
+    text += &virtual_server(
+        "fwmark 8",
+        "ip_family inet6\n    lb_algo sh\n    sh-port\n    lb_kind DR\n    protocol TCP",
+        &[("2001:db8::21 80", "weight 1"), ("2001:db8::22 80", "weight 5")],
+    );
+    text += &virtual_server(
+        "192.0.2.254 53",
+        "lb_algo rr\n    ops\n    lb_kind NAT\n    protocol UDP",
+        &[("192.0.2.21 5353", "weight 1"), ("192.0.2.22 5353", "weight 0")],
+    );
+    text += "virtual_server_group many {\n    192.0.2.240-242 80\n    2001:db8::f0 80\n    fwmark 9\n}\n";
+    text += &virtual_server(
+        "group many",
+        "lb_algo lc\n    lb_kind TUN\n    protocol TCP",
+        &[("192.0.2.21 80", "weight 1"), ("192.0.2.22 80", "weight 1")],
+    )
+    .replace("2001:db8::f0 80\n", "");
+    if more {
+        text += &virtual_server(
+            "192.0.2.254 5060",
+            "lb_algo rr\n    lb_kind DR\n    protocol UDP\n    persistence_timeout 30\n    persistence_engine sip",
+            &[("192.0.2.21 5060", "weight 1")],
+        );
+        text += &virtual_server(
+            "192.0.2.254 9",
+            "lb_algo nq\n    lb_kind DR\n    protocol SCTP",
+            &[("192.0.2.21 9", "weight 1")],
+        );
+    }
+    text.replace("    2001:db8::f0 80\n", "")
+}
+
+#[test]
+#[ignore = "tests/keepalived/run builds what it needs"]
+fn the_table_is_the_stock_programs_at_each_step() {
+    load_ipv6();
+    enter_new_netns();
+    let mut twins = ["stock", "lvs-dr"].map(Twin::new);
+    let master = |table: &str| table.contains("master sync daemon (mcast=bond0, syncid=5, maxlen=1000");
+    let has = |server: &'static str| move |table: &str| table.contains(server);
+    for twin in &mut twins {
+        twin.start(&checked(3, false));
+    }
+    same(&twins, "start: master, all servers", |table| {
+        master(table) && table.matches("-A ").count() == 9 && table.contains("-r 192.0.2.23:80 -g -w 4\n")
+    });
+    let set = |server, up| twins.iter().for_each(|twin| twin.servers.set(server, up));
+    set(0, false);
+    same(&twins, "a server is dead: removed", |table| !table.contains("-r 192.0.2.21:80") && !table.contains("db8::21]:80"));
+    set(1, false);
+    same(&twins, "another one is dead: weight 0 where it is inhibited", |table| {
+        table.contains("-r 192.0.2.22:80 -g -w 0\n") && !table.contains("-r [2001:db8::22]:80")
+    });
+    set(2, false);
+    same(&twins, "all are dead: the sorry servers", |table| {
+        table.contains("-r 192.0.2.29:80") && table.contains("-r [2001:db8::29]:8080")
+    });
+    (0..3).for_each(|server| set(server, true));
+    same(&twins, "all are back", |table| {
+        !table.contains("2.29:") && !table.contains("::29]") && table.contains("-r 192.0.2.21:80 -g -w 3\n")
+    });
+    for twin in &twins {
+        fs::write(twin.dir.join("load"), "12\n").unwrap();
+    }
+    same(&twins, "a weight changes while it runs", has("-r 192.0.2.23:80 -g -w 16\n"));
+    for twin in &twins {
+        twin.running().reload(&twin.configuration(&checked(7, true)));
+    }
+    same(&twins, "reload: a weight, services of UDP with sip and of SCTP", |table| {
+        table.contains("-r 192.0.2.21:80 -g -w 7\n") && table.contains("192.0.2.254:5060") && table.contains("192.0.2.254:9 ")
+    });
+    set(0, false);
+    same(&twins, "a server is dead again", |table| !table.contains("-r 192.0.2.21:80 -g -w 7"));
+    let killed = |file: &str| {
+        for twin in &twins {
+            let pid = twin.running().pid(file);
+            fs::remove_file(twin.dir.join(file)).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+        }
+        twins.iter().for_each(|twin| assert!(twin.running().pid(file).as_raw_nonzero().get() > 1));
+    };
+    killed("checkers.pid");
+    thread::sleep(Duration::from_secs(2));
+    same(&twins, "the checker is killed and started anew", |table| !table.contains("-r 192.0.2.21:80 -g -w 7"));
+    set(0, true);
+    same(&twins, "the server is back", has("-r 192.0.2.21:80 -g -w 7\n"));
+    killed("vrrp.pid");
+    same(&twins, "the VRRP process is killed and started anew", master);
+    let others: Vec<Running> = twins
+        .iter()
+        .map(|twin| {
+            let dir = twin.dir.join("peer");
+            fs::create_dir_all(&dir).unwrap();
+            let better = format!("{}}}\n{}", head(), instance("web", 254, 200, "peer0", ""));
+            fs::write(dir.join("keepalived.conf"), better).unwrap();
+            twin.peer.run(|| Running::start("stock", "--vrrp", &dir)).unwrap()
+        })
+        .collect();
+    same(&twins, "another node is elected: a backup's sync daemon", |table| {
+        table.contains("backup sync daemon") && !table.contains("master sync daemon")
+    });
+    others.into_iter().for_each(Running::stop);
+    same(&twins, "elected again", master);
+    let kinds = [("pid", "first"), ("vrrp.pid", "VRRP"), ("checkers.pid", "checkers")];
+    for (file, what) in kinds {
+        for line in ["VmRSS", "VmHWM", "RssAnon"] {
+            let [stock, ours] = [0, 1].map(|n| twins[n].running().memory(file, line));
+            println!("memory, {what} process, {line}: stock {stock} kB, lvs-dr {ours} kB, {:+} kB", ours as i64 - stock as i64);
+        }
+    }
+    for twin in &mut twins {
+        twin.running.take().unwrap().stop();
+    }
+    same(&twins, "stopped", |table| !table.contains("-A ") && !table.contains("daemon"));
+}

@@ -11,6 +11,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -120,7 +121,25 @@ static const char *role_name(uint32_t role)
 	return "no role";
 }
 
-static void drive(node_t *);
+static uint32_t __attribute__((pure)) role_of(int state)
+{
+	size_t i;
+
+	for (i = 0; i < COUNT(roles); i++)
+		if (roles[i].state == state)
+			return roles[i].role;
+	return LVS_ROLE_NONE;
+}
+
+static node_t * __attribute__((pure)) node_of(const vrrp_t *vrrp)
+{
+	node_t *node = nodes;
+
+	while (node && strcmp(node->instance, vrrp->iname))
+		node = node->next;
+	return node;
+}
+
 static void run(thread_ref_t);
 static void again(thread_ref_t);
 
@@ -281,13 +300,23 @@ static void free_list(const char *const *list, size_t count)
 	free((void *)(uintptr_t)list);
 }
 
+/* `running`: the scheduler's thread that calls, if it is a read of this driver. The scheduler must have forgotten the descriptor
+ * before it is closed, as the next driver may get its number. */
+static void close_driver(node_t *node, thread_ref_t running)
+{
+	thread_del_read(running);
+	thread_cancel(node->read);
+	node->read = NULL;
+	lvs_driver_free(node->driver);
+	node->driver = NULL;
+}
+
 static void free_node(node_t *node)
 {
 	size_t i;
 
-	thread_cancel(node->read);
+	close_driver(node, NULL);
 	thread_cancel(node->timer);
-	lvs_driver_free(node->driver);
 	for (i = 0; i < COUNT(texts); i++)
 		set_text(text_at(&node->config, i), NULL);
 	set_text(&node->config.interface, NULL);
@@ -473,6 +502,7 @@ static void ended(node_t *node, const struct lvs_report *report, const char *tex
 {
 	const char *what = report->task == LVS_TASK_ROLE ? role_name(report->role) :
 			   report->task == LVS_TASK_APPLY ? "changed services" : "repair";
+	const char *end;
 
 	if (report->status == LVS_ERR_SUPERSEDED)
 		return;
@@ -485,7 +515,10 @@ static void ended(node_t *node, const struct lvs_report *report, const char *tex
 		return;
 	}
 	if (report->task != LVS_TASK_REPAIR || text[0])
-		log_message(LOG_INFO, "(%s) lvs_dr: %s: doneXX %s", node->instance, what, text);
+		log_message(LOG_INFO, "(%s) lvs_dr: %s: done", node->instance, what);
+	/* The plan that was carried out begins with its warnings. */
+	for (; !strncmp(text, "warning: ", strlen("warning: ")) && (end = strchr(text, '\n')); text = end + 1)
+		log_message(LOG_INFO, "(%s) lvs_dr: %.*s", node->instance, (int)(end - text), text);
 	if (report->task == LVS_TASK_ROLE)
 		node->retry = 0;
 	set_timer(node, node->repair_interval);
@@ -506,30 +539,26 @@ static void take_reports(node_t *node)
 	}
 }
 
-static void drive(node_t *node)
+static void drive(node_t *node, thread_ref_t running)
 {
-	if (lvs_driver_dispatch(node->driver) != LVS_OK) {
-		/* The descriptor may stay readable: a new driver begins anew, in a while. */
-		log_failure(node, "dispatch");
-		lvs_driver_free(node->driver);
-		node->driver = NULL;
-		retry_later(node);
+	if (lvs_driver_dispatch(node->driver) == LVS_OK) {
+		take_reports(node);
 		return;
 	}
-	take_reports(node);
+	/* The descriptor may stay readable for ever: a new driver begins anew, in a while. */
+	log_failure(node, "dispatch");
+	close_driver(node, running);
+	retry_later(node);
 }
 
 static void remove_node(node_t *node)
 {
-	node_t **at;
+	node_t **at = &nodes;
 
-	for (at = &nodes; *at; at = &(*at)->next) {
-		if (*at == node) {
-			*at = node->next;
-			free_node(node);
-			return;
-		}
-	}
+	while (*at != node)
+		at = &(*at)->next;
+	*at = node->next;
+	free_node(node);
 }
 
 /* A read of the scheduler's is for once. */
@@ -538,10 +567,11 @@ static void run(thread_ref_t thread)
 	node_t *node = THREAD_ARG(thread);
 
 	node->read = NULL;
-	drive(node);
-	if (node->leaving && (!node->driver || !lvs_driver_is_busy(node->driver)))
+	drive(node, thread);
+	if (node->leaving && (!node->driver || !lvs_driver_is_busy(node->driver))) {
+		close_driver(node, thread);
 		remove_node(node);
-	else
+	} else
 		add_read(node);
 }
 
@@ -550,7 +580,13 @@ static void run(thread_ref_t thread)
 void lvs_dr_start(void)
 {
 	node_t *node, *old, **at;
+	vrrp_t *vrrp;
 
+#ifdef M_ARENA_MAX
+	/* The library runs nft(8) or iptables(8) from a thread for a moment, which needs no heap of its own. */
+	if (parsed)
+		mallopt(M_ARENA_MAX, 1);
+#endif
 	/* A reload ends all threads of the scheduler. */
 	for (old = nodes; old; old = old->next)
 		old->read = old->timer = NULL;
@@ -597,6 +633,12 @@ void lvs_dr_start(void)
 		;
 	*at = parsed;
 	parsed = NULL;
+	/* States that instances have already: after a reload, and where an interface is down. */
+	list_for_each_entry(vrrp, &vrrp_data->vrrp, e_list) {
+		node = node_of(vrrp);
+		if (node && !node->leaving && node->role != role_of(vrrp->state))
+			lvs_dr_notify(vrrp);
+	}
 }
 
 unsigned __attribute__((pure)) lvs_dr_descriptors(void)
@@ -611,19 +653,15 @@ unsigned __attribute__((pure)) lvs_dr_descriptors(void)
 
 void lvs_dr_notify(const vrrp_t *vrrp)
 {
-	node_t *node;
-	size_t i;
+	uint32_t role = role_of(vrrp->state);
+	node_t *node = node_of(vrrp);
 
-	for (node = nodes; node; node = node->next) {
-		for (i = 0; !strcmp(node->instance, vrrp->iname) && i < COUNT(roles); i++) {
-			if (roles[i].state != vrrp->state)
-				continue;
-			node->role = roles[i].role;
-			node->retry = 0;
-			set_timer(node, 0);
-			request(node);
-		}
-	}
+	if (!node || role == LVS_ROLE_NONE)
+		return;
+	node->role = role;
+	node->retry = 0;
+	set_timer(node, 0);
+	request(node);
 }
 
 bool lvs_dr_is_stopping(void)
@@ -645,7 +683,7 @@ static void stop_thread(__attribute__((unused)) thread_ref_t thread)
 
 	for (node = nodes; node; node = node->next)
 		if (node->driver && lvs_driver_is_busy(node->driver))
-			drive(node);
+			drive(node, NULL);
 	if (lvs_dr_is_stopping())
 		thread_add_timer_shutdown(master, stop_thread, NULL, STOP_INTERVAL);
 }

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::lvs_node;
 use crate::lab::{self, cable, enter_new_netns, ip, ipvsadm, keep, load_ipv6, new_netns, run};
-use crate::lan::{INTERFACE, Session, VIP, enter_switch, failing_during, host, kept, serve, session};
+use crate::lan::{BOTH, INTERFACE, Session, VIP, VIP6, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::{Numbers, VIPS, WEB, enter_node_netns, new_path};
 
 /// The other servers. Where there is none, its MAC address is known all the same.

@@ -352,3 +352,267 @@ fn the_table_is_the_stock_programs_at_each_step() {
     }
     same(&twins, "stopped", |table| !table.contains("-A ") && !table.contains("daemon"));
 }
+
+/// A node with `lvs_dr` in its vrrp_instance.
+struct Director {
+    number: u8,
+    netns: Netns,
+    dir: PathBuf,
+    running: Option<Running>,
+}
+
+const PRIORITIES: [u8; 3] = [200, 150, 100];
+
+impl Director {
+    fn new(number: u8) -> Self {
+        let netns = host(number);
+        let dir = new_path();
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("services"), services(1)).unwrap();
+        serve(&netns, number);
+        Director { number, netns, dir, running: None }
+    }
+
+    fn configuration(&self, priority: u8, block: &str) -> String {
+        let dir = self.dir.display();
+        let excluded = format!("    virtual_ipaddress_excluded {{\n        {VIP6}/128 dev {INTERFACE}\n    }}\n");
+        let block = block.replace("DIR", &dir.to_string());
+        format!("{}}}\n{}", head(), instance("web", 254, priority, INTERFACE, &(excluded + &block)))
+    }
+
+    fn start(&mut self, name: &str, priority: u8, block: &str) {
+        fs::write(self.dir.join("keepalived.conf"), self.configuration(priority, block)).unwrap();
+        self.running = Some(self.netns.run(|| Running::start(name, "--vrrp", &self.dir)).unwrap());
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn role(&self) -> Option<String> {
+        let state = fs::read_to_string(self.dir.join("state/state")).ok()?;
+        let line = state.lines().find_map(|line| line.strip_prefix("role "))?;
+        line.strip_suffix(" reached").map(str::to_owned)
+    }
+
+    /// What is not as this role wants it.
+    fn wrong(&self, role: &str) -> Option<String> {
+        if self.role().as_deref() != Some(role) {
+            return Some(format!("role {:?}, not {role}", self.role()));
+        }
+        let directs = role == "master";
+        self.netns
+            .run(|| {
+                let addresses = ip("-o address show");
+                for vip in BOTH {
+                    let there = |interface: &str| {
+                        addresses.lines().any(|line| line.contains(&format!(" {vip}/")) && line.contains(interface))
+                    };
+                    if !there(": lo ") || there(&format!(": {INTERFACE} ")) != directs {
+                        return Some(format!("VIP {vip}:\n{addresses}"));
+                    }
+                }
+                let setting = |name| {
+                    fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{INTERFACE}/{name}")).unwrap().trim().to_owned()
+                };
+                if [setting("arp_ignore"), setting("arp_announce")] != ["1", "2"] {
+                    return Some("ARP settings".to_owned());
+                }
+                let running = daemons();
+                if running != if directs { &["master", "backup"][..] } else { &["backup"] } {
+                    return Some(format!("sync daemons {running:?}"));
+                }
+                let rules = rules(INTERFACE);
+                (rules.contains(OPENING) == directs || !rules.contains("all from")).then_some(rules)
+            })
+            .unwrap()
+    }
+
+    fn elected(&self) -> usize {
+        self.log().matches("(web) Entering MASTER STATE").count()
+    }
+}
+
+fn services(weight: u32) -> String {
+    let destinations = |vip: &str, server: &dyn Fn(u8) -> String| {
+        let servers: String =
+            NUMBERS.iter().map(|n| format!("-a -t {vip} -r {} -g -w {weight}\n", server(*n))).collect();
+        format!("-A -t {vip} -s wrr\n{servers}")
+    };
+    destinations(&format!("{VIP}:80"), &|n| format!("192.0.2.{n}:80"))
+        + &destinations(&format!("[{VIP6}]:80"), &|n| format!("[2001:db8::{n}]:80"))
+}
+
+const BLOCK: &str = "    lvs_dr {\n        services DIR/services\n        state_dir DIR/state\n        repair_interval 2\n    }\n";
+
+/// Waits until each node has its role, and all that belongs to it.
+fn have(directors: &[Director], what: &str, roles: [&str; 3]) -> Duration {
+    let start = Instant::now();
+    loop {
+        let wrong: Vec<String> = directors
+            .iter()
+            .zip(roles)
+            .filter_map(|(director, role)| Some(format!("{}: {}", director.number, director.wrong(role)?)))
+            .collect();
+        if wrong.is_empty() {
+            let taken = start.elapsed();
+            println!("{what}: {} after {} ms", roles.join(", "), taken.as_millis());
+            return taken;
+        }
+        let logs = || directors.iter().map(Director::log).collect::<Vec<_>>().join("\n---\n");
+        assert!(start.elapsed() < Duration::from_secs(25), "{what}: {}\n{}", wrong.join("\n"), logs());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+#[ignore = "tests/keepalived/run builds what it needs"]
+fn states_of_an_instance_are_roles() {
+    enter_switch();
+    let client = host(1);
+    let mut directors = NUMBERS.map(Director::new);
+    for (director, priority) in directors.iter_mut().zip(PRIORITIES) {
+        director.start("lvs-dr", priority, BLOCK);
+    }
+    have(&directors, "start", ["master", "backup", "backup"]);
+    let mut sessions: Vec<(Session, u8)> = (0..12).map(|n| session(&client, BOTH[n % 2])).collect();
+    let spread = |sessions: &[(Session, u8)]| NUMBERS.map(|n| sessions.iter().filter(|(_, server)| *server == n).count());
+    assert_eq!(spread(&sessions), [4, 4, 4]);
+    let failing = |change: &mut dyn FnMut()| failing_during(&client, &BOTH, change);
+
+    let counted = failing(&mut || {
+        directors[0].running().reload(&directors[0].configuration(50, BLOCK));
+        have(&directors, "reload with less priority", ["backup", "master", "backup"]);
+    });
+    println!("  {} of {} new connections failed, {} of {} sessions kept", counted.0, counted.1, kept(&mut sessions), sessions.len());
+    assert_eq!((counted.0, kept(&mut sessions)), (0, sessions.len()));
+
+    let counted = failing(&mut || {
+        directors[1].running.take().unwrap().stop();
+        have(&directors, "stop", ["backup", "stop", "master"]);
+    });
+    println!("  {} of {} new connections failed, {} of {} sessions kept", counted.0, counted.1, kept(&mut sessions), sessions.len());
+    assert_eq!((counted.0, kept(&mut sessions)), (0, sessions.len()));
+    assert!(directors[1].log().contains("(web) lvs_dr: stop: done"), "{}", directors[1].log());
+
+    directors[1].start("lvs-dr", 150, BLOCK);
+    have(&directors, "start again", ["backup", "master", "backup"]);
+    directors[0].running().reload(&directors[0].configuration(200, BLOCK));
+    have(&directors, "reload with more priority", ["master", "backup", "backup"]);
+    assert_eq!(kept(&mut sessions), sessions.len());
+
+    // Changed services reach every node; the weights are the new ones.
+    for (director, priority) in directors.iter().zip(PRIORITIES) {
+        fs::write(director.dir.join("services"), services(5)).unwrap();
+        director.running().reload(&director.configuration(priority, BLOCK));
+    }
+    let start = Instant::now();
+    while !directors.iter().all(|director| director.netns.run(saved).unwrap().matches("-w 5\n").count() == 6) {
+        let all: Vec<String> = directors.iter().map(|director| director.netns.run(saved).unwrap()).collect();
+        assert!(start.elapsed() < Duration::from_secs(15), "{}\n{}", all.join("\n"), directors[0].log());
+        thread::sleep(Duration::from_millis(30));
+    }
+    have(&directors, "reload with other services", ["master", "backup", "backup"]);
+
+    // What other programs remove comes back.
+    directors[1].netns.run(|| ip(&format!("address del {VIP}/32 dev lo"))).unwrap();
+    have(&directors, "a VIP is removed from lo: repaired", ["master", "backup", "backup"]);
+
+    ip("link set port11 down");
+    let start = Instant::now();
+    while directors[1].wrong("master").is_some() {
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}\n{}", directors[1].wrong("master"), directors[1].log());
+        thread::sleep(Duration::from_millis(10));
+    }
+    println!("link down: the next director is complete after {} ms", start.elapsed().as_millis());
+    have(&directors, "link down", ["fault", "master", "backup"]);
+    ip("link set port11 up");
+    have(&directors, "link up", ["master", "backup", "backup"]);
+
+    let kill = |director: &Director, file: &str| {
+        let pid = director.running().pid(file);
+        fs::remove_file(director.dir.join(file)).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    };
+    kill(&directors[0], "vrrp.pid");
+    have(&directors, "kill -9 of the VRRP process", ["master", "backup", "backup"]);
+    let orphan = directors[0].running().pid("vrrp.pid").as_raw_nonzero();
+    kill(&directors[0], "pid");
+    have(&directors, "kill -9 of the first process", ["stop", "master", "backup"]);
+    drop(directors[0].running.take());
+    // It waits for what the last adverts may still need.
+    crate::lan::until("it ends", || !Path::new(&format!("/proc/{orphan}/stat")).exists());
+    directors[0].start("lvs-dr", 200, BLOCK);
+    have(&directors, "start after that", ["master", "backup", "backup"]);
+
+    // Without the block the node stops, and serves on.
+    let plain = directors[2].configuration(100, "");
+    directors[2].running().reload(&plain);
+    have(&directors, "the block is removed", ["master", "backup", "stop"]);
+    directors[2].running().reload(&directors[2].configuration(100, BLOCK));
+    soon_role(&directors[2], "backup");
+    let before: Vec<(Session, u8)> = (0..6).map(|n| session(&client, BOTH[n % 2])).collect();
+    assert_eq!(spread(&before), [2, 2, 2]);
+    directors.iter_mut().for_each(|director| director.running.take().unwrap().stop());
+    have(&directors, "stop of all", ["stop", "stop", "stop"]);
+}
+
+fn soon_role(director: &Director, role: &str) {
+    let start = Instant::now();
+    while director.wrong(role).is_some() {
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}\n{}", director.wrong(role), director.log());
+        thread::sleep(Duration::from_millis(30));
+    }
+}
+
+/// How often the third node is elected as well when the director goes silent; and the memory of
+/// the VRRP process.
+#[test]
+#[ignore = "tests/keepalived/run builds what it needs"]
+fn a_silent_director_has_one_successor() {
+    const ROUNDS: usize = 20;
+    for (name, block) in [("stock", ""), ("lvs-dr", BLOCK)] {
+        enter_switch();
+        let mut directors = NUMBERS.map(Director::new);
+        for (director, priority) in directors.iter_mut().zip(PRIORITIES) {
+            director.start(name, priority, block);
+        }
+        let address = |director: &Director| {
+            director.netns.run(|| ip(&format!("-o address show dev {INTERFACE}"))).unwrap().contains(&format!(" {VIP}/"))
+        };
+        let settled = || {
+            let start = Instant::now();
+            while block.is_empty() && (!address(&directors[0]) || address(&directors[1]) || address(&directors[2])) {
+                assert!(start.elapsed() < Duration::from_secs(20), "{}", directors[0].log());
+                thread::sleep(Duration::from_millis(20));
+            }
+            if !block.is_empty() {
+                for (director, role) in directors.iter().zip(["master", "backup", "backup"]) {
+                    soon_role(director, role);
+                }
+            }
+            thread::sleep(Duration::from_millis(700));
+        };
+        let mut also = 0;
+        for _ in 0..ROUNDS {
+            settled();
+            let before = [1, 2].map(|n| directors[n].elected());
+            let pid = directors[0].running().pid("vrrp.pid");
+            kill_process(pid, Signal::STOP).unwrap();
+            thread::sleep(Duration::from_millis(1500));
+            let after = [1, 2].map(|n| directors[n].elected());
+            kill_process(pid, Signal::CONT).unwrap();
+            assert!(after != before, "nobody was elected: {}", directors[1].log());
+            also += usize::from(after[1] != before[1]);
+        }
+        println!("{name}: the third node was elected as well in {also} of {ROUNDS}");
+        settled();
+        for line in ["VmRSS", "VmHWM", "RssAnon", "VmSize"] {
+            println!("{name}: VRRP process, {line} {} kB", directors[0].running().memory("vrrp.pid", line));
+        }
+    }
+}

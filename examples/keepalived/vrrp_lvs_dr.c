@@ -41,8 +41,11 @@
 #define DESCRIPTORS	16
 /* How often a driver is looked after in a shutdown, when keepalived's scheduler has no descriptors. */
 #define STOP_INTERVAL	(TIMER_HZ / 200)
-/* How long a shutdown waits for the nodes. keepalived's first process waits 5 s for this one. */
-#define STOP_LIMIT	(3 * TIMER_HZ)
+/* How long a shutdown waits for the nodes, and how many seconds a handover before it. keepalived's first process waits 5 s. */
+#define STOP_LIMIT	(2 * TIMER_HZ)
+#define HANDOVER_MAX	2
+/* How often the end of a handover is looked for. */
+#define HANDOVER_INTERVAL (TIMER_HZ / 100)
 /* The time between two attempts for a role, and between two repairs, in seconds. */
 #define RETRY_MIN	1
 #define RETRY_MAX	60
@@ -55,6 +58,7 @@ typedef struct node {
 	struct lvs_node_config config;
 	char *services_file;
 	unsigned repair_interval;
+	unsigned handover;		/* Seconds at most; 0: none before a stop */
 
 	lvs_driver *driver;		/* NULL: not opened, see open_node() */
 	uint32_t role;			/* The last one that was asked for, or LVS_ROLE_NONE */
@@ -67,6 +71,9 @@ typedef struct node {
 /* Nodes that run, and those that the parser has found since. */
 static node_t *nodes, *parsed;
 static timeval_t stop_limit;
+/* What begins keepalived's shutdown after a handover, and when at the latest. */
+static thread_func_t terminate;
+static timeval_t handover_limit;
 
 static const struct field {
 	const char *name;
@@ -278,6 +285,15 @@ static void repair_handler(const vector_t *strvec)
 		node->repair_interval = number;
 }
 
+static void handover_handler(const vector_t *strvec)
+{
+	node_t *node = current(strvec);
+	uint32_t number;
+
+	if (node && read_number(strvec, &number))
+		node->handover = number < HANDOVER_MAX ? number : HANDOVER_MAX;
+}
+
 void lvs_dr_install_keywords(void)
 {
 	size_t i;
@@ -290,6 +306,7 @@ void lvs_dr_install_keywords(void)
 		install_keyword(numbers[i].name, &number_handler);
 	install_keyword("services", &services_handler);
 	install_keyword("repair_interval", &repair_handler);
+	install_keyword("handover", &handover_handler);
 	install_sublevel_end();
 }
 
@@ -380,6 +397,11 @@ static void read_services(node_t *node)
 		fclose(file);
 }
 
+static bool same_text(const char *a, const char *b)
+{
+	return a == b || (a && b && !strcmp(a, b));
+}
+
 /* What the instance and the other blocks say about the node. */
 static void complete(node_t *node)
 {
@@ -395,19 +417,11 @@ static void complete(node_t *node)
 		append_vips(node, vrrp, &vrrp->evip);
 	}
 	/* Blocks with the same state directory are groups of one node. */
-	for (other = parsed; other; other = other->next) {
-		const char *ours = node->config.state_dir, *theirs = other->config.state_dir;
-
-		if (ours == theirs || (ours && theirs && !strcmp(ours, theirs)))
+	for (other = parsed; other; other = other->next)
+		if (other->config.group && same_text(other->config.state_dir, node->config.state_dir))
 			append(&node->config.groups, &node->config.group_count, other->config.group);
-	}
 	if (node->services_file)
 		read_services(node);
-}
-
-static bool same_text(const char *a, const char *b)
-{
-	return a == b || (a && b && !strcmp(a, b));
 }
 
 static bool same_list(const char *const *a, size_t count_a, const char *const *b, size_t count_b)
@@ -623,14 +637,20 @@ void lvs_dr_start(void)
 				log_failure(node, "changed services");
 		}
 	}
-	/* Those that are not configured any more serve on without an election. */
-	for (old = nodes; old; old = old->next) {
+	/* What is not configured any more serves on without an election; a group among others is released by these. */
+	for (at = &nodes; (old = *at);) {
+		for (node = parsed; node && !same_text(node->config.state_dir, old->config.state_dir); node = node->next)
+			;
+		if (node) {
+			*at = old->next;
+			free_node(old);
+			continue;
+		}
 		old->leaving = true;
 		old->role = LVS_ROLE_STOP;
 		request(old);
+		at = &old->next;
 	}
-	for (at = &nodes; *at; at = &(*at)->next)
-		;
 	*at = parsed;
 	parsed = NULL;
 	/* States that instances have already: after a reload, and where an interface is down. */
@@ -664,16 +684,52 @@ void lvs_dr_notify(const vrrp_t *vrrp)
 	request(node);
 }
 
-bool lvs_dr_is_stopping(void)
+static bool any_is_busy(void)
 {
 	node_t *node;
 
-	if (!timerisset(&stop_limit) || timercmp(&time_now, &stop_limit, >))
-		return false;
 	for (node = nodes; node; node = node->next)
 		if (node->driver && lvs_driver_is_busy(node->driver))
 			return true;
 	return false;
+}
+
+static void end_handover(__attribute__((unused)) thread_ref_t thread)
+{
+	if (any_is_busy() && timercmp(&time_now, &handover_limit, <))
+		thread_add_timer(master, end_handover, NULL, HANDOVER_INTERVAL);
+	else
+		thread_add_start_terminate_event(master, terminate);
+}
+
+/* A node with LVS_ROLE_STOP serves new connections itself, and has sent the others to all nodes. All of this while it still has the
+ * VIP, and its adverts keep the others from an election: what the next director does not know it sends here. */
+bool lvs_dr_hand_over(thread_func_t next)
+{
+	unsigned limit = 0;
+	node_t *node;
+
+	for (node = nodes; node; node = node->next) {
+		if (!node->handover || node->role != LVS_ROLE_MASTER)
+			continue;
+		log_message(LOG_INFO, "(%s) lvs_dr: hands over", node->instance);
+		node->role = LVS_ROLE_STOP;
+		request(node);
+		if (node->handover > limit)
+			limit = node->handover;
+	}
+	/* A second signal does not wait. */
+	if (!limit)
+		return false;
+	terminate = next;
+	handover_limit = timer_add_long(time_now, limit * TIMER_HZ);
+	thread_add_timer(master, end_handover, NULL, HANDOVER_INTERVAL);
+	return true;
+}
+
+bool lvs_dr_is_stopping(void)
+{
+	return timerisset(&stop_limit) && timercmp(&time_now, &stop_limit, <) && any_is_busy();
 }
 
 /* Instead of reads, which the scheduler leaves out in a shutdown. */

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "scheduler.h"
 #include "vrrp.h"
 
 /* The parser: the keywords of the block. */
@@ -17,6 +18,9 @@ extern unsigned lvs_dr_descriptors(void);
 
 /* An instance has a new state. */
 extern void lvs_dr_notify(const vrrp_t *);
+
+/* A signal asks for the end of the process. True: what is passed is called later, after the handover of a director. */
+extern bool lvs_dr_hand_over(thread_func_t);
 
 /* All instances have been stopped, and the scheduler runs nothing but timers of the shutdown. */
 extern void lvs_dr_stop(void);

@@ -3,12 +3,12 @@
 
 use super::*;
 
-/// The program that the build script has made, in the guest's own memory.
-fn built(name: &str) -> PathBuf {
-    let copy = PathBuf::from(format!("/run/keepalived-{name}"));
+/// The program that was made below the target directory, in the guest's own memory.
+fn built(name: &str, program: &str) -> PathBuf {
+    let copy = PathBuf::from(format!("/run/{program}-{name}"));
     if !copy.exists() {
         let this = std::env::current_exe().unwrap();
-        let made = this.ancestors().map(|dir| dir.join("keepalived").join(name).join("bin/keepalived"));
+        let made = this.ancestors().map(|dir| dir.join("keepalived").join(name).join("bin").join(program));
         let made = made.into_iter().find(|path| path.exists()).expect("run tests/keepalived/run");
         fs::copy(made, &copy).unwrap();
     }
@@ -25,7 +25,7 @@ impl Running {
     /// In the calling thread's namespace, with `keepalived.conf` of this directory.
     fn start(name: &str, options: &str, dir: &Path) -> Self {
         let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-        let mut command = Command::new(built(name));
+        let mut command = Command::new(built(name, "keepalived"));
         command.args(options.split_whitespace()).args(["--dont-fork", "--log-console", "--log-detail"]);
         for (option, file) in
             [("use-file", "keepalived.conf"), ("pid", "pid"), ("vrrp_pid", "vrrp.pid"), ("checkers_pid", "checkers.pid")]
@@ -353,6 +353,45 @@ fn the_table_is_the_stock_programs_at_each_step() {
     same(&twins, "stopped", |table| !table.contains("-A ") && !table.contains("daemon"));
 }
 
+/// Of services with traffic, by what keepalived's SNMP agent calls.
+#[test]
+#[ignore = "tests/keepalived/run builds what it needs"]
+fn counters_are_those_of_the_stock_program() {
+    enter_switch();
+    let (client, node) = (host(1), host(11));
+    serve(&node, 11);
+    crate::lan::add_vips(&node, INTERFACE);
+    let table = "-A -t 192.0.2.254:80 -s wrr -p 100\n-a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 1\n\
+                 -a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0\n-A -t [2001:db8::fe]:80 -s rr\n\
+                 -a -t [2001:db8::fe]:80 -r [2001:db8::11]:80 -g -w 1\n-A -f 7 -s rr\n-a -f 7 -r 192.0.2.12:0 -g\n\
+                 -A -f 7 -6 -s rr\n-a -f 7 -6 -r [2001:db8::12]:0 -g\n";
+    node.run(|| lab::feed("ipvsadm -R", table)).unwrap();
+    let _sessions: Vec<(Session, u8)> = (0..10).map(|n| session(&client, BOTH[n % 2])).collect();
+    for (service, found) in [
+        ("0 2 6 192.0.2.254 80", "service: 5 connections"),
+        ("0 10 6 2001:db8::fe 80", "service: 5 connections"),
+        ("7 2 0 0.0.0.0 0", "192.0.2.12, port 0: 0 active"),
+        ("7 10 0 :: 0", "2001:db8::12, port 0: 0 active"),
+        ("8 2 0 0.0.0.0 0", "no service"),
+    ] {
+        let ask = |name| {
+            let command = format!("{} {service}", built(name, "counters").display());
+            String::from_utf8(node.run(|| lab::try_run(&command)).unwrap().stdout).unwrap()
+        };
+        // The kernel counts anew every two seconds.
+        let start = Instant::now();
+        loop {
+            let [stock, ours] = ["stock", "lvs-dr"].map(ask);
+            if stock == ours && stock.contains(found) {
+                print!("equal: counters of {service}:\n{stock}");
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(10), "{service}\n{stock}\n{ours}");
+            thread::sleep(Duration::from_millis(300));
+        }
+    }
+}
+
 /// A node with `lvs_dr` in its vrrp_instance.
 struct Director {
     number: u8,
@@ -501,6 +540,25 @@ fn states_of_an_instance_are_roles() {
 
     directors[1].start("lvs-dr", 150, BLOCK);
     have(&directors, "start again", ["backup", "master", "backup"]);
+    // The same with a handover: all connections are sent before the VIP leaves.
+    let handover = BLOCK.replace("repair_interval 2\n", "repair_interval 2\n        handover 2\n");
+    directors[1].running().reload(&directors[1].configuration(150, &handover));
+    sessions.extend((0..6).map(|n| session(&client, BOTH[n % 2])));
+    let counted = failing(&mut || {
+        sessions.extend((0..6).map(|n| session(&client, BOTH[n % 2])));
+        directors[1].running.take().unwrap().stop();
+        have(&directors, "stop with a handover", ["backup", "stop", "master"]);
+    });
+    println!("  {} of {} new connections failed, {} of {} sessions kept", counted.0, counted.1, kept(&mut sessions), sessions.len());
+    assert_eq!((counted.0, kept(&mut sessions)), (0, sessions.len()));
+    let log = directors[1].log();
+    let order = ["(web) lvs_dr: hands over", "sync: send all connections", "lvs_dr: stop: done", "(web) sent 0 priority"];
+    let after = &log[log.rfind(order[0]).unwrap_or_default()..];
+    let found = order.map(|line| after.find(line));
+    assert!(found.is_sorted() && found[0] == Some(0), "{found:?}\n{log}");
+    directors[1].start("lvs-dr", 150, BLOCK);
+    have(&directors, "start again", ["backup", "master", "backup"]);
+
     directors[0].running().reload(&directors[0].configuration(200, BLOCK));
     have(&directors, "reload with more priority", ["master", "backup", "backup"]);
     assert_eq!(kept(&mut sessions), sessions.len());
@@ -615,4 +673,47 @@ fn a_silent_director_has_one_successor() {
             println!("{name}: VRRP process, {line} {} kB", directors[0].running().memory("vrrp.pid", line));
         }
     }
+}
+
+#[test]
+#[ignore = "tests/keepalived/run builds what it needs"]
+fn instances_with_one_state_directory_are_groups_of_a_node() {
+    enter_switch();
+    let mut director = Director::new(11);
+    let block = "    lvs_dr {\n        state_dir DIR/state\n        own_requests left_alone\n        arp all\n        \
+                 arp_ignore 1\n        arp_announce 2\n    }\n"
+        .replace("DIR", &director.dir.display().to_string());
+    let web = format!("{}}}\n{}", head(), instance("web", 254, 100, INTERFACE, &block));
+    let both = web.clone() + &instance("mail", 253, 100, INTERFACE, &block.replace("lvs_dr {", "lvs_dr letters {"));
+    fs::write(director.dir.join("keepalived.conf"), &both).unwrap();
+    director.running = Some(director.netns.run(|| Running::start("lvs-dr", "--vrrp", &director.dir)).unwrap());
+    let roles = || -> Vec<String> {
+        let state = fs::read_to_string(director.dir.join("state/state")).unwrap_or_default();
+        let mut groups: Vec<String> = state
+            .split("group ")
+            .skip(1)
+            .filter_map(|part| {
+                let role = part.lines().find_map(|line| line.strip_prefix("role "))?;
+                Some(format!("{}: {role}", part.lines().next()?))
+            })
+            .collect();
+        groups.sort();
+        groups
+    };
+    let on_lo = || director.netns.run(|| ip("-o address show dev lo")).unwrap();
+    let becomes = |what: &str, wanted: &[&str], vips: &dyn Fn(&str) -> bool| {
+        let start = Instant::now();
+        while roles() != wanted || !vips(&on_lo()) {
+            let elapsed = start.elapsed();
+            assert!(elapsed < Duration::from_secs(15), "{what}: {:?}\n{}\n{}", roles(), on_lo(), director.log());
+            thread::sleep(Duration::from_millis(30));
+        }
+        println!("{what}: {}", wanted.join(", "));
+    };
+    becomes("two instances", &["letters: master reached", "web: master reached"], &|lo| lo.contains(VIP) && lo.contains(MAIL));
+    director.running().reload(&web);
+    becomes("one of them is deleted", &["web: master reached"], &|lo| lo.contains(VIP) && !lo.contains(MAIL));
+    director.running().reload(&both);
+    becomes("and back", &["letters: master reached", "web: master reached"], &|lo| lo.contains(VIP) && lo.contains(MAIL));
+    director.running.take().unwrap().stop();
 }

@@ -376,14 +376,18 @@ fn counters_are_those_of_the_stock_program() {
     ] {
         let ask = |name| {
             let command = format!("{} {service}", built(name, "counters").display());
-            String::from_utf8(node.run(|| lab::try_run(&command)).unwrap().stdout).unwrap()
+            let shown = String::from_utf8(node.run(|| lab::try_run(&command)).unwrap().stdout).unwrap();
+            // The library lists destinations by address. keepalived looks each one up.
+            let mut lines: Vec<&str> = shown.lines().collect();
+            lines.sort();
+            lines.join("\n")
         };
         // The kernel counts anew every two seconds.
         let start = Instant::now();
         loop {
             let [stock, ours] = ["stock", "lvs-dr"].map(ask);
             if stock == ours && stock.contains(found) {
-                print!("equal: counters of {service}:\n{stock}");
+                println!("equal: counters of {service}:\n{stock}");
                 break;
             }
             assert!(start.elapsed() < Duration::from_secs(10), "{service}\n{stock}\n{ours}");

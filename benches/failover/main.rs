@@ -33,7 +33,7 @@ use serde_json::Value;
 use crate::cluster::addresses::{Family, set_family};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::Kind;
-use crate::cluster::ways::{Balance, LVS_NODE, WATCH, WAYS, Way};
+use crate::cluster::ways::{Balance, EMBEDDED, LVS_NODE, WATCH, WAYS, Way};
 use crate::measure::Measured;
 use crate::promotion::{FENCES, Told};
 use crate::upkeep::Upkeep;
@@ -110,7 +110,7 @@ fn family(text: &str) -> Result<Family, String> {
 }
 
 fn ways() -> Vec<&'static str> {
-    WAYS.iter().chain([&WATCH]).map(|way| way.name).collect()
+    WAYS.iter().chain([&WATCH, &EMBEDDED]).map(|way| way.name).collect()
 }
 
 fn stories() -> Vec<&'static str> {
@@ -153,8 +153,8 @@ fn run(options: &Options) -> Result<bool> {
         for kind in &kinds {
             let mut measured = Vec::new();
             let ways = WAYS.iter().filter(|way| chosen(&options.way, way.name));
-            // These have more to do with nodes that come and go.
-            let watched = [&WATCH].into_iter().filter(|way| options.way.iter().any(|name| name == way.name));
+            // What has more to do with nodes that come and go, and what is built apart.
+            let watched = [&WATCH, &EMBEDDED].into_iter().filter(|way| options.way.iter().any(|name| name == way.name));
             let ways = ways.chain(watched);
             let ways = ways.filter(|way| way.hands_over || !kind.hands_over());
             for way in ways.flat_map(|way| scheduled(options, way, None)) {

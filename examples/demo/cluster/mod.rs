@@ -32,6 +32,8 @@ pub(crate) const DIR: &str = "/run/lvs-dr-demo";
 
 const ADVERT_SECONDS: f64 = 0.3;
 /// The namespaces beside the nodes'.
+/// In a node's folder: keepalived, if it is not the installed one.
+const PROGRAM: &str = "keepalived";
 const LAN: &str = "lan";
 const CLIENT: &str = "client";
 const OTHER_CLIENT: &str = "client2";
@@ -120,11 +122,14 @@ impl Node {
     // has both.
     fn start_keepalived(&self) -> Result<Child> {
         let log = File::create(self.log()).with_context(|| format!("cannot write {}", self.log().display()))?;
+        let program = self.etc.join(PROGRAM);
+        let program = if program.exists() { program } else { "keepalived".into() };
         let script = "mkdir -p /etc/keepalived && mount --bind $0/tmp /tmp && mount --bind $0 /etc/keepalived &&
-            exec keepalived --vrrp --dont-fork --log-console --pid=$0/pid --vrrp_pid=$0/vrrp.pid";
+            exec $1 --vrrp --dont-fork --log-console --pid=$0/pid --vrrp_pid=$0/vrrp.pid";
         Command::new("ip")
             .args(["netns", "exec", &self.name, "sh", "-c", script])
             .arg(&self.etc)
+            .arg(program)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot share the log")?)
             .stderr(log)

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::addresses::{family, real, vip, web};
-use super::{DIR, INTERFACE, Node, run};
+use super::{DIR, INTERFACE, Node, PROGRAM, run};
 
 /// The operator's program, which keepalived calls.
 pub(crate) const LVS_NODE: &str = "lvs-node";
@@ -99,6 +99,12 @@ pub(crate) const WAYS: &[Way] = &[
 /// [`WAYS`] has what notifications do; this one is for stories of nodes that come and go.
 pub(crate) const WATCH: Way = Way::watched("watch", "lvs-node watch, fence = marks", "marks");
 
+/// keepalived that is built on the library: `examples/keepalived/build`.
+pub(crate) const EMBEDDED: Way = Way {
+    prepare: embedded,
+    ..Way::lvs_node("keepalived", "keepalived with lvs_dr, fence = marks", "marks", Balance::Wrr)
+};
+
 /// The seed's scripts. Its page lost the `#` of the first line.
 const TO_MASTER: &str = "#!/bin/bash
 
@@ -128,11 +134,15 @@ fn seed(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
 
 /// Loads the table by ipvsadm.
 fn load(way: &Way, node: &Node, all: &[Node]) -> Result<()> {
+    node.netns.run(|| run("ipvsadm --restore", &table(way, all)))?.map(drop)
+}
+
+fn table(way: &Way, all: &[Node]) -> String {
     let mut table = format!("-A -t {} {}\n", web(), way.scheduler.ipvsadm());
     for server in all {
         table += &format!("-a -t {} -r {} -g -w 1\n", web(), real(server.address));
     }
-    node.netns.run(|| run("ipvsadm --restore", &table))?.map(drop)
+    table
 }
 
 /// `lvs-node` with a configuration file, which says everything: nothing is done by hand.
@@ -175,6 +185,38 @@ file = \"{maintenance}\"
     let notify = ["master", "backup", "fault", "stop"]
         .map(|role| format!("    notify_{role} \"{program} --config /etc/keepalived/node.toml role {role}\""));
     Ok(notify.join("\n"))
+}
+
+/// keepalived itself takes on the roles. `lvs-node` has a file, too: `handover` reads it.
+fn embedded(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
+    ours(way, node, all)?;
+    let path = node.etc.join("node.toml");
+    let vips = format!("vips = [\"{}\"]\n", vip());
+    let file = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = file.replace(&vips, "") + "[[group]]\nname = \"web\"\n" + &vips;
+    fs::write(&path, file).with_context(|| format!("cannot write {}", path.display()))?;
+
+    let this = fs::read_link("/proc/self/exe").context("cannot find this program")?;
+    let mut built = this.ancestors().map(|folder| folder.join("keepalived/lvs-dr/bin/keepalived"));
+    let built = built.find(|path| path.exists()).context("examples/keepalived/build has to be run before")?;
+    fs::copy(&built, node.etc.join(PROGRAM)).with_context(|| format!("cannot copy {}", built.display()))?;
+    let mut services = String::new();
+    if !way.live_table {
+        let path = node.etc.join("services");
+        fs::write(&path, table(way, all)).with_context(|| format!("cannot write {}", path.display()))?;
+        services = format!("        services {}\n", path.display());
+    }
+    Ok(format!(
+        "    lvs_dr {{
+{services}        state_dir {state}
+        fence {fence}
+        arp interface
+        arp_ignore 3
+        arp_announce 2
+    }}",
+        state = node.etc.join("state").display(),
+        fence = way.fence,
+    ))
 }
 
 /// Refuses a configuration that this version of `lvs-node` does not read: else the first sign of

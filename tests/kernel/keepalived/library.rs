@@ -27,9 +27,12 @@ impl Running {
         let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let mut command = Command::new(built(name, "keepalived"));
         command.args(options.split_whitespace()).args(["--dont-fork", "--log-console", "--log-detail"]);
-        for (option, file) in
-            [("use-file", "keepalived.conf"), ("pid", "pid"), ("vrrp_pid", "vrrp.pid"), ("checkers_pid", "checkers.pid")]
-        {
+        for (option, file) in [
+            ("use-file", "keepalived.conf"),
+            ("pid", "pid"),
+            ("vrrp_pid", "vrrp.pid"),
+            ("checkers_pid", "checkers.pid"),
+        ] {
             command.arg(format!("--{option}={}", dir.join(file).display()));
         }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -165,7 +168,8 @@ impl Twin {
     /// All of IPVS, as ipvsadm prints it. The kernel's order of services is another one in each
     /// namespace.
     fn table(&self) -> String {
-        let shown = self.netns.run(|| ["-Sn", "-Ln --daemon", "-Ln --timeout", "-Ln --thresholds"].map(ipvsadm)).unwrap();
+        let shown =
+            self.netns.run(|| ["-Sn", "-Ln --daemon", "-Ln --timeout", "-Ln --thresholds"].map(ipvsadm)).unwrap();
         let mut services: Vec<String> = shown[0].split("-A ").skip(1).map(|service| format!("-A {service}")).collect();
         services.sort();
         let sorted = |text: &str| {
@@ -285,7 +289,9 @@ fn the_table_is_the_stock_programs_at_each_step() {
     });
     let set = |server, up| twins.iter().for_each(|twin| twin.servers.set(server, up));
     set(0, false);
-    same(&twins, "a server is dead: removed", |table| !table.contains("-r 192.0.2.21:80") && !table.contains("db8::21]:80"));
+    same(&twins, "a server is dead: removed", |table| {
+        !table.contains("-r 192.0.2.21:80") && !table.contains("db8::21]:80")
+    });
     set(1, false);
     same(&twins, "another one is dead: weight 0 where it is inhibited", |table| {
         table.contains("-r 192.0.2.22:80 -g -w 0\n") && !table.contains("-r [2001:db8::22]:80")
@@ -306,7 +312,9 @@ fn the_table_is_the_stock_programs_at_each_step() {
         twin.running().reload(&twin.configuration(&checked(7, true)));
     }
     same(&twins, "reload: a weight, services of UDP with sip and of SCTP", |table| {
-        table.contains("-r 192.0.2.21:80 -g -w 7\n") && table.contains("192.0.2.254:5060") && table.contains("192.0.2.254:9 ")
+        table.contains("-r 192.0.2.21:80 -g -w 7\n")
+            && table.contains("192.0.2.254:5060")
+            && table.contains("192.0.2.254:9 ")
     });
     set(0, false);
     same(&twins, "a server is dead again", |table| !table.contains("-r 192.0.2.21:80 -g -w 7"));
@@ -344,7 +352,10 @@ fn the_table_is_the_stock_programs_at_each_step() {
     for (file, what) in kinds {
         for line in ["VmRSS", "VmHWM", "RssAnon"] {
             let [stock, ours] = [0, 1].map(|n| twins[n].running().memory(file, line));
-            println!("memory, {what} process, {line}: stock {stock} kB, lvs-dr {ours} kB, {:+} kB", ours as i64 - stock as i64);
+            println!(
+                "memory, {what} process, {line}: stock {stock} kB, lvs-dr {ours} kB, {:+} kB",
+                ours as i64 - stock as i64
+            );
         }
     }
     for twin in &mut twins {
@@ -490,7 +501,8 @@ fn services(weight: u32) -> String {
         + &destinations(&format!("[{VIP6}]:80"), &|n| format!("[2001:db8::{n}]:80"))
 }
 
-const BLOCK: &str = "    lvs_dr {\n        services DIR/services\n        state_dir DIR/state\n        repair_interval 2\n    }\n";
+const BLOCK: &str =
+    "    lvs_dr {\n        services DIR/services\n        state_dir DIR/state\n        repair_interval 2\n    }\n";
 
 /// Waits until each node has its role, and all that belongs to it.
 fn have(directors: &[Director], what: &str, roles: [&str; 3]) -> Duration {
@@ -523,7 +535,8 @@ fn states_of_an_instance_are_roles() {
     }
     have(&directors, "start", ["master", "backup", "backup"]);
     let mut sessions: Vec<(Session, u8)> = (0..12).map(|n| session(&client, BOTH[n % 2])).collect();
-    let spread = |sessions: &[(Session, u8)]| NUMBERS.map(|n| sessions.iter().filter(|(_, server)| *server == n).count());
+    let spread =
+        |sessions: &[(Session, u8)]| NUMBERS.map(|n| sessions.iter().filter(|(_, server)| *server == n).count());
     assert_eq!(spread(&sessions), [4, 4, 4]);
     let failing = |change: &mut dyn FnMut()| failing_during(&client, &BOTH, change);
 
@@ -531,14 +544,26 @@ fn states_of_an_instance_are_roles() {
         directors[0].running().reload(&directors[0].configuration(50, BLOCK));
         have(&directors, "reload with less priority", ["backup", "master", "backup"]);
     });
-    println!("  {} of {} new connections failed, {} of {} sessions kept", counted.0, counted.1, kept(&mut sessions), sessions.len());
+    println!(
+        "  {} of {} new connections failed, {} of {} sessions kept",
+        counted.0,
+        counted.1,
+        kept(&mut sessions),
+        sessions.len()
+    );
     assert_eq!((counted.0, kept(&mut sessions)), (0, sessions.len()));
 
     let counted = failing(&mut || {
         directors[1].running.take().unwrap().stop();
         have(&directors, "stop", ["backup", "stop", "master"]);
     });
-    println!("  {} of {} new connections failed, {} of {} sessions kept", counted.0, counted.1, kept(&mut sessions), sessions.len());
+    println!(
+        "  {} of {} new connections failed, {} of {} sessions kept",
+        counted.0,
+        counted.1,
+        kept(&mut sessions),
+        sessions.len()
+    );
     assert_eq!((counted.0, kept(&mut sessions)), (0, sessions.len()));
     assert!(directors[1].log().contains("(web) lvs_dr: stop: done"), "{}", directors[1].log());
 
@@ -553,10 +578,17 @@ fn states_of_an_instance_are_roles() {
         directors[1].running.take().unwrap().stop();
         have(&directors, "stop with a handover", ["backup", "stop", "master"]);
     });
-    println!("  {} of {} new connections failed, {} of {} sessions kept", counted.0, counted.1, kept(&mut sessions), sessions.len());
+    println!(
+        "  {} of {} new connections failed, {} of {} sessions kept",
+        counted.0,
+        counted.1,
+        kept(&mut sessions),
+        sessions.len()
+    );
     assert_eq!((counted.0, kept(&mut sessions)), (0, sessions.len()));
     let log = directors[1].log();
-    let order = ["(web) lvs_dr: hands over", "sync: send all connections", "lvs_dr: stop: done", "(web) sent 0 priority"];
+    let order =
+        ["(web) lvs_dr: hands over", "sync: send all connections", "lvs_dr: stop: done", "(web) sent 0 priority"];
     let after = &log[log.rfind(order[0]).unwrap_or_default()..];
     let found = order.map(|line| after.find(line));
     assert!(found.is_sorted() && found[0] == Some(0), "{found:?}\n{log}");
@@ -587,7 +619,12 @@ fn states_of_an_instance_are_roles() {
     ip("link set port11 down");
     let start = Instant::now();
     while directors[1].wrong("master").is_some() {
-        assert!(start.elapsed() < Duration::from_secs(15), "{:?}\n{}", directors[1].wrong("master"), directors[1].log());
+        assert!(
+            start.elapsed() < Duration::from_secs(15),
+            "{:?}\n{}",
+            directors[1].wrong("master"),
+            directors[1].log()
+        );
         thread::sleep(Duration::from_millis(10));
     }
     println!("link down: the next director is complete after {} ms", start.elapsed().as_millis());
@@ -644,7 +681,11 @@ fn a_silent_director_has_one_successor() {
             director.start(name, priority, block);
         }
         let address = |director: &Director| {
-            director.netns.run(|| ip(&format!("-o address show dev {INTERFACE}"))).unwrap().contains(&format!(" {VIP}/"))
+            director
+                .netns
+                .run(|| ip(&format!("-o address show dev {INTERFACE}")))
+                .unwrap()
+                .contains(&format!(" {VIP}/"))
         };
         let settled = || {
             let start = Instant::now();
@@ -714,10 +755,14 @@ fn instances_with_one_state_directory_are_groups_of_a_node() {
         }
         println!("{what}: {}", wanted.join(", "));
     };
-    becomes("two instances", &["letters: master reached", "web: master reached"], &|lo| lo.contains(VIP) && lo.contains(MAIL));
+    becomes("two instances", &["letters: master reached", "web: master reached"], &|lo| {
+        lo.contains(VIP) && lo.contains(MAIL)
+    });
     director.running().reload(&web);
     becomes("one of them is deleted", &["web: master reached"], &|lo| lo.contains(VIP) && !lo.contains(MAIL));
     director.running().reload(&both);
-    becomes("and back", &["letters: master reached", "web: master reached"], &|lo| lo.contains(VIP) && lo.contains(MAIL));
+    becomes("and back", &["letters: master reached", "web: master reached"], &|lo| {
+        lo.contains(VIP) && lo.contains(MAIL)
+    });
     director.running.take().unwrap().stop();
 }

@@ -1,88 +1,144 @@
-//! Work that blocks, beside a loop that must not: in a thread that ends with it.
+//! Work that takes time, done piece by piece: without a thread, for a loop that must not wait.
 
-use std::io;
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
-use rustix::pipe::{PipeFlags, pipe_with};
+use crate::wait::wait;
 
-use crate::netlink::start_thread;
+/// What work waits for.
+#[derive(Debug, Clone)]
+struct Wait {
+    descriptor: Option<Arc<OwnedFd>>,
+    until: Instant,
+}
 
-/// The size of the thread's stack: a program that locks its memory (mlockall(2)) has all of it in
-/// memory.
-const STACK: usize = 256 << 10;
+impl Wait {
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.descriptor.as_deref().map(AsFd::as_fd)
+    }
+}
 
-/// Work under way. Its descriptor is readable once it has ended.
-#[derive(Debug)]
+/// Where work says what it waits for, to who drives it. All clones are the same place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waits(Arc<Mutex<Option<Wait>>>);
+
+impl Waits {
+    /// Waits until the descriptor is readable or the time has come, or for less: what is waited for
+    /// must be looked at.
+    pub(crate) async fn wait(&self, descriptor: Option<&Arc<OwnedFd>>, until: Instant) {
+        *self.place() = Some(Wait { descriptor: descriptor.cloned(), until });
+        let mut is_later = false;
+        let once = poll_fn(|_| match std::mem::replace(&mut is_later, true) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        once.await;
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Wait>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Does work whose every wait is one of [`Waits`], and waits for it.
+pub(crate) fn wait_for<F: Future>(work: impl FnOnce(Waits) -> F) -> F::Output {
+    let waits = Waits::default();
+    let mut work = pin!(work(waits.clone()));
+    loop {
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => {
+                let next = waits.place().take();
+                next.iter().for_each(|next| wait(next.descriptor(), Some(next.until)));
+            }
+        }
+    }
+}
+
+/// Work under way, whose every wait is one of [`Waits`].
 pub(crate) struct Background<T> {
-    result: Receiver<T>,
-    /// The reading end of a pipe whose other end is the thread's.
-    ended: OwnedFd,
+    work: Pin<Box<dyn Future<Output = T> + Send>>,
+    waits: Waits,
+    next: Wait,
 }
 
-impl<T: Send + 'static> Background<T> {
-    /// Starts it. Where no thread can be started, it is done before this returns.
-    ///
-    /// # Errors
-    /// Those of pipe(2).
-    pub(crate) fn start(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
-        let (ended, living) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (sender, result) = channel();
-        // A thread that cannot be started drops what it was to do.
-        let work = Arc::new(Mutex::new(Some(move || {
-            // Closed when the result is there, also that of a panic.
-            let _living = living;
-            let sender = sender;
-            let _ = sender.send(work());
-        })));
-        let run =
-            move || work.lock().unwrap_or_else(PoisonError::into_inner).take().into_iter().for_each(|work| work());
-        if start_thread(|builder| builder.stack_size(STACK).spawn(run.clone())).is_err() {
-            run();
+impl<T> Background<T> {
+    /// Starts it. Nothing is done before it is polled.
+    pub(crate) fn start<F: Future<Output = T> + Send + 'static>(work: impl FnOnce(Waits) -> F) -> Self {
+        let waits = Waits::default();
+        Background {
+            work: Box::pin(work(waits.clone())),
+            waits,
+            next: Wait { descriptor: None, until: Instant::now() },
         }
-        Ok(Background { result, ended })
     }
 
-    /// The result, once it is there.
-    ///
-    /// # Errors
-    /// The work has panicked.
-    pub(crate) fn poll(&self) -> io::Result<Option<T>> {
-        match self.result.try_recv() {
-            Ok(result) => Ok(Some(result)),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Disconnected) => Err(io::Error::other("a thread has ended unexpectedly")),
+    /// Does what there is to do now, and returns the result once it is there. It is not polled
+    /// again then.
+    pub(crate) fn poll(&mut self) -> Option<T> {
+        match self.work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => {
+                self.next = self.waits.place().take().unwrap_or_else(|| self.next.clone());
+                None
+            }
         }
+    }
+
+    /// When it goes on at the latest.
+    pub(crate) fn until(&self) -> Instant {
+        self.next.until
+    }
+
+    /// When this is readable, it goes on.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.next.descriptor()
     }
 }
 
-impl<T> AsFd for Background<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ended.as_fd()
+impl<T> fmt::Debug for Background<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Background").field(&self.next).finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
-    use crate::wait::wait;
+
+    async fn takes(waits: Waits, pipe: Arc<OwnedFd>) -> u8 {
+        let mut octet = [0];
+        while rustix::io::read(&pipe, &mut octet) != Ok(1) {
+            waits.wait(Some(&pipe), Instant::now() + Duration::from_secs(10)).await;
+        }
+        octet[0]
+    }
 
     #[test]
-    fn the_result_is_there_once_the_descriptor_is_readable() {
-        let work = Background::start(|| {
-            thread::sleep(Duration::from_millis(30));
-            7
-        })
-        .unwrap();
-        assert_eq!(work.poll().unwrap(), None);
-        wait(Some(work.as_fd()), Some(Instant::now() + Duration::from_secs(10)));
-        assert_eq!(work.poll().unwrap(), Some(7));
-        let panics = Background::start(|| -> u8 { std::panic::resume_unwind(Box::new(())) }).unwrap();
-        wait(Some(panics.as_fd()), Some(Instant::now() + Duration::from_secs(10)));
-        assert!(panics.poll().is_err());
+    fn it_goes_on_once_its_descriptor_is_readable() {
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let (read, write) = pipe();
+        let mut work = Background::start(|waits| takes(waits, Arc::new(read)));
+        assert!(work.descriptor().is_none() && work.until() <= Instant::now());
+        assert_eq!(work.poll(), None);
+        assert_eq!(work.poll(), None);
+        assert!(work.until() > Instant::now());
+        rustix::io::write(&write, b"7").unwrap();
+        wait(work.descriptor(), Some(work.until()));
+        assert_eq!(work.poll(), Some(b'7'));
+
+        let (read, write) = pipe();
+        rustix::io::write(&write, b"8").unwrap();
+        assert_eq!(wait_for(|waits| takes(waits, Arc::new(read))), b'8');
+        let start = Instant::now();
+        wait_for(|waits| async move { waits.wait(None, start + Duration::from_millis(20)).await });
+        assert!(start.elapsed() >= Duration::from_millis(20));
     }
 }

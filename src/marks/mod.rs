@@ -87,6 +87,7 @@ pub use probe::who_has;
 pub use routing::MarkUse;
 pub use rule::{Mac, Packets, Rule};
 pub use support::supported;
+pub(crate) use support::trying;
 pub use wire::PRIORITY;
 
 use rustix::io::Errno;

@@ -1,6 +1,10 @@
 //! What the kernel can do.
 
+use std::io;
 use std::num::NonZeroU32;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 
@@ -8,9 +12,14 @@ use super::client::explain_missing;
 use super::program::Matches;
 use super::rule::Packets;
 use super::wire;
-use crate::error::{Error, Result};
-use crate::netlink::{RouteClient, RouteMessage, in_new_namespace};
-use crate::netns::Netns;
+use crate::background::{Waits, wait_for};
+use crate::error::{Cause, Error, Result};
+use crate::netlink::{Failure, Trial};
+
+/// How long it may take to load the modules.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The index of `lo` in a new network namespace.
+const LOOPBACK: u32 = 1;
 
 /// Tries whether the kernel can mark packets, in a network namespace made for it; loads the
 /// modules where it can.
@@ -25,27 +34,45 @@ use crate::netns::Netns;
 /// - [`Error::System`] when no namespace can be made (`ENOSPC`: too many); also as
 ///   [`Marks`](super::Marks).
 pub fn supported() -> Result<()> {
-    match in_new_namespace(attempt) {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
-        tried => tried.map_err(|e| Error::system("create", "a network namespace to try tc filters in", e))?,
-    }
+    wait_for(|waits| async move { trying(&waits).await })
 }
 
-fn attempt() -> Result<()> {
-    let mut client = RouteClient::open(Netns::current()?)?;
-    let index = client.link_of_name("lo")?.index;
+/// The same, piece by piece.
+pub(crate) async fn trying(waits: &Waits) -> Result<()> {
     let rules = [([192, 0, 2, 1].into(), Packets::Opening)].into();
     let program = Matches { rules, ..Matches::default() }.program(false).unwrap_or_default();
-    let filter = wire::put_filter(index, false, 0, &program, NonZeroU32::MIN, 0);
-    let steps: [(&str, RouteMessage); 3] = [
-        ("module sch_ingress (qdisc clsact)", wire::clsact(libc::RTM_NEWQDISC, index)),
-        ("module cls_bpf (filter bpf)", wire::add_bare_filter(index)),
+    let filter = wire::put_filter(LOOPBACK, false, 0, &program, NonZeroU32::MIN, 0);
+    let steps = [
+        ("module sch_ingress (qdisc clsact)", wire::clsact(libc::RTM_NEWQDISC, LOOPBACK)),
+        ("module cls_bpf (filter bpf)", wire::add_bare_filter(LOOPBACK)),
         ("module act_skbedit (action skbedit)", filter),
     ];
-    for (module, request) in steps {
-        client
-            .request(request, NLM_F_CREATE | NLM_F_EXCL)
+    let (modules, requests): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+    let no_namespace = |error: io::Error| Error::system("create", "a network namespace to try tc filters in", error);
+    let mut trial = Trial::start(requests, NLM_F_CREATE | NLM_F_EXCL).map_err(no_namespace)?;
+    let descriptor = Arc::new(trial.as_fd().try_clone_to_owned().map_err(no_namespace)?);
+    let until = Instant::now() + LIMIT;
+    match answer(&mut trial, waits, &descriptor, until).await {
+        Err(Failure::Socket(error)) if error.raw_os_error() == Some(libc::EPERM) => return Ok(()),
+        Err(failure) => {
+            return Err(failure.explain("create", "a network namespace to try tc filters in", |_| Cause::Other));
+        }
+        Ok(()) => {}
+    }
+    for module in modules {
+        answer(&mut trial, waits, &descriptor, until)
+            .await
             .map_err(|failure| explain_missing(failure, "use", module))?;
     }
     Ok(())
+}
+
+async fn answer(trial: &mut Trial, waits: &Waits, descriptor: &Arc<OwnedFd>, until: Instant) -> Result<(), Failure> {
+    loop {
+        match trial.next() {
+            Some(answer) => return answer,
+            None if Instant::now() >= until => return Err(Failure::NoAnswer(LIMIT)),
+            None => waits.wait(Some(descriptor), until).await,
+        }
+    }
 }

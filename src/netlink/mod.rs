@@ -10,6 +10,7 @@ mod packet;
 mod route;
 mod socket;
 mod thread;
+mod trial;
 
 pub(crate) use bind::bind_to_interface;
 pub(crate) use generic::GenericSocket;
@@ -20,6 +21,7 @@ pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, 
 pub(crate) use socket::read_datagram;
 pub(crate) use socket::{Failure, Listener};
 pub(crate) use thread::start_thread;
+pub(crate) use trial::{Trial, in_namespace_of_its_own};
 
 use std::time::Duration;
 

@@ -385,6 +385,15 @@ pub(crate) fn read_datagram<T: NetlinkDeserializable>(octets: &[u8], mut entry: 
     }
 }
 
+/// What the acknowledgement in a datagram says.
+pub(super) fn acknowledgement(datagram: &[u8]) -> Result<(), Failure> {
+    let (message, _) = split_message(datagram)?;
+    match Reply::<RouteMessage>::read(&message)? {
+        Some(Reply::End(outcome)) => outcome,
+        _ => Err(Failure::Malformed("it is no acknowledgement".into())),
+    }
+}
+
 fn outcome(code: i32, message: Option<String>) -> Result<(), Failure> {
     match code {
         0 => Ok(()),

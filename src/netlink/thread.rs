@@ -5,8 +5,14 @@ use std::mem::MaybeUninit;
 use std::thread::Builder;
 
 /// Starts a thread with all signals blocked in it, so that the program's handlers run in the
-/// program's own threads. See pthread_sigmask(3).
+/// program's own threads.
 pub(crate) fn start_thread<T>(start: impl FnOnce(Builder) -> io::Result<T>) -> io::Result<T> {
+    with_signals_blocked(|| start(Builder::new().name("lvs-dr".into())))
+}
+
+/// Blocks all signals while `start` runs: a thread or process that it starts inherits that. See
+/// pthread_sigmask(3).
+pub(super) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::uninit();
     let mut before = MaybeUninit::uninit();
     // SAFETY: both are places for a signal set, and the first is filled before it is read. Neither
@@ -16,8 +22,7 @@ pub(crate) fn start_thread<T>(start: impl FnOnce(Builder) -> io::Result<T>) -> i
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
     }
-    // The new thread inherits the mask.
-    let started = start(Builder::new().name("lvs-dr".into()));
+    let started = start();
     // SAFETY: the call above has filled it.
     #[allow(unsafe_code)]
     unsafe {

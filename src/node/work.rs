@@ -4,11 +4,9 @@
 //! caller waits for it, or goes on with something else.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::cluster::Search;
@@ -65,7 +63,7 @@ pub(super) struct Work {
     /// Whether changes of VIPs are in a series, see [`Vips::begin_series`](crate::vip::Vips).
     in_series: bool,
     // The lock is freed before the request ends.
-    lock: Option<Arc<Lock>>,
+    lock: Option<Lock>,
     request: Option<Request>,
 }
 
@@ -86,8 +84,8 @@ enum Operation {
         look: Look,
         unanswered: Unanswered,
     },
-    /// What blocks is looked at: programs list the marks of the node's own requests, and modules
-    /// are loaded.
+    /// Programs list the marks of the node's own requests, and rules are tried, for which the kernel
+    /// may load modules.
     Listing {
         memory: Memory,
         seen: Box<Observation>,
@@ -100,7 +98,7 @@ enum Operation {
     Searching(Search),
 }
 
-/// What was looked at in a thread.
+/// What programs list, and what was tried.
 #[derive(Debug)]
 struct Listed {
     own_requests: Option<(LocalMarks, Result<LocalObserved>)>,
@@ -113,15 +111,16 @@ impl Operation {
             Operation::Pause(until) => Some(*until),
             Operation::Sending(sending) => Some(sending.until()),
             Operation::Resolving { unanswered, .. } => Some(unanswered.next),
-            Operation::Listing { .. } | Operation::Marking(_) => None,
+            Operation::Listing { listed, .. } => Some(listed.until()),
+            Operation::Marking(marked) => Some(marked.until()),
             Operation::Searching(search) => search.until(),
         }
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Operation::Listing { listed, .. } => Some(listed.as_fd()),
-            Operation::Marking(marked) => Some(marked.as_fd()),
+            Operation::Listing { listed, .. } => listed.descriptor(),
+            Operation::Marking(marked) => marked.descriptor(),
             Operation::Searching(search) => search.descriptor(),
             _ => None,
         }
@@ -278,9 +277,9 @@ impl Node {
                     .and_then(|_| self.begin_look(task, look))
                     .unwrap_or_else(|error| Outcome::Event(Event::Seen(Err(error)))),
             },
-            Operation::Listing { memory, mut seen, listed } => match listed.poll() {
-                Ok(None) => Outcome::waits(Operation::Listing { memory, seen, listed }),
-                Ok(Some(Listed { own_requests, unsupported })) => {
+            Operation::Listing { memory, mut seen, mut listed } => match listed.poll() {
+                None => Outcome::waits(Operation::Listing { memory, seen, listed }),
+                Some(Listed { own_requests, unsupported }) => {
                     seen.unsupported = unsupported;
                     let found = own_requests.map(|(local, found)| {
                         self.local = Some(local);
@@ -291,15 +290,13 @@ impl Node {
                         Box::new((memory, *seen))
                     })))
                 }
-                Err(error) => Outcome::Event(Event::Seen(Err(in_background(error)))),
             },
-            Operation::Marking(marked) => match marked.poll() {
-                Ok(None) => Outcome::waits(Operation::Marking(marked)),
-                Ok(Some((local, result))) => {
+            Operation::Marking(mut marked) => match marked.poll() {
+                None => Outcome::waits(Operation::Marking(marked)),
+                Some((local, result)) => {
                     self.local = Some(local);
                     self.done(work, result)
                 }
-                Err(error) => self.done(work, Err(in_background(error))),
             },
             Operation::Sending(mut sending) => match sending.go_on(self, now) {
                 Ok(None) => Outcome::waits(Operation::Sending(sending)),
@@ -331,7 +328,7 @@ impl Node {
             if requests.is_pending()? {
                 return Err(request.superseded(requests.latest()?));
             }
-            (work.request, work.lock) = (Some(request), Some(Arc::new(lock)));
+            (work.request, work.lock) = (Some(request), Some(lock));
             return Ok(Turn::Now);
         }
         let request = match &work.request {
@@ -343,7 +340,7 @@ impl Node {
             requests::Turn::Waits(waits) => Ok(Turn::Waits(request.timed_out(waits, LOCK_LIMIT))),
             requests::Turn::Now(lock) => {
                 self.dir.remove_leftovers();
-                work.lock = Some(Arc::new(lock));
+                work.lock = Some(lock);
                 Ok(Turn::Now)
             }
         }
@@ -390,14 +387,18 @@ impl Node {
             return Ok(Outcome::Event(Event::Seen(Ok(Box::new((memory, *seen))))));
         }
         let local = lists.then(|| self.local_marks());
-        let listed = Background::start(move || Listed {
-            unsupported: tries.then(|| marks::supported().err()).flatten().map(|error| error.to_string()),
-            own_requests: local.map(|mut local| {
-                let found = local.observe();
-                (local, found)
-            }),
+        let listed = Background::start(|waits| async move {
+            let refused = if tries { marks::trying(&waits).await.err() } else { None };
+            let own_requests = match local {
+                Some(mut local) => {
+                    let found = local.observing(&waits).await;
+                    Some((local, found))
+                }
+                None => None,
+            };
+            Listed { unsupported: refused.map(|error| error.to_string()), own_requests }
         });
-        Ok(Outcome::waits(Operation::Listing { memory, seen, listed: listed.map_err(in_background)? }))
+        Ok(Outcome::waits(Operation::Listing { memory, seen, listed }))
     }
 
     /// Reads what is remembered, looks at the kernel, and waits for what takes time. For a task,
@@ -436,7 +437,7 @@ impl Node {
                     let sending = Sending::by(self, daemon.clone(), Duration::ZERO, Some(LAST_WORDS))?;
                     return Ok(Outcome::waits(Operation::Sending(sending)));
                 }
-                Step::OwnRequests(wanted) => return self.begin_marking(work.lock.clone(), wanted.clone()),
+                Step::OwnRequests(wanted) => return Ok(self.begin_marking(wanted.clone())),
                 step => self.act(step, plan)?,
             }
             if work.in_series && !steps.get(index + 1).is_some_and(Step::is_of_a_vip) {
@@ -460,15 +461,13 @@ impl Node {
         Outcome::Event(Event::Done(result.map_err(explain)))
     }
 
-    fn begin_marking(&mut self, lock: Option<Arc<Lock>>, wanted: BTreeSet<(IpAddr, NonZeroU32)>) -> Result<Outcome> {
+    fn begin_marking(&mut self, wanted: BTreeSet<(IpAddr, NonZeroU32)>) -> Outcome {
         let mut local = self.local_marks();
-        let marked = Background::start(move || {
-            // Also where the job is given up meanwhile, no other one works before this has ended.
-            let _lock = lock;
-            let result = local.apply(&wanted).map(drop);
+        let marked = Background::start(|waits| async move {
+            let result = local.applying(&wanted, &waits).await.map(drop);
             (local, result)
         });
-        Ok(Outcome::waits(Operation::Marking(marked.map_err(in_background)?)))
+        Outcome::waits(Operation::Marking(marked))
     }
 
     /// Takes back what the node must not keep after this error: a demotion gives up the VIP all
@@ -510,8 +509,4 @@ fn unless_unheard(result: Result<()>) -> Result<()> {
         Err(error) if error.errno().is_some_and(|errno| UNHEARD.contains(&errno)) => Ok(()),
         result => result,
     }
-}
-
-fn in_background(error: io::Error) -> Error {
-    Error::system("run", "the programs that mark the node's own requests", error)
 }

@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+use super::program::Runner;
 use super::tool::{Family, Kind, installed};
 use super::xtables::words;
+use crate::background::wait_for;
 use crate::error::Result;
 use crate::netns::Netns;
 
@@ -27,17 +29,19 @@ pub(crate) struct Firewall {
 impl Firewall {
     /// Reads the rules with every installed program that works here.
     pub(crate) fn read(netns: &Netns) -> Result<Self> {
-        let read = || {
-            let tools = installed();
-            let usable = tools.iter().filter(|tool| tool.may_hold_rules());
-            let texts = usable.filter_map(|tool| Some((tool.kind, tool.list().ok()?)));
-            let tables = texts.flat_map(|(kind, text)| match kind {
-                Kind::Nft => nft(&text),
-                Kind::Xtables(family, _) => vec![xtables(family, &text)],
-            });
-            Firewall { tables: tables.collect() }
-        };
-        netns.run(read)
+        netns.run(|| ())?;
+        Ok(wait_for(|waits| async move {
+            let runner = Runner { netns, waits: &waits };
+            let mut tables = Vec::new();
+            for tool in installed(runner).await {
+                let text = if tool.may_hold_rules(netns) { tool.list(runner).await.ok() } else { None };
+                match tool.kind {
+                    Kind::Nft => tables.extend(text.iter().flat_map(|text| nft(text))),
+                    Kind::Xtables(family, _) => tables.extend(text.iter().map(|text| xtables(family, text))),
+                }
+            }
+            Firewall { tables }
+        }))
     }
 
     /// The rules that change one of these marks of a packet for one of these addresses.

@@ -32,8 +32,10 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::firewall::Firewall;
+use self::program::Runner;
 use self::tool::{Family, Kind, Tool, installed};
 use crate::address::check_vip;
+use crate::background::{Waits, wait_for};
 use crate::error::{Error, Result};
 use crate::netns::Netns;
 
@@ -154,13 +156,16 @@ impl LocalMarks {
     /// # Errors
     /// As [`LocalMarks`].
     pub fn observe(&mut self) -> Result<Observed> {
-        self.enter(|search| {
-            let mut observed = search.choice.observed();
-            for tool in search.choice.tools() {
-                observed.marked.extend(tool.read()?.marks());
-            }
-            Ok(observed)
-        })
+        wait_for(|waits| async move { self.observing(&waits).await })
+    }
+
+    /// The same, piece by piece.
+    pub(crate) async fn observing(&mut self, waits: &Waits) -> Result<Observed> {
+        let netns = self.netns.clone();
+        let runner = Runner { netns: &netns, waits };
+        let search = self.searched(runner).await?;
+        let observed = search.observe(runner).await;
+        self.keep_if_good(search, observed)
     }
 
     /// Sets these marks and no others, and returns the marks that are in force then. Marks that
@@ -175,6 +180,15 @@ impl LocalMarks {
     /// changed then. [`Error::NotVerified`] when the program reports success but the kernel's list
     /// differs: another process changes it at the same time. Also as [`LocalMarks`].
     pub fn apply(&mut self, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<Observed> {
+        wait_for(|waits| async move { self.applying(wanted, &waits).await })
+    }
+
+    /// The same, piece by piece.
+    pub(crate) async fn applying(
+        &mut self,
+        wanted: &BTreeSet<(IpAddr, NonZeroU32)>,
+        waits: &Waits,
+    ) -> Result<Observed> {
         let mut once = BTreeMap::new();
         for &(vip, mark) in wanted {
             check_vip(vip)?;
@@ -183,22 +197,11 @@ impl LocalMarks {
                 return Err(Error::invalid(format!("VIP {vip}"), reason));
             }
         }
-        self.enter(|search| {
-            let mut observed = search.choice.observed();
-            for tool in search.choice.tools() {
-                let wanted = wanted.iter().filter(|(vip, _)| tool.serves(*vip)).copied().collect();
-                tool.write(&wanted)?;
-                observed.marked.extend(wanted);
-            }
-            if !search.tidy {
-                search.remove_the_rest()?;
-                search.tidy = true;
-            }
-            if observed.marked == *wanted {
-                observed.reason = None;
-            }
-            Ok(observed)
-        })
+        let netns = self.netns.clone();
+        let runner = Runner { netns: &netns, waits };
+        let mut search = self.searched(runner).await?;
+        let applied = search.apply(runner, wanted).await;
+        self.keep_if_good(search, applied)
     }
 
     /// Removes all marks, of every backend, and says whether there were any. Rules of other
@@ -207,32 +210,36 @@ impl LocalMarks {
     /// # Errors
     /// As [`LocalMarks`].
     pub fn remove(&mut self) -> Result<bool> {
-        self.enter(|search| {
-            let mut changed = false;
-            for tool in search.choice.tools() {
-                changed |= tool.write(&BTreeSet::new())?;
-            }
-            Ok(search.remove_the_rest()? || changed)
+        let netns = self.netns.clone();
+        wait_for(|waits| async move {
+            let runner = Runner { netns: &netns, waits: &waits };
+            let search = self.searched(runner).await?;
+            let removed = search.remove(runner).await;
+            self.keep_if_good(search, removed)
         })
     }
 
-    fn enter<T: Send>(&mut self, work: impl FnOnce(&mut Search) -> Result<T> + Send) -> Result<T> {
-        let netns = self.netns.clone();
-        let result = netns.run(|| {
-            let known = self.search.take().filter(Search::is_good);
-            work(self.search.insert(known.unwrap_or_else(Search::new)))
-        })?;
-        if result.is_err() {
-            self.search = None;
+    /// Takes the last search, or searches.
+    async fn searched(&mut self, runner: Runner<'_>) -> Result<Search> {
+        // Says now that the namespace cannot be entered.
+        runner.netns.run(|| ())?;
+        match self.search.take().filter(Search::is_good) {
+            Some(search) => Ok(search),
+            None => Ok(Search::new(runner).await),
         }
+    }
+
+    /// Searches again after a failure.
+    fn keep_if_good<T>(&mut self, search: Search, result: Result<T>) -> Result<T> {
+        self.search = result.is_ok().then_some(search);
         result
     }
 }
 
 impl Search {
-    fn new() -> Self {
-        let tools = installed();
-        let choice = Choice::of(&tools, Tool::try_out);
+    async fn new(runner: Runner<'_>) -> Self {
+        let tools = installed(runner).await;
+        let choice = Choice::of(&tools, runner).await;
         Search { tools, choice, at: Instant::now(), tidy: false }
     }
 
@@ -240,16 +247,50 @@ impl Search {
         self.choice.backend().is_some() || self.at.elapsed() < SEARCH_AGAIN
     }
 
+    async fn observe(&self, runner: Runner<'_>) -> Result<Observed> {
+        let mut observed = self.choice.observed();
+        for tool in self.choice.tools() {
+            observed.marked.extend(tool.read(runner).await?.marks());
+        }
+        Ok(observed)
+    }
+
+    async fn apply(&mut self, runner: Runner<'_>, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<Observed> {
+        let mut observed = self.choice.observed();
+        for tool in self.choice.tools() {
+            let wanted = wanted.iter().filter(|(vip, _)| tool.serves(*vip)).copied().collect();
+            tool.write(runner, &wanted).await?;
+            observed.marked.extend(wanted);
+        }
+        if !self.tidy {
+            self.remove_the_rest(runner).await?;
+            self.tidy = true;
+        }
+        if observed.marked == *wanted {
+            observed.reason = None;
+        }
+        Ok(observed)
+    }
+
+    async fn remove(&self, runner: Runner<'_>) -> Result<bool> {
+        let mut changed = false;
+        for tool in self.choice.tools() {
+            changed |= tool.write(runner, &BTreeSet::new()).await?;
+        }
+        Ok(self.remove_the_rest(runner).await? || changed)
+    }
+
     /// Removes what other backends hold: marks of a time when they were chosen.
-    fn remove_the_rest(&self) -> Result<bool> {
+    async fn remove_the_rest(&self, runner: Runner<'_>) -> Result<bool> {
         let mut changed = false;
         for tool in &self.tools {
-            if self.choice.tools().any(|chosen| chosen.kind == tool.kind) || !tool.may_hold_rules() {
+            let is_chosen = self.choice.tools().any(|chosen| chosen.kind == tool.kind);
+            if is_chosen || !tool.may_hold_rules(runner.netns) {
                 continue;
             }
             // Rules that cannot even be listed were not set by this program.
-            if tool.read().is_ok_and(|found| !found.is_empty()) {
-                changed |= tool.write(&BTreeSet::new())?;
+            if tool.read(runner).await.is_ok_and(|found| !found.is_empty()) {
+                changed |= tool.write(runner, &BTreeSet::new()).await?;
             }
         }
         Ok(changed)
@@ -266,37 +307,51 @@ struct Choice {
 
 impl Choice {
     /// The first that works for each address family. nftables serves both.
-    fn of(tools: &[Tool], try_out: impl Fn(&Tool) -> Result<(), String>) -> Self {
-        let mut choice = Choice::default();
-        let mut failures = Vec::new();
-        for tool in tools {
-            let wanted = match tool.kind {
-                Kind::Nft => choice.v4.is_none() && choice.v6.is_none(),
-                Kind::Xtables(Family::V4, _) => choice.v4.is_none(),
-                Kind::Xtables(Family::V6, _) => choice.v6.is_none(),
-            };
-            if !wanted {
-                continue;
-            }
-            match try_out(tool) {
-                Err(failure) => failures.push(failure),
-                Ok(()) => {
-                    let serves = |v4: bool| match tool.kind {
-                        Kind::Nft => true,
-                        Kind::Xtables(family, _) => (family == Family::V4) == v4,
-                    };
-                    choice.v4 = choice.v4.or_else(|| serves(true).then(|| tool.clone()));
-                    choice.v6 = choice.v6.or_else(|| serves(false).then(|| tool.clone()));
-                }
+    async fn of(tools: &[Tool], runner: Runner<'_>) -> Self {
+        let (mut choice, mut failures) = (Choice::default(), Vec::new());
+        for tool in tools.iter() {
+            if choice.lacks(tool) {
+                let tried = tool.try_out(runner).await;
+                choice.take(tool, tried, &mut failures);
             }
         }
-        let missing = match (&choice.v4, &choice.v6) {
-            (Some(_), Some(_)) => return choice,
+        choice.explained(tools, &failures)
+    }
+
+    /// Whether it is to be tried.
+    fn lacks(&self, tool: &Tool) -> bool {
+        match tool.kind {
+            Kind::Nft => self.v4.is_none() && self.v6.is_none(),
+            Kind::Xtables(Family::V4, _) => self.v4.is_none(),
+            Kind::Xtables(Family::V6, _) => self.v6.is_none(),
+        }
+    }
+
+    /// Takes one that works for what it serves.
+    fn take(&mut self, tool: &Tool, tried: Result<(), String>, failures: &mut Vec<String>) {
+        if let Err(failure) = tried {
+            return failures.push(failure);
+        }
+        let serves = |family| match tool.kind {
+            Kind::Nft => true,
+            Kind::Xtables(own, _) => own == family,
+        };
+        for (place, family) in [(&mut self.v4, Family::V4), (&mut self.v6, Family::V6)] {
+            if place.is_none() && serves(family) {
+                *place = Some(tool.clone());
+            }
+        }
+    }
+
+    /// With the reason why a family has none.
+    fn explained(mut self, tools: &[Tool], failures: &[String]) -> Self {
+        let missing = match (&self.v4, &self.v6) {
+            (Some(_), Some(_)) => return self,
             (None, None) => "packets of local clients",
             (None, Some(_)) => "IPv4 packets of local clients",
             (Some(_), None) => "IPv6 packets of local clients",
         };
-        let why = match (tools, failures.as_slice()) {
+        let why = match (tools, failures) {
             ([], _) => "neither nft nor iptables is installed: `apt install nftables`".to_owned(),
             (_, []) => "iptables is installed for one address family only: `apt install nftables`".to_owned(),
             (_, failures) if failures.iter().any(|failure| PRIVILEGE.iter().any(|words| failure.contains(words))) => {
@@ -308,8 +363,8 @@ impl Choice {
                 failures.join("; ")
             ),
         };
-        choice.reason = Some(format!("no program can mark {missing}: {why}"));
-        choice
+        self.reason = Some(format!("no program can mark {missing}: {why}"));
+        self
     }
 
     fn backend(&self) -> Option<Backend> {
@@ -355,10 +410,15 @@ mod tests {
             tool(x(Family::V6, Variant::Legacy), "/usr/sbin/ip6tables-legacy"),
         ];
         let choose = |tools: &[Tool], working: &[&str]| {
-            let choice = Choice::of(tools, |tool| match working.contains(&tool.to_string().as_str()) {
-                true => Ok(()),
-                false => Err(format!("{tool} does not work: no")),
-            });
+            let (mut choice, mut failures) = (Choice::default(), Vec::new());
+            for tool in tools {
+                let works = working.contains(&tool.to_string().as_str());
+                let tried = works.then_some(()).ok_or_else(|| format!("{tool} does not work: no"));
+                if choice.lacks(tool) {
+                    choice.take(tool, tried, &mut failures);
+                }
+            }
+            let choice = choice.explained(tools, &failures);
             let chosen: Vec<String> = choice.tools().map(Tool::to_string).collect();
             (choice.backend(), chosen.join(" "), choice.reason.unwrap_or_default())
         };

@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{self, Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use crate::netlink::start_thread;
+use crate::background::Waits;
+use crate::netlink::in_namespace_of_its_own;
+use crate::netns::Netns;
 
 /// How long a program may take.
 pub(super) const PROGRAM_LIMIT: Duration = Duration::from_secs(5);
@@ -43,74 +45,140 @@ impl Output {
     }
 }
 
-/// Runs a program in the calling thread's network namespace, with what it starts itself in a
-/// process group of its own, which is killed after `limit`.
-///
-/// Its output goes to memory, not through pipes: a process that it leaves behind cannot hold up
-/// the caller.
-pub(super) fn run(mut command: Command, input: Option<&str>, limit: Duration) -> io::Result<Output> {
-    let memory = || Ok::<_, io::Error>(File::from(memfd_create("lvs-dr", MemfdFlags::CLOEXEC)?));
-    let (mut out, mut err) = (memory()?, memory()?);
-    let stdin = match input {
-        None => Stdio::null(),
-        Some(input) => {
-            let mut file = memory()?;
-            file.write_all(input.as_bytes())?;
-            file.rewind()?;
-            file.into()
+/// Where a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Within {
+    /// In the namespace of its [`Runner`].
+    Namespace,
+    /// In one that is made for it, and goes with it: starting it fails without `CAP_SYS_ADMIN`.
+    OwnNamespace,
+}
+
+/// Runs programs in a network namespace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Runner<'a> {
+    pub(super) netns: &'a Netns,
+    pub(super) waits: &'a Waits,
+}
+
+impl Runner<'_> {
+    /// Runs a program, with what it starts itself in a process group of its own, which is killed
+    /// after `limit`.
+    ///
+    /// Its output goes to memory, not through pipes: a process that it leaves behind cannot hold up
+    /// the caller.
+    pub(super) async fn run(
+        self,
+        mut command: Command,
+        input: Option<&str>,
+        within: Within,
+        limit: Duration,
+    ) -> io::Result<Output> {
+        let memory = || Ok::<_, io::Error>(File::from(memfd_create("lvs-dr", MemfdFlags::CLOEXEC)?));
+        let (mut out, mut err) = (memory()?, memory()?);
+        let stdin = match input {
+            None => Stdio::null(),
+            Some(input) => {
+                let mut file = memory()?;
+                file.write_all(input.as_bytes())?;
+                file.rewind()?;
+                file.into()
+            }
+        };
+        // Messages are compared, so they must not be translated.
+        command.env("LC_ALL", "C").process_group(0);
+        command.stdin(stdin).stdout(out.try_clone()?).stderr(err.try_clone()?);
+        let child = match within {
+            Within::Namespace => self.netns.run(|| command.spawn()).map_err(io::Error::other)?,
+            Within::OwnNamespace => {
+                in_namespace_of_its_own(&mut command);
+                command.spawn()
+            }
+        };
+        let status = self.wait(Started::new(child?), limit).await?;
+        let read = |file: &mut File| {
+            let mut octets = Vec::new();
+            file.rewind().and_then(|()| file.read_to_end(&mut octets))?;
+            Ok::<_, io::Error>(String::from_utf8_lossy(&octets).into_owned())
+        };
+        Ok(Output { status, stdout: read(&mut out)?, stderr: read(&mut err)? })
+    }
+
+    /// Waits for the end of a program. `None`: another wait(2) of this process had its status.
+    async fn wait(self, mut started: Started, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        let until = Instant::now() + limit;
+        let id = started.child.as_ref().and_then(|child| Pid::from_raw(i32::try_from(child.id()).ok()?));
+        // Before Linux 5.3 there is no such descriptor: it is looked at now and then.
+        let descriptor = id.and_then(|id| pidfd_open(id, PidfdFlags::empty()).ok()).map(Arc::new);
+        let mut pause = Duration::from_micros(500);
+        while let Some(child) = &mut started.child {
+            let ended = match child.try_wait() {
+                Ok(None) => false,
+                Ok(_) => true,
+                Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => true,
+                Err(error) => return Err(error),
+            };
+            if ended {
+                // It is kept by `child`, where there is one.
+                let status = child.try_wait().ok().flatten();
+                started.child = None;
+                return Ok(status);
+            }
+            let now = Instant::now();
+            if now >= until {
+                break;
+            }
+            let next = if descriptor.is_some() { until } else { until.min(now + pause) };
+            self.waits.wait(descriptor.as_ref(), next).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
         }
-    };
-    // Messages are compared, so they must not be translated.
-    command.env("LC_ALL", "C").process_group(0);
-    let mut child = command.stdin(stdin).stdout(out.try_clone()?).stderr(err.try_clone()?).spawn()?;
-    let Some(End { status }) = wait(&mut child, limit)? else {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("it was killed after {limit:?}")))
+    }
+}
+
+/// A program that was started. One that is given up is killed.
+struct Started {
+    child: Option<Child>,
+    /// The process that started it: after fork(2) it is not the other one's.
+    parent: u32,
+}
+
+/// Programs that were killed, and whose end is yet to be taken note of.
+static KILLED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+impl Started {
+    fn new(child: Child) -> Self {
+        KILLED
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain_mut(|killed| matches!(killed.try_wait(), Ok(None)));
+        Started { child: Some(child), parent: process::id() }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take().filter(|_| self.parent == process::id()) else { return };
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
-        // One that hangs in the kernel ends when it can.
-        if !matches!(wait(&mut child, Duration::from_millis(200)), Ok(Some(_))) {
-            let _ = start_thread(|builder| builder.stack_size(64 << 10).spawn(move || child.wait()));
+        if let Ok(None) = child.try_wait() {
+            KILLED.lock().unwrap_or_else(PoisonError::into_inner).push(child);
         }
-        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it was killed after {limit:?}")));
-    };
-    let read = |file: &mut File| {
-        let mut octets = Vec::new();
-        file.rewind().and_then(|()| file.read_to_end(&mut octets))?;
-        Ok::<_, io::Error>(String::from_utf8_lossy(&octets).into_owned())
-    };
-    Ok(Output { status, stdout: read(&mut out)?, stderr: read(&mut err)? })
-}
-
-/// A program has ended.
-struct End {
-    status: Option<ExitStatus>,
-}
-
-/// Waits for the end of a program; `None`: it runs still.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<End>> {
-    let start = Instant::now();
-    let mut pause = Duration::from_micros(500);
-    loop {
-        match child.try_wait() {
-            Ok(None) => {}
-            Ok(status) => return Ok(Some(End { status })),
-            // It has ended, and another wait(2) of this process had its status.
-            Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => {
-                return Ok(Some(End { status: None }));
-            }
-            Err(error) => return Err(error),
-        }
-        if start.elapsed() >= limit {
-            return Ok(None);
-        }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::wait_for;
+
+    fn run(command: Command, input: Option<&str>, limit: Duration) -> io::Result<Output> {
+        let netns = Netns::current().unwrap();
+        wait_for(|waits| async move {
+            Runner { netns: &netns, waits: &waits }.run(command, input, Within::Namespace, limit).await
+        })
+    }
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("/bin/sh");
@@ -126,10 +194,14 @@ mod tests {
         let failed = end("# a note\nError: No such file or directory\n");
         assert_eq!((failed.has_succeeded(), failed.complaint().as_str()), (false, "Error: No such file or directory"));
 
-        let mut child = shell("exit 0").spawn().unwrap();
+        let child = shell("exit 0").spawn().unwrap();
         let id = Pid::from_raw(i32::try_from(child.id()).unwrap());
         rustix::process::waitpid(id, rustix::process::WaitOptions::empty()).unwrap();
-        assert!(matches!(wait(&mut child, PROGRAM_LIMIT), Ok(Some(End { status: None }))));
+        let netns = Netns::current().unwrap();
+        let status = wait_for(|waits| async move {
+            Runner { netns: &netns, waits: &waits }.wait(Started::new(child), PROGRAM_LIMIT).await
+        });
+        assert_eq!(status.unwrap(), None);
     }
 
     #[test]

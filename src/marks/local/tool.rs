@@ -11,14 +11,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::program::{Output, PROGRAM_LIMIT, run};
+use super::program::{Output, PROGRAM_LIMIT, Runner, Within};
 use super::{nft, xtables};
 use crate::error::{Error, Result};
-use crate::netlink::in_new_namespace;
+use crate::netns::Netns;
 
 /// How long an xtables program waits for the lock of another one, in seconds: less than it may
 /// take.
 const LOCK_LIMIT: &str = "4";
+
+/// The arguments of nft for commands from its standard input.
+const NFT_SCRIPT: &[&str] = &["-f", "-"];
 
 /// The name of the nftables table, and the comment of the xtables rules.
 pub(super) const OURS: &str = "lvs-dr";
@@ -53,36 +56,48 @@ pub(super) struct Tool {
 }
 
 /// Finds the installed programs, the preferred ones first.
-pub(super) fn installed() -> Vec<Tool> {
+pub(super) async fn installed(runner: Runner<'_>) -> Vec<Tool> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<PathBuf> = env::split_paths(&path).filter(|directory| directory.is_absolute()).collect();
     directories.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    installed_in(&directories, |tool| tool.run(&["--version"], None).map(|out| out.stdout).unwrap_or_default())
+    let mut tools = Vec::new();
+    for mut tool in candidates(&directories) {
+        // `iptables v1.8.9 (nf_tables)`. Others say `(legacy)`, or before 1.8 nothing.
+        if tool.may_be_of_nf_tables() {
+            let version = tool.run(runner, &["--version"], None, Within::Namespace).await;
+            tool.is_of_version(&version.map(|output| output.stdout).unwrap_or_default());
+        }
+        add(&mut tools, tool);
+    }
+    tools
 }
 
-fn installed_in(directories: &[PathBuf], version: impl Fn(&Tool) -> String) -> Vec<Tool> {
+/// The programs that are there, as far as their names tell what they are.
+fn candidates(directories: &[PathBuf]) -> Vec<Tool> {
     let find = |name: &str| directories.iter().map(|directory| directory.join(name)).find(|path| is_executable(path));
     let mut tools = Vec::new();
     tools.extend(find("nft").map(|program| Tool { kind: Kind::Nft, program, first: None }));
-    let mut add = |name: &str, first, family| {
-        let Some(program) = find(name) else { return };
-        let mut tool = Tool { kind: Kind::Xtables(family, Variant::Legacy), program, first };
-        // `iptables v1.8.9 (nf_tables)`. Others say `(legacy)`, or before 1.8 nothing.
-        if !name.contains("legacy") && version(&tool).contains("nf_tables") {
-            tool.kind = Kind::Xtables(family, Variant::NfTables);
+    let families = [(Family::V4, ["iptables", "iptables-legacy"]), (Family::V6, ["ip6tables", "ip6tables-legacy"])];
+    for (family, names) in families {
+        let multi_call = ("xtables-legacy-multi", Some(names[0]));
+        for (name, first) in names.map(|name| (name, None)).into_iter().chain([multi_call]) {
+            let kind = Kind::Xtables(family, Variant::Legacy);
+            tools.extend(find(name).map(|program| Tool { kind, program, first }));
         }
-        // `iptables` is often `iptables-legacy` under another name.
-        if !tools.iter().any(|other: &Tool| other.kind == tool.kind) {
-            tools.push(tool);
-        }
-    };
-    for (family, names) in
-        [(Family::V4, ["iptables", "iptables-legacy"]), (Family::V6, ["ip6tables", "ip6tables-legacy"])]
-    {
-        names.into_iter().for_each(|name| add(name, None, family));
-        add("xtables-legacy-multi", Some(names[0]), family);
     }
     tools
+}
+
+/// `iptables` is often `iptables-legacy` under another name.
+fn add(tools: &mut Vec<Tool>, tool: Tool) {
+    if !tools.iter().any(|other| other.kind == tool.kind) {
+        tools.push(tool);
+    }
+}
+
+/// The arguments of an xtables program for table `mangle`.
+fn in_mangle(arguments: &[String]) -> Vec<&str> {
+    ["-w", LOCK_LIMIT, "-t", "mangle"].into_iter().chain(arguments.iter().map(String::as_str)).collect()
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -90,6 +105,19 @@ fn is_executable(path: &Path) -> bool {
 }
 
 impl Tool {
+    fn may_be_of_nf_tables(&self) -> bool {
+        let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+        matches!(self.kind, Kind::Xtables(..)) && !name.contains("legacy")
+    }
+
+    fn is_of_version(&mut self, text: &str) {
+        if let Kind::Xtables(family, _) = self.kind
+            && text.contains("nf_tables")
+        {
+            self.kind = Kind::Xtables(family, Variant::NfTables);
+        }
+    }
+
     pub(super) fn serves(&self, vip: IpAddr) -> bool {
         match self.kind {
             Kind::Nft => true,
@@ -99,37 +127,47 @@ impl Tool {
 
     /// Whether the kernel can hold rules that this program would list. Listing alone makes
     /// ip_tables load its modules and hook into the path of every packet.
-    pub(super) fn may_hold_rules(&self) -> bool {
+    pub(super) fn may_hold_rules(&self, netns: &Netns) -> bool {
         let tables = match self.kind {
             Kind::Xtables(Family::V4, Variant::Legacy) => "/proc/thread-self/net/ip_tables_names",
             Kind::Xtables(Family::V6, Variant::Legacy) => "/proc/thread-self/net/ip6_tables_names",
             _ => return true,
         };
-        fs::read_to_string(tables).is_ok_and(|tables| tables.lines().any(|table| table == "mangle"))
+        let found = netns.run(|| fs::read_to_string(tables));
+        found.is_ok_and(|found| found.is_ok_and(|tables| tables.lines().any(|table| table == "mangle")))
     }
 
     /// Sets a mark where it does no harm. Returns why it did not work.
-    pub(super) fn try_out(&self) -> Result<(), String> {
+    pub(super) async fn try_out(&self, runner: Runner<'_>) -> Result<(), String> {
         let vip = match self.kind {
             Kind::Xtables(Family::V6, _) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
             _ => IpAddr::from([192, 0, 2, 1]),
         };
-        let mark = (vip, NonZeroU32::MIN);
-        match in_new_namespace(|| self.write(&[mark].into())) {
-            Ok(result) => result.map(drop),
-            Err(_) => self.read().map(drop),
+        let marks = [(vip, NonZeroU32::MIN)].into();
+        let tried = match self.kind {
+            Kind::Nft => self.run(runner, NFT_SCRIPT, Some(&nft::script(&marks)), Within::OwnNamespace).await,
+            Kind::Xtables(..) => {
+                let (add, _) = xtables::changes(&[], &marks);
+                let arguments: Vec<String> = add.iter().flat_map(|rule| rule.command("-A")).collect();
+                self.run(runner, &in_mangle(&arguments), None, Within::OwnNamespace).await
+            }
+        };
+        match tried {
+            Ok(output) if output.has_succeeded() => Ok(()),
+            Ok(output) => Err(format!("{self} does not work: {}", output.complaint())),
+            // There is no namespace to try it in.
+            Err(_) => self.read(runner).await.map(drop).map_err(|error| match error {
+                Error::System { error, .. } => format!("{self} does not work: {error}"),
+                error => format!("{self} does not work: {error}"),
+            }),
         }
-        .map_err(|error| match error {
-            Error::System { error, .. } => format!("{self} does not work: {error}"),
-            error => format!("{self} does not work: {error}"),
-        })
     }
 
-    pub(super) fn read(&self) -> Result<Found> {
+    pub(super) async fn read(&self, runner: Runner<'_>) -> Result<Found> {
         match self.kind {
             Kind::Nft => {
                 let list = ["-n", "list", "table", "inet", OURS];
-                match self.run(&list, None)? {
+                match self.run(runner, &list, None, Within::Namespace).await? {
                     output if output.has_succeeded() => Ok(Found::Nft(nft::Table::parse(&output.stdout))),
                     output if output.stderr.contains("No such file or directory") => {
                         Ok(Found::Nft(nft::Table::default()))
@@ -138,51 +176,50 @@ impl Tool {
                 }
             }
             Kind::Xtables(..) => {
-                let output = self.xtables(["-S", "OUTPUT"].map(String::from).to_vec())?;
+                let output = self.xtables(runner, &["-S", "OUTPUT"].map(String::from)).await?;
                 Ok(Found::Xtables(output.lines().filter_map(xtables::Rule::parse).collect()))
             }
         }
     }
 
     /// Lists all rules: of every table with nft, of table `mangle` with iptables.
-    pub(super) fn list(&self) -> Result<String> {
+    pub(super) async fn list(&self, runner: Runner<'_>) -> Result<String> {
         match self.kind {
             Kind::Nft => {
                 let list = ["-n", "list", "ruleset"];
-                match self.run(&list, None)? {
+                match self.run(runner, &list, None, Within::Namespace).await? {
                     output if output.has_succeeded() => Ok(output.stdout),
                     output => Err(self.failed(&list, &output)),
                 }
             }
-            Kind::Xtables(..) => self.xtables(vec!["-S".to_owned()]),
+            Kind::Xtables(..) => self.xtables(runner, &["-S".to_owned()]).await,
         }
     }
 
     /// Sets these marks and no others, and says whether anything had to be changed.
-    pub(super) fn write(&self, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<bool> {
-        let found = self.read()?;
+    pub(super) async fn write(&self, runner: Runner<'_>, wanted: &BTreeSet<(IpAddr, NonZeroU32)>) -> Result<bool> {
+        let found = self.read(runner).await?;
         if found.is_exactly(wanted) {
             return Ok(false);
         }
         match &found {
             Found::Nft(_) => {
-                let arguments = ["-f", "-"];
-                let output = self.run(&arguments, Some(&nft::script(wanted)))?;
+                let output = self.run(runner, NFT_SCRIPT, Some(&nft::script(wanted)), Within::Namespace).await?;
                 if !output.has_succeeded() {
-                    return Err(self.failed(&arguments, &output));
+                    return Err(self.failed(NFT_SCRIPT, &output));
                 }
             }
             Found::Xtables(rules) => {
                 let (add, delete) = xtables::changes(rules, wanted);
                 for rule in add {
-                    self.xtables(rule.command("-A"))?;
+                    self.xtables(runner, &rule.command("-A")).await?;
                 }
                 for rule in delete {
-                    self.xtables(rule.command("-D"))?;
+                    self.xtables(runner, &rule.command("-D")).await?;
                 }
             }
         }
-        let now = self.read()?;
+        let now = self.read(runner).await?;
         match now.is_exactly(wanted) {
             true => Ok(true),
             false => Err(Error::NotVerified {
@@ -193,20 +230,20 @@ impl Tool {
     }
 
     /// Runs `iptables -w 4 -t mangle ARGUMENTS`, and returns what it printed.
-    fn xtables(&self, arguments: Vec<String>) -> Result<String> {
-        let arguments: Vec<&str> =
-            ["-w", LOCK_LIMIT, "-t", "mangle"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-        let output = self.run(&arguments, None)?;
+    async fn xtables(&self, runner: Runner<'_>, arguments: &[String]) -> Result<String> {
+        let arguments = in_mangle(arguments);
+        let output = self.run(runner, &arguments, None, Within::Namespace).await?;
         match output.has_succeeded() {
             true => Ok(output.stdout),
             false => Err(self.failed(&arguments, &output)),
         }
     }
 
-    fn run(&self, arguments: &[&str], input: Option<&str>) -> Result<Output> {
+    async fn run(&self, runner: Runner<'_>, arguments: &[&str], input: Option<&str>, within: Within) -> Result<Output> {
         let mut command = Command::new(&self.program);
         command.args(self.first).args(arguments);
-        run(command, input, PROGRAM_LIMIT).map_err(|error| Error::system("run", self.line(arguments), error))
+        let output = runner.run(command, input, within, PROGRAM_LIMIT).await;
+        output.map_err(|error| Error::system("run", self.line(arguments), error))
     }
 
     fn failed(&self, arguments: &[&str], output: &Output) -> Error {
@@ -290,7 +327,13 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         };
         let found = |version: &str| -> Vec<String> {
-            let tools = installed_in(std::slice::from_ref(&directory), |_| version.to_owned());
+            let mut tools = Vec::new();
+            for mut tool in candidates(std::slice::from_ref(&directory)) {
+                if tool.may_be_of_nf_tables() {
+                    tool.is_of_version(version);
+                }
+                add(&mut tools, tool);
+            }
             tools.iter().map(|tool| format!("{tool} {:?}", tool.kind)).collect()
         };
         assert!(found("").is_empty());

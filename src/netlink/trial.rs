@@ -1,0 +1,160 @@
+//! Requests that are tried in a network namespace made for them, and gone with it.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::TIME_LIMIT;
+use super::route::RouteMessage;
+use super::socket::{Failure, acknowledgement};
+use super::thread::with_signals_blocked;
+
+/// The longest answer that is looked at.
+const ANSWER: usize = 4096;
+
+/// Requests of rtnetlink that are tried one after the other, by a process that lives for that: its
+/// network namespace is its own, and the kernel may load modules meanwhile.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    answers: OwnedFd,
+    process: libc::pid_t,
+    /// The process that started it: after fork(2) it is not the other one's.
+    parent: u32,
+}
+
+impl Trial {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// Those of socketpair(2) and fork(2).
+    pub(crate) fn start(requests: impl IntoIterator<Item = RouteMessage>, flags: u16) -> io::Result<Self> {
+        let requests: Vec<Vec<u8>> = requests.into_iter().map(|request| octets(request, flags)).collect();
+        let (answers, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // SAFETY: as fork(2), but without its handlers, and with no signal at the child's end, which
+        // no one but this waits for. The child calls only what is async-signal-safe: the memory of
+        // its other threads may be in any state.
+        #[allow(unsafe_code)]
+        let process = with_signals_blocked(|| unsafe {
+            match libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) {
+                0 => {
+                    attempt(theirs.as_raw_fd(), &requests);
+                    libc::_exit(0)
+                }
+                process => process,
+            }
+        });
+        match libc::pid_t::try_from(process) {
+            Ok(process) if process > 0 => Ok(Trial { answers, process, parent: std::process::id() }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The next answer: first that of the namespace, then one for each request. `None`: it is not
+    /// there yet.
+    pub(crate) fn next(&mut self) -> Option<Result<(), Failure>> {
+        let mut answer = [0; ANSWER];
+        let length = match recv(&self.answers, &mut answer, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Err(error) => return Some(Err(Failure::Socket(error.into()))),
+            Ok((length, _)) => length,
+        };
+        Some(match answer[..length.min(ANSWER)] {
+            [] => Err(Failure::Socket(io::ErrorKind::UnexpectedEof.into())),
+            [0, 0, 0, 0] => Ok(()),
+            [a, b, c, d] => Err(Failure::Socket(io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d])))),
+            ref datagram => acknowledgement(datagram),
+        })
+    }
+}
+
+/// Its descriptor is readable when an answer is there.
+impl AsFd for Trial {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.answers.as_fd()
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if self.parent != std::process::id() {
+            return;
+        }
+        // SAFETY: the process is this one's child, and not waited for yet: its number is no other's.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::kill(self.process, libc::SIGKILL);
+            libc::waitpid(self.process, std::ptr::null_mut(), libc::__WALL);
+        }
+    }
+}
+
+fn octets(request: RouteMessage, flags: u16) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+    message.finalize();
+    let mut octets = vec![0; message.buffer_len()];
+    message.serialize(&mut octets);
+    octets
+}
+
+/// Sends the requests in a new network namespace, and passes each answer on: four octets where it
+/// is an errno.
+///
+/// # Safety
+/// Calls only functions that are async-signal-safe, and allocates nothing: see signal-safety(7).
+#[allow(unsafe_code)]
+unsafe fn attempt(to: RawFd, requests: &[Vec<u8>]) {
+    let mut answer = [0_u8; ANSWER];
+    // SAFETY: system calls with buffers that are there.
+    unsafe {
+        let send = |octets: *const u8, length: usize| libc::send(to, octets.cast(), length, libc::MSG_NOSIGNAL) >= 0;
+        let fail = |errno: i32| send(errno.to_ne_bytes().as_ptr(), 4);
+        let limit = libc::timeval { tv_sec: TIME_LIMIT.as_secs() as libc::time_t, tv_usec: 0 };
+        let on: libc::c_int = 1;
+        if libc::unshare(libc::CLONE_NEWNET) != 0 {
+            fail(*libc::__errno_location());
+            return;
+        }
+        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
+        if socket < 0 {
+            fail(*libc::__errno_location());
+            return;
+        }
+        let size = size_of_val(&limit) as libc::socklen_t;
+        libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const limit).cast(), size);
+        for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
+            libc::setsockopt(socket, libc::SOL_NETLINK, option, (&raw const on).cast(), size_of_val(&on) as _);
+        }
+        if !fail(0) {
+            return;
+        }
+        for request in requests {
+            let sent = libc::send(socket, request.as_ptr().cast(), request.len(), 0);
+            let length = if sent < 0 { sent } else { libc::recv(socket, answer.as_mut_ptr().cast(), ANSWER, 0) };
+            let passed = match usize::try_from(length) {
+                Ok(length) => send(answer.as_ptr(), length),
+                Err(_) => fail(*libc::__errno_location()),
+            };
+            if !passed {
+                return;
+            }
+        }
+    }
+}
+
+/// Makes a network namespace for a program before it begins, which goes with it. Starting it fails
+/// with `EPERM` without `CAP_SYS_ADMIN`.
+pub(crate) fn in_namespace_of_its_own(command: &mut Command) {
+    // SAFETY: a system call, in the child; a network namespace is the process's own.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(|| Ok(unshare_unsafe(UnshareFlags::NEWNET)?));
+    }
+}

@@ -36,11 +36,11 @@
  * gets LVS_ERR_BUSY. No thread may use what is being freed.
  *
  * The process. A thread of the library is started where a handle's network namespace is not that of the calling
- * thread, and has ended when the call returns. Otherwise there is none, but for lvs_driver_dispatch() and
- * lvs_supervisor_dispatch(), which have one while nft(8) or iptables(8) run. The library's threads block all signals.
- * After fork(2) the child gets LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the
- * parent. Descriptors are closed by execve(2). Where /proc is not mounted or a system call is forbidden, calls fail
- * with LVS_ERR_SYSTEM or LVS_ERR_PERMISSION.
+ * thread, and by lvs_node_audit(); it blocks all signals, and has ended when the call returns. Otherwise there is
+ * none: nft(8) and iptables(8), which functions for a node run, are waited for by their descriptors. That the program
+ * ignores SIGCHLD, or waits for any child, does no harm. After fork(2) the child gets LVS_ERR_FORKED from its parent's
+ * handles; freed there, they change nothing for the parent. Descriptors are closed by execve(2). Where /proc is not
+ * mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or LVS_ERR_PERMISSION.
  */
 
 #ifndef LVS_DR_H
@@ -2423,8 +2423,8 @@ int lvs_driver_request(struct lvs_driver *driver, uint32_t task, uint32_t role);
  * Never sleeps, and waits neither for a lock nor for another node. It begins steps for 2 ms and
  * ends the one that it has begun: a request to the kernel, or a file that is written. A look at
  * the whole, for the first role and for a repair, reads the table, which takes as long as the
- * table is large. While nft(8) or iptables(8) run, a thread of the library waits for them. Fails
- * with LVS_ERR_SYSTEM; the errors of tasks are reported.
+ * table is large. nft(8) and iptables(8) are waited for by the descriptor. Fails with
+ * LVS_ERR_SYSTEM; the errors of tasks are reported.
  */
 int lvs_driver_dispatch(struct lvs_driver *driver);
 

@@ -161,8 +161,8 @@ pub extern "C" fn lvs_driver_request(driver: Handle<lvs_driver>, task: u32, role
 /// Never sleeps, and waits neither for a lock nor for another node. It begins steps for 2 ms and
 /// ends the one that it has begun: a request to the kernel, or a file that is written. A look at
 /// the whole, for the first role and for a repair, reads the table, which takes as long as the
-/// table is large. While nft(8) or iptables(8) run, a thread of the library waits for them. Fails
-/// with LVS_ERR_SYSTEM; the errors of tasks are reported.
+/// table is large. nft(8) and iptables(8) are waited for by the descriptor. Fails with
+/// LVS_ERR_SYSTEM; the errors of tasks are reported.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_dispatch(driver: Handle<lvs_driver>) -> c_int {
     guard(|| Ok(driver.lock("driver")?.dispatch()?))

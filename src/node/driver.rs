@@ -50,9 +50,9 @@ pub enum Report {
 /// becomes readable when there is something to do. It carries out steps for 2 ms, and ends the one
 /// that it has begun: a request to the kernel, a file in /proc/sys, or a file in the state
 /// directory, which is written to the disk (fsync(2)). A look at the whole reads the table, which
-/// takes as long as the table is large. The promotion of a backup that is ready does not. Only
-/// while nft(8) or iptables(8) run for the marks of the node's own requests, a thread waits for
-/// them.
+/// takes as long as the table is large. The promotion of a backup that is ready does not.
+/// nft(8) and iptables(8), which set the marks of the node's own requests, are waited for by their
+/// descriptors.
 ///
 /// The VIPs of a promotion are announced once more after [`Config::announce_again`].
 ///

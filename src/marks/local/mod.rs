@@ -118,9 +118,9 @@ pub struct Observed {
 /// [`Error::System`] when the network namespace cannot be entered (with the errno), or when a
 /// program that worked before fails: with the program's own words, without an errno; with kind
 /// [`TimedOut`](std::io::ErrorKind::TimedOut) when it was killed. The next call searches for a
-/// backend again. That no backend works is not an error: [`Observed::reason`] tells why. In a
-/// process that ignores `SIGCHLD`, or reaps children that it did not start, no program can be run
-/// (`ECHILD`).
+/// backend again. That no backend works is not an error: [`Observed::reason`] tells why. Where the
+/// process ignores `SIGCHLD`, or waits for any child, what a program has printed says whether it
+/// worked.
 #[derive(Debug)]
 pub struct LocalMarks {
     netns: Netns,

@@ -191,7 +191,7 @@ static void block_handler(const vector_t *strvec)
 		skip_block(true);
 		return;
 	}
-	node->config.size = sizeof(node->config);
+	node->config.size = sizeof(node->config);	/* What it does not set is the library's default. */
 	node->config.vip_owner = LVS_VIP_OWNER_KEEPALIVED;
 	node->config.group = strdup(vector_size(strvec) > 1 ? strvec_slot(strvec, 1) : vrrp->iname);
 	node->repair_interval = REPAIR_INTERVAL;
@@ -589,7 +589,33 @@ static void run(thread_ref_t thread)
 		add_read(node);
 }
 
+/* A reload: the node goes on as it was, also where its new configuration is not usable. */
+static void keep(node_t *node, node_t *old)
+{
+	struct lvs_node_config config = node->config;
+
+	node->config = old->config;
+	old->config = config;
+	thread_cancel(old->read);
+	old->read = NULL;
+	node->driver = old->driver;
+	old->driver = NULL;
+	add_read(node);
+	if (!node->driver || node->retry)
+		retry_later(node);
+	else
+		set_timer(node, node->repair_interval);
+}
+
 /* ---- What keepalived calls ---- */
+
+void lvs_dr_forget_threads(void)
+{
+	node_t *node;
+
+	for (node = nodes; node; node = node->next)
+		node->read = node->timer = NULL;
+}
 
 void lvs_dr_start(void)
 {
@@ -601,9 +627,6 @@ void lvs_dr_start(void)
 	if (parsed)
 		mallopt(M_ARENA_MAX, 1);
 #endif
-	/* A reload ends all threads of the scheduler. */
-	for (old = nodes; old; old = old->next)
-		old->read = old->timer = NULL;
 	for (node = parsed; node; node = node->next)
 		complete(node);
 	for (node = parsed; node; node = node->next) {
@@ -616,26 +639,19 @@ void lvs_dr_start(void)
 		*at = old->next;
 		node->role = old->role;
 		node->retry = old->retry;
-		if (same_node(node, old)) {
-			/* It goes on as it was. */
-			node->driver = old->driver;
-			old->driver = NULL;
-			add_read(node);
-			if (!node->driver || node->retry)
-				retry_later(node);
-			else
-				set_timer(node, node->repair_interval);
-			free_node(old);
-		} else {
+		/* A file that cannot be read at present is not an empty one. */
+		if (node->services_file && !node->config.services)
+			set_text(&node->config.services, old->config.services);
+		if (same_node(node, old) || !open_node(node))
+			keep(node, old);
+		else {
 			bool services = !same_text(node->config.services, old->config.services);
 
-			/* A role is taken on by one driver at a time. */
-			free_node(old);
 			request(node);
-			if (services && node->driver && node->role != LVS_ROLE_NONE &&
-			    lvs_driver_request(node->driver, LVS_TASK_APPLY, 0) != LVS_OK)
+			if (services && node->role != LVS_ROLE_NONE && lvs_driver_request(node->driver, LVS_TASK_APPLY, 0) != LVS_OK)
 				log_failure(node, "changed services");
 		}
+		free_node(old);
 	}
 	/* What is not configured any more serves on without an election; a group among others is released by these. */
 	for (at = &nodes; (old = *at);) {

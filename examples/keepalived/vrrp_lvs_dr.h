@@ -10,6 +10,9 @@
 /* The parser: the keywords of the block. */
 extern void lvs_dr_install_keywords(void);
 
+/* A reload has ended all threads of the scheduler. */
+extern void lvs_dr_forget_threads(void);
+
 /* The configuration is read, at the start or a reload, and the interfaces are known. */
 extern void lvs_dr_start(void);
 

@@ -612,6 +612,24 @@ fn states_of_an_instance_are_roles() {
     }
     have(&directors, "reload with other services", ["master", "backup", "backup"]);
 
+    // Services that cannot be used change nothing, nor does a file that is missing.
+    let file = directors[2].dir.join("services");
+    for broken in [Some("-A -t nonsense\n"), None] {
+        broken.map_or_else(|| fs::remove_file(&file), |text| fs::write(&file, text)).unwrap();
+        directors[2].running().reload(&directors[2].configuration(100, BLOCK));
+        let said = if broken.is_some() { "lvs_dr: open the node: " } else { "lvs_dr: cannot read the services of " };
+        crate::lan::until(said, || directors[2].log().contains(said));
+    }
+    fs::write(&file, services(5)).unwrap();
+    // A fault that the reload brings.
+    directors[2].netns.run(|| ip("link add dummy9 type dummy")).unwrap();
+    let fault = format!("    track_interface {{\n        dummy9\n    }}\n{BLOCK}");
+    directors[2].running().reload(&directors[2].configuration(100, &fault));
+    have(&directors, "reload with a fault", ["master", "backup", "fault"]);
+    directors[2].running().reload(&directors[2].configuration(100, BLOCK));
+    have(&directors, "reload without it", ["master", "backup", "backup"]);
+    assert_eq!(directors[2].netns.run(saved).unwrap().matches("-w 5\n").count(), 6);
+
     // What other programs remove comes back.
     directors[1].netns.run(|| ip(&format!("address del {VIP}/32 dev lo"))).unwrap();
     have(&directors, "a VIP is removed from lo: repaired", ["master", "backup", "backup"]);

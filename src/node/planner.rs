@@ -1302,6 +1302,34 @@ mod tests {
         assert_eq!(found(&world).1, "");
     }
 
+    /// The mark that all groups share is this group's where it has a VIP of the family, or where no
+    /// other group has.
+    #[test]
+    fn a_group_decides_about_its_own_mark_and_the_shared_one() {
+        let mut world = world(Fence::Marks, &[Role::Backup]);
+        let (values, earlier) = (world.config.marks.values, fence::MarkValues::new(7).unwrap());
+        world.memory.state.marks = Some(earlier);
+        world.config.groups = [String::new(), "mail".to_owned()].into();
+        for (other_vip, of_shared) in [("2001:db8::fd", [true, false]), ("192.0.2.253", [true, true])] {
+            let vips = [(ip(other_vip), "eth0".to_owned())].into();
+            let mail = Group { slot: 1, role: Some((Role::Backup, true)), vips, ..Group::default() };
+            world.memory.state.groups.insert("mail".into(), mail);
+            let case = Case::new(&world.config, Role::Backup, Apply::Changes, &world.memory, &world.seen);
+            for (mark, own) in [
+                (values.local(), of_shared),
+                (values.director(0), [true, true]),
+                (values.director(1), [false, false]),
+                (earlier.local(), [true, true]),
+                (NonZeroU32::MIN, [false, false]),
+            ] {
+                let id = |family| ServiceId::Fwmark { mark, family };
+                let found = [ipvs::Family::V4, ipvs::Family::V6].map(|family| case.is_own_mark(&id(family)));
+                assert_eq!(found, own, "{mark} beside {other_vip}");
+            }
+            assert!(!case.is_own_mark(&"tcp 192.0.2.254:80".parse().unwrap()));
+        }
+    }
+
     #[test]
     fn a_look_in_brief_reads_the_services_of_the_marks_and_one_that_was_loaded() {
         let mut world = world(Fence::Marks, &[Role::Backup]);

@@ -447,6 +447,8 @@ mod tests {
         remove_if_there(&dir.directory.join("missing")).unwrap();
         assert!(remove_if_there(&dir.directory).is_err());
         assert!(inside("missing").draw("backup").is_err() && inside("file").draw("backup").is_err());
+        // A name that is too long for a file is not tried for ever.
+        assert!(Requests::new(&dir.directory, &"x".repeat(300)).draw("backup").is_err());
         fs::remove_dir_all(&dir.directory).unwrap();
     }
 

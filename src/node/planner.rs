@@ -1567,17 +1567,19 @@ mod tests {
         assert_eq!(point(&mut world, None), "192.0.2.11:1");
         // A server that serves nothing here is not this node, and the marks of other groups are
         // those groups'.
+        let base = world.config.marks.values.base().get();
         let table = |local: &str, director: &str, of_other: &str| {
             let service = |mark: u32, weights: &str| {
                 let servers = ["192.0.2.11", "192.0.2.12"].iter().zip(weights.split(' '));
                 let servers = servers.map(|(server, weight)| format!("-a -f {mark} -r {server}:1 -g -w {weight}\n"));
                 format!("-A -f {mark} -s rr\n{}", servers.collect::<String>())
             };
-            let base = world.config.marks.values.base().get();
             let text = service(base, local) + &service(base + 1, director) + &service(base + 2, of_other);
             text.parse::<Table>().unwrap()
         };
-        world.memory.state.groups.get_mut("").unwrap().director = None;
+        // Nor does a director take packets that is no destination of the service.
+        world.memory.state.peers.insert(ip("192.0.2.99"), [Mac([2, 0, 0, 0, 0, 9])].into());
+        group(&mut world).director = Some(ip("192.0.2.99"));
         let mut pointed = World { seen: world.seen.clone(), memory: Memory::default(), config: world.config.clone() };
         pointed.seen.table = table("1 0", "0 1", "0 1");
         let plans = pointing(&world.config, &world.memory.state, &pointed.seen.table);

@@ -122,8 +122,13 @@ impl Plan {
                 old.into_iter().flat_map(|old| old.destinations()).filter(|d| new.destination(d.address).is_none());
             remove.extend(gone.map(|destination| Change::RemoveDestination(id, destination.clone())));
         }
+        // The last goes first: the kernel keeps destinations that are gone for two minutes, the
+        // last one in front, and looks for each that is added among them (`ip_vs_trash_get_dest()`
+        // in net/netfilter/ipvs/ip_vs_ctl.c). Whoever adds the services again, in order, then
+        // finds each in front.
         let gone = seen.services().filter(|old| wanted.service(&old.service.id).is_none());
-        remove.extend(gone.map(|old| Change::RemoveService(old.service.id)));
+        let gone: Vec<ServiceId> = gone.map(|old| old.service.id).collect();
+        remove.extend(gone.into_iter().rev().map(Change::RemoveService));
 
         // A service's own change comes before that of its destinations: both are in order within
         // `replace`.
@@ -201,6 +206,8 @@ mod tests {
         assert_eq!(plan(WEB, other), "-a -t 1.2.3.4:80 -r 10.0.0.2:80 -g -w 1\n-d -t 1.2.3.4:80 -r 10.0.0.1:80\n");
         let moved = WEB.replace("1.2.3.4", "1.2.3.5");
         assert_eq!(plan(WEB, &moved), format!("{moved}-D -t 1.2.3.4:80\n"));
+        // The kernel adds them again in a fraction of the time where the last was removed first.
+        assert_eq!(plan(&format!("{WEB}{moved}"), ""), "-D -t 1.2.3.5:80\n-D -t 1.2.3.4:80\n");
     }
 
     #[test]

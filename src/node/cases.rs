@@ -482,6 +482,19 @@ const STORIES: &[Story] = &[
         case.world.seen.table = SERVICES.parse().unwrap();
         case.roles(&UP);
     }),
+    ("version 1, whose services two groups share now", marks, |case| {
+        let mail = SERVICES.replace("192.0.2.254", "192.0.2.253");
+        case.world.memory.state.legacy = Some(Legacy::Whole);
+        case.world.memory.legacy = format!("{SERVICES}{mail}").parse().unwrap();
+        case.world.seen.table = case.world.memory.legacy.clone();
+        case.world.config.groups = ["web".to_owned(), "mail".to_owned()].into();
+        case.world.config.group = "web".into();
+        case.role(Role::Backup);
+        case.world.config.group = "mail".into();
+        case.world.config.vips = vec![ip("192.0.2.253")];
+        case.world.config.services = Some(mail.parse().unwrap());
+        case.role(Role::Backup);
+    }),
     ("version 1, and a group that has no role yet", marks, |case| {
         case.world.config.groups = [String::new(), "mail".to_owned()].into();
         case.world.memory.state.legacy = Some(Legacy::Whole);

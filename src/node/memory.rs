@@ -44,9 +44,7 @@ impl Node {
     /// A new group takes over what groups of an earlier configuration remember of its VIPs.
     pub(super) fn inherit(&self, memory: &mut Memory) -> Result<()> {
         let vips = &self.config.vips;
-        let is_own = |id: &ServiceId| {
-            services::is_ours(&self.config, &Table::new(), id) || id.address().is_some_and(|to| vips.contains(&to.ip()))
-        };
+        let is_own = |id: &ServiceId| services::is_of_group(&self.config, id);
         let mut group = memory.state.group(&self.config.group);
         for name in memory.state.obsolete(&self.config) {
             let before = memory.state.group(&name);

@@ -1,6 +1,7 @@
 //! Decides what a node has to do, from what is seen, what is remembered and what is wanted. Pure:
 //! nothing here touches the kernel.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use super::fence::{Fence, daemons, no_daemons};
 use super::observation::Observation;
 use super::plan::{Plan, Step};
 use super::role::Role;
-use super::services::{Apply, desired, is_ours, sign, take_in, thawed};
+use super::services::{Apply, desired, is_of_group, is_ours, sign, take_in, thawed};
 use super::settings::{
     arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
     sysctl_back, sysctl_steps,
@@ -43,9 +44,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// The services of this group as they were loaded last, by this version or by version 1.
-    fn loaded(&self, group: &Group) -> &Table {
-        if self.legacy_of(group).is_some() { &self.legacy } else { &self.loaded }
+    /// The services of this group as they were loaded last, by this version or by version 1, whose
+    /// node had one table for all VIPs.
+    fn loaded(&self, config: &Config, group: &Group) -> Cow<'_, Table> {
+        match self.legacy_of(group) {
+            Some(_) => Cow::Owned(self.legacy.filtered(|id| is_of_group(config, id))),
+            None => Cow::Borrowed(&self.loaded),
+        }
     }
 
     /// What version 1 has left of this group: until a role is reached with this version.
@@ -93,7 +98,8 @@ impl<'a> Case<'a> {
     fn new(config: &'a Config, role: Role, apply: Apply, memory: &'a Memory, seen: &'a Observation) -> Self {
         let state = &memory.state;
         let group = state.group(&config.group);
-        let (loaded, legacy) = (memory.loaded(&group), memory.legacy_of(&group));
+        let (loaded, legacy) = (memory.loaded(config, &group), memory.legacy_of(&group));
+        let loaded = loaded.as_ref();
         let live = seen.table.filtered(|id| is_ours(config, loaded, id));
         let mut table = match legacy {
             Some(legacy) if !group.held => {
@@ -210,8 +216,8 @@ impl<'a> Case<'a> {
         let holds = config.fence == Fence::Clear && !self.directs();
         let mut held = self.table.clone();
         // The services of a VIP that the configuration lacks for a while.
-        let loaded = self.memory.loaded(&self.group);
-        take_in(&mut held, &self.memory.held.filtered(|id| !is_ours(config, loaded, id)));
+        let loaded = self.memory.loaded(self.config, &self.group);
+        take_in(&mut held, &self.memory.held.filtered(|id| !is_ours(config, &loaded, id)));
         if holds && (self.memory.held != held || !self.group.held || self.memory.inherited) {
             steps.insert(0, Step::Keep { kept: StoredTable::Held, table: held });
         }
@@ -816,7 +822,10 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     }
     let wanted = match &config.services {
         // They go, as far as the node has loaded them.
-        Some(_) => case.live.filtered(|id| memory.loaded(&case.group).service(id).is_none()),
+        Some(_) => {
+            let loaded = memory.loaded(config, &case.group);
+            case.live.filtered(|id| loaded.service(id).is_none())
+        }
         // They were found running, and are left running.
         None => case.table.clone(),
     };

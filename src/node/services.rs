@@ -35,6 +35,12 @@ pub(super) fn is_ours(config: &Config, loaded: &Table, id: &ServiceId) -> bool {
     }
 }
 
+/// Whether a service of a table that several groups had is of this one: by its configuration or by
+/// its VIP.
+pub(super) fn is_of_group(config: &Config, id: &ServiceId) -> bool {
+    is_ours(config, &Table::new(), id) || id.address().is_some_and(|address| config.vips.contains(&address.ip()))
+}
+
 /// The services that the kernel must have, given those that it has, and those that were loaded
 /// from an earlier configuration.
 ///

@@ -11,7 +11,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <malloc.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -622,11 +621,6 @@ void lvs_dr_start(void)
 	node_t *node, *old, **at;
 	vrrp_t *vrrp;
 
-#ifdef M_ARENA_MAX
-	/* The library runs nft(8) or iptables(8) from a thread for a moment, which needs no heap of its own. */
-	if (parsed)
-		mallopt(M_ARENA_MAX, 1);
-#endif
 	for (node = parsed; node; node = node->next)
 		complete(node);
 	for (node = parsed; node; node = node->next) {

@@ -79,7 +79,7 @@ static const struct field {
 	size_t offset;
 } texts[] = {
 #define FIELD(name) { #name, offsetof(struct lvs_node_config, name) }
-	FIELD(group), FIELD(state_dir), FIELD(sync_interface), FIELD(sync_group),
+	FIELD(group), FIELD(state_dir), FIELD(sync_interface), FIELD(sync_group), FIELD(sync_key_file),
 }, numbers[] = {
 	FIELD(fence), FIELD(loopback), FIELD(arp), FIELD(own_requests), FIELD(arp_ignore), FIELD(arp_announce), FIELD(sync_id),
 	FIELD(sync_port), FIELD(sync_ttl), FIELD(sync_max_length), FIELD(marks_base),

@@ -88,7 +88,7 @@ check: $(CHECKED)/misuse $(CHECKED)/control $(CHECKED)/guest
 	$(CARGO) test $(CARGOFLAGS) --features capi --test kernel capi::
 
 # A caller that does everything wrong. (The address sanitizer wants more address space than a process of the lab's guest has;
-# valgrind does its part there.)
+# valgrind does its part there, and tests/c/sanitizers runs it under QEMU.)
 $(CHECKED)/misuse: tests/c/misuse.c include/lvs_dr.h $(OUT)/liblvs_dr.so
 	mkdir -p $(@D)
 	$(CC) -std=c11 $(STRICT) -g -fsanitize=undefined -fno-sanitize-recover=all -static-libubsan \

@@ -2429,6 +2429,24 @@ int lvs_driver_request(struct lvs_driver *driver, uint32_t task, uint32_t role);
 int lvs_driver_dispatch(struct lvs_driver *driver);
 
 /**
+ * Gives up the task that is under way, and those that wait for it. What was done stays, and they
+ * are not reported; the next request goes on from there. Does not block.
+ */
+int lvs_driver_cancel(struct lvs_driver *driver);
+
+/**
+ * Sets which other node directs, as lvs_node_set_director(), without waiting: fails with
+ * LVS_ERR_LOCKED while another process, or a task of this driver, works on the node. It can be said
+ * again later.
+ */
+int lvs_driver_set_director(struct lvs_driver *driver, const char *director);
+
+/**
+ * Reads the status of the node, as lvs_node_read_status().
+ */
+int lvs_driver_read_status(struct lvs_driver *driver, struct lvs_status **status);
+
+/**
  * Takes the next report.
  *
  * `report` is filled; set its `size` before. Its kind is LVS_REPORT_NONE when there is none at

@@ -4,8 +4,9 @@ use std::ffi::{c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use super::ffi::{Grows, Handle, Held, Opened, Place, Text, choice, given, put_text, read};
+use super::ffi::{Grows, Handle, Held, NAME, Opened, Place, Text, choice, given, put_text, read};
 use super::node::{ROLES, lvs_node_config};
+use super::report::lvs_status;
 use super::status::{Failure, LVS_OK, caught, guard};
 use crate::node::{Apply, Driver, Node, Report, Role, Task};
 
@@ -166,6 +167,44 @@ pub extern "C" fn lvs_driver_request(driver: Handle<lvs_driver>, task: u32, role
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_dispatch(driver: Handle<lvs_driver>) -> c_int {
     guard(|| Ok(driver.lock("driver")?.dispatch()?))
+}
+
+/// Gives up the task that is under way, and those that wait for it. What was done stays, and they
+/// are not reported; the next request goes on from there. Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_driver_cancel(driver: Handle<lvs_driver>) -> c_int {
+    guard(|| {
+        driver.lock("driver")?.cancel();
+        Ok(())
+    })
+}
+
+/// Sets which other node directs, as lvs_node_set_director(), without waiting: fails with
+/// LVS_ERR_LOCKED while another process, or a task of this driver, works on the node. It can be said
+/// again later.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_driver_set_director(driver: Handle<lvs_driver>, director: Text) -> c_int {
+    guard(|| {
+        let mut driver = driver.lock("driver")?;
+        let director = match director.optional("director", NAME)? {
+            Some(_) => Some(director.address("director")?),
+            None => None,
+        };
+        Ok(driver.set_director(director)?)
+    })
+}
+
+/// Reads the status of the node, as lvs_node_read_status().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_driver_read_status(
+    driver: Handle<lvs_driver>,
+    status: Option<&mut MaybeUninit<Box<lvs_status>>>,
+) -> c_int {
+    guard(|| {
+        let (mut driver, result) = (driver.lock("driver")?, given(status, "status")?);
+        result.write(Box::new(lvs_status::of(driver.status()?)));
+        Ok(())
+    })
 }
 
 /// Takes the next report.

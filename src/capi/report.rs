@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::control::lvs_sync_daemons;
-use super::ffi::{Grows, Handle, PATH, Place, Result, Text, c_text, entry, given, put, put_text};
+use super::ffi::{Grows, Handle, PATH, Place, Text, c_text, entry, given, put, put_text};
 use super::ipvs::{DestinationTexts, ServiceTexts, lvs_destinations, lvs_services, service_id};
 use super::marks::{lvs_peers, lvs_rules};
 use super::node::{LVS_ROLE_NONE, lvs_node, number_of};
 use super::status::{caught, guard};
 use super::vip::lvs_places;
 use crate::ipvs::ServiceId;
+use crate::node::Status;
 use crate::node::audit::{Finding, Severity};
-use crate::node::{Node, Status};
 
 /// The size of an address in a structure, in octets, with the NUL at its end.
 pub const LVS_ADDRESS_SIZE: usize = 48;
@@ -167,8 +167,7 @@ impl lvs_texts {
 }
 
 impl lvs_status {
-    fn read(node: &mut Node) -> Result<Self> {
-        let found: Status = node.status()?;
+    pub(super) fn of(found: Status) -> Self {
         let summary = lvs_node_status {
             size: size_of::<lvs_node_status>(),
             missing: found.missing.len(),
@@ -186,7 +185,7 @@ impl lvs_status {
             reserved: 0,
             director: address_text(found.director),
         };
-        Ok(lvs_status {
+        lvs_status {
             summary,
             own: found.kept.services().map(|content| content.service.id).collect(),
             places: lvs_places::of(found.vips.iter().flat_map(|(_, places)| places)),
@@ -204,7 +203,7 @@ impl lvs_status {
             missing: lvs_texts::new(found.missing),
             drift: lvs_texts::new(found.drift),
             warnings: lvs_texts::new(found.warnings),
-        })
+        }
     }
 }
 
@@ -228,7 +227,7 @@ pub extern "C" fn lvs_node_read_status(
 ) -> c_int {
     guard(|| {
         let (mut node, result) = (node.lock("node")?, given(status, "status")?);
-        result.write(Box::new(lvs_status::read(&mut node)?));
+        result.write(Box::new(lvs_status::of(node.status()?)));
         Ok(())
     })
 }

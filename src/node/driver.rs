@@ -2,6 +2,7 @@
 //! waits.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -233,6 +234,15 @@ impl Driver {
     /// As [`Node::status`].
     pub fn status(&mut self) -> Result<Status> {
         self.node.status()
+    }
+
+    /// As [`Node::set_director`], without waiting for the lock.
+    ///
+    /// # Errors
+    /// As [`Node::set_director`]; [`Error::Locked`](crate::Error::Locked) while another process, or
+    /// a task of this driver, works on the node: it can be said again later.
+    pub fn set_director(&mut self, director: Option<IpAddr>) -> Result<()> {
+        self.node.set_director_now(director)
     }
 
     pub(super) fn node(&self) -> &Node {

@@ -892,6 +892,7 @@ static void misuse_loops(void)
     lvs_supervisor *supervisor = NULL;
     lvs_driver *driver = NULL;
     lvs_node *node = NULL;
+    lvs_status *whole = NULL;
     char *text = NULL;
     int status = 0;
     pid_t child;
@@ -912,6 +913,20 @@ static void misuse_loops(void)
     BAD_SIZE(report, lvs_driver_next_report(driver, &report, &text));
     EXPECT(LVS_OK, lvs_driver_next_report(driver, &report, &text));
     CHECK(report.kind == LVS_REPORT_NONE && text == NULL);
+
+    EXPECT(LVS_ERR_NULL, lvs_driver_cancel(NULL));
+    EXPECT(LVS_ERR_NULL, lvs_driver_set_director(NULL, NULL));
+    BAD_TEXT(lvs_driver_set_director(driver, text));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_set_director(driver, "localhost"));
+    EXPECT(LVS_OK, lvs_driver_set_director(driver, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_driver_read_status(NULL, &whole));
+    EXPECT(LVS_ERR_NULL, lvs_driver_read_status(driver, NULL));
+    EXPECT(LVS_OK, lvs_driver_read_status(driver, &whole));
+    lvs_status_free(whole);
+    EXPECT(LVS_OK, lvs_driver_request(driver, LVS_TASK_ROLE, LVS_ROLE_MASTER));
+    CHECK(lvs_driver_is_busy(driver) == 1);
+    EXPECT(LVS_OK, lvs_driver_cancel(driver));
+    CHECK(lvs_driver_is_busy(driver) == 0);
 
     /* The request is the parent's, whatever the child frees. */
     EXPECT(LVS_OK, lvs_driver_request(driver, LVS_TASK_ROLE, LVS_ROLE_BACKUP));

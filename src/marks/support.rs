@@ -14,7 +14,7 @@ use super::rule::Packets;
 use super::wire;
 use crate::background::{Waits, wait_for};
 use crate::error::{Cause, Error, Result};
-use crate::netlink::{Failure, Trial};
+use crate::netlink::{Failure, Trial, trials_are_left};
 
 /// How long it may take to load the modules.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -39,6 +39,16 @@ pub fn supported() -> Result<()> {
 
 /// The same, piece by piece.
 pub(crate) async fn trying(waits: &Waits) -> Result<()> {
+    let tried = attempt(waits).await;
+    // Its process is killed, and ends in a moment.
+    let until = Instant::now() + Duration::from_millis(200);
+    while trials_are_left() && Instant::now() < until {
+        waits.wait(None, Instant::now() + Duration::from_millis(1)).await;
+    }
+    tried
+}
+
+async fn attempt(waits: &Waits) -> Result<()> {
     let rules = [([192, 0, 2, 1].into(), Packets::Opening)].into();
     let program = Matches { rules, ..Matches::default() }.program(false).unwrap_or_default();
     let filter = wire::put_filter(LOOPBACK, false, 0, &program, NonZeroU32::MIN, 0);

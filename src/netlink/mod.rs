@@ -21,7 +21,7 @@ pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, 
 pub(crate) use socket::read_datagram;
 pub(crate) use socket::{Failure, Listener};
 pub(crate) use thread::start_thread;
-pub(crate) use trial::{Trial, in_namespace_of_its_own};
+pub(crate) use trial::{Trial, in_namespace_of_its_own, trials_are_left};
 
 use std::time::Duration;
 

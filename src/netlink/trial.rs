@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rustix::io::Errno;
@@ -80,18 +81,38 @@ impl AsFd for Trial {
     }
 }
 
+/// Processes that were killed, and whose end is yet to be taken note of.
+static KILLED: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
+
 impl Drop for Trial {
     fn drop(&mut self) {
         if self.parent != std::process::id() {
             return;
         }
+        let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the process is this one's child, and not waited for yet: its number is no other's.
         #[allow(unsafe_code)]
         unsafe {
             libc::kill(self.process, libc::SIGKILL);
-            libc::waitpid(self.process, std::ptr::null_mut(), libc::__WALL);
         }
+        killed.push(self.process);
+        killed.retain(|process| is_left(*process));
     }
+}
+
+/// Whether the end of a child is yet to come. Does not wait.
+fn is_left(process: libc::pid_t) -> bool {
+    // SAFETY: as above, and nothing is written.
+    #[allow(unsafe_code)]
+    let found = unsafe { libc::waitpid(process, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
+    found == 0
+}
+
+/// Takes note of the end of processes that were killed, and says whether some are left.
+pub(crate) fn trials_are_left() -> bool {
+    let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
+    killed.retain(|process| is_left(*process));
+    !killed.is_empty()
 }
 
 fn octets(request: RouteMessage, flags: u16) -> Vec<u8> {

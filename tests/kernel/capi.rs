@@ -169,6 +169,7 @@ fn a_program_with_a_loop_waits_for_its_descriptor_alone() {
             "poll" => polled += usize::from(call.starts_with("poll([{fd=") && call.contains("}], 1, ")),
             "flock" => locked += usize::from(call.contains("LOCK_NB")),
             "futex" => assert!(call.contains("FUTEX_WAKE"), "{call}"),
+            "wait4" => assert!(call.contains("WNOHANG"), "{call}"),
             _ => assert!(call.starts_with("+++") || call.starts_with("---"), "{call}"),
         }
     }

@@ -3,7 +3,7 @@
 #   make                    builds the shared and the static library
 #   make install            below PREFIX (/usr/local), with DESTDIR before it for packages
 #   make check              builds and runs the C programs, in the lab where they need a kernel (see tests/lab);
-#                           takes gcc and g++, pkg-config and valgrind
+#                           takes gcc and g++, pkg-config, valgrind, and python3 with cffi
 #   make header             brings include/lvs_dr.h up to date with src/capi/
 #   make uninstall
 

@@ -27,7 +27,7 @@
  * that an older program does not have counts as 0, and 0 means the behaviour of the older library. An older library
  * takes a longer structure if the fields that it does not know are 0, otherwise it fails with LVS_ERR_SIZE; in a
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
- * has a SONAME of its own.
+ * has a SONAME and versions of symbols of its own. All that is here is there since 0.1, unless it says otherwise.
  *
  * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver, lvs_supervisor) are opened by lvs_..._open() and
  * freed by lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by

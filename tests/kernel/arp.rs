@@ -1,5 +1,6 @@
 //! ARP settings, judged by what a neighbour learns.
 
+use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -71,11 +72,12 @@ fn set(arp: &Arp, target: &ArpTarget, ignore: i32) {
 #[test]
 fn what_is_answered_in_each_mode() {
     let (arp, neighbour) = node_and_neighbour();
-    let sysctl = |path: &str, value: &str| std::fs::write(format!("/proc/sys/net/ipv4/conf/{path}"), value).unwrap();
+    let sysctl = |path: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/conf/{path}"), value).unwrap();
     for (mode, localnet) in
         [(0, ""), (1, ""), (2, ""), (3, ""), (4, ""), (7, ""), (8, ""), (9, ""), (1, "lo"), (3, "lo"), (3, "all")]
     {
-        set(&arp, &eth0(), mode);
+        // 9 means nothing, and is refused: the kernel takes it.
+        sysctl("eth0/arp_ignore", &mode.to_string());
         if !localnet.is_empty() {
             sysctl(&format!("{localnet}/route_localnet"), "1");
         }
@@ -120,7 +122,9 @@ fn whom_requests_name_as_sender() {
         let mode = AnnounceMode::from(mode);
         for vip in [LO_HOST, LO_GLOBAL] {
             // The answers are not what this is about.
-            arp.set(&eth0(), Settings { announce: mode, ..Settings::HIDE }).unwrap();
+            arp.set(&eth0(), Settings::HIDE).unwrap();
+            // One of them means nothing, and is refused: the kernel takes it.
+            fs::write("/proc/sys/net/ipv4/conf/eth0/arp_announce", mode.to_string()).unwrap();
             ip("neighbour flush dev eth0 nud all");
             neighbour.run(|| ip("neighbour flush dev eth0 nud all")).unwrap();
             UdpSocket::bind((vip, 0)).unwrap().send_to(b"x", (NEIGHBOUR, 9)).unwrap();

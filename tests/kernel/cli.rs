@@ -228,7 +228,7 @@ fn a_plan_changes_nothing() {
         backup.starts_with("1. record: 4 services kept for promotion\n2. record: backup is under way\n"),
         "{backup}"
     );
-    assert!(backup.contains(". IPVS: 4 changes\n     -D -f 7\n"), "{backup}");
+    assert!(backup.contains(". IPVS: 4 changes\n     -D ") && backup.contains("     -D -f 7\n"), "{backup}");
     assert_eq!(release, "nothing to do\n");
     lab.run("role backup");
     let [master, backup, ..] = plans_and_status();

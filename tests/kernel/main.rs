@@ -25,5 +25,6 @@ mod plane;
 mod probe;
 mod sctp;
 mod sync;
+mod systemd;
 mod vip;
 mod watch;

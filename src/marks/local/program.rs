@@ -159,6 +159,10 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take().filter(|_| self.parent == process::id()) else { return };
+        // Its number may be another one's by now.
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }

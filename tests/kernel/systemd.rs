@@ -1,0 +1,147 @@
+//! The unit of examples/systemd under a real systemd: the first process of a PID namespace in the guest.
+
+use std::fs;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cli::lvs_node;
+use crate::lab::{enter_new_netns, ip, ipvsadm, run, try_run};
+
+const VIP: &str = "192.0.2.254";
+
+/// Its mounts, its /run and its processes are its own; the network is the test's.
+struct Systemd {
+    outer: Child,
+}
+
+impl Systemd {
+    fn start() -> Self {
+        let script = "mount -t tmpfs -o mode=755 run /run && mkdir -p /sys/fs/cgroup && mount -t cgroup2 cgroup /sys/fs/cgroup && \
+                      exec env -i PATH=\"$PATH\" container=lab /lib/systemd/systemd --system --unit=lab.target \
+                      --log-target=console --log-level=notice --default-standard-output=kmsg";
+        fs::create_dir_all("/etc/systemd/system").unwrap();
+        fs::write("/etc/systemd/system/lab.target", "[Unit]\nDescription=Lab\n").unwrap();
+        let log = fs::File::create("/tmp/systemd.log").unwrap();
+        let outer = Command::new("unshare")
+            .args(["--pid", "--mount", "--cgroup", "--fork", "--mount-proc", "bash", "-c", script])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let systemd = Systemd { outer };
+        systemd.until("systemd runs", || said(&systemd.ctl("is-system-running")) == "running\n");
+        systemd
+    }
+
+    /// The number of its first process outside.
+    fn first(&self) -> String {
+        said(&try_run(&format!("pgrep -P {}", self.outer.id()))).trim().to_owned()
+    }
+
+    fn enter(&self, command: &str) -> Output {
+        try_run(&format!("nsenter -t {} -p -m {command}", self.first()))
+    }
+
+    fn ctl(&self, command: &str) -> Output {
+        self.enter(&format!("systemctl {command}"))
+    }
+
+    fn show(&self, property: &str) -> String {
+        said(&self.ctl(&format!("show --value -p {property} lvs-node"))).trim().to_owned()
+    }
+
+    /// A file of its /run.
+    fn file(&self, name: &str) -> String {
+        format!("/proc/{}/root/run/{name}", self.first())
+    }
+
+    fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            let log = || fs::read_to_string("/tmp/systemd.log").unwrap_or_default() + &said(&try_run("dmesg"));
+            assert!(start.elapsed() < Duration::from_secs(30), "waited in vain: {what}\n{}", log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Systemd {
+    fn drop(&mut self) {
+        let _ = try_run(&format!("kill -9 {}", self.first()));
+        let _ = self.outer.wait();
+        let _ = fs::remove_file("/etc/systemd/system/lvs-node.service");
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn vips(interface: &str) -> String {
+    ip(&format!("-o -4 addr show to {VIP} dev {interface}"))
+}
+
+#[test]
+fn the_unit_follows_keepalived_within_its_confinement() {
+    enter_new_netns();
+    ip("link add eth0 type veth peer name eth1");
+    ip("link set eth1 up");
+    ip("link set eth0 up");
+    ip("addr add 192.0.2.11/24 dev eth0");
+    fs::create_dir_all("/usr/local/bin").unwrap();
+    fs::copy(lvs_node(), "/usr/local/bin/lvs-node").unwrap();
+    fs::create_dir_all("/etc/lvs-dr").unwrap();
+    fs::write("/etc/lvs-dr/web.ipvs", format!("-A -t {VIP}:80 -s wrr\n-a -t {VIP}:80 -r 192.0.2.11:80 -g -w 1\n"))
+        .unwrap();
+    let config = format!(
+        "interface = \"eth0\"\nvips = [\"{VIP}\"]\nservices = \"web.ipvs\"\n[handover]\nfile = \"/run/lvs-dr.handover\"\n\
+         [watch]\nfifo = \"/run/lvs-dr.fifo\"\nmetrics = \"/run/lvs-dr.prom\"\n"
+    );
+    fs::write("/etc/lvs-dr/node.toml", config).unwrap();
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd/lvs-node.service");
+    fs::create_dir_all("/etc/systemd/system").unwrap();
+    fs::copy(unit, "/etc/systemd/system/lvs-node.service").unwrap();
+    let verified = try_run("systemd-analyze verify /etc/systemd/system/lvs-node.service");
+    assert!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}");
+
+    let systemd = Systemd::start();
+    // It returns once the watch has said that it is ready.
+    let started = systemd.ctl("start lvs-node");
+    assert!(started.status.success(), "{started:?}\n{}", fs::read_to_string("/tmp/systemd.log").unwrap());
+    assert_eq!((systemd.show("ActiveState"), systemd.show("SubState")), ("active".into(), "running".into()));
+    let main = systemd.show("MainPID");
+    let status = said(&systemd.enter(&format!("cat /proc/{main}/status")));
+    for line in ["CapBnd:\t0000000000003000", "CapEff:\t0000000000003000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+
+    // keepalived makes it, and waits for a reader as this does.
+    assert!(systemd.enter("mkfifo -m 600 /run/lvs-dr.fifo").status.success());
+    let tell = |state: &str| fs::write(systemd.file("lvs-dr.fifo"), format!("INSTANCE \"web\" {state} 100\n")).unwrap();
+    tell("MASTER");
+    systemd.until("the VIP is on the interface", || vips("eth0").contains("scope global"));
+    systemd
+        .until("the table is loaded", || ipvsadm("-Sn").contains(&format!("-a -t {VIP}:80 -r 192.0.2.11:80 -g -w 1")));
+    systemd.until("metrics are written", || {
+        fs::read_to_string(systemd.file("lvs-dr.prom")).is_ok_and(|text| text.contains("lvs_node_role"))
+    });
+    assert_eq!(run("cat /proc/sys/net/ipv4/conf/eth0/arp_ignore"), "1\n");
+
+    // What others remove comes back, also after the watch was killed.
+    assert!(systemd.enter(&format!("kill -9 {main}")).status.success());
+    systemd.until("it is restarted", || {
+        systemd.show("ActiveState") == "active" && !["0".to_owned(), main.clone()].contains(&systemd.show("MainPID"))
+    });
+    ip(&format!("addr del {VIP}/32 dev eth0"));
+    systemd.until("the VIP is back", || vips("eth0").contains("scope global"));
+    tell("BACKUP");
+    systemd.until("the VIP has left the interface", || vips("eth0").is_empty());
+    assert!(vips("lo").contains("scope host"), "{}", vips("lo"));
+
+    assert!(systemd.ctl("stop lvs-node").status.success());
+    assert_eq!((systemd.show("ActiveState"), systemd.show("Result")), ("inactive".into(), "success".into()));
+    // The node serves on.
+    assert!(vips("lo").contains("scope host"), "{}", vips("lo"));
+}

@@ -14,7 +14,7 @@ use super::rule::Packets;
 use super::wire;
 use crate::background::{Waits, wait_for};
 use crate::error::{Cause, Error, Result};
-use crate::netlink::{Failure, Trial, trials_are_left};
+use crate::netlink::{Failure, Trial, killed_are_left};
 
 /// How long it may take to load the modules.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -42,7 +42,7 @@ pub(crate) async fn trying(waits: &Waits) -> Result<()> {
     let tried = attempt(waits).await;
     // Its process is killed, and ends in a moment.
     let until = Instant::now() + Duration::from_millis(200);
-    while trials_are_left() && Instant::now() < until {
+    while killed_are_left() && Instant::now() < until {
         waits.wait(None, Instant::now() + Duration::from_millis(1)).await;
     }
     tried

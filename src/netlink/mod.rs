@@ -7,6 +7,7 @@ mod bind;
 mod generic;
 mod namespace;
 mod packet;
+mod process;
 mod route;
 mod socket;
 mod thread;
@@ -16,12 +17,13 @@ pub(crate) use bind::bind_to_interface;
 pub(crate) use generic::GenericSocket;
 pub(crate) use namespace::in_new_namespace;
 pub(crate) use packet::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery, send_frame};
+pub(crate) use process::{Process, Within, killed_are_left};
 pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, push_attribute, string};
 #[cfg(any(fuzzing, test))]
 pub(crate) use socket::read_datagram;
 pub(crate) use socket::{Failure, Listener};
 pub(crate) use thread::start_thread;
-pub(crate) use trial::{Trial, in_namespace_of_its_own, trials_are_left};
+pub(crate) use trial::Trial;
 
 use std::time::Duration;
 

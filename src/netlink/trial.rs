@@ -2,16 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::sync::{Mutex, PoisonError};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::TIME_LIMIT;
+use super::process::kill;
 use super::route::RouteMessage;
 use super::socket::{Failure, acknowledgement};
 use super::thread::with_signals_blocked;
@@ -81,38 +78,12 @@ impl AsFd for Trial {
     }
 }
 
-/// Processes that were killed, and whose end is yet to be taken note of.
-static KILLED: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
-
 impl Drop for Trial {
     fn drop(&mut self) {
-        if self.parent != std::process::id() {
-            return;
+        if self.parent == std::process::id() {
+            kill(self.process);
         }
-        let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the process is this one's child, and not waited for yet: its number is no other's.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::kill(self.process, libc::SIGKILL);
-        }
-        killed.push(self.process);
-        killed.retain(|process| is_left(*process));
     }
-}
-
-/// Whether the end of a child is yet to come. Does not wait.
-fn is_left(process: libc::pid_t) -> bool {
-    // SAFETY: as above, and nothing is written.
-    #[allow(unsafe_code)]
-    let found = unsafe { libc::waitpid(process, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
-    found == 0
-}
-
-/// Takes note of the end of processes that were killed, and says whether some are left.
-pub(crate) fn trials_are_left() -> bool {
-    let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
-    killed.retain(|process| is_left(*process));
-    !killed.is_empty()
 }
 
 fn octets(request: RouteMessage, flags: u16) -> Vec<u8> {
@@ -167,15 +138,5 @@ unsafe fn attempt(to: RawFd, requests: &[Vec<u8>]) {
                 return;
             }
         }
-    }
-}
-
-/// Makes a network namespace for a program before it begins, which goes with it. Starting it fails
-/// with `EPERM` without `CAP_SYS_ADMIN`.
-pub(crate) fn in_namespace_of_its_own(command: &mut Command) {
-    // SAFETY: a system call, in the child; a network namespace is the process's own.
-    #[allow(unsafe_code)]
-    unsafe {
-        command.pre_exec(|| Ok(unshare_unsafe(UnshareFlags::NEWNET)?));
     }
 }

@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::program::{Output, PROGRAM_LIMIT, Runner, Within};
+use super::program::{Output, PROGRAM_LIMIT, Runner};
 use super::{nft, xtables};
 use crate::error::{Error, Result};
+use crate::netlink::Within;
 use crate::netns::Netns;
 
 /// How long an xtables program waits for the lock of another one, in seconds: less than it may
@@ -240,9 +240,8 @@ impl Tool {
     }
 
     async fn run(&self, runner: Runner<'_>, arguments: &[&str], input: Option<&str>, within: Within) -> Result<Output> {
-        let mut command = Command::new(&self.program);
-        command.args(self.first).args(arguments);
-        let output = runner.run(command, input, within, PROGRAM_LIMIT).await;
+        let words: Vec<&str> = self.first.into_iter().chain(arguments.iter().copied()).collect();
+        let output = runner.run(&self.program, &words, input, within, PROGRAM_LIMIT).await;
         output.map_err(|error| Error::system("run", self.line(arguments), error))
     }
 

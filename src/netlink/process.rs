@@ -1,0 +1,174 @@
+//! Programs that a library runs beside a loop: starting one does not wait for its exec.
+
+use std::env;
+use std::ffi::{CString, OsStr, c_char};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use super::thread::with_signals_blocked;
+
+/// The exit codes of a process that could not become the program.
+const NO_NAMESPACE: i32 = 126;
+const NO_PROGRAM: i32 = 127;
+
+/// In which network namespace a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// In that of the thread which starts it.
+    Namespace,
+    /// In one that is made for it, and goes with it. Takes `CAP_SYS_ADMIN`.
+    OwnNamespace,
+}
+
+/// A process whose end nobody else takes note of: it sends no signal then, and waitpid(-1) of the
+/// program that this library is part of does not see it. One that is dropped is killed, with what it
+/// has started.
+#[derive(Debug)]
+pub(crate) struct Process {
+    id: libc::pid_t,
+    /// The process that started it: after fork(2) it is not the other one's.
+    parent: u32,
+    has_ended: bool,
+}
+
+/// Processes that were killed, and whose end is yet to be taken note of.
+static KILLED: Mutex<Vec<libc::pid_t>> = Mutex::new(Vec::new());
+
+impl Process {
+    /// Starts a program with these descriptors for its input, output and errors, in a process group
+    /// of its own, and with messages that are not translated. Does not wait for it to begin.
+    ///
+    /// # Errors
+    /// Those of fork(2), and `EINVAL` for an argument with a NUL. That there is no such program shows
+    /// at its end, see [`Process::poll`].
+    pub(crate) fn start(
+        program: &Path,
+        arguments: &[&OsStr],
+        stdio: [BorrowedFd<'_>; 3],
+        within: Within,
+    ) -> io::Result<Self> {
+        let text = |octets: Vec<u8>| CString::new(octets).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+        let words = [program.as_os_str()].into_iter().chain(arguments.iter().copied());
+        let words: Vec<CString> = words.map(|word| text(word.as_bytes().to_vec())).collect::<io::Result<_>>()?;
+        let kept = env::vars_os().filter(|(name, _)| name != "LC_ALL");
+        let settings = kept.map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));
+        let settings: Vec<CString> = settings.chain([b"LC_ALL=C".to_vec()]).map(text).collect::<io::Result<_>>()?;
+        let list = |texts: &[CString]| -> Vec<*const c_char> {
+            texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+        };
+        let (words_list, settings_list) = (list(&words), list(&settings));
+        let stdio = stdio.map(|descriptor| descriptor.as_raw_fd());
+        // SAFETY: as fork(2), but without its handlers, and with no signal at the child's end. The
+        // child calls only what is async-signal-safe; the lists end with NULL, and their texts live.
+        #[allow(unsafe_code)]
+        let id = with_signals_blocked(|| unsafe {
+            match libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) {
+                0 => become_program(&words_list, &settings_list, stdio, within),
+                id => id,
+            }
+        });
+        match libc::pid_t::try_from(id) {
+            Ok(id) if id > 0 => Ok(Process { id, parent: std::process::id(), has_ended: false }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    pub(crate) fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// How it has ended; `None`: it has not. Does not wait.
+    ///
+    /// # Errors
+    /// `ENOENT` where the program could not be run, `EPERM` without a namespace of its own.
+    pub(crate) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(status) = ended(self.id) else { return Ok(None) };
+        self.has_ended = true;
+        match status.code() {
+            Some(NO_PROGRAM) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            Some(NO_NAMESPACE) => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            _ => Ok(Some(status)),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.has_ended || self.parent != std::process::id() {
+            return;
+        }
+        kill(-self.id);
+        kill(self.id);
+    }
+}
+
+/// Kills a child that nobody else waits for, or its process group, and takes note of its end once it
+/// has come.
+pub(super) fn kill(id: libc::pid_t) {
+    // SAFETY: nobody else waits for it, so its number is no other's.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::kill(id, libc::SIGKILL);
+    }
+    if id > 0 {
+        KILLED.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        killed_are_left();
+    }
+}
+
+/// Takes note of the end of processes that were killed, and says whether some are left. Does not
+/// wait.
+pub(crate) fn killed_are_left() -> bool {
+    let mut killed = KILLED.lock().unwrap_or_else(PoisonError::into_inner);
+    killed.retain(|id| ended(*id).is_none());
+    !killed.is_empty()
+}
+
+fn ended(id: libc::pid_t) -> Option<ExitStatus> {
+    let mut status = 0;
+    // SAFETY: a number is written.
+    #[allow(unsafe_code)]
+    let found = unsafe { libc::waitpid(id, &raw mut status, libc::__WALL | libc::WNOHANG) };
+    // One that cannot be waited for is gone.
+    (found != 0).then(|| ExitStatus::from_raw(status))
+}
+
+/// Becomes the program.
+///
+/// # Safety
+/// In a child process; both lists end with NULL. Calls only functions that are async-signal-safe,
+/// and allocates nothing: see signal-safety(7).
+#[allow(unsafe_code)]
+unsafe fn become_program(words: &[*const c_char], settings: &[*const c_char], stdio: [RawFd; 3], within: Within) -> ! {
+    // SAFETY: system calls; the lists are as the caller promises.
+    unsafe {
+        libc::setpgid(0, 0);
+        if within == Within::OwnNamespace && libc::unshare(libc::CLONE_NEWNET) != 0 {
+            libc::_exit(NO_NAMESPACE);
+        }
+        // Above the first three, so that none is overwritten by another.
+        let mut moved = [0; 3];
+        for (to, from) in moved.iter_mut().zip(stdio) {
+            *to = libc::fcntl(from, libc::F_DUPFD_CLOEXEC, 3);
+        }
+        for (number, from) in moved.into_iter().enumerate() {
+            if libc::dup2(from, number as RawFd) < 0 {
+                libc::_exit(NO_PROGRAM);
+            }
+        }
+        // What the program ignores, this one would; what it blocks, too.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut none = std::mem::MaybeUninit::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
+        libc::execve(words[0], words.as_ptr(), settings.as_ptr());
+        libc::_exit(NO_PROGRAM)
+    }
+}

@@ -94,7 +94,7 @@ $(CHECKED)/misuse: tests/c/misuse.c include/lvs_dr.h $(OUT)/liblvs_dr.so
 	$(CC) -std=c11 $(STRICT) -g -fsanitize=undefined -fno-sanitize-recover=all -static-libubsan \
 	    -Iinclude $< $(OUT)/liblvs_dr.a $(PRIVATE) -o $@
 
-$(CHECKED)/control $(CHECKED)/guest: $(CHECKED)/%: tests/c/%.c include/lvs_dr.h $(OUT)/liblvs_dr.so
+$(CHECKED)/control $(CHECKED)/guest: $(CHECKED)/%: tests/c/%.c tests/c/expect.h include/lvs_dr.h $(OUT)/liblvs_dr.so
 	mkdir -p $(@D)
 	$(CC) -std=c99 $(STRICT) -g -Iinclude $< $(OUT)/liblvs_dr.a $(PRIVATE) -o $@
 

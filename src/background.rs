@@ -45,17 +45,22 @@ impl Waits {
     }
 }
 
+/// Does what there is to do now: the result, or what it waits for.
+fn go_on<T>(work: Pin<&mut (impl Future<Output = T> + ?Sized)>, waits: &Waits) -> Result<T, Option<Wait>> {
+    match work.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => Ok(result),
+        Poll::Pending => Err(waits.place().take()),
+    }
+}
+
 /// Does work whose every wait is one of [`Waits`], and waits for it.
 pub(crate) fn wait_for<F: Future>(work: impl FnOnce(Waits) -> F) -> F::Output {
     let waits = Waits::default();
     let mut work = pin!(work(waits.clone()));
     loop {
-        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => {
-                let next = waits.place().take();
-                next.iter().for_each(|next| wait(next.descriptor(), Some(next.until)));
-            }
+        match go_on(work.as_mut(), &waits) {
+            Ok(result) => return result,
+            Err(next) => next.iter().for_each(|next| wait(next.descriptor(), Some(next.until))),
         }
     }
 }
@@ -81,10 +86,10 @@ impl<T> Background<T> {
     /// Does what there is to do now, and returns the result once it is there. It is not polled
     /// again then.
     pub(crate) fn poll(&mut self) -> Option<T> {
-        match self.work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(result) => Some(result),
-            Poll::Pending => {
-                self.next = self.waits.place().take().unwrap_or_else(|| self.next.clone());
+        match go_on(self.work.as_mut(), &self.waits) {
+            Ok(result) => Some(result),
+            Err(next) => {
+                self.next = next.unwrap_or_else(|| self.next.clone());
                 None
             }
         }

@@ -219,10 +219,9 @@ impl lvs_sync_daemon {
         };
         let octet = |name: &str, value: u32| u8::try_from(value).map_err(|_| unusable(name, value, u8::MAX.into()));
         let word = |name: &str, value: u32| u16::try_from(value).map_err(|_| unusable(name, value, u16::MAX.into()));
-        let group = self.group.optional("group", NAME)?;
         Ok(SyncDaemon {
             max_length: Some(word("max_length", self.max_length)?).filter(|length| *length != 0),
-            group: group.map(|_| self.group.address("group")).transpose()?,
+            group: self.group.optional_address("group")?,
             port: Some(word("port", self.port)?).filter(|port| *port != 0),
             ttl: Some(octet("ttl", self.ttl)?).filter(|ttl| *ttl != 0),
             ..SyncDaemon::new(role, &self.interface.name("interface")?, octet("sync_id", self.sync_id)?)

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use super::ffi::{Grows, Handle, Held, NAME, Opened, Place, Text, choice, given, put_text, read};
+use super::ffi::{Grows, Handle, Held, Opened, Place, Text, choice, given, put_text, read};
 use super::node::{ROLES, lvs_node_config};
 use super::report::lvs_status;
 use super::status::{Failure, LVS_OK, caught, guard};
@@ -186,11 +186,7 @@ pub extern "C" fn lvs_driver_cancel(driver: Handle<lvs_driver>) -> c_int {
 pub extern "C" fn lvs_driver_set_director(driver: Handle<lvs_driver>, director: Text) -> c_int {
     guard(|| {
         let mut driver = driver.lock("driver")?;
-        let director = match director.optional("director", NAME)? {
-            Some(_) => Some(director.address("director")?),
-            None => None,
-        };
-        Ok(driver.set_director(director)?)
+        Ok(driver.set_director(director.optional_address("director")?)?)
     })
 }
 

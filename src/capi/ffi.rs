@@ -99,6 +99,14 @@ impl Text {
         })
     }
 
+    /// An address without a port, if it is not NULL.
+    pub(super) fn optional_address(self, name: &str) -> Result<Option<IpAddr>> {
+        match self.0 {
+            Some(_) => self.address(name).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// An address with a port.
     pub(super) fn socket_address(self, name: &str) -> Result<SocketAddr> {
         let text = self.name(name)?;

@@ -336,10 +336,7 @@ impl lvs_node_config {
         if let Some(name) = self.sync_interface.optional("sync_interface", PATH)? {
             config.sync.interface = name.to_owned();
         }
-        config.sync.group = match self.sync_group.optional("sync_group", PATH)? {
-            Some(_) => Some(self.sync_group.address("sync_group")?),
-            None => None,
-        };
+        config.sync.group = self.sync_group.optional_address("sync_group")?;
         config.sync.key_file = self.sync_key_file.optional("sync_key_file", PATH)?.map(Into::into);
         config.sync.id = small("sync_id", self.sync_id)?.unwrap_or(config.sync.id);
         config.sync.port = small("sync_port", self.sync_port)?;
@@ -601,11 +598,7 @@ pub extern "C" fn lvs_node_restart_sync_daemons(node: Handle<lvs_node>) -> c_int
 pub extern "C" fn lvs_node_set_director(node: Handle<lvs_node>, director: Text) -> c_int {
     guard(|| {
         let mut node = node.lock("node")?;
-        let director = match director.optional("director", NAME)? {
-            Some(_) => Some(director.address("director")?),
-            None => None,
-        };
-        Ok(node.set_director(director)?)
+        Ok(node.set_director(director.optional_address("director")?)?)
     })
 }
 

@@ -239,8 +239,8 @@ pub extern "C" fn lvs_vips_locate(
 ) -> c_int {
     guard(|| {
         let (mut vips, result) = (vips.lock("vips")?, given(places, "places")?);
-        let found = match vip.optional("vip", NAME)? {
-            Some(_) => vips.locate(vip.address("vip")?)?,
+        let found = match vip.optional_address("vip")? {
+            Some(vip) => vips.locate(vip)?,
             None => vips.all()?,
         };
         result.write(Box::new(lvs_places::of(found.iter())));

@@ -124,8 +124,8 @@ impl Plan {
         }
         // The last goes first: the kernel keeps destinations that are gone for two minutes, the
         // last one in front, and looks for each that is added among them (`ip_vs_trash_get_dest()`
-        // in net/netfilter/ipvs/ip_vs_ctl.c). Whoever adds the services again, in order, then
-        // finds each in front.
+        // in net/netfilter/ipvs/ip_vs_ctl.c). A program that adds them again in order finds each in
+        // front.
         let gone = seen.services().filter(|old| wanted.service(&old.service.id).is_none());
         let gone: Vec<ServiceId> = gone.map(|old| old.service.id).collect();
         remove.extend(gone.into_iter().rev().map(Change::RemoveService));

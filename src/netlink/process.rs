@@ -1,5 +1,6 @@
 //! Programs that a library runs beside a loop: starting one does not wait for its exec.
 
+use std::convert::Infallible;
 use std::env;
 use std::ffi::{CString, OsStr, c_char};
 use std::io;
@@ -26,9 +27,8 @@ pub(crate) enum Within {
     OwnNamespace,
 }
 
-/// A process whose end nobody else takes note of: it sends no signal then, and waitpid(-1) of the
-/// program that this library is part of does not see it. One that is dropped is killed, with what it
-/// has started.
+/// A child process that only this library waits for. It sends no signal when it ends, and a
+/// waitpid(-1) of the host does not see it. Dropping it kills it, and what it has started.
 #[derive(Debug)]
 pub(crate) struct Process {
     id: libc::pid_t,
@@ -64,14 +64,32 @@ impl Process {
         };
         let (words_list, settings_list) = (list(&words), list(&settings));
         let stdio = stdio.map(|descriptor| descriptor.as_raw_fd());
-        // SAFETY: as fork(2), but without its handlers, and with no signal at the child's end. The
-        // child calls only what is async-signal-safe; the lists end with NULL, and their texts live.
-        #[allow(unsafe_code)]
-        let id = with_signals_blocked(|| unsafe {
-            match libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) {
-                0 => become_program(&words_list, &settings_list, stdio, within),
-                id => id,
+        let child = || {
+            // SAFETY: this is the child; the lists end with NULL, and their texts live.
+            #[allow(unsafe_code)]
+            unsafe {
+                become_program(&words_list, &settings_list, stdio, within)
             }
+        };
+        // SAFETY: `become_program` is written for it.
+        #[allow(unsafe_code)]
+        unsafe {
+            Process::fork(child)
+        }
+    }
+
+    /// Starts a process that does this and no more, with all signals blocked.
+    ///
+    /// # Safety
+    /// `child` calls only functions that are async-signal-safe, and allocates nothing: the memory
+    /// that other threads use may be in any state. See signal-safety(7).
+    #[allow(unsafe_code)]
+    pub(super) unsafe fn fork(child: impl FnOnce() -> Infallible) -> io::Result<Self> {
+        // SAFETY: as fork(2), but without its handlers, and with no signal at the child's end. The
+        // rest is the caller's promise.
+        let id = with_signals_blocked(|| match unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } {
+            0 => match child() {},
+            id => id,
         });
         match libc::pid_t::try_from(id) {
             Ok(id) if id > 0 => Ok(Process { id, parent: std::process::id(), has_ended: false }),
@@ -103,21 +121,13 @@ impl Drop for Process {
         if self.has_ended || self.parent != std::process::id() {
             return;
         }
-        kill(-self.id);
-        kill(self.id);
-    }
-}
-
-/// Kills a child that nobody else waits for, or its process group, and takes note of its end once it
-/// has come.
-pub(super) fn kill(id: libc::pid_t) {
-    // SAFETY: nobody else waits for it, so its number is no other's.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::kill(id, libc::SIGKILL);
-    }
-    if id > 0 {
-        KILLED.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        // SAFETY: nobody else waits for it, so its number is still its own.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::kill(-self.id, libc::SIGKILL);
+            libc::kill(self.id, libc::SIGKILL);
+        }
+        KILLED.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
         killed_are_left();
     }
 }
@@ -145,7 +155,12 @@ fn ended(id: libc::pid_t) -> Option<ExitStatus> {
 /// In a child process; both lists end with NULL. Calls only functions that are async-signal-safe,
 /// and allocates nothing: see signal-safety(7).
 #[allow(unsafe_code)]
-unsafe fn become_program(words: &[*const c_char], settings: &[*const c_char], stdio: [RawFd; 3], within: Within) -> ! {
+unsafe fn become_program(
+    words: &[*const c_char],
+    settings: &[*const c_char],
+    stdio: [RawFd; 3],
+    within: Within,
+) -> Infallible {
     // SAFETY: system calls; the lists are as the caller promises.
     unsafe {
         libc::setpgid(0, 0);

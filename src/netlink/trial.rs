@@ -8,10 +8,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
 use super::TIME_LIMIT;
-use super::process::kill;
+use super::process::Process;
 use super::route::RouteMessage;
 use super::socket::{Failure, acknowledgement};
-use super::thread::with_signals_blocked;
 
 /// The longest answer that is looked at.
 const ANSWER: usize = 4096;
@@ -21,9 +20,8 @@ const ANSWER: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Trial {
     answers: OwnedFd,
-    process: libc::pid_t,
-    /// The process that started it: after fork(2) it is not the other one's.
-    parent: u32,
+    /// Is killed with it.
+    _process: Process,
 }
 
 impl Trial {
@@ -34,23 +32,18 @@ impl Trial {
     pub(crate) fn start(requests: impl IntoIterator<Item = RouteMessage>, flags: u16) -> io::Result<Self> {
         let requests: Vec<Vec<u8>> = requests.into_iter().map(|request| octets(request, flags)).collect();
         let (answers, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        // SAFETY: as fork(2), but without its handlers, and with no signal at the child's end, which
-        // no one but this waits for. The child calls only what is async-signal-safe: the memory of
-        // its other threads may be in any state.
-        #[allow(unsafe_code)]
-        let process = with_signals_blocked(|| unsafe {
-            match libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) {
-                0 => {
-                    attempt(theirs.as_raw_fd(), &requests);
-                    libc::_exit(0)
-                }
-                process => process,
+        let child = || {
+            // SAFETY: this is the child, and the socket is open in it.
+            #[allow(unsafe_code)]
+            unsafe {
+                attempt(theirs.as_raw_fd(), &requests);
+                libc::_exit(0)
             }
-        });
-        match libc::pid_t::try_from(process) {
-            Ok(process) if process > 0 => Ok(Trial { answers, process, parent: std::process::id() }),
-            _ => Err(io::Error::last_os_error()),
-        }
+        };
+        // SAFETY: `attempt` is written for it.
+        #[allow(unsafe_code)]
+        let process = unsafe { Process::fork(child) }?;
+        Ok(Trial { answers, _process: process })
     }
 
     /// The next answer: first that of the namespace, then one for each request. `None`: it is not
@@ -75,14 +68,6 @@ impl Trial {
 impl AsFd for Trial {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.answers.as_fd()
-    }
-}
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        if self.parent == std::process::id() {
-            kill(self.process);
-        }
     }
 }
 

@@ -8,21 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "expect.h"
+
 #define WEB "tcp 192.0.2.254:80"
 #define SERVER "192.0.2.12:80"
-
-static void expect(int expected, int status, int line)
-{
-    char text[512];
-
-    if (status == expected)
-        return;
-    lvs_last_error_message(text, sizeof text);
-    fprintf(stderr, "line %d: %s instead of %s: %s\n", line, lvs_status_name(status), lvs_status_name(expected), text);
-    exit(EXIT_FAILURE);
-}
-
-#define EXPECT(expected, status) expect(expected, status, __LINE__)
 
 static void show(const char *what, const struct lvs_counters *found)
 {

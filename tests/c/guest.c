@@ -22,18 +22,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-static void expect(int expected, int status, int line)
-{
-    char text[512];
-
-    if (status == expected)
-        return;
-    lvs_last_error_message(text, sizeof text);
-    fprintf(stderr, "line %d: %s instead of %s: %s\n", line, lvs_status_name(status), lvs_status_name(expected), text);
-    exit(EXIT_FAILURE);
-}
-
-#define EXPECT(expected, status) expect(expected, status, __LINE__)
+#include "expect.h"
 
 static long in_kilobytes(const char *field)
 {

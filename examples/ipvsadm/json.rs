@@ -63,7 +63,7 @@ fn destination(entry: &DestinationEntry, columns: Columns, with_state: bool) -> 
         value["active"] = entry.active.into();
         value["inactive"] = entry.inactive.into();
         value["persistent"] = entry.persistent.into();
-        add_numbers(&mut value, &entry.stats, columns);
+        add_numbers(&mut value, &entry.stats.unwrap_or_default(), columns);
     }
     value
 }

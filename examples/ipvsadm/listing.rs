@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use lvs_dr::ipvs::{
-    self, Connection, DestinationEntry, Family, Forward, Ipvs, Netmask, Service, ServiceEntry, ServiceFlags, ServiceId,
-    Stats, SyncDaemon, Tunnel, TunnelChecksum,
+    self, Connection, DestinationEntry, Detail, Family, Forward, Ipvs, Netmask, Service, ServiceEntry, ServiceFlags,
+    ServiceId, Stats, SyncDaemon, Tunnel, TunnelChecksum,
 };
 
 use super::names::Names;
@@ -25,7 +25,7 @@ pub fn print(
     let (value, text) = match listing.what {
         Listed::Services => {
             let info = ipvs.info().map_err(listing_failed)?;
-            let entries = arrange(ipvs.entries().map_err(listing_failed)?, listing);
+            let entries = arrange(ipvs.entries(detail(listing.columns)).map_err(listing_failed)?, listing);
             let (major, minor, patch) = info.version;
             let version = format!("{major}.{minor}.{patch}");
             let size = info.connection_table_size;
@@ -34,7 +34,7 @@ pub fn print(
             (as_json.then(value), title + &services(&entries, listing, names))
         }
         Listed::Service(id) => {
-            let entries = arrange(vec![ipvs.entry(&id).map_err(listing_failed)?], listing);
+            let entries = arrange(vec![ipvs.entry(&id, detail(listing.columns)).map_err(listing_failed)?], listing);
             (as_json.then(|| json::services(&entries, listing.columns, true)), services(&entries, listing, names))
         }
         Listed::Connections => {
@@ -57,6 +57,13 @@ pub fn print(
         None => out.extend(text.into_bytes()),
     }
     Ok(())
+}
+
+fn detail(columns: Columns) -> Detail {
+    match columns {
+        Columns::Stats | Columns::Rates => Detail::Counters,
+        Columns::Thresholds | Columns::Persistent | Columns::Tunnels | Columns::Plain => Detail::Configuration,
+    }
 }
 
 fn arrange(entries: Entries, listing: &Listing) -> Entries {
@@ -196,9 +203,9 @@ fn destination(entry: &DestinationEntry, protocol: Option<Protocol>, listing: &L
         Columns::Persistent => {
             format!("  -> {name:<28} {weight:<9} {persistent:<11} {active:<10} {inactive:<10}\n")
         }
-        Columns::Stats => format!("  -> {name:<28}{}\n", numbers(counters(stats), listing.exact)),
+        Columns::Stats => format!("  -> {name:<28}{}\n", numbers(counters(&stats.unwrap_or_default()), listing.exact)),
         Columns::Rates => {
-            let [connections, packets_in, packets_out, bytes_in, bytes_out] = rates(stats);
+            let [connections, packets_in, packets_out, bytes_in, bytes_out] = rates(&stats.unwrap_or_default());
             let bytes = numbers([bytes_in, bytes_out], listing.exact);
             format!("  -> {name:<28} {connections:>8} {packets_in:>8} {packets_out:>8}{bytes}\n")
         }

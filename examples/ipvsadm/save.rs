@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use lvs_dr::ipvs::{Change, Destination, Forward, Ipvs, ServiceEntry};
+use lvs_dr::ipvs::{Change, Destination, Detail, Forward, Ipvs, ServiceEntry};
 
 use super::options::Columns;
 use super::order::{self, Entries};
 use super::{Octets, Refusal, json, listing_failed};
 
 pub fn print(ipvs: &mut Ipvs, as_json: bool, out: &mut Octets) -> Result<(), Refusal> {
-    let entries = order::sort(ipvs.entries().map_err(listing_failed)?);
+    let entries = order::sort(ipvs.entries(Detail::Configuration).map_err(listing_failed)?);
     match as_json {
         true => json::print(&json::services(&entries, Columns::Plain, false), out),
         false => out.extend(text(entries).into_bytes()),

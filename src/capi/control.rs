@@ -295,7 +295,7 @@ pub unsafe extern "C" fn lvs_destinations_counters(
             active: found.active.into(),
             inactive: found.inactive.into(),
             persistent: found.persistent.into(),
-            ..(&found.stats).into()
+            ..(&found.stats.unwrap_or_default()).into()
         });
         Ok(())
     })

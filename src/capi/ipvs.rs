@@ -610,7 +610,7 @@ mod tests {
 
     fn of_destination(destination: &Destination) -> DestinationTexts {
         let destination = destination.clone();
-        let stats = Stats::default();
+        let stats = Some(Stats::default());
         DestinationTexts::new(DestinationEntry { destination, active: 0, inactive: 0, persistent: 0, stats })
     }
 

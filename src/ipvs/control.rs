@@ -6,10 +6,8 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use super::encode::{cause, explain};
-use super::wire::{self, Attribute, Command, Message};
-use super::{
-    Change, Connection, Ipvs, ServiceId, Stats, SyncDaemon, SyncRole, Timeouts, connection, malformed, settings, stats,
-};
+use super::wire::{self, Command};
+use super::{Change, Connection, Ipvs, ServiceId, Stats, SyncDaemon, SyncRole, Timeouts, connection, settings, stats};
 use crate::error::{Cause, Error, Result};
 use crate::netlink::{Failure, TIME_LIMIT};
 use crate::netns::Netns;
@@ -99,9 +97,8 @@ impl Ipvs {
     /// # Errors
     /// [`Cause::NoService`] (`ESRCH`), [`Cause::Permission`] (`EPERM`).
     pub fn zero(&mut self, id: Option<&ServiceId>) -> Result<()> {
-        let request = Message::new(Command::Zero, id.map(wire::service::encode_id).into_iter().collect());
-        let result = self.socket.request(&request, 0);
-        result.map(|_| ()).map_err(|failure| {
+        let service = |octets: &mut Vec<u8>| id.iter().for_each(|id| wire::service::push_id(octets, id));
+        self.socket.request(Command::Zero as u8, service, |_| Ok(())).map_err(|failure| {
             let object = id.map_or_else(|| "all services".into(), ServiceId::to_string);
             failure.explain("zero the counters of", object, |errno| cause(Command::Zero, errno))
         })
@@ -150,18 +147,20 @@ impl Ipvs {
     pub fn timeouts(&mut self) -> Result<Timeouts> {
         let explain =
             |failure: Failure| failure.explain("read", "the timeouts", |errno| cause(Command::GetConfig, errno));
-        let answers = self.socket.request(&Message::new(Command::GetConfig, Vec::new()), 0).map_err(explain)?;
         let mut timeouts = Timeouts::default();
-        for attribute in answers.iter().flat_map(|answer| &answer.attributes) {
-            let field = match attribute.kind() {
-                wire::TIMEOUT_TCP => &mut timeouts.tcp,
-                wire::TIMEOUT_TCP_FIN => &mut timeouts.tcp_fin,
-                wire::TIMEOUT_UDP => &mut timeouts.udp,
-                _ => continue,
-            };
-            let secs = wire::u32(attribute.raw()).map_err(|e| explain(malformed(e)))?;
-            *field = Duration::from_secs(secs.into());
-        }
+        let answer = |octets: &[u8]| {
+            wire::each(octets, |kind, value| {
+                let field = match kind {
+                    wire::TIMEOUT_TCP => &mut timeouts.tcp,
+                    wire::TIMEOUT_TCP_FIN => &mut timeouts.tcp_fin,
+                    wire::TIMEOUT_UDP => &mut timeouts.udp,
+                    _ => return Ok(()),
+                };
+                *field = Duration::from_secs(wire::u32(value)?.into());
+                Ok(())
+            })
+        };
+        self.socket.request(Command::GetConfig as u8, |_| {}, answer).map_err(explain)?;
         Ok(timeouts)
     }
 
@@ -171,15 +170,7 @@ impl Ipvs {
     /// # Errors
     /// [`Error::Invalid`]: see [`Timeouts::check`]; [`Cause::Permission`] (`EPERM`).
     pub fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
-        timeouts.check()?;
-        let seconds = |kind, time: Duration| Attribute::u32(kind, time.as_secs() as u32);
-        let attributes = vec![
-            seconds(wire::TIMEOUT_TCP, timeouts.tcp),
-            seconds(wire::TIMEOUT_TCP_FIN, timeouts.tcp_fin),
-            seconds(wire::TIMEOUT_UDP, timeouts.udp),
-        ];
-        let result = self.socket.request(&Message::new(Command::SetConfig, attributes), 0);
-        result.map(|_| ()).map_err(|failure| explain(&Change::SetTimeouts(*timeouts), failure))
+        self.change(&Change::SetTimeouts(*timeouts))
     }
 
     /// The sync daemons that run, the master's first.
@@ -188,11 +179,15 @@ impl Ipvs {
     /// [`Cause::Permission`] (`EPERM`).
     pub fn sync_daemons(&mut self) -> Result<Vec<SyncDaemon>> {
         let mut found = BTreeMap::new();
-        let result = self.socket.dump(&Message::new(Command::GetDaemon, Vec::new()), |answer| {
-            let daemon = answer.nested(wire::DAEMON).and_then(wire::daemon::decode).map_err(malformed)?;
-            found.insert(daemon.role, daemon);
-            Ok(())
-        });
+        let result = self.socket.dump(
+            Command::GetDaemon as u8,
+            |_| {},
+            |octets| {
+                let daemon = wire::object(octets, wire::DAEMON).and_then(wire::daemon::decode)?;
+                found.insert(daemon.role, daemon);
+                Ok(())
+            },
+        );
         result
             .map_err(|failure| failure.explain("list", "the sync daemons", |errno| cause(Command::GetDaemon, errno)))?;
         Ok(found.into_values().collect())
@@ -205,9 +200,7 @@ impl Ipvs {
     /// (`ENODEV`); [`Cause::Invalid`] (`EINVAL`): the interface has no address of the group's
     /// family, or the table mixes families; [`Error::Invalid`]: see [`SyncDaemon::check`].
     pub fn start_sync_daemon(&mut self, daemon: &SyncDaemon) -> Result<()> {
-        daemon.check()?;
-        let result = self.socket.request(&Message::new(Command::NewDaemon, vec![wire::daemon::encode(daemon)]), 0);
-        result.map(|_| ()).map_err(|failure| explain(&Change::StartDaemon(daemon.clone()), failure))
+        self.change(&Change::StartDaemon(daemon.clone()))
     }
 
     /// Stops the sync daemon of this role.
@@ -226,16 +219,16 @@ impl Ipvs {
     }
 
     fn request_stop(&mut self, role: SyncRole) -> Result<()> {
-        let request = Message::new(Command::DelDaemon, vec![wire::daemon::encode_role(role)]);
+        let change = Change::StopDaemon(role);
         let mut attempt = 1;
         loop {
-            match self.socket.request(&request, 0) {
-                Ok(_) => return Ok(()),
+            match self.send(&change) {
+                Ok(()) => return Ok(()),
                 Err(Failure::NoAnswer(_)) if self.sync_daemons()?.iter().all(|daemon| daemon.role != role) => {
                     return Ok(());
                 }
                 Err(Failure::NoAnswer(_)) if attempt < STOP_ATTEMPTS => attempt += 1,
-                Err(failure) => return Err(explain(&Change::StopDaemon(role), failure)),
+                Err(failure) => return Err(explain(&change, failure)),
             }
         }
     }

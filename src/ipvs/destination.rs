@@ -172,8 +172,8 @@ pub struct DestinationEntry {
     pub inactive: u32,
     /// Persistence templates.
     pub persistent: u32,
-    /// What it has been sent.
-    pub stats: Stats,
+    /// What it has been sent, where that was asked for: see [`Detail`](super::Detail).
+    pub stats: Option<Stats>,
 }
 
 /// A destination as messages name it.

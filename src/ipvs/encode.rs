@@ -1,9 +1,11 @@
 //! A change as a request, and a refusal as an error.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 
 use super::destination::Named;
-use super::wire::{self, Command, Message};
+use super::wire::{self, Command, push_u32};
 use super::{Change, Destination, Service, ServiceId};
 use crate::error::{Cause, Error, Result};
 use crate::netlink::Failure;
@@ -18,43 +20,61 @@ pub(super) fn check(change: &Change) -> Result<()> {
     }
 }
 
-/// The request for a change of the table.
-pub(super) fn encode(change: &Change) -> Option<Message> {
-    let about = |id: &ServiceId| wire::service::encode_id(id);
-    let (command, attributes) = match change {
-        Change::AddService(service) => (Command::NewService, vec![wire::service::encode(service)]),
-        Change::ReplaceService(service) => (Command::SetService, vec![wire::service::encode(service)]),
-        Change::RemoveService(id) => (Command::DelService, vec![about(id)]),
-        Change::AddDestination(id, destination) => {
-            (Command::NewDestination, vec![about(id), wire::destination::encode(destination)])
-        }
-        Change::ReplaceDestination(id, destination) => {
-            (Command::SetDestination, vec![about(id), wire::destination::encode(destination)])
+/// Appends the attributes of the request for a change.
+pub(super) fn encode(change: &Change, octets: &mut Vec<u8>) {
+    match change {
+        Change::AddService(service) | Change::ReplaceService(service) => wire::service::push(octets, service),
+        Change::RemoveService(id) => wire::service::push_id(octets, id),
+        Change::AddDestination(id, destination) | Change::ReplaceDestination(id, destination) => {
+            wire::service::push_id(octets, id);
+            wire::destination::push(octets, destination);
         }
         Change::RemoveDestination(id, destination) => {
-            (Command::DelDestination, vec![about(id), wire::destination::encode_address(destination.address)])
+            wire::service::push_id(octets, id);
+            wire::destination::push_address_of(octets, destination.address);
         }
-        Change::SetTimeouts(_) | Change::StopDaemon(_) | Change::StartDaemon(_) => return None,
-    };
-    Some(Message::new(command, attributes))
+        Change::SetTimeouts(timeouts) => {
+            let mut seconds = |kind, time: Duration| push_u32(octets, kind, time.as_secs() as u32);
+            seconds(wire::TIMEOUT_TCP, timeouts.tcp);
+            seconds(wire::TIMEOUT_TCP_FIN, timeouts.tcp_fin);
+            seconds(wire::TIMEOUT_UDP, timeouts.udp);
+        }
+        Change::StopDaemon(role) => wire::daemon::push_role(octets, *role),
+        Change::StartDaemon(daemon) => wire::daemon::push(octets, daemon),
+    }
+}
+
+/// The command of the request for a change.
+pub(super) fn command(change: &Change) -> Command {
+    match change {
+        Change::AddService(_) => Command::NewService,
+        Change::ReplaceService(_) => Command::SetService,
+        Change::RemoveService(_) => Command::DelService,
+        Change::AddDestination(..) => Command::NewDestination,
+        Change::ReplaceDestination(..) => Command::SetDestination,
+        Change::RemoveDestination(..) => Command::DelDestination,
+        Change::SetTimeouts(_) => Command::SetConfig,
+        Change::StopDaemon(_) => Command::DelDaemon,
+        Change::StartDaemon(_) => Command::NewDaemon,
+    }
 }
 
 /// The error of a change.
 pub(super) fn explain(change: &Change, failure: Failure) -> Error {
     let named = |service: &ServiceId, d: &Destination| Named { service, address: d.address }.to_string();
     let with_scheduler = |service: &Service| format!("{} (scheduler {})", service.id, service.scheduler);
-    let (command, operation, object) = match change {
-        Change::AddService(service) => (Command::NewService, "add service", with_scheduler(service)),
-        Change::ReplaceService(service) => (Command::SetService, "change service", with_scheduler(service)),
-        Change::RemoveService(id) => (Command::DelService, "remove service", id.to_string()),
-        Change::AddDestination(id, d) => (Command::NewDestination, "add destination", named(id, d)),
-        Change::ReplaceDestination(id, d) => (Command::SetDestination, "change destination", named(id, d)),
-        Change::RemoveDestination(id, d) => (Command::DelDestination, "remove destination", named(id, d)),
-        Change::SetTimeouts(_) => (Command::SetConfig, "set", "the timeouts".into()),
-        Change::StopDaemon(role) => (Command::DelDaemon, "stop", format!("the sync daemon {role}")),
-        Change::StartDaemon(daemon) => (Command::NewDaemon, "start", daemon.to_string()),
+    let (operation, object) = match change {
+        Change::AddService(service) => ("add service", with_scheduler(service)),
+        Change::ReplaceService(service) => ("change service", with_scheduler(service)),
+        Change::RemoveService(id) => ("remove service", id.to_string()),
+        Change::AddDestination(id, d) => ("add destination", named(id, d)),
+        Change::ReplaceDestination(id, d) => ("change destination", named(id, d)),
+        Change::RemoveDestination(id, d) => ("remove destination", named(id, d)),
+        Change::SetTimeouts(_) => ("set", "the timeouts".into()),
+        Change::StopDaemon(role) => ("stop", format!("the sync daemon {role}")),
+        Change::StartDaemon(daemon) => ("start", daemon.to_string()),
     };
-    failure.explain(operation, object, |errno| cause(command, errno))
+    failure.explain(operation, object, |errno| cause(command(change), errno))
 }
 
 /// What an errno means: one value means different things in different operations. From

@@ -23,6 +23,7 @@ mod destination;
 mod drain;
 mod encode;
 mod glance;
+mod legacy;
 mod plan;
 #[cfg(feature = "serde")]
 mod serialize;
@@ -55,15 +56,15 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
-use netlink_packet_core::DecodeError;
 use rustix::io::Errno;
 
 use crate::error::{Cause, Error, Result};
 use crate::netlink::{Failure, GenericSocket, TIME_LIMIT};
 use crate::netns::Netns;
 use destination::Named;
-use encode::{cause, check, encode, explain};
-use wire::{Command, Message};
+use encode::{cause, check, command, encode, explain};
+use legacy::Legacy;
+use wire::Command;
 
 /// A client of IPVS in one network namespace.
 ///
@@ -73,7 +74,19 @@ use wire::{Command, Message};
 /// Reading needs `CAP_NET_ADMIN` in the initial user namespace as well as changing
 /// ([`Cause::Permission`], `EPERM`): the kernel's IPVS asks for it with every request.
 pub struct Ipvs {
-    socket: GenericSocket<Message>,
+    socket: GenericSocket,
+    legacy: Option<Legacy>,
+}
+
+/// How much is read of each entry of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// What is configured, how many connections there are, and the counters of services. Costs a
+    /// quarter of the other, where services and destinations are of IPv4 and no destination is
+    /// reached by a tunnel.
+    Configuration,
+    /// The counters and rates of destinations, too.
+    Counters,
 }
 
 /// What IPVS says of itself.
@@ -102,7 +115,7 @@ impl Ipvs {
     /// # Errors
     /// As [`Ipvs::open`], and [`Error::System`] when the namespace cannot be entered.
     pub fn open_in(netns: Netns) -> Result<Self> {
-        let mut ipvs = Ipvs { socket: GenericSocket::new(netns, TIME_LIMIT) };
+        let mut ipvs = Ipvs { socket: GenericSocket::new(wire::IPVS, netns, TIME_LIMIT), legacy: None };
         ipvs.info()?;
         Ok(ipvs)
     }
@@ -119,23 +132,21 @@ impl Ipvs {
     pub fn info(&mut self) -> Result<Info> {
         let (operation, object) = ("read", "the version of IPVS");
         let explain = |failure: Failure| failure.explain(operation, object, |errno| cause(Command::GetInfo, errno));
-        let answers = self.socket.request(&Message::new(Command::GetInfo, Vec::new()), 0).map_err(explain)?;
-        let read = || {
-            let (mut version, mut size) = (None, None);
-            for attribute in answers.iter().flat_map(|answer| &answer.attributes) {
-                match attribute.kind() {
-                    wire::INFO_VERSION => version = Some(wire::u32(attribute.raw())?),
-                    wire::INFO_CONNECTION_TABLE_SIZE => size = Some(wire::u32(attribute.raw())?),
+        let (mut version, mut size) = (None, None);
+        let answer = |octets: &[u8]| {
+            wire::each(octets, |kind, value| {
+                match kind {
+                    wire::INFO_VERSION => version = Some(wire::u32(value)?),
+                    wire::INFO_CONNECTION_TABLE_SIZE => size = Some(wire::u32(value)?),
                     _ => {}
                 }
-            }
-            let [_, major, minor, patch] = wire::needed(version, "the version")?.to_be_bytes();
-            Ok(Info {
-                version: (major, minor, patch),
-                connection_table_size: wire::needed(size, "the connection table's size")?,
+                Ok(())
             })
         };
-        read().map_err(|e: DecodeError| explain(Failure::Malformed(e.to_string())))
+        self.socket.request(Command::GetInfo as u8, |_| {}, answer).map_err(explain)?;
+        let [_, major, minor, patch] = wire::needed(version, "the version").map_err(explain)?.to_be_bytes();
+        let connection_table_size = wire::needed(size, "the connection table's size").map_err(explain)?;
+        Ok(Info { version: (major, minor, patch), connection_table_size })
     }
 
     /// All services, in the order of [`ServiceId`].
@@ -150,16 +161,19 @@ impl Ipvs {
 
     /// The services in the order in which the kernel names them.
     fn read_services(&mut self) -> Result<Vec<ServiceEntry>> {
-        let (mut found, mut known) = (Vec::new(), BTreeSet::new());
-        let request = Message::new(Command::GetService, Vec::new());
-        let result = self.socket.dump(&request, |answer| {
-            // A list that changes while it is read names some entries twice.
-            found.extend(decode_service(&answer)?.filter(|entry| known.insert(entry.service.id)));
-            Ok(())
-        });
+        let mut found = Vec::new();
+        let result = self.socket.dump(
+            Command::GetService as u8,
+            |_| {},
+            |octets| {
+                found.extend(decode_service(octets)?);
+                Ok(())
+            },
+        );
         result.map_err(|failure| {
             failure.explain("list", "the virtual services", |errno| cause(Command::GetService, errno))
         })?;
+        keep_first(&mut found, |entry| entry.service.id);
         Ok(found)
     }
 
@@ -169,15 +183,18 @@ impl Ipvs {
     /// [`Cause::NoService`] (`ESRCH`).
     pub fn service(&mut self, id: &ServiceId) -> Result<ServiceEntry> {
         let explain = |failure: Failure| failure.explain("read service", id, |errno| cause(Command::GetService, errno));
-        let answers = self
-            .socket
-            .request(&Message::new(Command::GetService, vec![wire::service::encode_id(id)]), 0)
+        let mut found = None;
+        let answer = |octets: &[u8]| {
+            found = Some(decode_service(octets)?);
+            Ok(())
+        };
+        self.socket
+            .request(Command::GetService as u8, |octets| wire::service::push_id(octets, id), answer)
             .map_err(explain)?;
-        match answers.first() {
-            Some(answer) => decode_service(answer)
-                .and_then(|entry| entry.ok_or_else(|| Failure::Malformed("it is another service".into())))
-                .map_err(explain),
-            None => Err(explain(Failure::Malformed("the answer is empty".into()))),
+        match found {
+            Some(Some(entry)) => Ok(entry),
+            Some(None) => Err(explain(wire::malformed("it is another service"))),
+            None => Err(explain(wire::malformed("the answer is empty"))),
         }
     }
 
@@ -236,7 +253,7 @@ impl Ipvs {
     /// # Errors
     /// [`Cause::NoService`] (`ESRCH`).
     pub fn destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
-        let mut found = self.read_destinations(id)?;
+        let mut found = self.read_destinations(id, Detail::Counters)?;
         if found.is_empty() {
             // The kernel lists the destinations of a missing service as none.
             self.service(id)?;
@@ -246,20 +263,18 @@ impl Ipvs {
     }
 
     /// The destinations in the order in which the kernel names them.
-    fn read_destinations(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
-        let (mut found, mut known) = (Vec::new(), BTreeSet::new());
-        let request = Message::new(Command::GetDestination, vec![wire::service::encode_id(id)]);
-        let result = self.socket.dump(&request, |answer| {
-            let octets = answer.nested(wire::DESTINATION).map_err(malformed)?;
-            let entry = wire::destination::decode(octets, id.family()).map_err(malformed)?;
-            if known.insert(entry.destination.address) {
-                found.push(entry);
-            }
+    fn read_destinations(&mut self, id: &ServiceId, detail: Detail) -> Result<Vec<DestinationEntry>> {
+        let mut found = Vec::new();
+        let service = |octets: &mut Vec<u8>| wire::service::push_id(octets, id);
+        let result = self.socket.dump(Command::GetDestination as u8, service, |octets| {
+            let octets = wire::object(octets, wire::DESTINATION)?;
+            found.push(wire::destination::decode(octets, id.family(), detail)?);
             Ok(())
         });
         result.map_err(|failure| {
             failure.explain("list the destinations of", id, |errno| cause(Command::GetDestination, errno))
         })?;
+        keep_first(&mut found, |entry| entry.destination.address);
         Ok(found)
     }
 
@@ -340,23 +355,20 @@ impl Ipvs {
     /// # Errors
     /// [`Cause::Permission`] (`EPERM`).
     pub fn flush(&mut self) -> Result<()> {
-        let result = self.socket.request(&Message::new(Command::Flush, Vec::new()), 0);
-        result
-            .map(|_| ())
-            .map_err(|failure| failure.explain("flush", "the table", |errno| cause(Command::Flush, errno)))
+        let result = self.socket.request(Command::Flush as u8, |_| {}, |_| Ok(()));
+        result.map_err(|failure| failure.explain("flush", "the table", |errno| cause(Command::Flush, errno)))
     }
 
     fn change(&mut self, change: &Change) -> Result<()> {
         check(change)?;
-        match (change, encode(change)) {
-            (Change::SetTimeouts(timeouts), _) => self.set_timeouts(timeouts),
-            (Change::StopDaemon(role), _) => self.stop_sync_daemon(*role),
-            (Change::StartDaemon(daemon), _) => self.start_sync_daemon(daemon),
-            (_, Some(request)) => {
-                self.socket.request(&request, 0).map(|_| ()).map_err(|failure| explain(change, failure))
-            }
-            (_, None) => Ok(()),
+        match change {
+            Change::StopDaemon(role) => self.stop_sync_daemon(*role),
+            _ => self.send(change).map_err(|failure| explain(change, failure)),
         }
+    }
+
+    fn send(&mut self, change: &Change) -> Result<(), Failure> {
+        self.socket.request(command(change) as u8, |octets| encode(change, octets), |_| Ok(()))
     }
 }
 
@@ -366,30 +378,39 @@ impl fmt::Debug for Ipvs {
     }
 }
 
-fn decode_service(answer: &Message) -> Result<Option<ServiceEntry>, Failure> {
-    answer.nested(wire::SERVICE).and_then(wire::service::decode).map_err(malformed)
+fn decode_service(octets: &[u8]) -> Result<Option<ServiceEntry>, Failure> {
+    wire::object(octets, wire::SERVICE).and_then(wire::service::decode)
 }
 
-fn malformed(error: DecodeError) -> Failure {
-    Failure::Malformed(error.to_string())
+/// Fewer entries than this come in one receive, and so from one moment.
+const ONE_PIECE: usize = 64;
+
+/// A list that changes while it is read names some entries twice.
+fn keep_first<T, K: Ord>(found: &mut Vec<T>, name: impl Fn(&T) -> K) {
+    if found.len() >= ONE_PIECE {
+        let mut known = BTreeSet::new();
+        found.retain(|entry| known.insert(name(entry)));
+    }
 }
 
 /// See the crate's `fuzzing`.
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing {
-    use netlink_packet_generic::GenlMessage;
-
-    use super::{Family, connection, stats, wire};
-    use crate::netlink::read_datagram;
+    use super::{Detail, Family, connection, legacy, stats, wire};
+    use crate::netlink::{attributes_of, read_datagram};
 
     pub(crate) fn answer(octets: &[u8]) {
-        read_datagram(octets, |message: GenlMessage<wire::Message>| {
-            let _ = message.payload.nested(wire::SERVICE).map(wire::service::decode);
-            let _ = message.payload.nested(wire::DAEMON).map(wire::daemon::decode);
+        read_datagram(octets, |entry| {
+            let Ok(attributes) = attributes_of(entry) else { return };
+            let all = Detail::Counters;
+            let _ = wire::object(attributes, wire::SERVICE).map(wire::service::decode);
+            let _ = wire::object(attributes, wire::DAEMON).map(wire::daemon::decode);
             for family in [Family::V4, Family::V6] {
-                let _ = message.payload.nested(wire::DESTINATION).map(|d| wire::destination::decode(d, family));
+                let destination = wire::object(attributes, wire::DESTINATION);
+                let _ = destination.map(|octets| wire::destination::decode(octets, family, all));
             }
         });
+        legacy::read(octets);
     }
 
     pub(crate) fn proc(text: &str) {

@@ -1,10 +1,13 @@
 //! What changes one table into another, in an order that breaks no served connection on its way.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use super::table::compare;
 use super::text::{DaemonLine, DestinationLine, Endpoint, IdOption};
-use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Table, Timeouts};
+use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Table, Timeouts, VirtualService};
 
 /// One change of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +83,9 @@ impl fmt::Display for Change {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Plan {
     changes: Vec<Change>,
+    /// The services that it replaces or removes, or whose destinations it does, as they were.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    before: Table,
 }
 
 impl Plan {
@@ -100,36 +106,37 @@ impl Plan {
     /// # Ok::<(), lvs_dr::Error>(())
     /// ```
     pub fn between(seen: &Table, wanted: &Table) -> Self {
-        let (mut add, mut replace, mut remove) = (Vec::new(), Vec::new(), Vec::new());
-        for new in wanted.services() {
+        let (mut add, mut replace, mut remove, mut gone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let by_id = |one: &VirtualService<'_>, other: &VirtualService<'_>| one.service.id.cmp(&other.service.id);
+        for (old, new) in merge(seen.services(), wanted.services(), by_id) {
+            let Some(new) = new else {
+                gone.extend(old.map(|old| old.service.id));
+                continue;
+            };
             let id = new.service.id;
-            let old = seen.service(&id);
             match old {
                 None => add.push(Change::AddService(new.service.clone())),
                 Some(old) if old.service != new.service => replace.push(Change::ReplaceService(new.service.clone())),
                 Some(_) => {}
             }
-            for destination in new.destinations() {
-                match old.and_then(|old| old.destination(destination.address)) {
-                    None => add.push(Change::AddDestination(id, destination.clone())),
-                    Some(old) if old != destination => {
-                        replace.push(Change::ReplaceDestination(id, destination.clone()))
-                    }
-                    Some(_) => {}
+            let by_address = |one: &&Destination, other: &&Destination| compare(&one.address, &other.address);
+            let old = old.into_iter().flat_map(|old| old.destinations());
+            for found in merge(old, new.destinations(), by_address) {
+                match found {
+                    (None, Some(new)) => add.push(Change::AddDestination(id, new.clone())),
+                    (Some(old), Some(new)) if old != new => replace.push(Change::ReplaceDestination(id, new.clone())),
+                    (Some(old), None) => remove.push(Change::RemoveDestination(id, old.clone())),
+                    _ => {}
                 }
             }
-            let gone =
-                old.into_iter().flat_map(|old| old.destinations()).filter(|d| new.destination(d.address).is_none());
-            remove.extend(gone.map(|destination| Change::RemoveDestination(id, destination.clone())));
         }
         // The last goes first: the kernel keeps destinations that are gone for two minutes, the
         // last one in front, and looks for each that is added among them (`ip_vs_trash_get_dest()`
         // in net/netfilter/ipvs/ip_vs_ctl.c). A program that adds them again in order finds each in
         // front.
-        let gone = seen.services().filter(|old| wanted.service(&old.service.id).is_none());
-        let gone: Vec<ServiceId> = gone.map(|old| old.service.id).collect();
         remove.extend(gone.into_iter().rev().map(Change::RemoveService));
 
+        let touched: BTreeSet<ServiceId> = replace.iter().chain(&remove).filter_map(Change::service).copied().collect();
         // A service's own change comes before that of its destinations: both are in order within
         // `replace`.
         let changes: Vec<Change> = add
@@ -139,7 +146,37 @@ impl Plan {
             .chain(timeouts(seen, wanted))
             .chain(daemons(seen, wanted))
             .collect();
-        Plan { changes }
+        let mut before = seen.filtered(|id| touched.contains(id));
+        before.timeouts = None;
+        before.daemons.clear();
+        Plan { changes, before }
+    }
+
+    /// What takes the change with this index back, where the timeouts and daemons were these.
+    pub(super) fn inverse(&self, index: usize, settings: &Table) -> Vec<Change> {
+        let old = |id: &ServiceId| self.before.service(id);
+        match &self.changes[index] {
+            Change::AddService(service) => vec![Change::RemoveService(service.id)],
+            Change::ReplaceService(service) => {
+                old(&service.id).map(|old| Change::ReplaceService(old.service.clone())).into_iter().collect()
+            }
+            Change::RemoveService(id) => {
+                let Some(old) = old(id) else { return Vec::new() };
+                let destinations = old.destinations().map(|found| Change::AddDestination(*id, found.clone()));
+                [Change::AddService(old.service.clone())].into_iter().chain(destinations).collect()
+            }
+            Change::AddDestination(id, added) => vec![Change::RemoveDestination(*id, added.clone())],
+            Change::ReplaceDestination(id, new) => {
+                let old = old(id).and_then(|old| old.destination(new.address));
+                old.map(|old| Change::ReplaceDestination(*id, old.clone())).into_iter().collect()
+            }
+            Change::RemoveDestination(id, removed) => vec![Change::AddDestination(*id, removed.clone())],
+            Change::SetTimeouts(_) => settings.timeouts.map(Change::SetTimeouts).into_iter().collect(),
+            Change::StopDaemon(role) => {
+                settings.daemons.get(role).cloned().flatten().map(Change::StartDaemon).into_iter().collect()
+            }
+            Change::StartDaemon(daemon) => vec![Change::StopDaemon(daemon.role)],
+        }
     }
 
     /// The changes, in order.
@@ -151,6 +188,47 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
+}
+
+impl Table {
+    /// Whether it is as this change of a service makes it.
+    pub(super) fn shows(&self, change: &Change) -> bool {
+        match change {
+            Change::AddService(new) | Change::ReplaceService(new) => {
+                self.service(&new.id).is_some_and(|found| found.service == new)
+            }
+            Change::RemoveService(id) => self.service(id).is_none(),
+            Change::AddDestination(id, new) | Change::ReplaceDestination(id, new) => {
+                self.service(id).is_some_and(|found| found.destination(new.address) == Some(new))
+            }
+            Change::RemoveDestination(id, old) => {
+                self.service(id).is_none_or(|found| found.destination(old.address).is_none())
+            }
+            Change::SetTimeouts(_) | Change::StopDaemon(_) | Change::StartDaemon(_) => false,
+        }
+    }
+}
+
+/// Two lists in the same order as one: what is equal in it comes together.
+fn merge<T>(
+    one: impl IntoIterator<Item = T>,
+    other: impl IntoIterator<Item = T>,
+    order: impl Fn(&T, &T) -> Ordering,
+) -> impl Iterator<Item = (Option<T>, Option<T>)> {
+    let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (one.peek(), other.peek()) {
+            (Some(one), Some(other)) => order(one, other),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        Some(match order {
+            Ordering::Less => (one.next(), None),
+            Ordering::Equal => (one.next(), other.next()),
+            Ordering::Greater => (None, other.next()),
+        })
+    })
 }
 
 /// A time of 0 stays as it is.

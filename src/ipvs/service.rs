@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::Stats;
+use super::table::number;
 use crate::error::{Error, Result};
 
 /// An address family.
@@ -97,19 +98,30 @@ impl ServiceId {
         }
     }
 
-    fn sort_key(&self) -> (bool, u32, Family, u8, Option<SocketAddr>) {
-        match *self {
-            ServiceId::Fwmark { mark, family } => (false, mark.get(), family, 0, None),
-            ServiceId::Tcp(a) => (true, 0, self.family(), 6, Some(a)),
-            ServiceId::Udp(a) => (true, 0, self.family(), 17, Some(a)),
-            ServiceId::Sctp(a) => (true, 0, self.family(), 132, Some(a)),
+    /// What the order goes by first: kind, family and protocol, as in linux/in.h.
+    fn rank(&self) -> (u8, Family, u8) {
+        match self {
+            ServiceId::Fwmark { .. } => (0, Family::V4, 0),
+            ServiceId::Tcp(_) => (1, self.family(), 6),
+            ServiceId::Udp(_) => (1, self.family(), 17),
+            ServiceId::Sctp(_) => (1, self.family(), 132),
         }
     }
 }
 
 impl Ord for ServiceId {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.sort_key().cmp(&other.sort_key())
+        // Tables are searched by this order: the two kinds that most services are of come first.
+        match (self, other) {
+            (ServiceId::Tcp(SocketAddr::V4(one)), ServiceId::Tcp(SocketAddr::V4(other)))
+            | (ServiceId::Udp(SocketAddr::V4(one)), ServiceId::Udp(SocketAddr::V4(other))) => {
+                number(one).cmp(&number(other))
+            }
+            (ServiceId::Fwmark { mark, family }, ServiceId::Fwmark { mark: other, family: others }) => {
+                (mark, family).cmp(&(other, others))
+            }
+            _ => (self.rank(), self.address()).cmp(&(other.rank(), other.address())),
+        }
     }
 }
 
@@ -194,7 +206,17 @@ impl Scheduler {
     /// kernel knows it shows only when a service is added.
     pub fn new(name: &str) -> Result<Self> {
         check_module_name("scheduler", name)?;
-        Ok(Scheduler(Cow::Owned(name.to_owned())))
+        let known = KNOWN.iter().find(|known| known.name() == name);
+        Ok(known.cloned().unwrap_or_else(|| Scheduler(Cow::Owned(name.to_owned()))))
+    }
+
+    /// As the kernel lists it: up to a NUL. A service without one has "none".
+    pub(super) fn listed(octets: &[u8]) -> Result<Self> {
+        let name = octets.split(|octet| *octet == 0).next().unwrap_or_default();
+        match name {
+            [] => Scheduler::new("none"),
+            name => Scheduler::new(&String::from_utf8_lossy(name)),
+        }
     }
 
     /// The name.
@@ -202,6 +224,24 @@ impl Scheduler {
         &self.0
     }
 }
+
+/// Their names need no allocation. Those that most use come first.
+static KNOWN: [Scheduler; 14] = [
+    Scheduler::WRR,
+    Scheduler::WLC,
+    Scheduler::RR,
+    Scheduler::LC,
+    Scheduler::MH,
+    Scheduler::SH,
+    Scheduler::DH,
+    Scheduler::SED,
+    Scheduler::NQ,
+    Scheduler::FO,
+    Scheduler::OVF,
+    Scheduler::LBLC,
+    Scheduler::LBLCR,
+    Scheduler::TWOS,
+];
 
 impl fmt::Display for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

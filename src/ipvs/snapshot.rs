@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{DestinationEntry, Ipvs, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table};
+use super::legacy::Legacy;
+use super::{DestinationEntry, Detail, Family, Ipvs, ONE_PIECE, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::error::{Cause, Result};
 use crate::netlink::Failure;
 
 /// How often a list is read again while it changes under the reader.
 const READS: usize = 4;
-
-/// Fewer entries than this come in one receive, and so from one moment.
-const ONE_PIECE: usize = 64;
 
 impl Ipvs {
     /// All services with their destinations. It says nothing about timeouts and daemons: see
@@ -19,11 +17,10 @@ impl Ipvs {
     /// # Errors
     /// As [`Ipvs::entries`].
     pub fn table(&mut self) -> Result<Table> {
-        Ok(self.entries()?.into_iter().collect())
+        Ok(self.entries(Detail::Configuration)?.into_iter().collect())
     }
 
-    /// All services with their destinations and what they have done, in the order in which the
-    /// kernel names them.
+    /// All services with their destinations, in the order in which the kernel names them.
     ///
     /// The kernel reads its table in pieces, so that a change in between shows as an entry that is
     /// missing or there twice. What changed meanwhile is read again; of services that come and go
@@ -32,31 +29,53 @@ impl Ipvs {
     /// # Errors
     /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`](crate::Error::Malformed) when a long
     /// list of destinations changed during each of several readings.
-    pub fn entries(&mut self) -> Result<Vec<(ServiceEntry, Vec<DestinationEntry>)>> {
-        let mut found = Vec::new();
-        for entry in self.services_at_once()? {
-            let destinations = self.destinations_at_once(&entry.service.id)?;
+    pub fn entries(&mut self, detail: Detail) -> Result<Vec<(ServiceEntry, Vec<DestinationEntry>)>> {
+        let services = self.services_at_once()?;
+        let counts = match detail {
+            Detail::Configuration => self.listed(&services).unwrap_or_default(),
+            Detail::Counters => Vec::new(),
+        };
+        let mut counts = counts.into_iter().peekable();
+        let mut found = Vec::with_capacity(services.len());
+        for entry in services {
+            let id = entry.service.id;
+            let count = counts.next_if(|(listed, _)| *listed == id);
+            let brief = count.and_then(|(_, count)| self.legacy()?.destinations(&id, count));
+            let destinations = brief.map_or_else(|| self.destinations_at_once(&id, detail), Ok)?;
             found.push((entry, destinations));
         }
-        // One that went meanwhile was listed without its destinations.
-        let left: BTreeSet<ServiceId> = self.services_at_once()?.iter().map(|entry| entry.service.id).collect();
-        found.retain(|(entry, _)| left.contains(&entry.service.id));
+        self.drop_gone(&mut found)?;
         Ok(found)
+    }
+
+    /// One that went meanwhile was listed without its destinations.
+    fn drop_gone(&mut self, found: &mut Vec<(ServiceEntry, Vec<DestinationEntry>)>) -> Result<()> {
+        let are_ipv4 = found.iter().all(|(entry, _)| is_ipv4(entry));
+        let listed = if are_ipv4 { self.legacy().and_then(Legacy::services) } else { None };
+        let left: Vec<ServiceId> = match listed {
+            Some(left) => left.into_iter().map(|(id, _)| id).collect(),
+            None => self.services_at_once()?.into_iter().map(|entry| entry.service.id).collect(),
+        };
+        if !found.iter().map(|(entry, _)| &entry.service.id).eq(&left) {
+            let left: BTreeSet<ServiceId> = left.into_iter().collect();
+            found.retain(|(entry, _)| left.contains(&entry.service.id));
+        }
+        Ok(())
     }
 
     /// One service with its destinations, in the order in which the kernel names them.
     ///
     /// # Errors
     /// [`Cause::NoService`] (`ESRCH`); otherwise as [`Ipvs::entries`].
-    pub fn entry(&mut self, id: &ServiceId) -> Result<(ServiceEntry, Vec<DestinationEntry>)> {
+    pub fn entry(&mut self, id: &ServiceId, detail: Detail) -> Result<(ServiceEntry, Vec<DestinationEntry>)> {
         let entry = self.service(id)?;
-        Ok((entry, self.destinations_at_once(id)?))
+        Ok((entry, self.destinations_at_once(id, detail)?))
     }
 
-    /// A list of services is whole when it is the same twice.
+    /// A list of services is whole when it is that of one moment, or the same twice.
     fn services_at_once(&mut self) -> Result<Vec<ServiceEntry>> {
         let mut found = self.read_services()?;
-        if found.len() < ONE_PIECE {
+        if found.len() < ONE_PIECE || found.iter().all(is_ipv4) && self.listed(&found).is_some() {
             return Ok(found);
         }
         let mut steady: BTreeSet<ServiceId> = found.iter().map(|entry| entry.service.id).collect();
@@ -82,15 +101,30 @@ impl Ipvs {
         Ok(all.into_values().collect())
     }
 
+    /// Those of IPv4 among these services as the older interface lists them, in the same order,
+    /// with how many destinations each has. `None` where they are others there.
+    fn listed(&mut self, services: &[ServiceEntry]) -> Option<Vec<(ServiceId, usize)>> {
+        let mut of_ipv4 = services.iter().filter(|entry| is_ipv4(entry)).map(|entry| &entry.service.id).peekable();
+        of_ipv4.peek()?;
+        self.legacy()?.services().filter(|listed| listed.iter().map(|(id, _)| id).eq(of_ipv4))
+    }
+
+    fn legacy(&mut self) -> Option<&mut Legacy> {
+        if self.legacy.is_none() {
+            self.legacy = Legacy::open(self.socket.netns());
+        }
+        self.legacy.as_mut()
+    }
+
     /// A list of destinations that came in one piece is of one moment; a longer one must be the
     /// same twice.
-    fn destinations_at_once(&mut self, id: &ServiceId) -> Result<Vec<DestinationEntry>> {
-        let mut found = self.read_destinations(id)?;
+    fn destinations_at_once(&mut self, id: &ServiceId, detail: Detail) -> Result<Vec<DestinationEntry>> {
+        let mut found = self.read_destinations(id, detail)?;
         if found.len() < ONE_PIECE {
             return Ok(found);
         }
         for _ in 0..READS {
-            let again = self.read_destinations(id)?;
+            let again = self.read_destinations(id, detail)?;
             if again.iter().map(|entry| &entry.destination).eq(found.iter().map(|entry| &entry.destination)) {
                 return Ok(again);
             }
@@ -119,18 +153,6 @@ impl Ipvs {
     }
 }
 
-/// What [`Ipvs::entries`] has found, without counters.
-impl FromIterator<(ServiceEntry, Vec<DestinationEntry>)> for Table {
-    fn from_iter<T: IntoIterator<Item = (ServiceEntry, Vec<DestinationEntry>)>>(entries: T) -> Self {
-        let mut table = Table::new();
-        for (entry, destinations) in entries {
-            let id = entry.service.id;
-            table.insert(entry.service);
-            for found in destinations {
-                // The service was inserted just now.
-                let _ = table.insert_destination(&id, found.destination);
-            }
-        }
-        table
-    }
+fn is_ipv4(entry: &ServiceEntry) -> bool {
+    entry.service.id.family() == Family::V4
 }

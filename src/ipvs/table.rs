@@ -1,9 +1,10 @@
 //! A set of services with their destinations: seen in the kernel, read from a text, or wanted.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 
-use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Timeouts};
+use super::{Destination, DestinationEntry, Service, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Timeouts};
 use crate::error::Result;
 
 /// Services with their destinations, in the order of [`ServiceId`]; and, where it says so,
@@ -24,7 +25,8 @@ use crate::error::Result;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
-    services: BTreeMap<ServiceId, (Service, BTreeMap<SocketAddr, Destination>)>,
+    /// With their destinations, which are in order of their addresses.
+    services: BTreeMap<ServiceId, (Service, Vec<Destination>)>,
     /// How long idle connections are remembered. `None`: this table says nothing about it.
     pub timeouts: Option<Timeouts>,
     /// The sync daemon of each role: `None` for none. Of a role that is missing, this table says
@@ -37,19 +39,43 @@ pub struct Table {
 pub struct VirtualService<'a> {
     /// The service.
     pub service: &'a Service,
-    destinations: &'a BTreeMap<SocketAddr, Destination>,
+    destinations: &'a [Destination],
 }
 
 impl<'a> VirtualService<'a> {
     /// Its destinations, by address.
     pub fn destinations(self) -> impl ExactSizeIterator<Item = &'a Destination> {
-        self.destinations.values()
+        self.destinations.iter()
     }
 
     /// The destination with this address.
     pub fn destination(self, address: SocketAddr) -> Option<&'a Destination> {
-        self.destinations.get(&address)
+        find(self.destinations, address).ok().map(|place| &self.destinations[place])
     }
+}
+
+/// The place of the destination with this address, or the one where it belongs.
+pub(super) fn find(destinations: &[Destination], address: SocketAddr) -> Result<usize, usize> {
+    // Most come in order.
+    match destinations.last() {
+        Some(last) if compare(&last.address, &address).is_lt() => Err(destinations.len()),
+        _ => destinations.binary_search_by(|found| compare(&found.address, &address)),
+    }
+}
+
+/// The order of `SocketAddr`, sooner for IPv4.
+#[inline]
+pub(super) fn compare(one: &SocketAddr, other: &SocketAddr) -> Ordering {
+    match (one, other) {
+        (SocketAddr::V4(one), SocketAddr::V4(other)) => number(one).cmp(&number(other)),
+        _ => one.cmp(other),
+    }
+}
+
+/// Address and port as one number.
+#[inline]
+pub(super) fn number(address: &SocketAddrV4) -> u64 {
+    (u64::from(address.ip().to_bits()) << 16) | u64::from(address.port())
 }
 
 impl Table {
@@ -78,6 +104,11 @@ impl Table {
         self.services.get(id).map(|(service, destinations)| VirtualService { service, destinations })
     }
 
+    /// Replaces all services by these, whose destinations are in order.
+    pub(super) fn set_services(&mut self, services: Vec<(Service, Vec<Destination>)>) {
+        self.services = services.into_iter().map(|content| (content.0.id, content)).collect();
+    }
+
     /// Adds a service, or changes it and keeps its destinations. Says whether it is new.
     pub fn insert(&mut self, service: Service) -> bool {
         match self.services.get_mut(&service.id) {
@@ -85,7 +116,7 @@ impl Table {
                 *present = service;
                 false
             }
-            None => self.services.insert(service.id, (service, BTreeMap::new())).is_none(),
+            None => self.services.insert(service.id, (service, Vec::new())).is_none(),
         }
     }
 
@@ -97,8 +128,14 @@ impl Table {
         destination: Destination,
     ) -> Result<Option<Destination>, Destination> {
         match self.services.get_mut(id) {
-            Some((_, destinations)) => Ok(destinations.insert(destination.address, destination)),
             None => Err(destination),
+            Some((_, destinations)) => match find(destinations, destination.address) {
+                Ok(place) => Ok(Some(std::mem::replace(&mut destinations[place], destination))),
+                Err(place) => {
+                    destinations.insert(place, destination);
+                    Ok(None)
+                }
+            },
         }
     }
 
@@ -109,7 +146,8 @@ impl Table {
 
     /// Takes a destination out of a service, and returns it if it was there.
     pub fn remove_destination(&mut self, id: &ServiceId, address: SocketAddr) -> Option<Destination> {
-        self.services.get_mut(id)?.1.remove(&address)
+        let (_, destinations) = self.services.get_mut(id)?;
+        Some(destinations.remove(find(destinations, address).ok()?))
     }
 
     /// Keeps only the services that `keep` says: an owner's, say, so that what belongs to others
@@ -133,9 +171,10 @@ impl Table {
     /// kept.
     pub fn edit_destinations(&mut self, mut change: impl FnMut(&ServiceId, &mut Destination)) {
         for (id, (_, destinations)) in &mut self.services {
-            for (address, destination) in destinations {
+            for destination in destinations {
+                let address = destination.address;
                 change(id, destination);
-                destination.address = *address;
+                destination.address = address;
             }
         }
     }
@@ -149,8 +188,24 @@ impl Table {
         self.daemons.values().flatten().try_for_each(SyncDaemon::check)?;
         for (service, destinations) in self.services.values() {
             service.check()?;
-            destinations.values().try_for_each(|destination| destination.check(&service.id))?;
+            destinations.iter().try_for_each(|destination| destination.check(&service.id))?;
         }
         Ok(())
+    }
+}
+
+/// What [`Ipvs::entries`](super::Ipvs::entries) has found, without counters.
+impl FromIterator<(ServiceEntry, Vec<DestinationEntry>)> for Table {
+    fn from_iter<T: IntoIterator<Item = (ServiceEntry, Vec<DestinationEntry>)>>(entries: T) -> Self {
+        let content = |(entry, found): (ServiceEntry, Vec<DestinationEntry>)| {
+            // Not `collect()`, which would keep the entries' space.
+            let mut destinations = Vec::with_capacity(found.len());
+            destinations.extend(found.into_iter().map(|entry| entry.destination));
+            destinations.sort_by(|one, other| compare(&one.address, &other.address));
+            (entry.service, destinations)
+        };
+        let mut table = Table::new();
+        table.set_services(entries.into_iter().map(content).collect());
+        table
     }
 }

@@ -1,5 +1,6 @@
 //! The text form of a table: what `ipvsadm-save -n` writes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::{FromStr, SplitAsciiWhitespace};
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Destination, Family, Forward, Netmask, Persistence, Scheduler, Service, ServiceFlags, ServiceId, SyncDaemon,
-    SyncRole, Table, Timeouts, Tunnel, TunnelChecksum,
+    SyncRole, Table, Timeouts, Tunnel, TunnelChecksum, table,
 };
 use crate::error::{Error, Result};
 
@@ -202,17 +203,17 @@ impl FromStr for Table {
     /// [`Error::Parse`] with the line. Nothing is taken from a text that is wrong anywhere: a file
     /// that was cut short in the middle of a line is refused.
     fn from_str(text: &str) -> Result<Self> {
-        let mut table = Table::new();
+        let (mut table, mut services, mut known) = (Table::new(), Builder::default(), None);
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
-            if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            if matches!(line.trim_ascii_start().bytes().next(), None | Some(b'#')) {
                 continue;
             }
-            match read_line(line).map_err(|reason| Error::parse(number, reason))? {
+            match read_line(line, &mut known).map_err(|reason| Error::parse(number, reason))? {
                 Line::Service(service) => {
                     service.check().map_err(|e| Error::parse(number, e.to_string()))?;
                     let id = service.id;
-                    if !table.insert(service) {
+                    if !services.add(service) {
                         return Err(Error::parse(number, format!("{id} is added for the second time")));
                     }
                 }
@@ -234,15 +235,15 @@ impl FromStr for Table {
                 Line::Destination(id, destination) => {
                     destination.check(&id).map_err(|e| Error::parse(number, e.to_string()))?;
                     let address = destination.address;
-                    match table.insert_destination(&id, destination) {
-                        Ok(None) => {}
-                        Ok(Some(_)) => {
+                    match services.add_destination(&id, destination) {
+                        Some(true) => {}
+                        Some(false) => {
                             return Err(Error::parse(
                                 number,
                                 format!("{address} is added to {id} for the second time"),
                             ));
                         }
-                        Err(_) => {
+                        None => {
                             return Err(Error::parse(
                                 number,
                                 format!("{id} must be added, with -A, before its destinations"),
@@ -252,7 +253,36 @@ impl FromStr for Table {
                 }
             }
         }
+        table.set_services(services.services);
         Ok(table)
+    }
+}
+
+/// Services in the order of the lines. A destination's line mostly follows its service's.
+#[derive(Default)]
+struct Builder {
+    services: Vec<(Service, Vec<Destination>)>,
+    places: BTreeMap<ServiceId, usize>,
+    last: usize,
+}
+
+impl Builder {
+    /// Says whether it is new.
+    fn add(&mut self, service: Service) -> bool {
+        self.last = self.services.len();
+        let is_new = self.places.insert(service.id, self.last).is_none();
+        self.services.push((service, Vec::new()));
+        is_new
+    }
+
+    /// Says whether it is new. `None`: there is no such service.
+    fn add_destination(&mut self, id: &ServiceId, destination: Destination) -> Option<bool> {
+        if self.services.get(self.last).is_none_or(|(service, _)| service.id != *id) {
+            self.last = *self.places.get(id)?;
+        }
+        let (_, destinations) = self.services.get_mut(self.last)?;
+        let place = table::find(destinations, destination.address).err();
+        place.map(|place| destinations.insert(place, destination)).is_some().into()
     }
 }
 
@@ -265,17 +295,20 @@ enum Line {
 
 type Reason = String;
 
+/// The address of the last service that was named, as it was written: most lines name the same.
+type Known<'a> = Option<(&'a str, SocketAddr)>;
+
 /// Reads one line: the command, then options in any order.
-fn read_line(line: &str) -> Result<Line, Reason> {
+fn read_line<'a>(line: &'a str, known: &mut Known<'a>) -> Result<Line, Reason> {
     let mut words = Words(line.split_ascii_whitespace());
     let mut first = words.next();
     if first == Some("ipvsadm") {
         first = words.next();
     }
     match first {
-        Some("-A" | "--add-service") => read_service(words).map(Line::Service),
+        Some("-A" | "--add-service") => read_service(words, known).map(Line::Service),
         Some("-a" | "--add-server") => {
-            read_destination(words).map(|(id, destination)| Line::Destination(id, destination))
+            read_destination(words, known).map(|(id, destination)| Line::Destination(id, destination))
         }
         Some("--set") => read_timeouts(words).map(Line::Timeouts),
         Some("--start-daemon") => read_daemon(words).map(|daemon| Line::Daemon(daemon.role, Some(daemon))),
@@ -350,19 +383,32 @@ fn read_daemon(mut words: Words<'_>) -> Result<SyncDaemon, Reason> {
 }
 
 /// The options that name a service; a mark's family comes in an option of its own.
-#[derive(Default)]
-struct IdOptions {
+struct IdOptions<'a, 'b> {
+    known: &'b mut Known<'a>,
     id: Option<ServiceId>,
     ipv6: bool,
 }
 
-impl IdOptions {
+impl<'a, 'b> IdOptions<'a, 'b> {
+    fn new(known: &'b mut Known<'a>) -> Self {
+        IdOptions { known, id: None, ipv6: false }
+    }
+
+    fn address(&mut self, text: &'a str) -> Result<SocketAddr, Reason> {
+        if let Some((_, address)) = self.known.filter(|(known, _)| *known == text) {
+            return Ok(address);
+        }
+        let address = address(text)?;
+        *self.known = Some((text, address));
+        Ok(address)
+    }
+
     /// Whether this option was one of them.
-    fn take(&mut self, option: &str, words: &mut Words<'_>) -> Result<bool, Reason> {
+    fn take(&mut self, option: &str, words: &mut Words<'a>) -> Result<bool, Reason> {
         let id = match option {
-            "-t" | "--tcp-service" => ServiceId::Tcp(address(words.value(option)?)?),
-            "-u" | "--udp-service" => ServiceId::Udp(address(words.value(option)?)?),
-            "--sctp-service" => ServiceId::Sctp(address(words.value(option)?)?),
+            "-t" | "--tcp-service" => ServiceId::Tcp(self.address(words.value(option)?)?),
+            "-u" | "--udp-service" => ServiceId::Udp(self.address(words.value(option)?)?),
+            "--sctp-service" => ServiceId::Sctp(self.address(words.value(option)?)?),
             "-f" | "--fwmark-service" => {
                 ServiceId::fwmark(words.number(option)?, Family::V4).map_err(|e| e.to_string())?
             }
@@ -388,8 +434,8 @@ impl IdOptions {
     }
 }
 
-fn read_service(mut words: Words<'_>) -> Result<Service, Reason> {
-    let mut id = IdOptions::default();
+fn read_service<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<Service, Reason> {
+    let mut id = IdOptions::new(known);
     let (mut scheduler, mut flags, mut one_packet) = (None, "", false);
     let (mut timeout, mut netmask, mut engine) = (None, None, None);
     while let Some(option) = words.next() {
@@ -441,8 +487,8 @@ fn read_netmask(text: &str, family: Family) -> Result<Netmask, Reason> {
     })
 }
 
-fn read_destination(mut words: Words<'_>) -> Result<(ServiceId, Destination), Reason> {
-    let mut id = IdOptions::default();
+fn read_destination<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<(ServiceId, Destination), Reason> {
+    let mut id = IdOptions::new(known);
     let (mut server, mut method, mut weight, mut upper, mut lower) = (None, None, 1, 0, 0);
     let (mut kind, mut port, mut checksum) = (None, None, TunnelChecksum::None);
     while let Some(option) = words.next() {
@@ -479,9 +525,12 @@ fn read_destination(mut words: Words<'_>) -> Result<(ServiceId, Destination), Re
     };
     // Without a port it is the service's; a mark's is 0.
     let default_port = id.address().map_or(0, |address| address.port());
-    let address = match server.parse::<IpAddr>().ok().or_else(|| bracketed(server)) {
-        Some(ip) => SocketAddr::new(ip, default_port),
-        None => address(server)?,
+    let address = match server.parse() {
+        Ok(address) => address,
+        Err(_) => match server.parse::<IpAddr>().ok().or_else(|| bracketed(server)) {
+            Some(ip) => SocketAddr::new(ip, default_port),
+            None => address(server)?,
+        },
     };
     Ok((id, Destination { address, forward, weight, upper_threshold: upper, lower_threshold: lower }))
 }

@@ -14,7 +14,7 @@ use super::rule::Rule;
 use super::wire::{self, EGRESS, Filter, INGRESS, PRIORITY, Slot};
 use crate::error::{Cause, Error, Result};
 use crate::interface;
-use crate::netlink::{Failure, RouteClient, RouteMessage, is};
+use crate::netlink::{Failure, Outcome, RouteClient, RouteMessage, is};
 use crate::netns::Netns;
 
 /// Reads and changes the rules of one owner in one network namespace; also reads neighbours,
@@ -456,21 +456,22 @@ impl Marks {
         messages: Vec<RouteMessage>,
         operation: &'static str,
         object: impl fmt::Display,
-    ) -> Result<Vec<Result<(), Failure>>> {
+    ) -> Result<Vec<Outcome>> {
         let mut outcomes = Vec::with_capacity(messages.len());
-        let mut messages = messages.into_iter().peekable();
-        while messages.peek().is_some() {
-            let (mut some, mut octets) = (Vec::new(), 0);
-            while let Some(next) = messages.next_if(|next| {
-                octets += next.octets().len();
-                some.is_empty() || some.len() < FILTERS && octets < OCTETS
-            }) {
-                some.push(next);
-            }
+        let mut rest = &messages[..];
+        while !rest.is_empty() {
+            let mut octets = 0;
+            let fits = |message: &&RouteMessage| {
+                octets += message.octets().len();
+                octets < OCTETS
+            };
+            let count = rest.iter().take(FILTERS).take_while(fits).count().max(1);
+            let (some, behind) = rest.split_at(count);
             // Without `NLM_F_EXCL` a filter with a handle is replaced. To a removal it means
             // nothing.
-            let found = self.client.exchange(|socket| socket.batch(some, NLM_F_CREATE));
+            let found = self.client.batch(some, NLM_F_CREATE);
             outcomes.extend(found.map_err(|failure| explain(failure, operation, &object))?);
+            rest = behind;
         }
         Ok(outcomes)
     }

@@ -1,22 +1,42 @@
 //! Generic netlink: a family is looked up by name, and again when its module was reloaded.
 
-use std::fmt::Debug;
-use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::Duration;
 
-use netlink_packet_core::{DecodeError, Emitable, Nla, NlasIterator, ParseableParametrized, parse_u16};
-use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
-
-use super::socket::{BATCH, Failure, Socket};
+use super::attribute::{attributes, push_attribute};
+use super::socket::{BATCH, Failure, Outcome, Socket};
 use crate::netns::Netns;
 
-/// A client of the generic netlink family `F`, in one network namespace. After a failure of its
-/// socket it opens a new one.
-pub(crate) struct GenericSocket<F> {
+/// `struct genlmsghdr`: command u8, version u8, reserved u16.
+pub(crate) const GENERIC_HEADER: usize = 4;
+
+/// A family of generic netlink.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) version: u8,
+}
+
+/// A client of a generic netlink family in one network namespace. After a failure of its socket it
+/// opens a new one.
+///
+/// A request is its command, and a function that appends its attributes. Of an answer the octets
+/// of its attributes are shown.
+pub(crate) struct GenericSocket {
+    family: Family,
     netns: Netns,
     limit: Duration,
     open: Option<Open>,
-    family: PhantomData<fn(F) -> F>,
+}
+
+/// How far a batch came.
+#[derive(Debug)]
+pub(crate) enum Stopped {
+    /// So many requests were sent, and carried out but for this one and others, which the kernel
+    /// refused.
+    Refused { sent: usize, index: usize, failure: Failure, others: Vec<usize> },
+    /// What came of these is not known. All before them were carried out, and none behind them.
+    Unknown { sent: Range<usize>, failure: Failure },
 }
 
 struct Open {
@@ -24,12 +44,9 @@ struct Open {
     family: u16,
 }
 
-impl<F> GenericSocket<F>
-where
-    F: GenlFamily + Emitable + ParseableParametrized<[u8], GenlHeader> + Debug + Clone,
-{
-    pub(crate) fn new(netns: Netns, limit: Duration) -> Self {
-        GenericSocket { netns, limit, open: None, family: PhantomData }
+impl GenericSocket {
+    pub(crate) fn new(family: Family, netns: Netns, limit: Duration) -> Self {
+        GenericSocket { family, netns, limit, open: None }
     }
 
     pub(crate) fn netns(&self) -> &Netns {
@@ -44,43 +61,71 @@ where
     }
 
     /// One request and its answers.
-    pub(crate) fn request(&mut self, payload: &F, flags: u16) -> Result<Vec<F>, Failure> {
-        self.exchange(|open| {
-            let answers = open.socket.request(message(open.family, payload.clone()), flags)?;
-            Ok(answers.into_iter().map(|answer| answer.payload).collect())
+    pub(crate) fn request(
+        &mut self,
+        command: u8,
+        write: impl Fn(&mut Vec<u8>),
+        mut answer: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let version = self.family.version;
+        self.exchange(|Open { socket, family }| {
+            let write = |octets: &mut Vec<u8>| {
+                octets.extend_from_slice(&[command, version, 0, 0]);
+                write(octets);
+                *family
+            };
+            socket.request(0, write, |_, octets| answer(attributes_of(octets)?))
         })
     }
 
     /// A list, entry by entry.
-    pub(crate) fn dump(&mut self, payload: &F, mut entry: impl FnMut(F) -> Result<(), Failure>) -> Result<(), Failure> {
-        self.exchange(|open| {
+    pub(crate) fn dump(
+        &mut self,
+        command: u8,
+        write: impl Fn(&mut Vec<u8>),
+        mut entry: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let version = self.family.version;
+        self.exchange(|Open { socket, family }| {
+            let write = |octets: &mut Vec<u8>| {
+                octets.extend_from_slice(&[command, version, 0, 0]);
+                write(octets);
+                *family
+            };
             // Whether the list changed meanwhile is not asked: IPVS never says so.
-            open.socket.dump(message(open.family, payload.clone()), |found| entry(found.payload)).map(|_| ())
+            socket.dump(write, |_, octets| entry(attributes_of(octets)?)).map(|_| ())
         })
     }
 
-    /// Any number of requests, [`BATCH`] in a send, and an outcome for each. Where `go_on` is
-    /// false, no further send follows one that held a failure: the outcomes are then fewer than
-    /// the requests.
-    pub(crate) fn batch(&mut self, payloads: &[F], go_on: bool) -> Result<Vec<Result<(), Failure>>, Failure> {
-        let mut outcomes = Vec::with_capacity(payloads.len());
-        for some in payloads.chunks(BATCH) {
-            let requests =
-                |open: &mut Open| open.socket.batch(some.iter().map(|p| message(open.family, p.clone())).collect(), 0);
-            let mut found = self.exchange(requests)?;
+    /// Any number of requests, [`BATCH`] in a send. `write` appends the attributes of the request
+    /// of this index and returns its command. No further send follows one that held a failure.
+    pub(crate) fn batch(&mut self, count: usize, write: impl Fn(usize, &mut Vec<u8>) -> u8) -> Result<(), Stopped> {
+        let version = self.family.version;
+        for start in (0..count).step_by(BATCH) {
+            let sent = start..count.min(start + BATCH);
+            let requests = |Open { socket, family }: &mut Open| {
+                socket.batch(sent.len(), 0, |index, octets| {
+                    let header = octets.len();
+                    octets.extend_from_slice(&[0, version, 0, 0]);
+                    octets[header] = write(start + index, octets);
+                    *family
+                })
+            };
+            let unknown = |failure| Stopped::Unknown { sent: sent.clone(), failure };
+            let mut outcomes = self.exchange(requests).map_err(unknown)?;
+            let not_found = |outcome: &Outcome| matches!(outcome, Err(failure) if failure.is_not_found());
             // Where the family's number is stale, none of them was carried out.
-            if found.iter().all(|outcome| matches!(outcome, Err(failure) if failure.is_not_found()))
-                && self.family_moved()?
-            {
-                found = self.exchange(requests)?;
+            if outcomes.iter().all(not_found) && self.family_moved().map_err(unknown)? {
+                outcomes = self.exchange(requests).map_err(unknown)?;
             }
-            let failed = found.iter().any(|outcome| outcome.is_err());
-            outcomes.append(&mut found);
-            if failed && !go_on {
-                break;
+            let outcomes = (start..).zip(outcomes);
+            let mut refused = outcomes.filter_map(|(index, outcome)| Some((index, outcome.err()?)));
+            if let Some((index, failure)) = refused.next() {
+                let others = refused.map(|(index, _)| index).collect();
+                return Err(Stopped::Refused { sent: sent.end, index, failure, others });
             }
         }
-        Ok(outcomes)
+        Ok(())
     }
 
     fn exchange<R>(&mut self, mut attempt: impl FnMut(&mut Open) -> Result<R, Failure>) -> Result<R, Failure> {
@@ -107,7 +152,7 @@ where
                 let socket =
                     self.netns.run(|| Socket::generic(limit)).map_err(|e| Failure::Socket(std::io::Error::other(e)))?;
                 let mut socket = socket.map_err(Failure::Socket)?;
-                let family = look_up::<F>(&mut socket)?;
+                let family = look_up(self.family.name, &mut socket)?;
                 Open { socket, family }
             }
         };
@@ -116,80 +161,42 @@ where
 
     /// Whether the family has another number now than when it was looked up.
     fn family_moved(&mut self) -> Result<bool, Failure> {
+        let name = self.family.name;
         let open = self.connected()?;
-        let family = look_up::<F>(&mut open.socket)?;
+        let family = look_up(name, &mut open.socket)?;
         Ok(std::mem::replace(&mut open.family, family) != family)
     }
 }
 
-fn message<F: GenlFamily + Debug>(family: u16, payload: F) -> GenlMessage<F> {
-    let mut message = GenlMessage::from_payload(payload);
-    message.set_resolved_family_id(family);
-    message
+/// What is behind the header of generic netlink.
+#[inline]
+pub(crate) fn attributes_of(octets: &[u8]) -> Result<&[u8], Failure> {
+    octets.get(GENERIC_HEADER..).ok_or_else(|| Failure::Malformed("it has no generic netlink header".into()))
 }
 
-fn look_up<F: GenlFamily>(socket: &mut Socket) -> Result<u16, Failure> {
-    let name = F::family_name();
-    match socket.request(GenlMessage::from_payload(GetFamily { name, id: None }), 0) {
-        Ok(answers) => answers
-            .iter()
-            .find_map(|answer| answer.payload.id)
-            .ok_or_else(|| Failure::Malformed(format!("no number for the netlink family {name}"))),
-        Err(failure) if failure.is_not_found() => Err(Failure::NoFamily(name)),
-        Err(failure) => Err(failure),
-    }
-}
-
-const CONTROL: u16 = 0x10;
+/// `GENL_ID_CTRL`: the family that knows the others, and its version.
+const CONTROL: (u16, u8) = (0x10, 2);
 const GET_FAMILY: u8 = 3;
 const ATTR_FAMILY_ID: u16 = 1;
 const ATTR_FAMILY_NAME: u16 = 2;
 
-/// The controller's question and answer. Not netlink-packet-generic's own type: that refuses the
-/// whole answer for one attribute that it does not know.
-#[derive(Debug)]
-struct GetFamily {
-    name: &'static str,
-    id: Option<u16>,
-}
-
-impl GenlFamily for GetFamily {
-    fn family_name() -> &'static str {
-        "nlctrl"
-    }
-    fn family_id(&self) -> u16 {
-        CONTROL
-    }
-    fn command(&self) -> u8 {
-        GET_FAMILY
-    }
-    fn version(&self) -> u8 {
-        2
-    }
-}
-
-impl Nla for GetFamily {
-    fn kind(&self) -> u16 {
-        ATTR_FAMILY_NAME
-    }
-    fn value_len(&self) -> usize {
-        self.name.len() + 1
-    }
-    fn emit_value(&self, buffer: &mut [u8]) {
-        buffer.fill(0);
-        buffer[..self.name.len()].copy_from_slice(self.name.as_bytes());
-    }
-}
-
-impl ParseableParametrized<[u8], GenlHeader> for GetFamily {
-    fn parse_with_param(bytes: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
-        for attribute in NlasIterator::new(bytes) {
-            let attribute = attribute?;
-            if attribute.kind() == ATTR_FAMILY_ID {
-                return Ok(GetFamily { name: "", id: Some(parse_u16(attribute.value())?) });
-            }
-        }
-        Ok(GetFamily { name: "", id: None })
+fn look_up(name: &'static str, socket: &mut Socket) -> Result<u16, Failure> {
+    let (control, version) = CONTROL;
+    let ask = |octets: &mut Vec<u8>| {
+        octets.extend_from_slice(&[GET_FAMILY, version, 0, 0]);
+        push_attribute(octets, ATTR_FAMILY_NAME, &[name.as_bytes(), &[0]].concat());
+        control
+    };
+    let mut found = None;
+    let answer = |_, octets: &[u8]| {
+        let number = attributes(attributes_of(octets)?).find(|(kind, _)| *kind == ATTR_FAMILY_ID);
+        found = number.and_then(|(_, value)| Some(u16::from_ne_bytes(value.try_into().ok()?))).or(found);
+        Ok(())
+    };
+    match socket.request(0, ask, answer) {
+        Ok(()) => found.ok_or_else(|| Failure::Malformed(format!("no number for the netlink family {name}"))),
+        Err(failure) if failure.is_not_found() => Err(Failure::NoFamily(name)),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -200,6 +207,6 @@ mod tests {
     #[test]
     fn a_family_is_found_by_name() {
         let mut socket = Socket::generic(Duration::from_secs(5)).unwrap();
-        assert_eq!(look_up::<GetFamily>(&mut socket).unwrap(), CONTROL);
+        assert_eq!(look_up("nlctrl", &mut socket).unwrap(), CONTROL.0);
     }
 }

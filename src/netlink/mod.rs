@@ -1,11 +1,12 @@
 //! Netlink: one socket type that asks, lists and batches, and sockets for link-layer frames. And
-//! one socket option.
+//! two socket options.
 //!
 //! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
 
-mod bind;
+mod attribute;
 mod generic;
 mod namespace;
+mod option;
 mod packet;
 mod process;
 mod route;
@@ -13,15 +14,18 @@ mod socket;
 mod thread;
 mod trial;
 
-pub(crate) use bind::bind_to_interface;
-pub(crate) use generic::GenericSocket;
+pub(crate) use attribute::{attributes, number, push_attribute, push_nested, split_attribute, string};
+#[cfg(any(fuzzing, test))]
+pub(crate) use generic::attributes_of;
+pub(crate) use generic::{Family as GenericFamily, GenericSocket, Stopped};
 pub(crate) use namespace::in_new_namespace;
+pub(crate) use option::{bind_to_interface, read_ipv4_option};
 pub(crate) use packet::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery, send_frame};
 pub(crate) use process::{Process, Within, killed_are_left};
-pub(crate) use route::{Link, RouteClient, RouteMessage, attributes, is, number, push_attribute, string};
+pub(crate) use route::{Link, RouteClient, RouteMessage, is};
 #[cfg(any(fuzzing, test))]
 pub(crate) use socket::read_datagram;
-pub(crate) use socket::{Failure, Listener};
+pub(crate) use socket::{Failure, Listener, Outcome};
 pub(crate) use thread::start_thread;
 pub(crate) use trial::Trial;
 

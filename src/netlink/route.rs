@@ -7,7 +7,8 @@ use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializa
 use rustix::io::Errno;
 
 use super::TIME_LIMIT;
-use super::socket::{Failure, Socket};
+use super::attribute::{attributes, number, push_attribute, string};
+use super::socket::{Failure, Outcome, Socket};
 use crate::error::{Cause, Error, Result};
 use crate::netns::Netns;
 
@@ -57,22 +58,34 @@ impl RouteClient {
     where
         T: NetlinkSerializable + NetlinkDeserializable,
     {
-        self.exchange(|socket| socket.request(question, flags))
+        let mut answers = Vec::new();
+        self.exchange(|socket| {
+            socket.request(
+                flags,
+                |octets| write(&question, octets),
+                |kind, octets| {
+                    answers.push(read(kind, octets)?);
+                    Ok(())
+                },
+            )
+        })?;
+        Ok(answers)
     }
 
     /// Reads a list and collects the results of `entry`. Reads it again if the kernel reports that
     /// it changed meanwhile.
     pub(crate) fn list<T, R>(&mut self, question: &T, mut entry: impl FnMut(T) -> Option<R>) -> Result<Vec<R>, Failure>
     where
-        T: NetlinkSerializable + NetlinkDeserializable + Clone,
+        T: NetlinkSerializable + NetlinkDeserializable,
     {
         for _ in 0..READS {
             let mut entries = Vec::new();
             let whole = self.exchange(|socket| {
-                socket.dump(question.clone(), |found| {
-                    entries.extend(entry(found));
+                let see = |kind, octets: &[u8]| {
+                    entries.extend(entry(read(kind, octets)?));
                     Ok(())
-                })
+                };
+                socket.dump(|octets| write(question, octets), see)
             })?;
             if whole {
                 return Ok(entries);
@@ -80,6 +93,11 @@ impl RouteClient {
         }
         let reason = format!("the list changed each of the {READS} times that it was read");
         Err(Failure::Socket(std::io::Error::other(reason)))
+    }
+
+    /// Sends requests at once, see [`Socket::batch`].
+    pub(crate) fn batch(&mut self, messages: &[RouteMessage], flags: u16) -> Result<Vec<Outcome>, Failure> {
+        self.exchange(|socket| socket.batch(messages.len(), flags, |index, octets| write(&messages[index], octets)))
     }
 
     /// The interface of this name.
@@ -114,6 +132,20 @@ impl RouteClient {
             .with(libc::IFLA_EXT_MASK, &(libc::RTEXT_FILTER_SKIP_STATS as u32).to_ne_bytes());
         self.list(&question, |message| Link::read(&message)).map_err(|failure| explain(failure, "list", "interfaces"))
     }
+}
+
+/// Appends a message, and returns its type.
+fn write(message: &impl NetlinkSerializable, octets: &mut Vec<u8>) -> u16 {
+    let start = octets.len();
+    octets.resize(start + message.buffer_len(), 0);
+    message.serialize(&mut octets[start..]);
+    message.message_type()
+}
+
+fn read<T: NetlinkDeserializable>(kind: u16, octets: &[u8]) -> Result<T, Failure> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = kind;
+    T::deserialize(&header, octets).map_err(|error| Failure::Malformed(error.to_string()))
 }
 
 /// Whether the kernel refused with this errno.
@@ -186,44 +218,6 @@ impl NetlinkDeserializable for RouteMessage {
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
         Ok(RouteMessage { kind: header.message_type, octets: payload.to_vec() })
     }
-}
-
-/// Appends an attribute: length u16 and type u16 in host order, the value, padding to a multiple
-/// of 4.
-///
-/// Panics if the value does not fit the length.
-pub(crate) fn push_attribute(octets: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).expect("an attribute of up to 65535 octets");
-    octets.extend(length.to_ne_bytes());
-    octets.extend(kind.to_ne_bytes());
-    octets.extend(value);
-    octets.resize(octets.len().next_multiple_of(4), 0);
-}
-
-/// Reads attributes: type without flags, and value. Ends at the first one that is malformed.
-pub(crate) fn attributes(octets: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let mut rest = octets;
-    std::iter::from_fn(move || {
-        let (&[l0, l1, k0, k1], behind) = rest.split_first_chunk()?;
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = behind.get(..length.checked_sub(4)?)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((u16::from_ne_bytes([k0, k1]) & TYPE_MASK, value))
-    })
-}
-
-/// `NLA_TYPE_MASK`: without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
-const TYPE_MASK: u16 = 0x3fff;
-
-/// A string that ends at its first zero.
-pub(crate) fn string(value: &[u8]) -> String {
-    let end = value.iter().position(|&octet| octet == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
-}
-
-/// A u32 in host order.
-pub(crate) fn number(value: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(value.try_into().ok()?))
 }
 
 /// A network interface.
@@ -346,21 +340,8 @@ impl Link {
 mod tests {
     use super::*;
 
-    fn read(kind: u16, octets: &[u8]) -> Option<Link> {
+    fn link(kind: u16, octets: &[u8]) -> Option<Link> {
         Link::read(&RouteMessage { kind, octets: octets.to_vec() })
-    }
-
-    #[test]
-    #[cfg(target_endian = "little")]
-    fn attributes_are_padded() {
-        let message = RouteMessage::new(libc::RTM_GETLINK, &[0; 16]).with(libc::IFLA_IFNAME, b"eth0\0");
-        assert_eq!(message.octets(), [&[0; 16][..], &[9, 0, 3, 0], b"eth0\0\0\0\0"].concat());
-        let mut buffer = vec![0xff; message.buffer_len()];
-        message.serialize(&mut buffer);
-        assert_eq!(buffer, message.octets());
-        let (_, octets) = message.split::<16>().unwrap();
-        assert_eq!(attributes(octets).collect::<Vec<_>>(), [(3, &b"eth0\0"[..])]);
-        assert_eq!(message.split::<64>(), None);
     }
 
     #[test]
@@ -374,13 +355,13 @@ mod tests {
             &[10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0],
         ]
         .concat();
-        let link = read(libc::RTM_NEWLINK, &octets).unwrap();
+        let link = link(libc::RTM_NEWLINK, &octets).unwrap();
         assert_eq!((link.name.as_str(), link.index, link.hardware), ("eth0", 2, libc::ARPHRD_ETHER));
         assert!(link.has_neighbours() && link.is_running());
         assert_eq!(link.ethernet_address(), Some([2, 0, 0, 0, 0, 1]));
-        assert_eq!(read(libc::RTM_NEWADDR, &octets), None);
+        assert_eq!(super::tests::link(libc::RTM_NEWADDR, &octets), None);
         for cut in 0..octets.len() {
-            let _ = read(libc::RTM_NEWLINK, &octets[..cut]);
+            let _ = super::tests::link(libc::RTM_NEWLINK, &octets[..cut]);
         }
     }
 

@@ -15,7 +15,7 @@ use super::state::State;
 use super::{Node, OwnRequests, audit, settings};
 use crate::arp::ArpTarget;
 use crate::error::{Cause, Result};
-use crate::ipvs::Table;
+use crate::ipvs::{Detail, Table};
 use crate::marks::{self, NeighbourState};
 use crate::sysctl;
 
@@ -86,7 +86,7 @@ impl Node {
     pub(super) fn mark_services(&mut self, state: &State) -> Result<Table> {
         let mut found = Vec::new();
         for id in planner::brief_services(&self.config, state) {
-            match self.ipvs.entry(&id) {
+            match self.ipvs.entry(&id, Detail::Configuration) {
                 Ok(entry) => found.push(entry),
                 Err(error) if error.cause() == Some(Cause::NoService) => {}
                 Err(error) => return Err(error),

@@ -14,7 +14,7 @@ use super::state::State;
 use super::{planner, repair};
 use crate::arp::{ArpTarget, Settings};
 use crate::error::Result;
-use crate::ipvs::{DestinationEntry, Scheduler, ServiceEntry, ServiceId, SyncDaemon, Table};
+use crate::ipvs::{DestinationEntry, Detail, Scheduler, ServiceEntry, ServiceId, SyncDaemon, Table};
 use crate::marks;
 use crate::marks::Mac;
 use crate::vip::AssignedAddress;
@@ -108,7 +108,7 @@ impl Node {
     pub fn status(&mut self) -> Result<Status> {
         let memory = self.remember()?;
         let group = memory.state.group(&self.config.group);
-        let entries = self.ipvs.entries()?;
+        let entries = self.ipvs.entries(Detail::Configuration)?;
         let seen = self.observe_with(&memory.state, entries.iter().cloned().collect())?;
         let generation = self.dir.requests().latest()?;
         let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();

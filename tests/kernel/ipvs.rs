@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use lvs_dr::ipvs::{
-    Change, Destination, Family, Forward, Ipvs, Netmask, Persistence, Plan, Scheduler, Service, ServiceFlags,
+    Change, Destination, Detail, Family, Forward, Ipvs, Netmask, Persistence, Plan, Scheduler, Service, ServiceFlags,
     ServiceId, SyncDaemon, SyncRole, Table, Tunnel, TunnelChecksum, Watch,
 };
 use lvs_dr::{Cause, Error, Netns};
@@ -308,6 +308,57 @@ fn a_large_table_is_written_and_read_whole() {
     ipvs.apply(&plan).unwrap();
     assert_eq!(ipvs.table().unwrap(), wanted);
     assert_eq!(ipvsadm("-Sn").parse::<Table>().unwrap(), wanted);
+}
+
+/// The configuration alone is read by getsockopt(2) where that shows all of it, otherwise by
+/// netlink.
+#[test]
+fn the_configuration_alone_is_the_same() {
+    enter_new_netns();
+    let mut text = EVERYTHING.to_owned();
+    // Also a tunnel to the other family, thresholds, the node itself, no destination, and lists
+    // that do not come in one piece.
+    text += "-a -t 192.0.2.1:80 -r [2001:db8::7]:80 -i -w 2 --tun-type ipip\n-a -f 1 -r 10.0.0.9:0 -g -w 3 -x 9 -y 4\n";
+    for port in 100..200 {
+        text += &format!("-A -t 192.0.2.1:{port} -s wrr\n-a -t 192.0.2.1:{port} -r 10.0.0.2:{port} -g -w {port}\n");
+    }
+    for last in 1..=200 {
+        text += &format!("-a -t 192.0.2.1:100 -r 10.0.1.{last}:100 -m -w {last}\n");
+    }
+    let mut ipvs = Ipvs::open().unwrap();
+    let compare = |ipvs: &mut Ipvs, count: usize| {
+        let mut all = ipvs.entries(Detail::Counters).unwrap();
+        all.iter_mut().flat_map(|(_, destinations)| destinations).for_each(|found| found.stats = None);
+        assert_eq!(all.len(), count);
+        assert_eq!(ipvs.entries(Detail::Configuration).unwrap(), all);
+    };
+    compare(&mut ipvs, 0);
+    for (family, count) in [(Some(Family::V4), 106), (None, 108), (Some(Family::V6), 2)] {
+        let wanted = text.parse::<Table>().unwrap().filtered(|id| family.is_none_or(|family| id.family() == family));
+        let plan = Plan::between(&ipvs.table().unwrap(), &wanted);
+        ipvs.apply(&plan).unwrap();
+        compare(&mut ipvs, count);
+        assert_eq!(ipvs.table().unwrap(), wanted);
+    }
+}
+
+/// A plan is carried out later than it was made: what others have added meanwhile is theirs.
+#[test]
+fn undoing_an_old_plan_removes_nothing_of_others() {
+    enter_new_netns();
+    let mut ipvs = Ipvs::open().unwrap();
+    let old = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n";
+    old.lines().for_each(|line| drop(ipvsadm(line)));
+    let wanted = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 7\n-A -t 192.0.2.1:81 -s rr\n\
+        -a -t 192.0.2.1:81 -r 10.0.0.2:81 -g -w 1\n-A -t 192.0.2.1:82 -s rr\n";
+    let plan = Plan::between(&ipvs.table().unwrap(), &wanted.parse().unwrap());
+    ipvsadm("-A -t 192.0.2.1:81 -s mh");
+    ipvsadm("-a -t 192.0.2.1:81 -r 10.0.0.3:81 -g -w 9");
+    let before = ipvsadm("-Sn");
+    let error = ipvs.apply(&plan).unwrap_err();
+    assert_eq!(error.cause(), Some(Cause::ServiceExists), "{error}");
+    assert!(error.to_string().contains("as it was before"), "{error}");
+    assert_eq!(sorted(&ipvsadm("-Sn")), sorted(&before));
 }
 
 #[test]

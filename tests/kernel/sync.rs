@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
-use lvs_dr::ipvs::{Connection, Ipvs, SyncDaemon, SyncRole, sync};
+use lvs_dr::ipvs::{Connection, Detail, Ipvs, SyncDaemon, SyncRole, sync};
 use lvs_dr::node::{Config, Node, Role};
 
 use crate::lab::{cable, ip, ipvsadm};
@@ -171,7 +171,7 @@ fn a_backup_that_comes_late_learns_all() {
 /// Connections and templates by their destinations' counters, which `Status::connections` rests
 /// on: synchronised ones count as well.
 fn counted(node: &Netns) -> u32 {
-    let entries = Ipvs::open_in(node.clone()).unwrap().entries().unwrap();
+    let entries = Ipvs::open_in(node.clone()).unwrap().entries(Detail::Configuration).unwrap();
     let found = entries.iter().flat_map(|(_, destinations)| destinations);
     found.map(|found| found.active + found.inactive + found.persistent).sum()
 }

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use netlink_packet_core::DecodeError;
-
-use super::{Attribute, SERVICE, address, attributes, family, needed, number, port, stats, text, u16, u32};
+use super::{
+    SERVICE, address, each, family, malformed, needed, number, port, push_address, push_family, push_port, push_text,
+    push_u32, stats, text, u16, u32,
+};
 use crate::ipvs::{Family, Netmask, Persistence, Scheduler, Service, ServiceEntry, ServiceFlags, ServiceId, Stats};
+use crate::netlink::{Failure, push_attribute, push_nested};
 
 const AF: u16 = 1;
 const PROTOCOL: u16 = 2;
@@ -31,77 +33,77 @@ const PERSISTENT: u32 = 0x1;
 const HASHED: u32 = 0x2;
 
 /// What names a service, as every request about it begins.
-pub(in crate::ipvs) fn encode_id(id: &ServiceId) -> Attribute {
-    Attribute::nested(SERVICE, id_attributes(id))
+pub(in crate::ipvs) fn push_id(octets: &mut Vec<u8>, id: &ServiceId) {
+    push_nested(octets, SERVICE, |octets| push_name(octets, id));
 }
 
-fn id_attributes(id: &ServiceId) -> Vec<Attribute> {
-    let listen = |protocol: u16, listen: &SocketAddr| {
-        vec![
-            Attribute::family(AF, Family::of(listen.ip())),
-            Attribute::u16(PROTOCOL, protocol),
-            Attribute::address(ADDRESS, listen.ip()),
-            Attribute::port(PORT, listen.port()),
-        ]
+fn push_name(octets: &mut Vec<u8>, id: &ServiceId) {
+    let listen = |octets: &mut Vec<u8>, protocol: u16, listen: &SocketAddr| {
+        push_family(octets, AF, Family::of(listen.ip()));
+        push_attribute(octets, PROTOCOL, &protocol.to_ne_bytes());
+        push_address(octets, ADDRESS, listen.ip());
+        push_port(octets, PORT, listen.port());
     };
     match id {
-        ServiceId::Tcp(address) => listen(TCP, address),
-        ServiceId::Udp(address) => listen(UDP, address),
-        ServiceId::Sctp(address) => listen(SCTP, address),
-        ServiceId::Fwmark { mark, family } => vec![Attribute::family(AF, *family), Attribute::u32(FWMARK, mark.get())],
+        ServiceId::Tcp(address) => listen(octets, TCP, address),
+        ServiceId::Udp(address) => listen(octets, UDP, address),
+        ServiceId::Sctp(address) => listen(octets, SCTP, address),
+        ServiceId::Fwmark { mark, family } => {
+            push_family(octets, AF, *family);
+            push_u32(octets, FWMARK, mark.get());
+        }
     }
 }
 
 /// All that a service is set to. The kernel forgets what is left out.
-pub(in crate::ipvs) fn encode(service: &Service) -> Attribute {
-    let mut all = id_attributes(&service.id);
+pub(in crate::ipvs) fn push(octets: &mut Vec<u8>, service: &Service) {
     let persistence = service.persistence.as_ref();
     let flags = service.flags.bits() | if persistence.is_some() { PERSISTENT } else { 0 };
-    // struct ip_vs_flags: the flags, and which of them are to be set or cleared.
-    let flags_and_mask = [flags.to_ne_bytes(), (!HASHED).to_ne_bytes()].concat();
-    let netmask = persistence.map_or(Netmask::full(service.id.family()), |p| p.netmask);
-    all.extend([
-        Attribute::text(SCHEDULER, service.scheduler.name()),
-        Attribute::octets(FLAGS, &flags_and_mask),
-        Attribute::u32(TIMEOUT, persistence.map_or(0, |p| p.timeout.as_secs() as u32)),
-        match netmask {
-            Netmask::V4(mask) => Attribute::octets(NETMASK, &mask.octets()),
-            Netmask::V6(prefix) => Attribute::u32(NETMASK, prefix.into()),
-        },
-    ]);
-    all.extend(service.engine.as_deref().map(|engine| Attribute::text(ENGINE, engine)));
-    Attribute::nested(SERVICE, all)
+    push_nested(octets, SERVICE, |octets| {
+        push_name(octets, &service.id);
+        push_text(octets, SCHEDULER, service.scheduler.name());
+        // struct ip_vs_flags: the flags, and which of them are to be set or cleared.
+        let [[a, b, c, d], [e, f, g, h]] = [flags.to_ne_bytes(), (!HASHED).to_ne_bytes()];
+        push_attribute(octets, FLAGS, &[a, b, c, d, e, f, g, h]);
+        push_u32(octets, TIMEOUT, persistence.map_or(0, |p| p.timeout.as_secs() as u32));
+        match persistence.map_or(Netmask::full(service.id.family()), |p| p.netmask) {
+            Netmask::V4(mask) => push_attribute(octets, NETMASK, &mask.octets()),
+            Netmask::V6(prefix) => push_u32(octets, NETMASK, prefix.into()),
+        }
+        if let Some(engine) = &service.engine {
+            push_text(octets, ENGINE, engine);
+        }
+    });
 }
 
 /// Reads a service. `None`: it has a protocol that no tool can give it.
-pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<Option<ServiceEntry>, DecodeError> {
+pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<Option<ServiceEntry>, Failure> {
     let (mut af, mut protocol, mut addr, mut listen_port, mut mark) = (None, None, None, 0, None);
-    let (mut scheduler, mut flags, mut timeout, mut mask, mut engine) = (None, 0, 0, None, None);
+    let (mut scheduler, mut flags, mut timeout, mut mask, mut engine) = (&[][..], 0, 0, None, None);
     let (mut stats32, mut stats64) = (None, None);
-    for attribute in attributes(octets) {
-        let attribute = attribute?;
-        let value = attribute.value();
-        match attribute.kind() {
+    each(octets, |kind, value| {
+        match kind {
             AF => af = Some(family(value)?),
             PROTOCOL => protocol = Some(u16(value)?),
-            ADDRESS => addr = Some(value.to_vec()),
+            ADDRESS => addr = Some(value),
             PORT => listen_port = port(value)?,
             FWMARK => mark = NonZeroU32::new(u32(value)?),
-            SCHEDULER => scheduler = Some(text(value)),
+            SCHEDULER => scheduler = value,
             FLAGS => flags = u32(value.get(..4).unwrap_or_default())?,
             TIMEOUT => timeout = number(value)?,
-            NETMASK => mask = Some(value.to_vec()),
-            STATS => stats32 = Some(stats::decode(value)?),
-            STATS64 => stats64 = Some(stats::decode(value)?),
+            NETMASK => mask = Some(value),
+            STATS => stats32 = Some(value),
+            STATS64 => stats64 = Some(value),
             ENGINE => engine = Some(text(value)),
             _ => {}
         }
-    }
+        Ok(())
+    })?;
     let family = needed(af, "the address family")?;
     let id = match mark {
         Some(mark) => ServiceId::Fwmark { mark, family },
         None => {
-            let listen = SocketAddr::new(address(family, &needed(addr, "the service's address")?)?, listen_port);
+            let listen = SocketAddr::new(address(family, needed(addr, "the service's address")?)?, listen_port);
             match needed(protocol, "the protocol")? {
                 TCP => ServiceId::Tcp(listen),
                 UDP => ServiceId::Udp(listen),
@@ -110,28 +112,26 @@ pub(in crate::ipvs) fn decode(octets: &[u8]) -> Result<Option<ServiceEntry>, Dec
             }
         }
     };
-    let scheduler = scheduler.filter(|name| !name.is_empty()).unwrap_or_else(|| "none".into());
-    let scheduler = Scheduler::new(&scheduler).map_err(|e| DecodeError::from(e.to_string()))?;
+    let scheduler = Scheduler::listed(scheduler).map_err(|error| malformed(error.to_string()))?;
     let persistence = match flags & PERSISTENT {
         0 => None,
-        _ => Some(Persistence { timeout: Duration::from_secs(timeout), netmask: netmask(family, mask.as_deref())? }),
+        _ => Some(Persistence { timeout: Duration::from_secs(timeout), netmask: netmask(family, mask)? }),
     };
     let flags = ServiceFlags::from_bits_retain(flags & !(PERSISTENT | HASHED));
-    let stats = stats64.or(stats32).unwrap_or_else(Stats::default);
-    Ok(Some(ServiceEntry { service: Service { id, scheduler, flags, persistence, engine }, stats }))
+    let service = Service { id, scheduler, flags, persistence, engine };
+    Ok(Some(ServiceEntry { service, stats: stats64.or(stats32).map_or(Ok(Stats::default()), stats::decode)? }))
 }
 
-fn netmask(family: Family, octets: Option<&[u8]>) -> Result<Netmask, DecodeError> {
+fn netmask(family: Family, octets: Option<&[u8]>) -> Result<Netmask, Failure> {
     let Some(octets) = octets else { return Ok(Netmask::full(family)) };
     match (family, octets.first_chunk::<4>()) {
         (Family::V4, Some(&mask)) => Ok(Netmask::V4(mask.into())),
         (Family::V6, Some(&prefix)) => {
             let prefix = u32::from_ne_bytes(prefix);
             Ok(Netmask::V6(
-                u8::try_from(prefix)
-                    .map_err(|_| DecodeError::from(format!("a prefix of {prefix} bits is not known")))?,
+                u8::try_from(prefix).map_err(|_| malformed(format!("a prefix of {prefix} bits is not known")))?,
             ))
         }
-        (_, None) => Err(DecodeError::from("the netmask is too short")),
+        (_, None) => Err(malformed("the netmask is too short")),
     }
 }

@@ -1,16 +1,14 @@
 //! `IPVS_STATS_ATTR_*`
 
-use netlink_packet_core::DecodeError;
-
-use super::{attributes, number};
+use super::{each, number};
 use crate::ipvs::Stats;
+use crate::netlink::Failure;
 
 /// Reads the statistics, whose numbers have 32 or 64 bits.
-pub(super) fn decode(octets: &[u8]) -> Result<Stats, DecodeError> {
+pub(super) fn decode(octets: &[u8]) -> Result<Stats, Failure> {
     let mut stats = Stats::default();
-    for attribute in attributes(octets) {
-        let attribute = attribute?;
-        let field = match attribute.kind() {
+    each(octets, |kind, value| {
+        let field = match kind {
             1 => &mut stats.connections,
             2 => &mut stats.packets_in,
             3 => &mut stats.packets_out,
@@ -21,9 +19,10 @@ pub(super) fn decode(octets: &[u8]) -> Result<Stats, DecodeError> {
             8 => &mut stats.packet_rate_out,
             9 => &mut stats.byte_rate_in,
             10 => &mut stats.byte_rate_out,
-            _ => continue, // padding, which comes on some machines only
+            _ => return Ok(()), // padding, which comes on some machines only
         };
-        *field = number(attribute.value())?;
-    }
+        *field = number(value)?;
+        Ok(())
+    })?;
     Ok(stats)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::keepalived::{self, Instance};
 use crate::arp;
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{Ipvs, Scheduler, ServiceId, Table, Timeouts};
+use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
 use crate::marks::Firewall;
 use crate::netlink::in_new_namespace;
 use crate::node::{Fence, Node};
@@ -132,7 +132,7 @@ fn unordered(node: &mut Node, seen: &Table) -> Result<Vec<ServiceId>> {
     let mut found = Vec::new();
     let hashed = seen.services().filter(|content| content.service.scheduler == Scheduler::MH);
     for id in hashed.map(|content| content.service.id) {
-        match node.ipvs.entry(&id) {
+        match node.ipvs.entry(&id, Detail::Configuration) {
             Ok((_, destinations)) if destinations.iter().rev().is_sorted_by_key(|entry| entry.destination.address) => {}
             Ok(_) => found.push(id),
             // It has just gone.

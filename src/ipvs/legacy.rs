@@ -58,9 +58,14 @@ impl Legacy {
         None
     }
 
-    /// The destinations of a service of IPv4, of which there are so many. `None` also where there
-    /// is one that this interface does not show, or does not show in full.
-    pub(super) fn destinations(&mut self, id: &ServiceId, count: usize) -> Option<Vec<DestinationEntry>> {
+    /// What `keep` makes of the destinations of a service of IPv4, of which there are so many.
+    /// `None` also where there are fewer, or one that this interface does not show in full.
+    pub(super) fn destinations<T>(
+        &mut self,
+        id: &ServiceId,
+        count: usize,
+        keep: impl Fn(DestinationEntry) -> T,
+    ) -> Option<Vec<T>> {
         let (protocol, address, mark) = match *id {
             ServiceId::Tcp(SocketAddr::V4(address)) => (libc::IPPROTO_TCP, Some(address), 0),
             ServiceId::Udp(SocketAddr::V4(address)) => (libc::IPPROTO_UDP, Some(address), 0),
@@ -81,7 +86,8 @@ impl Legacy {
             put_u32(head, offset_of!(Destinations, count), count as u32);
         });
         read_ipv4_option(&self.socket, GET_DESTINATIONS, &mut self.octets).ok()?;
-        let found = rows(&self.octets, size_of::<Destinations>(), size_of::<DestinationRow>(), read_destination)?;
+        let read = |row: &[u8]| Some(read_destination(row)?.map(&keep));
+        let found = rows(&self.octets, size_of::<Destinations>(), size_of::<DestinationRow>(), read)?;
         (found.len() == count).then_some(found)
     }
 

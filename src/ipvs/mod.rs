@@ -75,6 +75,9 @@ use wire::Command;
 /// ([`Cause::Permission`], `EPERM`): the kernel's IPVS asks for it with every request.
 pub struct Ipvs {
     socket: GenericSocket,
+    /// The list of services has one of its own: it is long, and makes the receives of a socket
+    /// larger than those for destinations are to be.
+    long: GenericSocket,
     legacy: Option<Legacy>,
 }
 
@@ -115,7 +118,8 @@ impl Ipvs {
     /// # Errors
     /// As [`Ipvs::open`], and [`Error::System`] when the namespace cannot be entered.
     pub fn open_in(netns: Netns) -> Result<Self> {
-        let mut ipvs = Ipvs { socket: GenericSocket::new(wire::IPVS, netns, TIME_LIMIT), legacy: None };
+        let client = |netns| GenericSocket::new(wire::IPVS, netns, TIME_LIMIT);
+        let mut ipvs = Ipvs { long: client(netns.clone()), socket: client(netns), legacy: None };
         ipvs.info()?;
         Ok(ipvs)
     }
@@ -155,14 +159,15 @@ impl Ipvs {
     /// [`Cause::Permission`] (`EPERM`).
     pub fn services(&mut self) -> Result<Vec<ServiceEntry>> {
         let mut found = self.read_services()?;
+        keep_first(&mut found, |entry| entry.service.id);
         found.sort_unstable_by_key(|entry| entry.service.id);
         Ok(found)
     }
 
-    /// The services in the order in which the kernel names them.
+    /// The services in the order in which the kernel names them, some perhaps twice.
     fn read_services(&mut self) -> Result<Vec<ServiceEntry>> {
         let mut found = Vec::new();
-        let result = self.socket.dump(
+        let result = self.long.dump(
             Command::GetService as u8,
             |_| {},
             |octets| {
@@ -173,7 +178,6 @@ impl Ipvs {
         result.map_err(|failure| {
             failure.explain("list", "the virtual services", |errno| cause(Command::GetService, errno))
         })?;
-        keep_first(&mut found, |entry| entry.service.id);
         Ok(found)
     }
 
@@ -258,11 +262,12 @@ impl Ipvs {
             // The kernel lists the destinations of a missing service as none.
             self.service(id)?;
         }
+        keep_first(&mut found, |entry| entry.destination.address);
         found.sort_unstable_by_key(|entry| entry.destination.address);
         Ok(found)
     }
 
-    /// The destinations in the order in which the kernel names them.
+    /// The destinations in the order in which the kernel names them, some perhaps twice.
     fn read_destinations(&mut self, id: &ServiceId, detail: Detail) -> Result<Vec<DestinationEntry>> {
         let mut found = Vec::new();
         let service = |octets: &mut Vec<u8>| wire::service::push_id(octets, id);
@@ -274,7 +279,6 @@ impl Ipvs {
         result.map_err(|failure| {
             failure.explain("list the destinations of", id, |errno| cause(Command::GetDestination, errno))
         })?;
-        keep_first(&mut found, |entry| entry.destination.address);
         Ok(found)
     }
 

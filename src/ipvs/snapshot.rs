@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::legacy::Legacy;
-use super::{DestinationEntry, Detail, Family, Ipvs, ONE_PIECE, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table};
+use super::{
+    DestinationEntry, Detail, Family, Ipvs, ONE_PIECE, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Table, keep_first,
+};
 use crate::error::{Cause, Result};
 use crate::netlink::Failure;
 
@@ -17,7 +19,7 @@ impl Ipvs {
     /// # Errors
     /// As [`Ipvs::entries`].
     pub fn table(&mut self) -> Result<Table> {
-        Ok(self.entries(Detail::Configuration)?.into_iter().collect())
+        Ok(self.read(Detail::Configuration, |entry| entry.destination)?.into_iter().collect())
     }
 
     /// All services with their destinations, in the order in which the kernel names them.
@@ -30,6 +32,11 @@ impl Ipvs {
     /// [`Cause::Permission`] (`EPERM`); [`Error::Malformed`](crate::Error::Malformed) when a long
     /// list of destinations changed during each of several readings.
     pub fn entries(&mut self, detail: Detail) -> Result<Vec<(ServiceEntry, Vec<DestinationEntry>)>> {
+        self.read(detail, |entry| entry)
+    }
+
+    /// The same with what `keep` makes of each destination.
+    fn read<T>(&mut self, detail: Detail, keep: impl Fn(DestinationEntry) -> T) -> Result<Vec<(ServiceEntry, Vec<T>)>> {
         let services = self.services_at_once()?;
         let counts = match detail {
             Detail::Configuration => self.listed(&services).unwrap_or_default(),
@@ -40,8 +47,11 @@ impl Ipvs {
         for entry in services {
             let id = entry.service.id;
             let count = counts.next_if(|(listed, _)| *listed == id);
-            let brief = count.and_then(|(_, count)| self.legacy()?.destinations(&id, count));
-            let destinations = brief.map_or_else(|| self.destinations_at_once(&id, detail), Ok)?;
+            let brief = count.and_then(|(_, count)| self.legacy()?.destinations(&id, count, &keep));
+            let destinations = match brief {
+                Some(destinations) => destinations,
+                None => self.destinations_at_once(&id, detail)?.into_iter().map(&keep).collect(),
+            };
             found.push((entry, destinations));
         }
         self.drop_gone(&mut found)?;
@@ -49,7 +59,7 @@ impl Ipvs {
     }
 
     /// One that went meanwhile was listed without its destinations.
-    fn drop_gone(&mut self, found: &mut Vec<(ServiceEntry, Vec<DestinationEntry>)>) -> Result<()> {
+    fn drop_gone<T>(&mut self, found: &mut Vec<(ServiceEntry, Vec<T>)>) -> Result<()> {
         let are_ipv4 = found.iter().all(|(entry, _)| is_ipv4(entry));
         let listed = if are_ipv4 { self.legacy().and_then(Legacy::services) } else { None };
         let left: Vec<ServiceId> = match listed {
@@ -78,10 +88,12 @@ impl Ipvs {
         if found.len() < ONE_PIECE || found.iter().all(is_ipv4) && self.listed(&found).is_some() {
             return Ok(found);
         }
+        keep_first(&mut found, |entry| entry.service.id);
         let mut steady: BTreeSet<ServiceId> = found.iter().map(|entry| entry.service.id).collect();
         let mut all: BTreeMap<ServiceId, ServiceEntry> = BTreeMap::new();
         for _ in 0..READS {
-            let again = self.read_services()?;
+            let mut again = self.read_services()?;
+            keep_first(&mut again, |entry| entry.service.id);
             if again.iter().map(|entry| &entry.service).eq(found.iter().map(|entry| &entry.service)) {
                 return Ok(again);
             }
@@ -116,15 +128,21 @@ impl Ipvs {
         self.legacy.as_mut()
     }
 
-    /// A list of destinations that came in one piece is of one moment; a longer one must be the
-    /// same twice.
+    /// A list of destinations that came in one piece is of one moment; a longer one must be that of
+    /// one moment, or the same twice.
     fn destinations_at_once(&mut self, id: &ServiceId, detail: Detail) -> Result<Vec<DestinationEntry>> {
         let mut found = self.read_destinations(id, detail)?;
         if found.len() < ONE_PIECE {
             return Ok(found);
         }
+        let listed = self.legacy().and_then(|legacy| legacy.destinations(id, found.len(), |entry| entry.destination));
+        if listed.is_some_and(|listed| listed.iter().eq(found.iter().map(|entry| &entry.destination))) {
+            return Ok(found);
+        }
+        keep_first(&mut found, |entry| entry.destination.address);
         for _ in 0..READS {
-            let again = self.read_destinations(id, detail)?;
+            let mut again = self.read_destinations(id, detail)?;
+            keep_first(&mut again, |entry| entry.destination.address);
             if again.iter().map(|entry| &entry.destination).eq(found.iter().map(|entry| &entry.destination)) {
                 return Ok(again);
             }

@@ -201,6 +201,15 @@ impl FromIterator<(ServiceEntry, Vec<DestinationEntry>)> for Table {
             // Not `collect()`, which would keep the entries' space.
             let mut destinations = Vec::with_capacity(found.len());
             destinations.extend(found.into_iter().map(|entry| entry.destination));
+            (entry, destinations)
+        };
+        entries.into_iter().map(content).collect()
+    }
+}
+
+impl FromIterator<(ServiceEntry, Vec<Destination>)> for Table {
+    fn from_iter<T: IntoIterator<Item = (ServiceEntry, Vec<Destination>)>>(entries: T) -> Self {
+        let content = |(entry, mut destinations): (ServiceEntry, Vec<Destination>)| {
             destinations.sort_by(|one, other| compare(&one.address, &other.address));
             (entry.service, destinations)
         };

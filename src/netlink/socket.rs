@@ -22,9 +22,16 @@ use crate::error::{Cause, Error};
 /// lose an answer.
 pub(crate) const BATCH: usize = 256;
 
-/// One receive takes this much. The kernel fills as much of it as there is, and zeroes that much
-/// for each dump: larger makes many small dumps slower, smaller makes one large dump slower.
+/// One receive takes this much. The kernel fills no more of it (`netlink_recvmsg()` in
+/// net/netlink/af_netlink.c).
 const RECEIVE: usize = 32 * 1024;
+
+/// The least that a receive of generic netlink takes: a page or two, as much as the kernel fills
+/// in any case (`NLMSG_GOODSIZE`).
+const LEAST: usize = 8192;
+
+/// A datagram with less room left than this was filled: there is more.
+const ENTRY: usize = 1024;
 
 /// `NLMSGERR_ATTR_MSG`: the kernel's words in an extended acknowledgement.
 const ATTR_MESSAGE: u16 = 1;
@@ -96,19 +103,22 @@ pub(crate) struct Socket {
     /// What is sent, and what is received.
     requests: Vec<u8>,
     buffer: Vec<u8>,
+    /// How much a receive takes. The kernel makes room for the most that was ever asked for, which
+    /// costs more than many a list that comes in it.
+    piece: usize,
 }
 
 impl Socket {
     pub(crate) fn route(limit: Duration) -> io::Result<Self> {
-        Self::open(protocols::NETLINK_ROUTE, limit)
+        Self::open(protocols::NETLINK_ROUTE, limit, RECEIVE)
     }
 
     pub(crate) fn generic(limit: Duration) -> io::Result<Self> {
-        Self::open(protocols::NETLINK_GENERIC, limit)
+        Self::open(protocols::NETLINK_GENERIC, limit, LEAST.min(rustix::param::page_size()))
     }
 
     /// Opens a socket in the calling thread's network namespace, where it stays.
-    fn open(protocol: isize, limit: Duration) -> io::Result<Self> {
+    fn open(protocol: isize, limit: Duration, piece: usize) -> io::Result<Self> {
         let mut inner = netlink_sys::Socket::new(protocol)?;
         inner.bind(&SocketAddr::new(0, 0))?;
         inner.connect(&SocketAddr::new(0, 0))?;
@@ -116,7 +126,7 @@ impl Socket {
         inner.set_cap_ack(true)?;
         inner.set_ext_ack(true)?;
         set_socket_timeout(&inner, Timeout::Recv, Some(limit))?;
-        Ok(Socket { inner, sequence: 0, limit, requests: Vec::new(), buffer: vec![0; RECEIVE] })
+        Ok(Socket { inner, sequence: 0, limit, requests: Vec::new(), buffer: vec![0; RECEIVE], piece })
     }
 
     /// Sends one request, which `write` appends, as far as it is behind the netlink header, and
@@ -232,19 +242,20 @@ impl Socket {
     ) -> Result<(), Failure> {
         let mut last_answer = Instant::now();
         loop {
-            let length = match recv(&self.inner, &mut self.buffer[..], RecvFlags::TRUNC) {
+            let length = match recv(&self.inner, &mut self.buffer[..self.piece], RecvFlags::TRUNC) {
                 Ok((_, length)) => length,
                 // Each signal begins the socket's time limit anew.
                 Err(Errno::INTR) if last_answer.elapsed() <= self.limit => continue,
                 Err(Errno::INTR | Errno::AGAIN) => return Err(Failure::NoAnswer(self.limit)),
                 Err(error) => return Err(Failure::Socket(error.into())),
             };
-            let Some(mut rest) = self.buffer.get(..length) else {
-                return Err(Failure::Malformed(format!(
-                    "a message of {length} octets was cut to {}",
-                    self.buffer.len()
-                )));
-            };
+            if length > self.piece {
+                return Err(Failure::Malformed(format!("a message of {length} octets was cut to {}", self.piece)));
+            }
+            if length + ENTRY > self.piece {
+                self.piece = self.buffer.len();
+            }
+            let mut rest = &self.buffer[..length];
             let mut ours = false;
             while rest.len() >= HEADER {
                 let (message, behind) = Message::split(rest)?;
@@ -515,7 +526,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_cut_is_seen() {
         let mut socket = Socket::route(Duration::from_secs(5)).unwrap();
-        socket.buffer.truncate(20);
+        socket.piece = 20;
         let cut = socket.dump(get_addresses, |_, _| Ok(()));
         assert!(matches!(&cut, Err(Failure::Malformed(reason)) if reason.contains("was cut")), "{cut:?}");
     }

@@ -58,7 +58,7 @@ const NLRS: &str = "/bin/tables-nlrs";
 /// The text of the table.
 const TEXT: &str = "/tmp/table";
 /// What programs print.
-const OUTPUT: &str = "/tmp/output";
+pub(crate) const OUTPUT: &str = "/tmp/output";
 
 /// Prints a value for the host.
 pub(crate) fn report(row: &str, column: Column, value: f64) {
@@ -90,9 +90,7 @@ fn stepwise(program: &str, shape: Shape, steps: &[&str]) -> Result<Vec<f64>> {
     let value = |line: &str, step: &str| Some(line.strip_prefix(step)?.trim().parse::<f64>().ok()? / 1e6);
     let values = output.lines().zip(steps).map(|(line, step)| value(line, step));
     let values: Option<Vec<f64>> = values.collect();
-    values
-        .filter(|values| values.len() == steps.len())
-        .ok_or_else(|| anyhow!("{program} {steps:?} printed {output:?}"))
+    values.filter(|values| values.len() == steps.len()).ok_or_else(|| anyhow!("{program} {steps:?} printed {output:?}"))
 }
 
 fn floor(shape: Shape) -> Result<()> {

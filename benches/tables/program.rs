@@ -1,7 +1,8 @@
 //! Runs a program and measures it.
 
 use std::fs::{self, File};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -19,23 +20,59 @@ pub(crate) struct Usage {
 
 const MESSAGES: &str = "/tmp/messages";
 
-/// Runs a program with a file as its standard input, and what it prints in another. Fails where
-/// the program does.
+/// A program that runs.
+pub(crate) struct Running {
+    name: String,
+    start: Instant,
+    child: Child,
+}
+
+impl Running {
+    /// Starts a program with a file as its standard input, and what it prints in another.
+    pub(crate) fn start(program: &str, arguments: &[&str], input: Option<&str>, output: &str) -> Result<Self> {
+        let name = format!("{program} {arguments:?}");
+        let mut command = Command::new(program);
+        command.args(arguments).stdout(File::create(output)?).stderr(File::create(MESSAGES)?);
+        command.stdin(input.map(File::open).transpose()?.map_or_else(Stdio::null, Stdio::from));
+        let start = Instant::now();
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Running { name, start, child })
+    }
+
+    pub(crate) fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// How long it has been running.
+    pub(crate) fn time(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for its end. Fails where the program does, with another exit code than `accepted`.
+    pub(crate) fn end(self, accepted: &[i32]) -> Result<Usage> {
+        let (status, mut usage) = wait(&self.child).with_context(|| self.name.clone())?;
+        usage.time = self.start.elapsed();
+        let code = ExitStatus::from_raw(status).code();
+        let fine = code.is_some_and(|code| code == 0 || accepted.contains(&code));
+        ensure!(fine, "{} failed ({status}): {}", self.name, fs::read_to_string(MESSAGES)?);
+        Ok(usage)
+    }
+}
+
+/// Runs a program that must succeed.
 pub(crate) fn run(program: &str, arguments: &[&str], input: Option<&str>, output: &str) -> Result<Usage> {
-    let failed = || format!("{program} {arguments:?}");
-    let mut command = Command::new(program);
-    command.args(arguments).stdout(File::create(output)?).stderr(File::create(MESSAGES)?);
-    command.stdin(input.map(File::open).transpose()?.map_or_else(Stdio::null, Stdio::from));
-    let start = Instant::now();
-    let child = command.spawn().with_context(failed)?;
-    let (status, mut usage) = wait(&child).with_context(failed)?;
-    usage.time = start.elapsed();
-    ensure!(status == 0, "{} failed ({status}): {}", failed(), fs::read_to_string(MESSAGES)?);
-    Ok(usage)
+    Running::start(program, arguments, input, output)?.end(&[])
 }
 
 /// Waits for a program. Returns its status as of wait(2), and its usage without the time.
-pub(crate) fn wait(child: &Child) -> Result<(i32, Usage)> {
+fn wait(child: &Child) -> Result<(i32, Usage)> {
     let mut status = 0;
     // SAFETY: all fields of the usage are numbers; both places outlive the call.
     let (ended, usage) = unsafe {

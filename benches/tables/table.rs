@@ -15,6 +15,19 @@ pub(crate) fn text(services: u32, destinations: u32) -> String {
     text
 }
 
+/// Returns the text of services on the ports of one address from 1 on.
+pub(crate) fn text_of(vip: Ipv4Addr, services: u32, destinations: u32) -> String {
+    let mut text = String::new();
+    for port in 1..=services {
+        let _ = writeln!(text, "-A -t {vip}:{port} -s wrr");
+        for j in 0..destinations {
+            let destination = address(Ipv4Addr::new(192, 0, 2, 11), j);
+            let _ = writeln!(text, "-a -t {vip}:{port} -r {destination}:{port} -g -w 1");
+        }
+    }
+    text
+}
+
 /// Returns the line of one destination.
 pub(crate) fn destination_line(service: u32, destination: u32) -> String {
     let service = address(Ipv4Addr::new(198, 18, 0, 1), service);

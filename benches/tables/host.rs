@@ -25,14 +25,15 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let shapes = if options.quick { &[QUICK][..] } else { &options.table };
     let guest = Guest::build(options.quick)?;
     let (mut measured, mut complete) = (Measured::default(), true);
-    let mut versions = None;
+    let mut versions = Vec::new();
     for shape in shapes {
         let cases: Vec<&Case> = cases.iter().filter(|case| case.suits(*shape)).copied().collect();
         let boot = guest.boot(*shape, &cases, &mut measured)?;
         complete &= boot.complete;
-        versions = boot.versions.or(versions);
+        versions = boot.versions;
     }
-    println!("{}", report::draw(&measured, versions.as_deref().unwrap_or_default()));
+    versions.extend(our_versions(options.quick)?);
+    println!("{}\n{}", versions.join(", "), report::draw(&measured));
     if options.quick {
         return Ok(expected::compare(&measured, QUICK, options.write)? && complete);
     }
@@ -56,7 +57,8 @@ struct Guest {
 struct Boot {
     /// Whether each case could be measured.
     complete: bool,
-    versions: Option<String>,
+    /// What the guest says of its versions.
+    versions: Vec<String>,
 }
 
 impl Guest {
@@ -71,7 +73,7 @@ impl Guest {
         if quick {
             return Ok(Guest { programs, libraries: None });
         }
-        // The target directory of this program: target/release/deps/tables-….
+        // Of target/tmp/tables.
         let target = place.ancestors().nth(2).context("no target directory")?;
         let cargo = || {
             let mut cargo = Command::new(env!("CARGO"));
@@ -102,12 +104,12 @@ impl Guest {
         }
         let mut lab = lab.args(&self.programs).spawn().context("cannot run tests/lab/qemu")?;
         lab.stdin.take().context("no input")?.write_all(script(shape, cases).as_bytes())?;
-        let mut boot = Boot { complete: true, versions: None };
+        let mut boot = Boot { complete: true, versions: Vec::new() };
         let mut begun = 0;
         for line in BufReader::new(lab.stdout.take().context("no output")?).lines() {
             let line = line?;
             if let Some(version) = line.strip_prefix("version ") {
-                boot.versions = Some(version.into());
+                boot.versions.push(version.into());
             } else if let Some(case) = line.strip_prefix("begin ") {
                 eprintln!("tables: {shape}: {case}");
                 begun += 1;
@@ -125,12 +127,31 @@ impl Guest {
 /// The guest's script. Between two cases the kernel cleans up the last one's namespace.
 fn script(shape: Shape, cases: &[&Case]) -> String {
     let Shape { services, destinations } = shape;
-    let mut script = String::from("echo version $(/bin/busybox uname -v)\n");
+    let mut script = String::from(
+        "echo version kernel $(/bin/busybox uname -v)\n[ ! -e /bin/ipvsadm ] || echo version $(ipvsadm -v)\n",
+    );
     for name in cases.iter().map(|case| case.name) {
         script += &format!("echo begin {name}\ntables case {name} {services} {destinations} || echo failed {name}\n");
         script += "/bin/busybox sleep 8\n";
     }
     script
+}
+
+/// The versions of what is built here.
+fn our_versions(quick: bool) -> Result<Vec<String>> {
+    let rustc = Command::new("rustc").arg("--version").output().context("cannot run rustc")?;
+    let mut versions = vec![String::from_utf8(rustc.stdout)?.trim().to_owned()];
+    if !quick {
+        let lock = fs::read_to_string(Path::new(TREE).join("benches/tables/nlrs/Cargo.lock"))?;
+        versions.push(format!("nlrs {}", locked(&lock, "nlrs").context("no nlrs in its Cargo.lock")?));
+    }
+    Ok(versions)
+}
+
+/// The version of a package in a Cargo.lock.
+fn locked<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
+    let (_, found) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
+    Some(found.split_once('"')?.0)
 }
 
 /// Runs a command that must succeed.

@@ -1,6 +1,7 @@
 //! `lvs-node` with a table of many services.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufWriter;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::process::Child;
@@ -36,7 +37,8 @@ fn prepare(shape: Shape) -> Result<()> {
     ip("link set p0 up");
     ip("link set eth0 up");
     ip("address add 192.0.2.11/24 dev eth0");
-    fs::write("/tmp/services", table::text_of(VIP, shape.services, shape.destinations))?;
+    let mut services = BufWriter::new(File::create("/tmp/services")?);
+    table::write_ports(&mut services, VIP, shape.services, shape.destinations)?;
     // What a node has stored is lost at a boot, as its table is.
     match fs::remove_dir_all("/run/node") {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),

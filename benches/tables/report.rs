@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::rows::{Column, Measured, ROWS, Row, Shape};
 
 /// Draws all that was measured, as Markdown.
-pub(crate) fn draw(measured: &Measured, versions: &str) -> String {
-    let mut text = format!("Millions of instructions. Kernel: {versions}\n");
+pub(crate) fn draw(measured: &Measured) -> String {
+    let mut text = String::from("Millions of instructions:\n");
     for shape in measured.shapes() {
         let _ = write!(text, "\n{}", table(measured, shape));
     }

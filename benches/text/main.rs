@@ -21,7 +21,9 @@ const SERVICES: u32 = 5000;
 const DESTINATIONS: u32 = 4;
 
 fn main() {
-    let text = table::text(SERVICES, DESTINATIONS);
+    let mut text = Vec::new();
+    table::write(&mut text, SERVICES, DESTINATIONS).expect("memory to write to");
+    let text = String::from_utf8(text).expect("a text");
     let parse = || text.parse::<Table>().expect("a table");
     let (empty, whole) = (Table::new(), parse());
     let (mut changed, mut number) = (whole.clone(), 0);

@@ -18,6 +18,17 @@ use nlrs::socket::NetlinkSocket;
 /// nlrs reads a whole dump into one buffer of a fixed size.
 const CAPACITY: usize = 64 << 20;
 
+/// Adds a destination of a service. No function: the type of its socket has no short name.
+macro_rules! add_destination {
+    ($socket:ident, $service:expr, $destination:expr) => {{
+        let mut request: NewDestinationMessageBuilder<_> =
+            $socket.message_builder((service($service), destination($destination)));
+        request.set_forwarding_method(IpvsForwardMethod::DirectRoute);
+        request.set_weight(1);
+        request.call()?;
+    }};
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut words = std::env::args().skip(1);
     let mut number = || words.next().ok_or("a number was expected")?.parse::<u32>().map_err(Box::<dyn Error>::from);
@@ -65,17 +76,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     print!("{report}");
     Ok(())
 }
-
-macro_rules! add_destination {
-    ($socket:ident, $service:expr, $destination:expr) => {{
-        let mut request: NewDestinationMessageBuilder<_> =
-            $socket.message_builder((service($service), destination($destination)));
-        request.set_forwarding_method(IpvsForwardMethod::DirectRoute);
-        request.set_weight(1);
-        request.call()?;
-    }};
-}
-use add_destination;
 
 fn service(i: u32) -> IpvsService {
     let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + (i / 250 * 256) + i % 250);

@@ -26,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCH = 256, WEIGHT = 1, OTHER_WEIGHT = 8 };
+enum { BATCH = 256, SHORT = 8192, WEIGHT = 1, OTHER_WEIGHT = 8 };
 
 static unsigned services, destinations;
 static int control;             /* the generic netlink socket */
@@ -145,6 +145,7 @@ static void receive_all(int socket, size_t capacity, uint32_t until)
     for (;;) {
         ssize_t size = recv(socket, received, capacity, 0);
         if (size < 0) fail("recv");
+        if (size > SHORT / 2) capacity = sizeof received;     /* a long list */
         for (struct nlmsghdr *answer = (void *)received; NLMSG_OK(answer, size); answer = NLMSG_NEXT(answer, size)) {
             if (answer->nlmsg_type == NLMSG_ERROR) {
                 refuse(answer);
@@ -233,7 +234,8 @@ static void dump_services(void)
 
 static void list(void)
 {
-    /* The kernel allocates for a dump what the socket's longest receive took: a short one is cheaper here. */
+    /* The kernel allocates for each part of a dump what the socket's longest receive had room for: for a short list a
+     * short one is cheaper. */
     int of_destinations = open_socket();
     dump_services();
     for (unsigned i = 0; i < services; i++) {
@@ -241,7 +243,7 @@ static void list(void)
         put_service(i, 0);
         finish();
         send_all(of_destinations);
-        receive_all(of_destinations, 8192, 0);
+        receive_all(of_destinations, SHORT, 0);
     }
     close(of_destinations);
 }

@@ -23,12 +23,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     };
     let cases: Vec<&Case> = CASES.iter().filter(|case| wanted(case)).collect();
     let shapes = if options.quick { &[QUICK][..] } else { &options.table };
-    let guest = Guest::build(options.quick)?;
+    let programs = Programs::build(options.quick)?;
     let (mut measured, mut complete) = (Measured::default(), true);
     let mut versions = Vec::new();
     for shape in shapes {
         let cases: Vec<&Case> = cases.iter().filter(|case| case.suits(*shape)).copied().collect();
-        let boot = guest.boot(*shape, &cases, &mut measured)?;
+        let boot = programs.boot(*shape, &cases, &mut measured)?;
         complete &= boot.complete;
         versions = boot.versions;
     }
@@ -49,8 +49,8 @@ fn directory() -> PathBuf {
 }
 
 /// The programs of the guest, and where libraries of theirs lie.
-struct Guest {
-    programs: Vec<PathBuf>,
+struct Programs {
+    files: Vec<PathBuf>,
     libraries: Option<PathBuf>,
 }
 
@@ -61,7 +61,7 @@ struct Boot {
     versions: Vec<String>,
 }
 
-impl Guest {
+impl Programs {
     /// `quick`: without all that is only compared with.
     fn build(quick: bool) -> Result<Self> {
         let place = directory();
@@ -69,9 +69,9 @@ impl Guest {
         let here = Path::new(TREE).join("benches/tables");
         let floor = place.join("floor");
         done(Command::new("gcc").args(["-O2", "-Wall", "-Wextra", "-o"]).arg(&floor).arg(here.join("floor.c")))?;
-        let mut programs = vec![std::env::current_exe()?, floor];
+        let mut files = vec![std::env::current_exe()?, floor];
         if quick {
-            return Ok(Guest { programs, libraries: None });
+            return Ok(Programs { files, libraries: None });
         }
         // Of target/tmp/tables.
         let target = place.ancestors().nth(2).context("no target directory")?;
@@ -86,13 +86,13 @@ impl Guest {
         // Debian's has the same name.
         let ours = place.join("our-ipvsadm");
         fs::copy(target.join("release/examples/ipvsadm"), &ours).context("cannot copy our ipvsadm")?;
-        programs.extend([ours, target.join("release/examples/lvs-node"), nlrs.join("release/tables-nlrs")]);
+        files.extend([ours, target.join("release/examples/lvs-node"), nlrs.join("release/tables-nlrs")]);
 
         let packages = target.join("lab/ipvsadm");
         fs::create_dir_all(target.join("lab"))?;
         done(Command::new(Path::new(TREE).join("tests/lab/fetch")).arg(&packages).arg("ipvsadm"))?;
-        programs.push(packages.join("usr/sbin/ipvsadm"));
-        Ok(Guest { programs, libraries: Some(packages.join("usr/lib/x86_64-linux-gnu")) })
+        files.push(packages.join("usr/sbin/ipvsadm"));
+        Ok(Programs { files, libraries: Some(packages.join("usr/lib/x86_64-linux-gnu")) })
     }
 
     /// Runs the cases in a guest that counts instructions.
@@ -102,7 +102,7 @@ impl Guest {
         if let Some(libraries) = &self.libraries {
             lab.arg("-l").arg(libraries);
         }
-        let mut lab = lab.args(&self.programs).spawn().context("cannot run tests/lab/qemu")?;
+        let mut lab = lab.args(&self.files).spawn().context("cannot run tests/lab/qemu")?;
         lab.stdin.take().context("no input")?.write_all(script(shape, cases).as_bytes())?;
         let mut boot = Boot { complete: true, versions: Vec::new() };
         let mut begun = 0;

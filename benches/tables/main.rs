@@ -57,13 +57,13 @@ pub(crate) struct Options {
     bench: bool,
 
     #[command(subcommand)]
-    guest: Option<Guest>,
+    guest: Option<InGuest>,
 }
 
 /// What this program does in the guest.
 #[derive(Subcommand)]
 #[command(hide = true)]
-enum Guest {
+enum InGuest {
     Case { name: String, services: u32, destinations: u32 },
     Step { name: String, text: String, services: u32, destinations: u32 },
 }
@@ -84,14 +84,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn in_guest(guest: &Guest) -> Result<()> {
+fn in_guest(guest: &InGuest) -> Result<()> {
     match guest {
-        Guest::Case { name, services, destinations } => {
+        InGuest::Case { name, services, destinations } => {
             let case = CASES.iter().find(|case| case.name == name).ok_or_else(|| anyhow!("no case is named {name}"))?;
             let shape = Shape { services: *services, destinations: *destinations };
             case.run(shape).with_context(|| format!("case {name}, {shape}"))
         }
-        Guest::Step { name, text, services, destinations } => {
+        InGuest::Step { name, text, services, destinations } => {
             steps::run(name, text, Shape { services: *services, destinations: *destinations })
         }
     }

@@ -21,7 +21,7 @@ const HUGE: Shape = Shape { services: 20_000, destinations: 4 };
 /// was not measured.
 fn growth(measured: &Measured) -> String {
     let mut text = String::new();
-    for row in ROWS.iter().filter(|row| row.floor.is_some_and(|floor| floor != "start")) {
+    for row in ROWS.iter().filter(|row| row.floor.is_some_and(|floor| !["start", "one-line"].contains(&floor))) {
         let values = Column::ALL.map(|column| {
             let of_entry = |shape: Shape| Some(measured.get(row.name, shape, column)? / f64::from(shape.entries()));
             Some(of_entry(HUGE)? / of_entry(SMALL)?)

@@ -7,9 +7,9 @@ use std::str::FromStr;
 /// How large a table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Shape {
-    pub(crate) services: u32,
-    /// Of each service.
+    /// Of each service. First, so that sizes with as many are listed together.
     pub(crate) destinations: u32,
+    pub(crate) services: u32,
 }
 
 /// The size that the goals are set for.

@@ -78,7 +78,8 @@ impl<'a> Panel<'a> {
     }
 
     fn draw(&self, svg: &mut String, left: f64, top: f64) {
-        text(svg, left - LEFT + 10.0, top - 14.0, INK, self.title);
+        // Without what stands in parentheses: the panel is narrow.
+        text(svg, left - LEFT + 10.0, top - 14.0, INK, self.title.split(" (").next().unwrap_or_default());
         let width = PANEL - LEFT - 16.0;
         let x = |size: f64| left + width * self.sizes.place(size);
         let y = |cost: f64| top + GRAPH * (1.0 - self.costs.place(cost));
@@ -90,7 +91,7 @@ impl<'a> Panel<'a> {
             line(svg, left, y(cost), left + width, y(cost), GRID);
             text(svg, left - 34.0, y(cost) + 4.0, DIM, &cost.to_string());
         }
-        for (column, points) in &self.lines {
+        for (column, points) in self.lines.iter().filter(|(_, points)| !points.is_empty()) {
             let places: Vec<String> =
                 points.iter().map(|(size, cost)| format!("{:.1},{:.1}", x(*size), y(*cost))).collect();
             let _ = writeln!(

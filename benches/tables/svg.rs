@@ -1,4 +1,5 @@
-//! Cost against size: a panel for each of some rows, a line for each column, both axes logarithmic.
+//! Cost against size: a panel for each of some rows, a line for each column. Both axes are
+//! logarithmic.
 
 use std::fmt::Write;
 

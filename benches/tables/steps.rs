@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lvs_dr::ipvs::{Ipvs, Plan, Table};
+use lvs_dr::ipvs::{Detail, Ipvs, Plan, Table};
 
 use crate::allocator;
 use crate::rows::Shape;
@@ -49,7 +49,7 @@ pub(crate) fn run(step: &str, text: &str, shape: Shape) -> Result<()> {
             time
         }
         "entries" => {
-            let (entries, time) = timed(|| ipvs.entries());
+            let (entries, time) = timed(|| ipvs.entries(Detail::Counters));
             whole(&entries?.into_iter().collect())?;
             time
         }
@@ -59,10 +59,8 @@ pub(crate) fn run(step: &str, text: &str, shape: Shape) -> Result<()> {
             time
         }
         "configuration" => {
-            let (table, time) = timed(|| configuration(&mut ipvs));
-            // No column in the report.
-            let Some(table) = table else { return Ok(()) };
-            whole(&table?)?;
+            let (entries, time) = timed(|| ipvs.entries(Detail::Configuration));
+            whole(&entries?.into_iter().collect())?;
             time
         }
         "unchanged" => {
@@ -94,12 +92,6 @@ pub(crate) fn run(step: &str, text: &str, shape: Shape) -> Result<()> {
         other => bail!("no step is named {other}"),
     };
     print(time)
-}
-
-/// Lists services and destinations without counters.
-fn configuration(_ipvs: &mut Ipvs) -> Option<lvs_dr::Result<Table>> {
-    // TODO: the library has no such call yet. When it has: `Some(ipvs.…)`.
-    None
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {

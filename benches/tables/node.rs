@@ -37,6 +37,10 @@ fn prepare(shape: Shape) -> Result<()> {
     ip("link set p0 up");
     ip("link set eth0 up");
     ip("address add 192.0.2.11/24 dev eth0");
+    // The other nodes.
+    for server in 12..=14 {
+        ip(&format!("neigh add 192.0.2.{server} lladdr 02:00:00:00:00:{server} dev eth0 nud permanent"));
+    }
     let mut services = BufWriter::new(File::create("/tmp/services")?);
     table::write_ports(&mut services, VIP, shape.services, shape.destinations)?;
     // What a node has stored is lost at a boot, as its table is.

@@ -322,7 +322,8 @@ fn correct(node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(
 /// Prints without failing: the reader of a pipe (`| head`) may be gone in the middle of
 /// a change of roles.
 fn say(text: impl Display) {
-    let _ = write!(io::stdout(), "{text}");
+    // At once, not line by line: a table has many.
+    let _ = io::stdout().write_all(text.to_string().as_bytes());
 }
 
 fn complain(text: impl Display) {
@@ -334,13 +335,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(name) => Netns::named(name).map_err(|error| Failure::Usage(error.to_string()))?,
         None => Netns::current()?,
     };
-    // A new director does not wait until its services are read.
-    let directs = match &cli.command {
-        Command::Role { role } => *role == Role::Master,
-        Command::Notify { state, .. } => role_of_state(state) == Some(Role::Master),
-        _ => false,
-    };
-    let read = if directs { file::read_without_services } else { file::read };
+    // A role that changes sides does not wait until the services are read, and does not fail where
+    // they cannot be.
+    let of_one = matches!(cli.command, Command::Role { .. } | Command::Notify { .. });
+    let read = if of_one { file::read_without_services } else { file::read };
     let file = read(&cli.config).map_err(Failure::Usage)?;
     file.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
     let track_file = file.track_file.clone();
@@ -361,7 +359,6 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         }
         _ => cli.group.as_deref(),
     };
-    let of_one = matches!(cli.command, Command::Role { .. } | Command::Notify { .. });
     let configs = match group.is_some() || of_one {
         true => vec![file.config(group).map_err(Failure::Usage)?],
         false => file.configs.iter().collect(),

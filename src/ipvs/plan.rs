@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::table::compare;
-use super::text::{DaemonLine, DestinationLine, Endpoint, IdOption};
+use super::text::{DaemonLine, push_destination, push_id, push_server};
 use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Table, Timeouts, VirtualService};
 
 /// One change of the table.
@@ -52,25 +52,32 @@ impl Change {
 /// As the command of ipvsadm(8) that does the same.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The first two characters of a line that adds are the command.
-        let command = |f: &mut fmt::Formatter<'_>, command: &str, line: String| {
-            write!(f, "{command}{}", line.get(2..).unwrap_or_default())
-        };
+        let mut line = String::new();
         match self {
-            Change::AddService(service) => write!(f, "{service}"),
-            Change::ReplaceService(service) => command(f, "-E", service.to_string()),
-            Change::RemoveService(id) => write!(f, "-D {}", IdOption(id)),
-            Change::AddDestination(id, destination) => write!(f, "{}", DestinationLine(id, destination)),
+            Change::AddService(service) => return write!(f, "{service}"),
+            Change::ReplaceService(service) => {
+                line += &service.to_string();
+                line.replace_range(..2, "-E");
+            }
+            Change::RemoveService(id) => {
+                line += "-D ";
+                push_id(&mut line, id);
+            }
+            Change::AddDestination(id, destination) => push_destination(&mut line, id, destination),
             Change::ReplaceDestination(id, destination) => {
-                command(f, "-e", DestinationLine(id, destination).to_string())
+                push_destination(&mut line, id, destination);
+                line.replace_range(..2, "-e");
             }
             Change::RemoveDestination(id, destination) => {
-                write!(f, "-d {} -r {}", IdOption(id), Endpoint(destination.address))
+                line += "-d ";
+                push_id(&mut line, id);
+                push_server(&mut line, destination.address);
             }
-            Change::SetTimeouts(timeouts) => write!(f, "{timeouts}"),
-            Change::StopDaemon(role) => write!(f, "--stop-daemon {role}"),
-            Change::StartDaemon(daemon) => write!(f, "{}", DaemonLine(daemon)),
+            Change::SetTimeouts(timeouts) => return write!(f, "{timeouts}"),
+            Change::StopDaemon(role) => return write!(f, "--stop-daemon {role}"),
+            Change::StartDaemon(daemon) => return write!(f, "{}", DaemonLine(daemon)),
         }
+        f.write_str(&line)
     }
 }
 

@@ -24,11 +24,16 @@ impl fmt::Display for Table {
                 None => writeln!(f, "--stop-daemon {role}")?,
             }
         }
+        let mut lines = String::new();
         for content in self.services() {
-            writeln!(f, "{}", content.service)?;
+            lines.clear();
+            push_service(&mut lines, content.service);
+            lines.push('\n');
             for destination in content.destinations() {
-                writeln!(f, "{}", DestinationLine(&content.service.id, destination))?;
+                push_destination(&mut lines, &content.service.id, destination);
+                lines.push('\n');
             }
+            f.write_str(&lines)?;
         }
         Ok(())
     }
@@ -36,31 +41,145 @@ impl fmt::Display for Table {
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "-A {} -s {}", IdOption(&self.id), self.scheduler)?;
-        if let Some(persistence) = &self.persistence {
-            write!(f, " -p {}", persistence.timeout.as_secs())?;
-            if persistence.netmask != Netmask::full(self.id.family()) {
-                match persistence.netmask {
-                    Netmask::V4(mask) => write!(f, " -M {mask}")?,
-                    Netmask::V6(prefix) => write!(f, " -M {prefix}")?,
-                }
-            }
+        let mut line = String::new();
+        push_service(&mut line, self);
+        f.write_str(&line)
+    }
+}
+
+/// A number in decimal. Tables have so many that formatting them is most of the work.
+fn push_number(line: &mut String, number: u64) {
+    // u64::MAX has 20 digits.
+    let (mut digits, mut first, mut rest) = ([b'0'; 20], 19, number);
+    while rest >= 10 {
+        digits[first] += (rest % 10) as u8;
+        rest /= 10;
+        first -= 1;
+    }
+    digits[first] += rest as u8;
+    line.extend(digits[first..].iter().map(|digit| char::from(*digit)));
+}
+
+fn push_all(line: &mut String, words: &[&str]) {
+    words.iter().for_each(|word| line.push_str(word));
+}
+
+/// An address as inet_ntop(3) writes it: other than in Rust, one whose first 96 bits are 0 ends as
+/// IPv4 does, `[::1.2.3.4]:80`.
+fn push_endpoint(line: &mut String, address: SocketAddr) {
+    let push_ipv4 = |line: &mut String, ip: Ipv4Addr| {
+        for (place, octet) in ip.octets().into_iter().enumerate() {
+            line.push_str(if place == 0 { "" } else { "." });
+            push_number(line, octet.into());
         }
-        if let Some(engine) = &self.engine {
-            write!(f, " --pe {engine}")?;
+    };
+    match address.ip() {
+        IpAddr::V4(ip) => push_ipv4(line, ip),
+        IpAddr::V6(ip) if ip.to_bits() >> 32 == 0 && ip.to_bits() >> 16 != 0 => {
+            line.push_str("[::");
+            push_ipv4(line, Ipv4Addr::from_bits(ip.to_bits() as u32));
+            line.push(']');
         }
-        if self.flags.contains(ServiceFlags::ONE_PACKET) {
-            f.write_str(" -o")?;
+        IpAddr::V6(ip) => push_all(line, &["[", &ip.to_string(), "]"]),
+    }
+    line.push(':');
+    push_number(line, address.port().into());
+}
+
+/// `-t 192.168.0.254:80`
+pub(super) fn push_id(line: &mut String, id: &ServiceId) {
+    let (option, address) = match id {
+        ServiceId::Tcp(address) => ("-t ", address),
+        ServiceId::Udp(address) => ("-u ", address),
+        ServiceId::Sctp(address) => ("--sctp-service ", address),
+        ServiceId::Fwmark { mark, family } => {
+            line.push_str("-f ");
+            push_number(line, mark.get().into());
+            line.push_str(if *family == Family::V6 { " -6" } else { "" });
+            return;
         }
-        let names: Vec<&str> = scheduler_flags(&self.scheduler)
-            .iter()
-            .filter(|(_, bit)| self.flags.contains(*bit))
-            .map(|(name, _)| *name)
-            .collect();
-        if !names.is_empty() {
-            write!(f, " -b {}", names.join(","))?;
+    };
+    line.push_str(option);
+    push_endpoint(line, *address);
+}
+
+/// The line that adds a service.
+fn push_service(line: &mut String, service: &Service) {
+    line.push_str("-A ");
+    push_id(line, &service.id);
+    push_all(line, &[" -s ", service.scheduler.name()]);
+    if let Some(persistence) = &service.persistence {
+        line.push_str(" -p ");
+        push_number(line, persistence.timeout.as_secs());
+        if persistence.netmask != Netmask::full(service.id.family()) {
+            let netmask = match persistence.netmask {
+                Netmask::V4(mask) => mask.to_string(),
+                Netmask::V6(prefix) => prefix.to_string(),
+            };
+            push_all(line, &[" -M ", &netmask]);
         }
-        Ok(())
+    }
+    if let Some(engine) = &service.engine {
+        push_all(line, &[" --pe ", engine]);
+    }
+    if service.flags.contains(ServiceFlags::ONE_PACKET) {
+        line.push_str(" -o");
+    }
+    let names = scheduler_flags(&service.scheduler).iter().filter(|(_, bit)| service.flags.contains(*bit));
+    for (place, (name, _)) in names.enumerate() {
+        push_all(line, &[if place == 0 { " -b " } else { "," }, name]);
+    }
+}
+
+/// The line that adds a destination, which names its service too.
+pub(super) fn push_destination(line: &mut String, id: &ServiceId, destination: &Destination) {
+    line.push_str("-a ");
+    push_id(line, id);
+    push_server(line, destination.address);
+    match destination.forward {
+        Forward::Direct => line.push_str(" -g"),
+        Forward::Masquerade => line.push_str(" -m"),
+        Forward::Tunnel(_) => line.push_str(" -i"),
+        // ipvsadm writes -g, and so makes another one of it.
+        Forward::Local => line.push_str(" --local"),
+        // Not read again: a table that cannot be put back is to be refused.
+        Forward::Other(method) => push_all(line, &[" --method ", &method.to_string()]),
+    }
+    let mut push_option = |option: &str, number: u32| {
+        line.push_str(option);
+        push_number(line, number.into());
+    };
+    push_option(" -w ", destination.weight);
+    // ipvsadm-restore reads these, although ipvsadm-save does not write them.
+    if destination.upper_threshold != 0 {
+        push_option(" -x ", destination.upper_threshold);
+    }
+    if destination.lower_threshold != 0 {
+        push_option(" -y ", destination.lower_threshold);
+    }
+    if let Forward::Tunnel(tunnel) = destination.forward {
+        push_tunnel(line, tunnel);
+    }
+}
+
+/// ` -r 192.168.0.12:80`
+pub(super) fn push_server(line: &mut String, address: SocketAddr) {
+    line.push_str(" -r ");
+    push_endpoint(line, address);
+}
+
+fn push_tunnel(line: &mut String, tunnel: Tunnel) {
+    let checksum = |checksum| match checksum {
+        TunnelChecksum::None => " --tun-nocsum",
+        TunnelChecksum::Full => " --tun-csum",
+        TunnelChecksum::Remote => " --tun-remcsum",
+    };
+    line.push_str(" --tun-type ");
+    match tunnel {
+        Tunnel::Ipip => line.push_str("ipip"),
+        Tunnel::Gue { port, checksum: c } => push_all(line, &["gue --tun-port ", &port.to_string(), checksum(c)]),
+        Tunnel::Gre { checksum: c } => push_all(line, &["gre", checksum(c)]),
+        Tunnel::Other(kind) => line.push_str(&kind.to_string()),
     }
 }
 
@@ -119,77 +238,6 @@ impl ServiceFlags {
                 format!("{} were expected", known.join(", ")),
             )
         })
-    }
-}
-
-/// `-t 192.168.0.254:80`
-pub(super) struct IdOption<'a>(pub(super) &'a ServiceId);
-
-impl fmt::Display for IdOption<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            ServiceId::Tcp(a) => write!(f, "-t {}", Endpoint(*a)),
-            ServiceId::Udp(a) => write!(f, "-u {}", Endpoint(*a)),
-            ServiceId::Sctp(a) => write!(f, "--sctp-service {}", Endpoint(*a)),
-            ServiceId::Fwmark { mark, family: Family::V4 } => write!(f, "-f {mark}"),
-            ServiceId::Fwmark { mark, family: Family::V6 } => write!(f, "-f {mark} -6"),
-        }
-    }
-}
-
-/// An address as inet_ntop(3) writes it: other than in Rust, one whose first 96 bits are 0 ends as
-/// IPv4 does, `[::1.2.3.4]:80`.
-pub(super) struct Endpoint(pub(super) SocketAddr);
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.ip() {
-            IpAddr::V6(ip) if ip.to_bits() >> 32 == 0 && ip.to_bits() >> 16 != 0 => {
-                write!(f, "[::{}]:{}", Ipv4Addr::from_bits(ip.to_bits() as u32), self.0.port())
-            }
-            _ => self.0.fmt(f),
-        }
-    }
-}
-
-/// The line of a destination, which names its service too.
-pub(super) struct DestinationLine<'a>(pub(super) &'a ServiceId, pub(super) &'a Destination);
-
-impl fmt::Display for DestinationLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let DestinationLine(id, destination) = self;
-        write!(f, "-a {} -r {}", IdOption(id), Endpoint(destination.address))?;
-        match destination.forward {
-            Forward::Direct => write!(f, " -g")?,
-            Forward::Masquerade => write!(f, " -m")?,
-            Forward::Tunnel(_) => write!(f, " -i")?,
-            // ipvsadm writes -g, and so makes another one of it.
-            Forward::Local => write!(f, " --local")?,
-            // Not read again: a table that cannot be put back is to be refused.
-            Forward::Other(method) => write!(f, " --method {method}")?,
-        }
-        write!(f, " -w {}", destination.weight)?;
-        // ipvsadm-restore reads these, although ipvsadm-save does not write them.
-        if destination.upper_threshold != 0 {
-            write!(f, " -x {}", destination.upper_threshold)?;
-        }
-        if destination.lower_threshold != 0 {
-            write!(f, " -y {}", destination.lower_threshold)?;
-        }
-        let checksum = |checksum| match checksum {
-            TunnelChecksum::None => "--tun-nocsum",
-            TunnelChecksum::Full => "--tun-csum",
-            TunnelChecksum::Remote => "--tun-remcsum",
-        };
-        match destination.forward {
-            Forward::Tunnel(Tunnel::Ipip) => write!(f, " --tun-type ipip"),
-            Forward::Tunnel(Tunnel::Gue { port, checksum: c }) => {
-                write!(f, " --tun-type gue --tun-port {port} {}", checksum(c))
-            }
-            Forward::Tunnel(Tunnel::Gre { checksum: c }) => write!(f, " --tun-type gre {}", checksum(c)),
-            Forward::Tunnel(Tunnel::Other(kind)) => write!(f, " --tun-type {kind}"),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -346,17 +346,16 @@ impl Job {
             Check::Brief(role) => {
                 let loaded = state.group(&config.group).loaded.is_some();
                 let is_done = planner::is_done_in_brief(config, role, &state, seen);
-                if is_done && role == Role::Master && loaded {
+                if is_done && loaded {
                     return Ok(self.reached(config, plan));
                 }
                 self.done.extend(plan.steps);
-                return Ok(match role {
+                return Ok(match is_done {
                     // The program that loaded the services may have changed ports and servers
                     // since.
-                    Role::Master if is_done => self.look(Extent::Whole(Look::AllAndResolve)),
-                    // The VIP is given up, and what has time is looked at in full. So is what
-                    // another program has changed meanwhile.
-                    _ => self.read_services(),
+                    true => self.look(Extent::Whole(Look::AllAndResolve)),
+                    // What another program has changed meanwhile is looked at in full.
+                    false => self.read_services(),
                 });
             }
             Check::Whole(rounds) => rounds,
@@ -597,7 +596,8 @@ mod tests {
             (BACKUP, none, &[("turn", CLEAR)], "turn, brief, services, whole, act, again, end: 9"),
             // Roles in brief. What is left is looked at in full.
             (MASTER, backup, &[], "turn, brief, act, brief, find as master, end: 6"),
-            (BACKUP, both, &[], "turn, brief, act, brief, services, whole, find as backup, end: 6"),
+            (BACKUP, both, &[], "turn, brief, act, brief, find as backup, end: 6"),
+            (BACKUP, both, &[("turn", NOTHING_LOADED)], "turn, brief, act, brief, whole, find as backup, end: 6"),
             (MASTER, backup, &[("turn", NOTHING_LOADED)], "turn, brief, act, brief, whole, find as master, end: 6"),
             (
                 MASTER,
@@ -609,8 +609,8 @@ mod tests {
             (
                 BACKUP,
                 both,
-                &[("services", SUPERSEDED)],
-                "turn, brief, act, brief, services, turn, brief, services, whole, find as backup, end: 0",
+                &[("find", SUPERSEDED)],
+                "turn, brief, act, brief, find as backup, turn, brief, services, whole, find as backup, end: 0",
             ),
             // Other tasks.
             (Task::Release, backup, &[], "turn, again, act, end: 10"),

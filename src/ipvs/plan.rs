@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::table::compare;
-use super::text::{DaemonLine, push_destination, push_id, push_server};
+use super::text::{DaemonLine, push_destination, push_id, push_server, push_service, write_line};
 use super::{Destination, Service, ServiceId, SyncDaemon, SyncRole, Table, Timeouts, VirtualService};
 
 /// One change of the table.
@@ -52,24 +52,24 @@ impl Change {
 /// As the command of ipvsadm(8) that does the same.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = String::new();
+        let mut line = Vec::new();
         match self {
             Change::AddService(service) => return write!(f, "{service}"),
             Change::ReplaceService(service) => {
-                line += &service.to_string();
-                line.replace_range(..2, "-E");
+                push_service(&mut line, service);
+                line[..2].copy_from_slice(b"-E");
             }
             Change::RemoveService(id) => {
-                line += "-D ";
+                line.extend(b"-D ");
                 push_id(&mut line, id);
             }
             Change::AddDestination(id, destination) => push_destination(&mut line, id, destination),
             Change::ReplaceDestination(id, destination) => {
                 push_destination(&mut line, id, destination);
-                line.replace_range(..2, "-e");
+                line[..2].copy_from_slice(b"-e");
             }
             Change::RemoveDestination(id, destination) => {
-                line += "-d ";
+                line.extend(b"-d ");
                 push_id(&mut line, id);
                 push_server(&mut line, destination.address);
             }
@@ -77,7 +77,7 @@ impl fmt::Display for Change {
             Change::StopDaemon(role) => return write!(f, "--stop-daemon {role}"),
             Change::StartDaemon(daemon) => return write!(f, "{}", DaemonLine(daemon)),
         }
-        f.write_str(&line)
+        write_line(f, &line)
     }
 }
 
@@ -120,6 +120,10 @@ impl Plan {
                 gone.extend(old.map(|old| old.service.id));
                 continue;
             };
+            // Tables that come of each other share what they have in common.
+            if old.is_some_and(|old| std::ptr::eq(old.service, new.service)) {
+                continue;
+            }
             let id = new.service.id;
             match old {
                 None => add.push(Change::AddService(new.service.clone())),

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 
 use super::{Destination, DestinationEntry, Service, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Timeouts};
 use crate::error::Result;
@@ -25,14 +26,17 @@ use crate::error::Result;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
-    /// With their destinations, which are in order of their addresses.
-    services: BTreeMap<ServiceId, (Service, Vec<Destination>)>,
+    /// What tables have in common is shared.
+    services: BTreeMap<ServiceId, Arc<Content>>,
     /// How long idle connections are remembered. `None`: this table says nothing about it.
     pub timeouts: Option<Timeouts>,
     /// The sync daemon of each role: `None` for none. Of a role that is missing, this table says
     /// nothing.
     pub daemons: BTreeMap<SyncRole, Option<SyncDaemon>>,
 }
+
+/// A service, and its destinations in order of their addresses.
+type Content = (Service, Vec<Destination>);
 
 /// A service of a [`Table`] with its destinations.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +47,10 @@ pub struct VirtualService<'a> {
 }
 
 impl<'a> VirtualService<'a> {
+    fn of((service, destinations): &'a Content) -> Self {
+        VirtualService { service, destinations }
+    }
+
     /// Its destinations, by address.
     pub fn destinations(self) -> impl ExactSizeIterator<Item = &'a Destination> {
         self.destinations.iter()
@@ -96,27 +104,27 @@ impl Table {
 
     /// The services, in order.
     pub fn services(&self) -> impl ExactSizeIterator<Item = VirtualService<'_>> {
-        self.services.values().map(|(service, destinations)| VirtualService { service, destinations })
+        self.services.values().map(|content| VirtualService::of(content))
     }
 
     /// The service with this name.
     pub fn service(&self, id: &ServiceId) -> Option<VirtualService<'_>> {
-        self.services.get(id).map(|(service, destinations)| VirtualService { service, destinations })
+        self.services.get(id).map(|content| VirtualService::of(content))
     }
 
     /// Replaces all services by these, whose destinations are in order.
-    pub(super) fn set_services(&mut self, services: Vec<(Service, Vec<Destination>)>) {
-        self.services = services.into_iter().map(|content| (content.0.id, content)).collect();
+    pub(super) fn set_services(&mut self, services: Vec<Content>) {
+        self.services = services.into_iter().map(|content| (content.0.id, Arc::new(content))).collect();
     }
 
     /// Adds a service, or changes it and keeps its destinations. Says whether it is new.
     pub fn insert(&mut self, service: Service) -> bool {
         match self.services.get_mut(&service.id) {
-            Some((present, _)) => {
-                *present = service;
+            Some(content) => {
+                Arc::make_mut(content).0 = service;
                 false
             }
-            None => self.services.insert(service.id, (service, Vec::new())).is_none(),
+            None => self.services.insert(service.id, Arc::new((service, Vec::new()))).is_none(),
         }
     }
 
@@ -127,15 +135,14 @@ impl Table {
         id: &ServiceId,
         destination: Destination,
     ) -> Result<Option<Destination>, Destination> {
-        match self.services.get_mut(id) {
-            None => Err(destination),
-            Some((_, destinations)) => match find(destinations, destination.address) {
-                Ok(place) => Ok(Some(std::mem::replace(&mut destinations[place], destination))),
-                Err(place) => {
-                    destinations.insert(place, destination);
-                    Ok(None)
-                }
-            },
+        let Some(content) = self.services.get_mut(id) else { return Err(destination) };
+        let (_, destinations) = Arc::make_mut(content);
+        match find(destinations, destination.address) {
+            Ok(place) => Ok(Some(std::mem::replace(&mut destinations[place], destination))),
+            Err(place) => {
+                destinations.insert(place, destination);
+                Ok(None)
+            }
         }
     }
 
@@ -146,8 +153,9 @@ impl Table {
 
     /// Takes a destination out of a service, and returns it if it was there.
     pub fn remove_destination(&mut self, id: &ServiceId, address: SocketAddr) -> Option<Destination> {
-        let (_, destinations) = self.services.get_mut(id)?;
-        Some(destinations.remove(find(destinations, address).ok()?))
+        let content = self.services.get_mut(id)?;
+        let place = find(&content.1, address).ok()?;
+        Some(Arc::make_mut(content).1.remove(place))
     }
 
     /// Keeps only the services that `keep` says: an owner's, say, so that what belongs to others
@@ -170,8 +178,8 @@ impl Table {
     /// Calls `change` for each destination of each service. What it does to an address is not
     /// kept.
     pub fn edit_destinations(&mut self, mut change: impl FnMut(&ServiceId, &mut Destination)) {
-        for (id, (_, destinations)) in &mut self.services {
-            for destination in destinations {
+        for (id, content) in &mut self.services {
+            for destination in &mut Arc::make_mut(content).1 {
                 let address = destination.address;
                 change(id, destination);
                 destination.address = address;
@@ -186,7 +194,7 @@ impl Table {
     pub fn check(&self) -> Result<()> {
         self.timeouts.iter().try_for_each(Timeouts::check)?;
         self.daemons.values().flatten().try_for_each(SyncDaemon::check)?;
-        for (service, destinations) in self.services.values() {
+        for (service, destinations) in self.services.values().map(|content| &**content) {
             service.check()?;
             destinations.iter().try_for_each(|destination| destination.check(&service.id))?;
         }

@@ -24,16 +24,16 @@ impl fmt::Display for Table {
                 None => writeln!(f, "--stop-daemon {role}")?,
             }
         }
-        let mut lines = String::new();
+        let mut lines = Vec::new();
         for content in self.services() {
             lines.clear();
             push_service(&mut lines, content.service);
-            lines.push('\n');
+            lines.push(b'\n');
             for destination in content.destinations() {
                 push_destination(&mut lines, &content.service.id, destination);
-                lines.push('\n');
+                lines.push(b'\n');
             }
-            f.write_str(&lines)?;
+            write_line(f, &lines)?;
         }
         Ok(())
     }
@@ -41,14 +41,19 @@ impl fmt::Display for Table {
 
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = String::new();
+        let mut line = Vec::new();
         push_service(&mut line, self);
-        f.write_str(&line)
+        write_line(f, &line)
     }
 }
 
+/// Writes what was pushed, which is UTF-8.
+pub(super) fn write_line(f: &mut fmt::Formatter<'_>, line: &[u8]) -> fmt::Result {
+    f.write_str(std::str::from_utf8(line).map_err(|_| fmt::Error)?)
+}
+
 /// A number in decimal. Tables have so many that formatting them is most of the work.
-fn push_number(line: &mut String, number: u64) {
+fn push_number(line: &mut Vec<u8>, number: u64) {
     // u64::MAX has 20 digits.
     let (mut digits, mut first, mut rest) = ([b'0'; 20], 19, number);
     while rest >= 10 {
@@ -57,59 +62,59 @@ fn push_number(line: &mut String, number: u64) {
         first -= 1;
     }
     digits[first] += rest as u8;
-    line.extend(digits[first..].iter().map(|digit| char::from(*digit)));
+    line.extend_from_slice(&digits[first..]);
 }
 
-fn push_all(line: &mut String, words: &[&str]) {
-    words.iter().for_each(|word| line.push_str(word));
+fn push_all(line: &mut Vec<u8>, words: &[&str]) {
+    words.iter().for_each(|word| line.extend_from_slice(word.as_bytes()));
 }
 
 /// An address as inet_ntop(3) writes it: other than in Rust, one whose first 96 bits are 0 ends as
 /// IPv4 does, `[::1.2.3.4]:80`.
-fn push_endpoint(line: &mut String, address: SocketAddr) {
-    let push_ipv4 = |line: &mut String, ip: Ipv4Addr| {
+fn push_endpoint(line: &mut Vec<u8>, address: SocketAddr) {
+    let push_ipv4 = |line: &mut Vec<u8>, ip: Ipv4Addr| {
         for (place, octet) in ip.octets().into_iter().enumerate() {
-            line.push_str(if place == 0 { "" } else { "." });
+            push_all(line, &[if place == 0 { "" } else { "." }]);
             push_number(line, octet.into());
         }
     };
     match address.ip() {
         IpAddr::V4(ip) => push_ipv4(line, ip),
         IpAddr::V6(ip) if ip.to_bits() >> 32 == 0 && ip.to_bits() >> 16 != 0 => {
-            line.push_str("[::");
+            line.extend_from_slice(b"[::");
             push_ipv4(line, Ipv4Addr::from_bits(ip.to_bits() as u32));
-            line.push(']');
+            line.push(b']');
         }
         IpAddr::V6(ip) => push_all(line, &["[", &ip.to_string(), "]"]),
     }
-    line.push(':');
+    line.push(b':');
     push_number(line, address.port().into());
 }
 
 /// `-t 192.168.0.254:80`
-pub(super) fn push_id(line: &mut String, id: &ServiceId) {
+pub(super) fn push_id(line: &mut Vec<u8>, id: &ServiceId) {
     let (option, address) = match id {
         ServiceId::Tcp(address) => ("-t ", address),
         ServiceId::Udp(address) => ("-u ", address),
         ServiceId::Sctp(address) => ("--sctp-service ", address),
         ServiceId::Fwmark { mark, family } => {
-            line.push_str("-f ");
+            line.extend_from_slice(b"-f ");
             push_number(line, mark.get().into());
-            line.push_str(if *family == Family::V6 { " -6" } else { "" });
+            push_all(line, &[if *family == Family::V6 { " -6" } else { "" }]);
             return;
         }
     };
-    line.push_str(option);
+    push_all(line, &[option]);
     push_endpoint(line, *address);
 }
 
 /// The line that adds a service.
-fn push_service(line: &mut String, service: &Service) {
-    line.push_str("-A ");
+pub(super) fn push_service(line: &mut Vec<u8>, service: &Service) {
+    line.extend_from_slice(b"-A ");
     push_id(line, &service.id);
     push_all(line, &[" -s ", service.scheduler.name()]);
     if let Some(persistence) = &service.persistence {
-        line.push_str(" -p ");
+        line.extend_from_slice(b" -p ");
         push_number(line, persistence.timeout.as_secs());
         if persistence.netmask != Netmask::full(service.id.family()) {
             let netmask = match persistence.netmask {
@@ -123,7 +128,7 @@ fn push_service(line: &mut String, service: &Service) {
         push_all(line, &[" --pe ", engine]);
     }
     if service.flags.contains(ServiceFlags::ONE_PACKET) {
-        line.push_str(" -o");
+        line.extend_from_slice(b" -o");
     }
     let names = scheduler_flags(&service.scheduler).iter().filter(|(_, bit)| service.flags.contains(*bit));
     for (place, (name, _)) in names.enumerate() {
@@ -132,21 +137,21 @@ fn push_service(line: &mut String, service: &Service) {
 }
 
 /// The line that adds a destination, which names its service too.
-pub(super) fn push_destination(line: &mut String, id: &ServiceId, destination: &Destination) {
-    line.push_str("-a ");
+pub(super) fn push_destination(line: &mut Vec<u8>, id: &ServiceId, destination: &Destination) {
+    line.extend_from_slice(b"-a ");
     push_id(line, id);
     push_server(line, destination.address);
     match destination.forward {
-        Forward::Direct => line.push_str(" -g"),
-        Forward::Masquerade => line.push_str(" -m"),
-        Forward::Tunnel(_) => line.push_str(" -i"),
+        Forward::Direct => line.extend_from_slice(b" -g"),
+        Forward::Masquerade => line.extend_from_slice(b" -m"),
+        Forward::Tunnel(_) => line.extend_from_slice(b" -i"),
         // ipvsadm writes -g, and so makes another one of it.
-        Forward::Local => line.push_str(" --local"),
+        Forward::Local => line.extend_from_slice(b" --local"),
         // Not read again: a table that cannot be put back is to be refused.
         Forward::Other(method) => push_all(line, &[" --method ", &method.to_string()]),
     }
     let mut push_option = |option: &str, number: u32| {
-        line.push_str(option);
+        push_all(line, &[option]);
         push_number(line, number.into());
     };
     push_option(" -w ", destination.weight);
@@ -163,23 +168,23 @@ pub(super) fn push_destination(line: &mut String, id: &ServiceId, destination: &
 }
 
 /// ` -r 192.168.0.12:80`
-pub(super) fn push_server(line: &mut String, address: SocketAddr) {
-    line.push_str(" -r ");
+pub(super) fn push_server(line: &mut Vec<u8>, address: SocketAddr) {
+    line.extend_from_slice(b" -r ");
     push_endpoint(line, address);
 }
 
-fn push_tunnel(line: &mut String, tunnel: Tunnel) {
+fn push_tunnel(line: &mut Vec<u8>, tunnel: Tunnel) {
     let checksum = |checksum| match checksum {
         TunnelChecksum::None => " --tun-nocsum",
         TunnelChecksum::Full => " --tun-csum",
         TunnelChecksum::Remote => " --tun-remcsum",
     };
-    line.push_str(" --tun-type ");
+    line.extend_from_slice(b" --tun-type ");
     match tunnel {
-        Tunnel::Ipip => line.push_str("ipip"),
+        Tunnel::Ipip => line.extend_from_slice(b"ipip"),
         Tunnel::Gue { port, checksum: c } => push_all(line, &["gue --tun-port ", &port.to_string(), checksum(c)]),
         Tunnel::Gre { checksum: c } => push_all(line, &["gre", checksum(c)]),
-        Tunnel::Other(kind) => line.push_str(&kind.to_string()),
+        Tunnel::Other(kind) => push_all(line, &[&kind.to_string()]),
     }
 }
 

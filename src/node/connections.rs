@@ -1,5 +1,6 @@
 //! The connections of the node's services, and how the other nodes get them.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::fence;
@@ -24,10 +25,18 @@ pub(super) struct Sending {
     lasting: Duration,
     /// Until then they are read. `None`: all are.
     limit: Option<Instant>,
-    /// The table that connections are looked up in, and the services of the node's marks.
-    tables: (Table, Table),
+    /// What makes an entry of a connection: made of the table, once there is a connection.
+    make: Option<Make>,
     entries: Vec<sync::Entry>,
     phase: Phase,
+}
+
+struct Make(Box<dyn Fn(Connection) -> Option<sync::Entry> + Send>);
+
+impl fmt::Debug for Make {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Make")
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +56,7 @@ impl Sending {
     pub(super) fn by(node: &mut Node, daemon: SyncDaemon, lasting: Duration, limit: Option<Duration>) -> Result<Self> {
         let phase = Phase::Reading(ConnectionReader::open(node.ipvs.netns())?);
         let limit = limit.map(|limit| Instant::now() + limit);
-        Ok(Sending { daemon, lasting, limit, tables: node.tables()?, entries: Vec::new(), phase })
+        Ok(Sending { daemon, lasting, limit, make: None, entries: Vec::new(), phase })
     }
 
     /// When it goes on.
@@ -81,27 +90,31 @@ impl Sending {
     }
 
     /// Reads for a while. Says whether there is more to be read.
-    fn read(&mut self, node: &Node, now: Instant) -> Result<bool> {
+    fn read(&mut self, node: &mut Node, now: Instant) -> Result<bool> {
         let Phase::Reading(reader) = &mut self.phase else { return Ok(false) };
-        let (table, of_marks) = &self.tables;
-        let make = sync::maker(table);
-        let seen_by_others = fence::marks::seen_by_others(table, of_marks, node.config.marks.values);
-        let (lasting, entries) = (self.lasting, &mut self.entries);
+        let (lasting, mut found) = (self.lasting, Vec::new());
         let mut see = |connection: Connection| {
             if connection.expires >= lasting {
-                entries.extend(seen_by_others(connection).and_then(|connection| make(&connection)));
+                found.push(connection);
             }
         };
-        while reader.read(&mut see)? {
-            let read = Instant::now();
-            if self.limit.is_some_and(|limit| read >= limit) {
-                return Ok(false);
+        let more = loop {
+            let (more, read) = (reader.read(&mut see)?, Instant::now());
+            if !more || self.limit.is_some_and(|limit| read >= limit) {
+                break false;
             }
             if read >= now + SLICE {
-                return Ok(true);
+                break true;
             }
+        };
+        if !found.is_empty() {
+            let Make(make) = match self.make.take() {
+                Some(make) => self.make.insert(make),
+                None => self.make.insert(node.entry_maker()?),
+            };
+            self.entries.extend(found.into_iter().filter_map(make));
         }
-        Ok(false)
+        Ok(more)
     }
 }
 
@@ -118,8 +131,8 @@ impl Node {
     fn count_connections(&mut self, limit: Option<Duration>) -> Result<usize> {
         let mut known = 0;
         let (table, _) = self.tables()?;
-        let make = sync::maker(&table);
-        self.each_connection(LASTING, limit, |connection| known += usize::from(make(&connection).is_some()))?;
+        let make = sync::Maker::new(table);
+        self.each_connection(LASTING, limit, |connection| known += usize::from(make.entry(&connection).is_some()))?;
         Ok(known)
     }
 
@@ -152,6 +165,13 @@ impl Node {
                 see(connection);
             }
         })
+    }
+
+    fn entry_maker(&mut self) -> Result<Make> {
+        let (table, of_marks) = self.tables()?;
+        let make = sync::Maker::new(table.clone());
+        let seen_by_others = fence::marks::seen_by_others(&table, &of_marks, self.config.marks.values);
+        Ok(Make(Box::new(move |connection| seen_by_others(connection).and_then(|connection| make.entry(&connection)))))
     }
 
     /// The table that connections are looked up in, and the services of the node's marks.

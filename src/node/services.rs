@@ -53,6 +53,9 @@ pub(super) fn desired(wanted: &Table, loaded: &Table, live: &Table, apply: Apply
     if apply == Apply::All || present.is_empty() {
         return wanted.clone();
     }
+    if wanted == loaded {
+        return present;
+    }
     let mut table = present.clone();
     let ids: BTreeSet<ServiceId> =
         wanted.services().chain(loaded.services()).map(|content| content.service.id).collect();

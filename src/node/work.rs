@@ -87,8 +87,7 @@ enum Operation {
     /// Programs list the marks of the node's own requests, and rules are tried, for which the kernel
     /// may load modules.
     Listing {
-        memory: Memory,
-        seen: Box<Observation>,
+        seen: Box<(Memory, Observation)>,
         listed: Background<Listed>,
     },
     /// Programs mark the node's own requests.
@@ -277,17 +276,17 @@ impl Node {
                     .and_then(|_| self.begin_look(task, look))
                     .unwrap_or_else(|error| Outcome::Event(Event::Seen(Err(error)))),
             },
-            Operation::Listing { memory, mut seen, mut listed } => match listed.poll() {
-                None => Outcome::waits(Operation::Listing { memory, seen, listed }),
+            Operation::Listing { mut seen, mut listed } => match listed.poll() {
+                None => Outcome::waits(Operation::Listing { seen, listed }),
                 Some(Listed { own_requests, unsupported }) => {
-                    seen.unsupported = unsupported;
+                    seen.1.unsupported = unsupported;
                     let found = own_requests.map(|(local, found)| {
                         self.local = Some(local);
                         found
                     });
                     Outcome::Event(Event::Seen(found.transpose().map(|found| {
-                        seen.own_requests = found.map(own_marked);
-                        Box::new((memory, *seen))
+                        seen.1.own_requests = found.map(own_marked);
+                        seen
                     })))
                 }
             },
@@ -380,11 +379,11 @@ impl Node {
                 return Ok(Outcome::waits(Operation::Resolving { task, look: Look::All, unanswered }));
             }
         }
-        let seen = Box::new(self.observe_with(&memory.state, table)?);
+        let seen = self.observe_with(&memory.state, table)?;
         let tries = needs_trial(&self.config, look, &seen);
         let lists = needs_programs(&self.config, look);
         if !tries && !lists {
-            return Ok(Outcome::Event(Event::Seen(Ok(Box::new((memory, *seen))))));
+            return Ok(Outcome::Event(Event::Seen(Ok(Box::new((memory, seen))))));
         }
         let local = lists.then(|| self.local_marks());
         let listed = Background::start(|waits| async move {
@@ -398,7 +397,7 @@ impl Node {
             };
             Listed { unsupported: refused.map(|error| error.to_string()), own_requests }
         });
-        Ok(Outcome::waits(Operation::Listing { memory, seen, listed }))
+        Ok(Outcome::waits(Operation::Listing { seen: Box::new((memory, seen)), listed }))
     }
 
     /// Reads what is remembered, looks at the kernel, and waits for what takes time. For a task,

@@ -71,14 +71,23 @@ pub struct Entry {
 /// does not synchronise (one-packet scheduling), and those of a protocol or state that this crate
 /// does not know.
 pub fn entries<'a>(connections: impl IntoIterator<Item = &'a Connection>, table: &Table) -> Vec<Entry> {
-    let make = maker(table);
-    connections.into_iter().filter_map(make).collect()
+    let maker = Maker::new(table.clone());
+    connections.into_iter().filter_map(|connection| maker.entry(connection)).collect()
 }
 
-/// What makes an entry of a connection, if it is one of these services' that can be told of.
-pub(crate) fn maker(table: &Table) -> impl Fn(&Connection) -> Option<Entry> {
-    let services = Services::of(table);
-    move |connection| entry(connection, &services)
+/// Makes entries of connections of a table's services.
+#[derive(Debug)]
+pub(crate) struct Maker(Services);
+
+impl Maker {
+    pub(crate) fn new(table: Table) -> Self {
+        Maker(Services::of(table))
+    }
+
+    /// The entry of a connection, if it is one of these services' that can be told of.
+    pub(crate) fn entry(&self, connection: &Connection) -> Option<Entry> {
+        entry(connection, &self.0)
+    }
 }
 
 /// Puts entries into messages of at most `max_length` octets (one entry more, where that is too
@@ -119,15 +128,16 @@ fn padded(length: usize) -> usize {
 
 /// Where to look for what /proc/net/ip_vs_conn does not tell: forwarding method, mark, persistence
 /// time.
-struct Services<'a> {
-    table: &'a Table,
+#[derive(Debug)]
+struct Services {
+    table: Table,
     /// The marks whose services have this destination; of several, which have the same servers, a
     /// connection does not say which it is of.
     marks: HashMap<SocketAddr, ServiceId>,
 }
 
-impl<'a> Services<'a> {
-    fn of(table: &'a Table) -> Self {
+impl Services {
+    fn of(table: Table) -> Self {
         let mut marks = HashMap::new();
         let of_marks = table.services().filter(|content| matches!(content.service.id, ServiceId::Fwmark { .. }));
         // Connections of those with one-packet scheduling are not told of.

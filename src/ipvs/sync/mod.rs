@@ -19,7 +19,7 @@
 
 mod message;
 
-pub(crate) use message::maker;
+pub(crate) use message::Maker;
 pub use message::{Entry, entries, messages};
 
 use std::io;

@@ -275,7 +275,12 @@ fn ports(table: &Table, vip: IpAddr) -> BTreeSet<Option<NonZeroU16>> {
 pub(in crate::node) fn peers(table: &Table, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let destinations = table.services().flat_map(|content| content.destinations());
     let direct = destinations.filter(|destination| destination.forward == Forward::Direct);
-    direct.map(|destination| destination.address.ip()).filter(|address| !own.contains(address)).collect()
+    // One by one: most are the same, and collecting would sort them all.
+    let mut found = BTreeSet::new();
+    for address in direct.map(|destination| destination.address.ip()).filter(|address| !own.contains(address)) {
+        found.insert(address);
+    }
+    found
 }
 
 /// The addresses of the director, one of each family, given one of them. The others are those of

@@ -120,7 +120,7 @@ enum Resync {
 #[derive(Debug)]
 struct Counting {
     reader: ConnectionReader,
-    table: ipvs::Table,
+    make: ipvs::sync::Maker,
     counted: u64,
     listed: u64,
     until: Instant,
@@ -568,7 +568,7 @@ impl Supervisor {
             let node = self.drivers[0].node_mut();
             let (table, _) = node.tables()?;
             let reader = ConnectionReader::open(node.ipvs.netns())?;
-            Ok(Counting { reader, table, counted, listed: 0, until: now + LISTING })
+            Ok(Counting { reader, make: ipvs::sync::Maker::new(table), counted, listed: 0, until: now + LISTING })
         };
         match (counted < of).then(listing) {
             Some(Ok(counting)) => self.counting = Some(counting),
@@ -672,10 +672,9 @@ impl AsFd for Supervisor {
 impl Counting {
     /// `false`: it has ended.
     fn go_on(&mut self, now: Instant) -> bool {
-        let (slice, listed) = (now + SLICE, &mut self.listed);
-        let make = ipvs::sync::maker(&self.table);
+        let (slice, listed, make) = (now + SLICE, &mut self.listed, &self.make);
         let mut see = |connection: ipvs::Connection| {
-            *listed += u64::from(connection.expires >= LASTING && make(&connection).is_some());
+            *listed += u64::from(connection.expires >= LASTING && make.entry(&connection).is_some());
         };
         loop {
             match self.reader.read(&mut see) {

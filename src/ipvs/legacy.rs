@@ -18,6 +18,7 @@ use crate::netns::Netns;
 /// `IP_VS_SO_GET_INFO` and those behind it, in linux/ip_vs.h.
 const GET_INFO: i32 = 1153;
 const GET_SERVICES: i32 = 1154;
+const GET_SERVICE: i32 = 1155;
 const GET_DESTINATIONS: i32 = 1156;
 
 /// How often a list is asked for again when it has grown meanwhile.
@@ -66,23 +67,12 @@ impl Legacy {
         count: usize,
         keep: impl Fn(DestinationEntry) -> T,
     ) -> Option<Vec<T>> {
-        let (protocol, address, mark) = match *id {
-            ServiceId::Tcp(SocketAddr::V4(address)) => (libc::IPPROTO_TCP, Some(address), 0),
-            ServiceId::Udp(SocketAddr::V4(address)) => (libc::IPPROTO_UDP, Some(address), 0),
-            ServiceId::Sctp(SocketAddr::V4(address)) => (libc::IPPROTO_SCTP, Some(address), 0),
-            ServiceId::Fwmark { mark, family: Family::V4 } => (0, None, mark.get()),
-            _ => return None,
-        };
+        let name = name(id)?;
         if count == 0 {
             return Some(Vec::new());
         }
         self.ask(size_of::<Destinations>(), count, size_of::<DestinationRow>(), |head| {
-            put(head, offset_of!(Destinations, protocol), &(protocol as u16).to_ne_bytes());
-            if let Some(address) = address {
-                put(head, offset_of!(Destinations, address), &address.ip().octets());
-                put(head, offset_of!(Destinations, port), &address.port().to_be_bytes());
-            }
-            put_u32(head, offset_of!(Destinations, mark), mark);
+            put(head, 0, &name);
             put_u32(head, offset_of!(Destinations, count), count as u32);
         });
         read_ipv4_option(&self.socket, GET_DESTINATIONS, &mut self.octets).ok()?;
@@ -91,12 +81,40 @@ impl Legacy {
         (found.len() == count).then_some(found)
     }
 
+    /// How many destinations a service of IPv4 has.
+    pub(super) fn count(&mut self, id: &ServiceId) -> Option<usize> {
+        let name = name(id)?;
+        self.ask(size_of::<ServiceRow>(), 0, 0, |row| put(row, 0, &name));
+        read_ipv4_option(&self.socket, GET_SERVICE, &mut self.octets).ok()?;
+        let (found, count) = read_service(&self.octets)??;
+        (found == *id).then_some(count)
+    }
+
     /// Writes a question: its head, and zeroed places for so many rows.
     fn ask(&mut self, head: usize, places: usize, row: usize, write: impl FnOnce(&mut [u8])) {
         self.octets.clear();
         self.octets.resize(head + places * row, 0);
         write(&mut self.octets);
     }
+}
+
+/// The fields with which questions about a service begin.
+fn name(id: &ServiceId) -> Option<[u8; offset_of!(Destinations, count)]> {
+    let (protocol, address, mark) = match *id {
+        ServiceId::Tcp(SocketAddr::V4(address)) => (libc::IPPROTO_TCP, Some(address), 0),
+        ServiceId::Udp(SocketAddr::V4(address)) => (libc::IPPROTO_UDP, Some(address), 0),
+        ServiceId::Sctp(SocketAddr::V4(address)) => (libc::IPPROTO_SCTP, Some(address), 0),
+        ServiceId::Fwmark { mark, family: Family::V4 } => (0, None, mark.get()),
+        _ => return None,
+    };
+    let mut name = [0; offset_of!(Destinations, count)];
+    put(&mut name, offset_of!(Destinations, protocol), &(protocol as u16).to_ne_bytes());
+    if let Some(address) = address {
+        put(&mut name, offset_of!(Destinations, address), &address.ip().octets());
+        put(&mut name, offset_of!(Destinations, port), &address.port().to_be_bytes());
+    }
+    put_u32(&mut name, offset_of!(Destinations, mark), mark);
+    Some(name)
 }
 
 /// `struct ip_vs_getinfo`
@@ -114,7 +132,7 @@ struct Services {
     rows: [ServiceRow; 0],
 }
 
-/// `struct ip_vs_service_entry`
+/// `struct ip_vs_service_entry`. It begins as [`Destinations`] does.
 #[repr(C)]
 struct ServiceRow {
     protocol: u16,

@@ -79,7 +79,21 @@ impl Ipvs {
     /// [`Cause::NoService`] (`ESRCH`); otherwise as [`Ipvs::entries`].
     pub fn entry(&mut self, id: &ServiceId, detail: Detail) -> Result<(ServiceEntry, Vec<DestinationEntry>)> {
         let entry = self.service(id)?;
-        Ok((entry, self.destinations_at_once(id, detail)?))
+        let brief = match detail {
+            Detail::Configuration => self.brief(id),
+            Detail::Counters => None,
+        };
+        match brief {
+            Some(destinations) => Ok((entry, destinations)),
+            None => Ok((entry, self.destinations_at_once(id, detail)?)),
+        }
+    }
+
+    /// The destinations of a service by the older interface, where that has all.
+    fn brief(&mut self, id: &ServiceId) -> Option<Vec<DestinationEntry>> {
+        let legacy = self.legacy()?;
+        let count = legacy.count(id)?;
+        legacy.destinations(id, count, |entry| entry)
     }
 
     /// A list of services is whole when it is that of one moment, or the same twice.

@@ -331,6 +331,9 @@ fn the_configuration_alone_is_the_same() {
         all.iter_mut().flat_map(|(_, destinations)| destinations).for_each(|found| found.stats = None);
         assert_eq!(all.len(), count);
         assert_eq!(ipvs.entries(Detail::Configuration).unwrap(), all);
+        for one in all {
+            assert_eq!(ipvs.entry(&one.0.service.id, Detail::Configuration).unwrap(), one);
+        }
     };
     compare(&mut ipvs, 0);
     for (family, count) in [(Some(Family::V4), 106), (None, 108), (Some(Family::V6), 2)] {

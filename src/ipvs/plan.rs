@@ -150,13 +150,11 @@ impl Plan {
         let touched: BTreeSet<ServiceId> = replace.iter().chain(&remove).filter_map(Change::service).copied().collect();
         // A service's own change comes before that of its destinations: both are in order within
         // `replace`.
-        let changes: Vec<Change> = add
-            .into_iter()
-            .chain(replace)
-            .chain(remove)
-            .chain(timeouts(seen, wanted))
-            .chain(daemons(seen, wanted))
-            .collect();
+        let mut changes = add;
+        changes.extend(replace);
+        changes.extend(remove);
+        changes.extend(timeouts(seen, wanted));
+        changes.extend(daemons(seen, wanted));
         let mut before = seen.filtered(|id| touched.contains(id));
         before.timeouts = None;
         before.daemons.clear();

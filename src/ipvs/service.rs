@@ -110,6 +110,7 @@ impl ServiceId {
 }
 
 impl Ord for ServiceId {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         // Tables are searched by this order: the two kinds that most services are of come first.
         match (self, other) {

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::btree_map::OccupiedEntry;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -112,6 +113,17 @@ impl Table {
         self.services.get(id).map(|content| VirtualService::of(content))
     }
 
+    /// A service's content. Tables are made in order: mostly it is the last service, or would come
+    /// behind it.
+    fn find_mut(&mut self, id: &ServiceId) -> Option<&mut Arc<Content>> {
+        let (last, _) = self.services.last_key_value()?;
+        match id.cmp(last) {
+            Ordering::Greater => None,
+            Ordering::Equal => self.services.last_entry().map(OccupiedEntry::into_mut),
+            Ordering::Less => self.services.get_mut(id),
+        }
+    }
+
     /// Replaces all services by these, whose destinations are in order.
     pub(super) fn set_services(&mut self, services: Vec<Content>) {
         self.services = services.into_iter().map(|content| (content.0.id, Arc::new(content))).collect();
@@ -119,7 +131,7 @@ impl Table {
 
     /// Adds a service, or changes it and keeps its destinations. Says whether it is new.
     pub fn insert(&mut self, service: Service) -> bool {
-        match self.services.get_mut(&service.id) {
+        match self.find_mut(&service.id) {
             Some(content) => {
                 Arc::make_mut(content).0 = service;
                 false
@@ -135,7 +147,7 @@ impl Table {
         id: &ServiceId,
         destination: Destination,
     ) -> Result<Option<Destination>, Destination> {
-        let Some(content) = self.services.get_mut(id) else { return Err(destination) };
+        let Some(content) = self.find_mut(id) else { return Err(destination) };
         let (_, destinations) = Arc::make_mut(content);
         match find(destinations, destination.address) {
             Ok(place) => Ok(Some(std::mem::replace(&mut destinations[place], destination))),

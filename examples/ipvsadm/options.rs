@@ -1,7 +1,6 @@
 //! The command line: from words to what is to be done. Checks come in ipvsadm's order, so that the
 //! first error is the same.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -11,9 +10,11 @@ use lvs_dr::ipvs::{
 };
 
 use super::names::Names;
-use super::rules::{Fit, NAMES, OPTIONS, OptionRule, TUNNEL_OPTIONS, Tag, Takes, Verb, scheduler_flags, tunnel_rule};
+use super::rules::{
+    Fit, Name, NameSet, OPTIONS, OptionRule, TUNNEL_OPTIONS, Tag, Takes, Verb, by_letter, scheduler_flags, tunnel_rule,
+};
 use super::values::{self, Endpoint, MAX_SECONDS, Protocol};
-use super::{Octets, REFUSED, Refusal};
+use super::{REFUSED, Refusal};
 
 /// What `-p` without a number means.
 const DEFAULT_PERSISTENCE: u32 = 360;
@@ -138,7 +139,7 @@ impl<'a> Found<'a> {
 
 /// Takes the arguments apart as popt(3) does.
 struct Splitter<'a> {
-    arguments: &'a [Octets],
+    arguments: &'a [&'a [u8]],
     next: usize,
     /// What is left of an argument with several short options, and the argument.
     cluster: Option<(&'a [u8], &'a [u8])>,
@@ -147,12 +148,12 @@ struct Splitter<'a> {
 }
 
 impl<'a> Splitter<'a> {
-    fn new(arguments: &'a [Octets]) -> Self {
+    fn new(arguments: &'a [&'a [u8]]) -> Self {
         Splitter { arguments, next: 0, cluster: None, operands_only: false, operands: Vec::new() }
     }
 
     fn take(&mut self) -> Option<&'a [u8]> {
-        let argument = self.arguments.get(self.next)?;
+        let argument = *self.arguments.get(self.next)?;
         self.next += 1;
         Some(argument)
     }
@@ -167,7 +168,7 @@ impl<'a> Splitter<'a> {
     /// The next option, or what is wrong with it.
     fn next_option(&mut self) -> Option<Result<Found<'a>, Refusal>> {
         loop {
-            if let Some((letters, element)) = self.cluster.take().filter(|(letters, _)| !letters.is_empty()) {
+            if let Some((letters, element)) = self.cluster.take() {
                 return Some(self.short_option(letters, element));
             }
             let element = self.take()?;
@@ -175,7 +176,7 @@ impl<'a> Splitter<'a> {
                 _ if self.operands_only => self.operands.push(element),
                 b"--" => self.operands_only = true,
                 [b'-', b'-', long @ ..] => return Some(self.long_option(long, element)),
-                [b'-', letters @ ..] if !letters.is_empty() => self.cluster = Some((letters, element)),
+                [b'-', letters @ ..] if !letters.is_empty() => return Some(self.short_option(letters, element)),
                 operand => self.operands.push(operand),
             }
         }
@@ -183,8 +184,7 @@ impl<'a> Splitter<'a> {
 
     fn short_option(&mut self, letters: &'a [u8], element: &'a [u8]) -> Result<Found<'a>, Refusal> {
         let (letter, rest) = (letters[0], &letters[1..]);
-        let rule = OPTIONS.iter().find(|rule| rule.short == letter && letter != 0);
-        let rule = rule.ok_or_else(|| wrong(element, "unknown option"))?;
+        let rule = by_letter(letter).ok_or_else(|| wrong(element, "unknown option"))?;
         if rule.takes != Takes::Nothing {
             let value = if rest.is_empty() { None } else { Some(rest.strip_prefix(b"=").unwrap_or(rest)) };
             return self.with_value(rule, value, element);
@@ -192,7 +192,7 @@ impl<'a> Splitter<'a> {
         if rest.starts_with(b"=") {
             return Err(wrong(element, "option does not take an argument"));
         }
-        self.cluster = Some((rest, element));
+        self.cluster = (!rest.is_empty()).then_some((rest, element));
         Ok(Found { rule, value: None, element })
     }
 
@@ -232,7 +232,7 @@ fn wrong(element: &[u8], what: &str) -> Refusal {
 }
 
 /// Reads a command line without the program's name, which messages tell.
-pub fn parse(program: &[u8], arguments: &[Octets], names: &Names) -> Result<CommandLine, Refusal> {
+pub fn parse(program: &[u8], arguments: &[&[u8]], names: &Names) -> Result<CommandLine, Refusal> {
     let mut splitter = Splitter::new(arguments);
     let see_help = || Refusal {
         message: [b"Try `", program, b" -h' or '", program, b" --help' for more information."].concat(),
@@ -268,8 +268,8 @@ pub fn parse(program: &[u8], arguments: &[Octets], names: &Names) -> Result<Comm
     let flags = given.scheduler_flags()?;
     given.check_against(verb)?;
     Ok(CommandLine {
-        json: given.has("json"),
-        dry_run: given.has("dry-run"),
+        json: given.has(Name::Json),
+        dry_run: given.has(Name::DryRun),
         action: given.action(verb, role, flags, timeouts)?,
     })
 }
@@ -298,19 +298,19 @@ enum Method {
 
 /// What options have given so far.
 #[derive(Default)]
-struct Given {
-    names: BTreeSet<&'static str>,
+struct Given<'a> {
+    names: NameSet,
 
     protocol: Option<Protocol>,
     address: Option<IpAddr>,
     port: u16,
     mark: u32,
     family: Option<Family>,
-    scheduler: Octets,
+    scheduler: &'a [u8],
     persistence: Option<u32>,
     netmask: Option<Netmask>,
-    engine: Octets,
-    flags: Octets,
+    engine: &'a [u8],
+    flags: &'a [u8],
 
     server: Option<Endpoint>,
     /// Where `-r` gives none, it is the service's if that came before.
@@ -323,7 +323,7 @@ struct Given {
     tunnel_port: u16,
     tunnel_checksum: TunnelChecksum,
 
-    interface: Octets,
+    interface: &'a [u8],
     sync_id: u8,
     group: Option<IpAddr>,
     group_port: Option<u16>,
@@ -331,16 +331,16 @@ struct Given {
     max_length: Option<u16>,
 }
 
-impl Given {
-    fn has(&self, name: &str) -> bool {
-        self.names.contains(name)
+impl<'a> Given<'a> {
+    fn has(&self, name: Name) -> bool {
+        self.names.has(name)
     }
 
     /// Takes one option in.
-    fn take(&mut self, found: &Found<'_>, names: &Names) -> Result<(), Refusal> {
+    fn take(&mut self, found: &Found<'a>, names: &Names) -> Result<(), Refusal> {
         let (rule, value) = (found.rule, found.value());
-        if !rule.name.is_empty() && !self.names.insert(rule.name) {
-            return Err(Refusal::misuse(format_args!("multiple '{}' options specified", rule.name)));
+        if let Some(name) = rule.name.filter(|name| !self.names.insert(*name)) {
+            return Err(Refusal::misuse(format_args!("multiple '{name}' options specified")));
         }
         let number = |from, to, what: &str| {
             values::number(value, from, to).ok_or_else(|| Refusal::misuse(format_args!("illegal {what} specified")))
@@ -379,7 +379,7 @@ impl Given {
             Tag::LowerThreshold => self.lower_threshold = Some(number(0, MAX, "l_threshold")?),
             Tag::Interface => self.interface = cut(value, NAME_LENGTH),
             Tag::SyncId => self.sync_id = number(0, 255, "syncid")? as u8,
-            Tag::Engine => self.engine = value.to_vec(),
+            Tag::Engine => self.engine = value,
             Tag::SchedulerFlags => self.flags = cut(value, FLAGS_LENGTH),
             Tag::Group => self.group = Some(group(value)?),
             Tag::GroupPort => self.group_port = Some(number(1, PORTS, "mcast-port")? as u16),
@@ -424,12 +424,15 @@ impl Given {
     /// The scheduler's flags, whose names depend on the scheduler, wherever it stands on the line.
     fn scheduler_flags(&self) -> Result<ServiceFlags, Refusal> {
         let mut flags = ServiceFlags::empty();
+        if self.flags.is_empty() {
+            return Ok(flags);
+        }
         let mut words = self.flags.split(|&octet| octet == b',').filter(|word| !word.is_empty()).peekable();
         let quote = |what: &str, word| Refusal::quoting(super::MISUSE, &format!("{what} scheduler flag `"), word, "'");
-        if words.peek().is_none() && !self.flags.is_empty() {
-            return Err(quote("invalid", &self.flags));
+        if words.peek().is_none() {
+            return Err(quote("invalid", self.flags));
         }
-        let scheduler = String::from_utf8_lossy(&self.scheduler);
+        let scheduler = String::from_utf8_lossy(self.scheduler);
         let bit_of = |scheduler: &str, word: &[u8]| {
             let bits = [ServiceFlags::SCHED1, ServiceFlags::SCHED2, ServiceFlags::SCHED3];
             scheduler_flags(scheduler).iter().zip(bits).find(|(name, _)| name.as_bytes() == word).map(|(_, bit)| bit)
@@ -450,29 +453,27 @@ impl Given {
     fn check_against(&self, verb: Verb) -> Result<(), Refusal> {
         let rule = verb.rule();
         let mut first = None;
-        for name in NAMES {
+        for name in self.names.or(rule.needs).iter() {
             if !self.has(name) {
-                if rule.needs.contains(&name) {
-                    return Err(Refusal::misuse(format_args!(
-                        "You need to supply the '{name}' option for the '{}' command",
-                        rule.name
-                    )));
-                }
-            } else if rule.either.contains(&name) {
+                return Err(Refusal::misuse(format_args!(
+                    "You need to supply the '{name}' option for the '{}' command",
+                    rule.name
+                )));
+            } else if rule.either.has(name) {
                 if let Some(first) = first.replace(name) {
                     return Err(Refusal::misuse(format_args!(
                         "The option '{name}' conflicts with the '{first}' option in the '{}' command",
                         rule.name
                     )));
                 }
-            } else if !rule.needs.contains(&name) && !rule.takes.contains(&name) {
+            } else if !rule.needs.or(rule.takes).has(name) {
                 return Err(Refusal::misuse(format_args!("Illegal '{name}' option with the '{}' command", rule.name)));
             }
         }
         Ok(())
     }
 
-    fn action(self, verb: Verb, role: SyncRole, flags: ServiceFlags, timeouts: Timeouts) -> Result<Action, Refusal> {
+    fn action(&self, verb: Verb, role: SyncRole, flags: ServiceFlags, timeouts: Timeouts) -> Result<Action, Refusal> {
         let id = self.id();
         // The rules have seen to it that a service is named where one is needed.
         let needed = || id.ok_or_else(|| Refusal::misuse("the service is missing"));
@@ -510,7 +511,7 @@ impl Given {
         if self.mark == 0 && self.port == 0 && self.persistence.is_none() {
             return Err(Refusal::misuse("Zero port specified for non-persistent service"));
         }
-        let one_packet = self.has("ops");
+        let one_packet = self.has(Name::Ops);
         if one_packet && matches!(id, ServiceId::Tcp(_) | ServiceId::Sctp(_)) {
             return Err(Refusal::misuse("One-Packet Scheduling is only for UDP virtual services"));
         }
@@ -521,11 +522,11 @@ impl Given {
         if persistence.is_some_and(|p| p.netmask == Netmask::V4(Ipv4Addr::UNSPECIFIED)) {
             return Err(illegal_netmask());
         }
-        let scheduler: &[u8] = if self.scheduler.is_empty() { DEFAULT_SCHEDULER.as_bytes() } else { &self.scheduler };
+        let scheduler: &[u8] = if self.scheduler.is_empty() { DEFAULT_SCHEDULER.as_bytes() } else { self.scheduler };
         let scheduler = std::str::from_utf8(scheduler).ok().and_then(|name| Scheduler::new(name).ok());
         let engine = match self.engine.is_empty() {
             true => Some(None),
-            false => String::from_utf8(self.engine.clone()).ok().map(Some),
+            false => String::from_utf8(self.engine.to_vec()).ok().map(Some),
         };
         let service = scheduler.zip(engine).map(|(scheduler, engine)| {
             let flags = if one_packet { flags | ServiceFlags::ONE_PACKET } else { flags };
@@ -557,7 +558,7 @@ impl Given {
         let method = self.method.unwrap_or(Method::Direct);
         // Without a method it shows only later, when the destination is looked at, whether it may
         // have the other family.
-        if self.method.is_some() || self.tunnel_options().next().is_some() {
+        if self.method.is_some() || self.has_tunnel_options() {
             self.check_server(&id, server, method)?;
         }
         let port = self.server.and_then(|server| server.port).or(id.address().map(|address| address.port()));
@@ -594,15 +595,15 @@ impl Given {
         }
     }
 
-    fn tunnel_options(&self) -> impl Iterator<Item = &'static str> {
-        TUNNEL_OPTIONS.into_iter().chain(["tun-type"]).filter(|name| self.has(name))
+    fn has_tunnel_options(&self) -> bool {
+        TUNNEL_OPTIONS.into_iter().chain([Name::TunType]).any(|name| self.has(name))
     }
 
     fn check_server(&self, id: &ServiceId, server: SocketAddr, method: Method) -> Result<(), Refusal> {
         if Family::of(server.ip()) != id.family() && method != Method::Tunnel {
             return Err(mixed_families());
         }
-        if self.tunnel_options().next().is_some() && method != Method::Tunnel {
+        if self.has_tunnel_options() && method != Method::Tunnel {
             return Err(Refusal::misuse("Tunnel options conflict with forward method"));
         }
         let kind = self.tunnel.unwrap_or("ipip");
@@ -625,32 +626,36 @@ impl Given {
     }
 
     fn listing(&self, id: Option<ServiceId>) -> Result<Listing, Refusal> {
-        let numbers = ["stats", "rate", "thresholds"].iter().any(|name| self.has(name));
-        let settings = self.has("timeout") || self.has("daemon");
-        if (self.has("connection") || settings) && numbers || settings && self.has("persistent-conn") {
+        let numbers = [Name::Stats, Name::Rate, Name::Thresholds].into_iter().any(|name| self.has(name));
+        let settings = self.has(Name::Timeout) || self.has(Name::Daemon);
+        if (self.has(Name::Connection) || settings) && numbers || settings && self.has(Name::PersistentConn) {
             return Err(Refusal::misuse("options conflicts in the list command"));
         }
         let columns = [
-            ("stats", Columns::Stats),
-            ("rate", Columns::Rates),
-            ("thresholds", Columns::Thresholds),
-            ("persistent-conn", Columns::Persistent),
-            ("tun-info", Columns::Tunnels),
+            (Name::Stats, Columns::Stats),
+            (Name::Rate, Columns::Rates),
+            (Name::Thresholds, Columns::Thresholds),
+            (Name::PersistentConn, Columns::Persistent),
+            (Name::TunInfo, Columns::Tunnels),
         ];
-        let what = [("connection", Listed::Connections), ("timeout", Listed::Timeouts), ("daemon", Listed::Daemons)];
-        let what = what.iter().find(|(name, _)| self.has(name)).map(|(_, what)| *what);
+        let what = [
+            (Name::Connection, Listed::Connections),
+            (Name::Timeout, Listed::Timeouts),
+            (Name::Daemon, Listed::Daemons),
+        ];
+        let what = what.iter().find(|(name, _)| self.has(*name)).map(|(_, what)| *what);
         Ok(Listing {
             what: what.unwrap_or(id.map_or(Listed::Services, Listed::Service)),
-            columns: columns.iter().find(|(name, _)| self.has(name)).map_or(Columns::Plain, |(_, columns)| *columns),
-            engines: self.has("persistent-conn"),
-            numeric: self.has("numeric"),
-            exact: self.has("exact"),
-            sorted: !self.has("nosort"),
+            columns: columns.iter().find(|(name, _)| self.has(*name)).map_or(Columns::Plain, |(_, columns)| *columns),
+            engines: self.has(Name::PersistentConn),
+            numeric: self.has(Name::Numeric),
+            exact: self.has(Name::Exact),
+            sorted: !self.has(Name::Nosort),
         })
     }
 
     fn daemon(&self, role: SyncRole) -> SyncDaemon {
-        let interface = if self.interface.is_empty() { DEFAULT_INTERFACE } else { &self.interface };
+        let interface = if self.interface.is_empty() { DEFAULT_INTERFACE } else { self.interface };
         let mut daemon = SyncDaemon::new(role, &String::from_utf8_lossy(interface), self.sync_id);
         daemon.group = self.group;
         daemon.port = self.group_port;
@@ -678,6 +683,6 @@ pub fn mixed_families() -> Refusal {
     Refusal::misuse("Different address family is allowed only for tunneling servers")
 }
 
-fn cut(text: &[u8], length: usize) -> Octets {
-    text[..text.len().min(length)].to_vec()
+fn cut(text: &[u8], length: usize) -> &[u8] {
+    &text[..text.len().min(length)]
 }

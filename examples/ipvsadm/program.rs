@@ -63,9 +63,11 @@ pub fn main_with(
     out: &mut Octets,
     err: &mut Octets,
 ) -> u8 {
-    let mut arguments: Vec<Octets> = arguments.into_iter().map(OsString::into_vec).collect();
-    let name = if arguments.is_empty() { b"ipvsadm".to_vec() } else { arguments.remove(0) };
+    let mut arguments = arguments.into_iter().map(OsString::into_vec);
+    let name = arguments.next().unwrap_or_else(|| b"ipvsadm".to_vec());
     let program = Program { name, names: Names::default() };
+    let arguments: Vec<Octets> = arguments.collect();
+    let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
     let result = match program.name.rsplit(|&b| b == b'/').next() {
         Some(b"ipvsadm-save") => program.save_script(&arguments, out),
         Some(b"ipvsadm-restore") => program.restore(true, false, input, out),
@@ -83,7 +85,7 @@ struct Program {
 }
 
 impl Program {
-    fn run(&self, arguments: &[Octets], input: &mut dyn Read, out: &mut Octets) -> Result<(), Refusal> {
+    fn run(&self, arguments: &[&[u8]], input: &mut dyn Read, out: &mut Octets) -> Result<(), Refusal> {
         let line = match arguments {
             [] => CommandLine::list_all(),
             arguments => options::parse(&self.name, arguments, &self.names)?,
@@ -111,7 +113,7 @@ impl Program {
     }
 
     /// `ipvsadm-save [-n]`
-    fn save_script(&self, arguments: &[Octets], out: &mut Octets) -> Result<(), Refusal> {
+    fn save_script(&self, arguments: &[&[u8]], out: &mut Octets) -> Result<(), Refusal> {
         match arguments.iter().find(|argument| argument.starts_with(b"-") && *argument != b"-n") {
             None => save::print(&mut open()?, false, out),
             Some(_) => {

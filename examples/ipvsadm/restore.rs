@@ -22,9 +22,10 @@ pub fn run(
     dry_run: bool,
     out: &mut Octets,
 ) -> Result<(), Refusal> {
-    let mut lines = Vec::new();
+    let (mut lines, mut words) = (Vec::new(), Vec::new());
     for (index, line) in text.split(|&octet| octet == b'\n').enumerate() {
-        let words = words(line);
+        words.clear();
+        words.extend(words_of(line));
         if !words.is_empty() {
             let number = index + 1;
             lines.push((number, read(program, &words, names).map_err(|refusal| refusal.at(number, UNCHANGED))?));
@@ -62,16 +63,14 @@ pub fn run(
 }
 
 /// The words of a line: up to a comment, without the program's name.
-fn words(line: &[u8]) -> Vec<Octets> {
+fn words_of(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|octet| matches!(octet, b' ' | b'\t' | b'\r'))
         .filter(|word| !word.is_empty())
         .take_while(|word| !word.starts_with(b"#"))
         .filter(|word| *word != b"ipvsadm")
-        .map(<[u8]>::to_vec)
-        .collect()
 }
 
-fn read(program: &[u8], words: &[Octets], names: &Names) -> Result<Action, Refusal> {
+fn read(program: &[u8], words: &[&[u8]], names: &Names) -> Result<Action, Refusal> {
     let line = options::parse(program, words, names)?;
     let refuse = |what: &str| Err(Refusal::misuse(format_args!("{what} has no place among lines to restore")));
     match line.action {
@@ -143,7 +142,7 @@ mod tests {
     #[test]
     fn lines_are_split_at_blanks() {
         let split = |line: &str| -> Vec<String> {
-            words(line.as_bytes()).into_iter().map(|word| String::from_utf8(word).unwrap()).collect()
+            words_of(line.as_bytes()).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
         };
         assert_eq!(split(" -A\t-t  1.2.3.4:80\r"), ["-A", "-t", "1.2.3.4:80"]);
         assert_eq!(split("ipvsadm -A ipvsadm -f 1 # -s rr"), ["-A", "-f", "1"]);

@@ -1,6 +1,8 @@
 //! The commands and options of ipvsadm(8): how they are written, what they take, what goes with
 //! what.
 
+use std::fmt;
+
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -78,22 +80,22 @@ pub struct OptionRule {
     pub tag: Tag,
     /// Its name in messages. Options with the same name exclude each other; one without may be
     /// repeated.
-    pub name: &'static str,
+    pub name: Option<Name>,
 }
 
 const fn command(short: u8, long: &'static str, verb: Verb) -> OptionRule {
-    OptionRule { short, long, takes: Takes::Nothing, tag: Tag::Command(verb), name: "" }
+    OptionRule { short, long, takes: Takes::Nothing, tag: Tag::Command(verb), name: None }
 }
 
 const fn daemon(long: &'static str, verb: Verb) -> OptionRule {
-    OptionRule { short: 0, long, takes: Takes::Argument, tag: Tag::Command(verb), name: "" }
+    OptionRule { short: 0, long, takes: Takes::Argument, tag: Tag::Command(verb), name: None }
 }
 
-const fn flag(short: u8, long: &'static str) -> OptionRule {
-    OptionRule { short, long, takes: Takes::Nothing, tag: Tag::Flag, name: long }
+const fn flag(short: u8, long: &'static str, name: Name) -> OptionRule {
+    option(short, long, Takes::Nothing, Tag::Flag, Some(name))
 }
 
-const fn option(short: u8, long: &'static str, takes: Takes, tag: Tag, name: &'static str) -> OptionRule {
+const fn option(short: u8, long: &'static str, takes: Takes, tag: Tag, name: Option<Name>) -> OptionRule {
     OptionRule { short, long, takes, tag, name }
 }
 
@@ -115,155 +117,287 @@ pub const OPTIONS: &[OptionRule] = &[
     command(0, "set", Verb::Set),
     daemon("start-daemon", Verb::StartDaemon),
     daemon("stop-daemon", Verb::StopDaemon),
-    option(b'h', "help", Nothing, Tag::Help, ""),
-    option(b'v', "version", Nothing, Tag::Version, ""),
-    option(b't', "tcp-service", Argument, Tag::Tcp, "service-address"),
-    option(b'u', "udp-service", Argument, Tag::Udp, "service-address"),
-    option(0, "sctp-service", Argument, Tag::Sctp, "service-address"),
-    option(b'f', "fwmark-service", Argument, Tag::Fwmark, "service-address"),
-    option(b'6', "ipv6", Nothing, Tag::Ipv6, ""),
-    option(b's', "scheduler", Argument, Tag::Scheduler, "scheduler"),
-    option(b'p', "persistent", Perhaps, Tag::Persistent, "persistent"),
-    option(b'M', "netmask", Argument, Tag::Netmask, "netmask"),
-    option(b'r', "real-server", Argument, Tag::RealServer, "real-server"),
-    option(b'g', "gatewaying", Nothing, Tag::Gatewaying, "forwarding-method"),
-    option(b'i', "ipip", Nothing, Tag::Ipip, "forwarding-method"),
-    option(b'm', "masquerading", Nothing, Tag::Masquerading, "forwarding-method"),
-    option(b'w', "weight", Argument, Tag::Weight, "weight"),
-    option(b'x', "u-threshold", Argument, Tag::UpperThreshold, "u-threshold"),
-    option(b'y', "l-threshold", Argument, Tag::LowerThreshold, "l-threshold"),
-    option(0, "mcast-interface", Argument, Tag::Interface, "mcast-interface"),
-    option(0, "syncid", Argument, Tag::SyncId, "syncid"),
-    flag(b'n', "numeric"),
-    flag(b'c', "connection"),
-    flag(0, "timeout"),
-    flag(0, "daemon"),
-    flag(0, "stats"),
-    flag(0, "rate"),
-    flag(0, "thresholds"),
-    flag(0, "persistent-conn"),
-    flag(0, "nosort"),
-    option(0, "sort", Nothing, Tag::Sort, ""),
-    flag(b'X', "exact"),
-    option(b'o', "ops", Nothing, Tag::Ops, "ops"),
-    option(0, "pe", Argument, Tag::Engine, "pe"),
-    option(b'b', "sched-flags", Argument, Tag::SchedulerFlags, "sched-flags"),
-    option(0, "mcast-group", Argument, Tag::Group, "mcast-group"),
-    option(0, "mcast-port", Argument, Tag::GroupPort, "mcast-port"),
-    option(0, "mcast-ttl", Argument, Tag::GroupTtl, "mcast-ttl"),
-    option(0, "sync-maxlen", Argument, Tag::MaxLength, "sync-maxlen"),
-    flag(0, "tun-info"),
-    option(0, "tun-type", Argument, Tag::TunnelType, "tun-type"),
-    option(0, "tun-port", Argument, Tag::TunnelPort, "tun-port"),
-    option(0, "tun-nocsum", Nothing, Tag::TunnelNoChecksum, "tun-nocsum"),
-    option(0, "tun-csum", Nothing, Tag::TunnelChecksum, "tun-csum"),
-    option(0, "tun-remcsum", Nothing, Tag::TunnelRemoteChecksum, "tun-remcsum"),
-    flag(0, "json"),
-    flag(0, "dry-run"),
+    option(b'h', "help", Nothing, Tag::Help, None),
+    option(b'v', "version", Nothing, Tag::Version, None),
+    option(b't', "tcp-service", Argument, Tag::Tcp, Some(Name::ServiceAddress)),
+    option(b'u', "udp-service", Argument, Tag::Udp, Some(Name::ServiceAddress)),
+    option(0, "sctp-service", Argument, Tag::Sctp, Some(Name::ServiceAddress)),
+    option(b'f', "fwmark-service", Argument, Tag::Fwmark, Some(Name::ServiceAddress)),
+    option(b'6', "ipv6", Nothing, Tag::Ipv6, None),
+    option(b's', "scheduler", Argument, Tag::Scheduler, Some(Name::Scheduler)),
+    option(b'p', "persistent", Perhaps, Tag::Persistent, Some(Name::Persistent)),
+    option(b'M', "netmask", Argument, Tag::Netmask, Some(Name::Netmask)),
+    option(b'r', "real-server", Argument, Tag::RealServer, Some(Name::RealServer)),
+    option(b'g', "gatewaying", Nothing, Tag::Gatewaying, Some(Name::ForwardingMethod)),
+    option(b'i', "ipip", Nothing, Tag::Ipip, Some(Name::ForwardingMethod)),
+    option(b'm', "masquerading", Nothing, Tag::Masquerading, Some(Name::ForwardingMethod)),
+    option(b'w', "weight", Argument, Tag::Weight, Some(Name::Weight)),
+    option(b'x', "u-threshold", Argument, Tag::UpperThreshold, Some(Name::UThreshold)),
+    option(b'y', "l-threshold", Argument, Tag::LowerThreshold, Some(Name::LThreshold)),
+    option(0, "mcast-interface", Argument, Tag::Interface, Some(Name::McastInterface)),
+    option(0, "syncid", Argument, Tag::SyncId, Some(Name::Syncid)),
+    flag(b'n', "numeric", Name::Numeric),
+    flag(b'c', "connection", Name::Connection),
+    flag(0, "timeout", Name::Timeout),
+    flag(0, "daemon", Name::Daemon),
+    flag(0, "stats", Name::Stats),
+    flag(0, "rate", Name::Rate),
+    flag(0, "thresholds", Name::Thresholds),
+    flag(0, "persistent-conn", Name::PersistentConn),
+    flag(0, "nosort", Name::Nosort),
+    option(0, "sort", Nothing, Tag::Sort, None),
+    flag(b'X', "exact", Name::Exact),
+    option(b'o', "ops", Nothing, Tag::Ops, Some(Name::Ops)),
+    option(0, "pe", Argument, Tag::Engine, Some(Name::Pe)),
+    option(b'b', "sched-flags", Argument, Tag::SchedulerFlags, Some(Name::SchedFlags)),
+    option(0, "mcast-group", Argument, Tag::Group, Some(Name::McastGroup)),
+    option(0, "mcast-port", Argument, Tag::GroupPort, Some(Name::McastPort)),
+    option(0, "mcast-ttl", Argument, Tag::GroupTtl, Some(Name::McastTtl)),
+    option(0, "sync-maxlen", Argument, Tag::MaxLength, Some(Name::SyncMaxlen)),
+    flag(0, "tun-info", Name::TunInfo),
+    option(0, "tun-type", Argument, Tag::TunnelType, Some(Name::TunType)),
+    option(0, "tun-port", Argument, Tag::TunnelPort, Some(Name::TunPort)),
+    option(0, "tun-nocsum", Nothing, Tag::TunnelNoChecksum, Some(Name::TunNocsum)),
+    option(0, "tun-csum", Nothing, Tag::TunnelChecksum, Some(Name::TunCsum)),
+    option(0, "tun-remcsum", Nothing, Tag::TunnelRemoteChecksum, Some(Name::TunRemcsum)),
+    flag(0, "json", Name::Json),
+    flag(0, "dry-run", Name::DryRun),
 ];
 
-/// The names of [`OPTIONS`] in the order in which they are compared with the command: the first
-/// that offends is told.
-pub const NAMES: [&str; 36] = [
-    "numeric",
-    "connection",
-    "service-address",
-    "scheduler",
-    "persistent",
-    "netmask",
-    "real-server",
-    "forwarding-method",
-    "weight",
-    "u-threshold",
-    "l-threshold",
-    "mcast-interface",
-    "timeout",
-    "daemon",
-    "stats",
-    "rate",
-    "thresholds",
-    "persistent-conn",
-    "nosort",
-    "syncid",
-    "exact",
-    "ops",
-    "pe",
-    "sched-flags",
-    "mcast-group",
-    "mcast-port",
-    "mcast-ttl",
-    "sync-maxlen",
-    "tun-info",
-    "tun-type",
-    "tun-port",
-    "tun-nocsum",
-    "tun-csum",
-    "tun-remcsum",
-    "json",
-    "dry-run",
+/// The option with this letter.
+pub fn by_letter(letter: u8) -> Option<&'static OptionRule> {
+    OPTIONS.get(usize::from(*LETTERS.get(usize::from(letter))?))
+}
+
+/// The place of each letter among [`OPTIONS`], which has no such place where there is none.
+static LETTERS: [u8; 128] = {
+    let mut letters = [u8::MAX; 128];
+    let mut place = 0;
+    while place < OPTIONS.len() {
+        if OPTIONS[place].short != 0 {
+            letters[OPTIONS[place].short as usize] = place as u8;
+        }
+        place += 1;
+    }
+    letters
+};
+
+/// A name in messages of one or more [`OPTIONS`], in the order in which names are compared with
+/// the command: the first that offends is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Name {
+    Numeric,
+    Connection,
+    ServiceAddress,
+    Scheduler,
+    Persistent,
+    Netmask,
+    RealServer,
+    ForwardingMethod,
+    Weight,
+    UThreshold,
+    LThreshold,
+    McastInterface,
+    Timeout,
+    Daemon,
+    Stats,
+    Rate,
+    Thresholds,
+    PersistentConn,
+    Nosort,
+    Syncid,
+    Exact,
+    Ops,
+    Pe,
+    SchedFlags,
+    McastGroup,
+    McastPort,
+    McastTtl,
+    SyncMaxlen,
+    TunInfo,
+    TunType,
+    TunPort,
+    TunNocsum,
+    TunCsum,
+    TunRemcsum,
+    Json,
+    DryRun,
+}
+
+/// All names, in order, with their texts.
+const NAMES: [(Name, &str); 36] = [
+    (Name::Numeric, "numeric"),
+    (Name::Connection, "connection"),
+    (Name::ServiceAddress, "service-address"),
+    (Name::Scheduler, "scheduler"),
+    (Name::Persistent, "persistent"),
+    (Name::Netmask, "netmask"),
+    (Name::RealServer, "real-server"),
+    (Name::ForwardingMethod, "forwarding-method"),
+    (Name::Weight, "weight"),
+    (Name::UThreshold, "u-threshold"),
+    (Name::LThreshold, "l-threshold"),
+    (Name::McastInterface, "mcast-interface"),
+    (Name::Timeout, "timeout"),
+    (Name::Daemon, "daemon"),
+    (Name::Stats, "stats"),
+    (Name::Rate, "rate"),
+    (Name::Thresholds, "thresholds"),
+    (Name::PersistentConn, "persistent-conn"),
+    (Name::Nosort, "nosort"),
+    (Name::Syncid, "syncid"),
+    (Name::Exact, "exact"),
+    (Name::Ops, "ops"),
+    (Name::Pe, "pe"),
+    (Name::SchedFlags, "sched-flags"),
+    (Name::McastGroup, "mcast-group"),
+    (Name::McastPort, "mcast-port"),
+    (Name::McastTtl, "mcast-ttl"),
+    (Name::SyncMaxlen, "sync-maxlen"),
+    (Name::TunInfo, "tun-info"),
+    (Name::TunType, "tun-type"),
+    (Name::TunPort, "tun-port"),
+    (Name::TunNocsum, "tun-nocsum"),
+    (Name::TunCsum, "tun-csum"),
+    (Name::TunRemcsum, "tun-remcsum"),
+    (Name::Json, "json"),
+    (Name::DryRun, "dry-run"),
 ];
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(NAMES[*self as usize].1)
+    }
+}
+
+/// A set of names: a bit for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NameSet(u64);
+
+impl NameSet {
+    const fn of(names: &[Name]) -> Self {
+        let (mut bits, mut place) = (0, 0);
+        while place < names.len() {
+            bits |= 1 << names[place] as u32;
+            place += 1;
+        }
+        NameSet(bits)
+    }
+
+    pub const fn has(self, name: Name) -> bool {
+        self.0 & 1 << name as u32 != 0
+    }
+
+    /// Returns whether it was not there before.
+    pub fn insert(&mut self, name: Name) -> bool {
+        let is_new = !self.has(name);
+        self.0 |= 1 << name as u32;
+        is_new
+    }
+
+    pub const fn or(self, other: NameSet) -> NameSet {
+        NameSet(self.0 | other.0)
+    }
+
+    /// Returns the names in order.
+    pub fn iter(self) -> impl Iterator<Item = Name> {
+        let mut bits = self.0;
+        std::iter::from_fn(move || {
+            let (name, _) = NAMES.get(bits.trailing_zeros() as usize)?;
+            bits &= bits - 1;
+            Some(*name)
+        })
+    }
+}
 
 /// Which options a command goes with.
 pub struct CommandRule {
     /// Its name in messages.
     pub name: &'static str,
-    pub needs: &'static [&'static str],
-    pub takes: &'static [&'static str],
+    pub needs: NameSet,
+    pub takes: NameSet,
     /// At most one of these.
-    pub either: &'static [&'static str],
+    pub either: NameSet,
 }
 
-const SERVICE: &[&str] = &["scheduler", "persistent", "netmask", "ops", "pe", "sched-flags", "dry-run"];
-const SERVER: &[&str] = &[
-    "forwarding-method",
-    "weight",
-    "u-threshold",
-    "l-threshold",
-    "tun-type",
-    "tun-port",
-    "tun-nocsum",
-    "tun-csum",
-    "tun-remcsum",
-    "dry-run",
-];
-const LIST: &[&str] =
-    &["numeric", "stats", "rate", "thresholds", "persistent-conn", "nosort", "syncid", "exact", "tun-info", "json"];
-const DAEMON: &[&str] =
-    &["mcast-interface", "syncid", "mcast-group", "mcast-port", "mcast-ttl", "sync-maxlen", "dry-run"];
+const SERVICE: NameSet = NameSet::of(&[
+    Name::Scheduler,
+    Name::Persistent,
+    Name::Netmask,
+    Name::Ops,
+    Name::Pe,
+    Name::SchedFlags,
+    Name::DryRun,
+]);
+const SERVER: NameSet = NameSet::of(&[
+    Name::ForwardingMethod,
+    Name::Weight,
+    Name::UThreshold,
+    Name::LThreshold,
+    Name::TunType,
+    Name::TunPort,
+    Name::TunNocsum,
+    Name::TunCsum,
+    Name::TunRemcsum,
+    Name::DryRun,
+]);
+const LIST: NameSet = NameSet::of(&[
+    Name::Numeric,
+    Name::Stats,
+    Name::Rate,
+    Name::Thresholds,
+    Name::PersistentConn,
+    Name::Nosort,
+    Name::Syncid,
+    Name::Exact,
+    Name::TunInfo,
+    Name::Json,
+]);
+const DAEMON: NameSet = NameSet::of(&[
+    Name::McastInterface,
+    Name::Syncid,
+    Name::McastGroup,
+    Name::McastPort,
+    Name::McastTtl,
+    Name::SyncMaxlen,
+    Name::DryRun,
+]);
+
+const LISTED: NameSet = NameSet::of(&[Name::Connection, Name::ServiceAddress, Name::Timeout, Name::Daemon]);
+const SAVE: NameSet = NameSet::of(&[Name::Numeric, Name::Json]);
+const STOP_DAEMON: NameSet = NameSet::of(&[Name::Syncid, Name::DryRun]);
+const ZERO: NameSet = NameSet::of(&[Name::ServiceAddress, Name::DryRun]);
+const DRY_RUN: NameSet = NameSet::of(&[Name::DryRun]);
+const SERVICE_ADDRESS: NameSet = NameSet::of(&[Name::ServiceAddress]);
+const BOTH_ADDRESSES: NameSet = NameSet::of(&[Name::ServiceAddress, Name::RealServer]);
+const NONE: NameSet = NameSet::of(&[]);
 
 impl Verb {
     pub const fn rule(self) -> CommandRule {
-        const fn rule(
-            name: &'static str,
-            needs: &'static [&'static str],
-            takes: &'static [&'static str],
-        ) -> CommandRule {
-            CommandRule { name, needs, takes, either: &[] }
+        const fn rule(name: &'static str, needs: NameSet, takes: NameSet) -> CommandRule {
+            CommandRule { name, needs, takes, either: NONE }
         }
         match self {
-            Verb::AddService => rule("add-service", &["service-address"], SERVICE),
-            Verb::EditService => rule("edit-service", &["service-address"], SERVICE),
-            Verb::DeleteService => rule("delete-service", &["service-address"], &["dry-run"]),
-            Verb::Clear => rule("flush", &[], &["dry-run"]),
-            Verb::List => CommandRule {
-                either: &["connection", "service-address", "timeout", "daemon"],
-                ..rule("list", &[], LIST)
-            },
-            Verb::Zero => rule("zero", &[], &["service-address", "dry-run"]),
-            Verb::AddServer => rule("add-server", &["service-address", "real-server"], SERVER),
-            Verb::EditServer => rule("edit-server", &["service-address", "real-server"], SERVER),
-            Verb::DeleteServer => rule("delete-server", &["service-address", "real-server"], &["dry-run"]),
-            Verb::Restore => rule("restore", &[], &["dry-run"]),
-            Verb::Save => rule("save", &[], &["numeric", "json"]),
-            Verb::Set => rule("set", &[], &["dry-run"]),
-            Verb::StartDaemon => rule("start-daemon", &[], DAEMON),
-            Verb::StopDaemon => rule("stop-daemon", &[], &["syncid", "dry-run"]),
+            Verb::AddService => rule("add-service", SERVICE_ADDRESS, SERVICE),
+            Verb::EditService => rule("edit-service", SERVICE_ADDRESS, SERVICE),
+            Verb::DeleteService => rule("delete-service", SERVICE_ADDRESS, DRY_RUN),
+            Verb::Clear => rule("flush", NONE, DRY_RUN),
+            Verb::List => CommandRule { either: LISTED, ..rule("list", NONE, LIST) },
+            Verb::Zero => rule("zero", NONE, ZERO),
+            Verb::AddServer => rule("add-server", BOTH_ADDRESSES, SERVER),
+            Verb::EditServer => rule("edit-server", BOTH_ADDRESSES, SERVER),
+            Verb::DeleteServer => rule("delete-server", BOTH_ADDRESSES, DRY_RUN),
+            Verb::Restore => rule("restore", NONE, DRY_RUN),
+            Verb::Save => rule("save", NONE, SAVE),
+            Verb::Set => rule("set", NONE, DRY_RUN),
+            Verb::StartDaemon => rule("start-daemon", NONE, DAEMON),
+            Verb::StopDaemon => rule("stop-daemon", NONE, STOP_DAEMON),
         }
     }
 }
 
 /// A tunnel's options and the types that they go with, in the order in which they are looked at.
-pub const TUNNEL_OPTIONS: [&str; 4] = ["tun-port", "tun-nocsum", "tun-csum", "tun-remcsum"];
+pub const TUNNEL_OPTIONS: [Name; 4] = [Name::TunPort, Name::TunNocsum, Name::TunCsum, Name::TunRemcsum];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
@@ -289,5 +423,17 @@ pub fn scheduler_flags(scheduler: &str) -> [&'static str; 3] {
         "sh" => ["sh-fallback", "sh-port", "flag-3"],
         "mh" => ["mh-fallback", "mh-port", "flag-3"],
         _ => ["flag-1", "flag-2", "flag-3"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_in_their_order() {
+        assert!(NAMES.iter().enumerate().all(|(place, (name, _))| *name as usize == place));
+        assert_eq!(BOTH_ADDRESSES.iter().collect::<Vec<_>>(), [Name::ServiceAddress, Name::RealServer]);
+        assert_eq!(NONE.iter().next(), None);
     }
 }

@@ -75,11 +75,14 @@ pub fn endpoint(text: &[u8], protocol: Option<Protocol>, names: &Names) -> Optio
         }
         text => (text, None),
     };
-    let ip = match ipv6(host) {
+    let colon = host.iter().rposition(|&octet| octet == b':');
+    // An address of IPv6 has at least two.
+    let has_two = colon.is_some_and(|colon| host[..colon].contains(&b':'));
+    let ip = match has_two.then(|| ipv6(host)).flatten() {
         Some(ip) => IpAddr::V6(ip),
         None => {
             // This replaces a port behind brackets.
-            let host = match host.iter().rposition(|&octet| octet == b':') {
+            let host = match colon {
                 Some(colon) => {
                     port = Some(&host[colon + 1..]);
                     &host[..colon]
@@ -111,30 +114,42 @@ pub fn ipv4(text: &[u8], names: &Names) -> Option<Ipv4Addr> {
     inet_aton(text).or_else(|| names.host(text))
 }
 
-/// One to four numbers, decimal, octal or hexadecimal; the last one fills what is left. Text
-/// behind white space is not looked at.
+/// What [`dotted`] reads. Text behind white space is not looked at.
 fn inet_aton(text: &[u8]) -> Option<Ipv4Addr> {
-    let text = text.split(is_space).next()?;
-    let parts: Vec<u32> = text.split(|&octet| octet == b'.').map(c_number).collect::<Option<_>>()?;
-    let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;
-    let free = 32 - 8 * first.len() as u32;
-    if first.iter().any(|part| *part > 255) || u64::from(*last) >= 1 << free {
-        return None;
+    dotted(text).or_else(|| dotted(text.split(is_space).next()?))
+}
+
+/// One to four numbers, decimal, octal or hexadecimal; the last one fills what is left.
+fn dotted(text: &[u8]) -> Option<Ipv4Addr> {
+    let (mut high, mut free) = (0, 32);
+    let mut parts = text.split(|&octet| octet == b'.').map(c_number).peekable();
+    while let Some(part) = parts.next() {
+        let part = u64::from(part?);
+        if parts.peek().is_none() {
+            return (part < 1 << free).then(|| Ipv4Addr::from_bits(high | part as u32));
+        }
+        if free == 8 || part > 255 {
+            return None;
+        }
+        free -= 8;
+        high |= (part as u32) << free;
     }
-    let high = first.iter().fold(0u64, |bits, part| bits << 8 | u64::from(*part));
-    Some(Ipv4Addr::from_bits((high << free) as u32 | last))
+    None
 }
 
 /// `10`, `012` or `0xa`.
 fn c_number(text: &[u8]) -> Option<u32> {
-    let (digits, base) = match text {
-        [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
-        [b'0', digits @ ..] if !digits.is_empty() => (digits, 8),
-        digits => (digits, 10),
-    };
-    // No sign: `from_str_radix` would take one.
-    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_alphanumeric()))?;
-    u32::from_str_radix(digits, base).ok()
+    match text {
+        [b'0', b'x' | b'X', digits @ ..] => unsigned::<16>(digits),
+        [b'0', digits @ ..] if !digits.is_empty() => unsigned::<8>(digits),
+        digits => unsigned::<10>(digits),
+    }
+}
+
+/// Digits only.
+fn unsigned<const BASE: u32>(digits: &[u8]) -> Option<u32> {
+    let append = |number: u32, octet: &u8| number.checked_mul(BASE)?.checked_add(char::from(*octet).to_digit(BASE)?);
+    digits.iter().try_fold(0, append).filter(|_| !digits.is_empty())
 }
 
 /// An IPv6 prefix as atoi(3) reads it: `64x` is 64.

@@ -1,12 +1,18 @@
 //! Changes made to a copy of the table, as the kernel would make them: so that many become one
 //! plan, or none is made.
 
-use lvs_dr::ipvs::{Change, Destination, Ipvs, Plan, ServiceId, Table};
+use std::collections::BTreeSet;
+
+use lvs_dr::ipvs::{Change, Destination, Detail, Ipvs, Plan, ServiceId, SyncRole, Table};
+use lvs_dr::{Cause, Result as LibraryResult};
 use rustix::io::Errno;
 
 use super::Refusal;
 use super::edit::{self, Operation, would_refuse};
 use super::options::{Action, ServiceRequest};
+
+/// How many services are read one by one at most.
+const FEW: usize = 16;
 
 pub struct Draft {
     seen: Table,
@@ -17,22 +23,66 @@ pub struct Draft {
 
 /// What a line with only one command would change, as commands.
 pub fn plan_of(ipvs: &mut Ipvs, action: Action) -> Result<String, Refusal> {
-    let mut draft = Draft::new(ipvs, concerns_settings(&action))?;
+    let mut draft = Draft::new(ipvs, [&action])?;
     draft.change(&action)?;
     Ok(draft.to_string())
 }
 
 /// Whether timeouts or daemons are to be changed.
-pub fn concerns_settings(action: &Action) -> bool {
+fn concerns_settings(action: &Action) -> bool {
     matches!(action, Action::Set(_) | Action::StartDaemon(_) | Action::StopDaemon(_))
 }
 
+/// The services that these actions change or look for. `None`: all, or more than a few.
+fn named<'a>(actions: impl Iterator<Item = &'a Action>) -> Option<BTreeSet<ServiceId>> {
+    let mut ids = BTreeSet::new();
+    for action in actions {
+        match action {
+            Action::AddService(request) | Action::EditService(request) => ids.extend([request.id]),
+            Action::DeleteService(id)
+            | Action::AddServer(id, _)
+            | Action::EditServer(id, _)
+            | Action::DeleteServer(id, _) => ids.extend([*id]),
+            Action::Zero(id) => ids.extend(edit::zeroed(id)),
+            Action::Clear => return None,
+            Action::Set(_) | Action::StartDaemon(_) | Action::StopDaemon(_) => {}
+            Action::Help | Action::Version | Action::List(_) | Action::Save | Action::Restore => {}
+        }
+        if ids.len() > FEW {
+            return None;
+        }
+    }
+    Some(ids)
+}
+
+/// Reads the part of the kernel's table that these actions are about.
+fn read<'a>(ipvs: &mut Ipvs, actions: impl Iterator<Item = &'a Action> + Clone) -> LibraryResult<Table> {
+    let mut table = match named(actions.clone()) {
+        // Where a kernel lacks IPv6, the name of such a service is an error, and a list is not.
+        Some(ids) => read_services(ipvs, &ids).or_else(|_| ipvs.table()),
+        None => ipvs.table(),
+    }?;
+    if actions.clone().any(concerns_settings) {
+        table.timeouts = Some(ipvs.timeouts()?);
+        let running = ipvs.sync_daemons()?.into_iter().map(|daemon| (daemon.role, Some(daemon)));
+        table.daemons = [(SyncRole::Master, None), (SyncRole::Backup, None)].into_iter().chain(running).collect();
+    }
+    Ok(table)
+}
+
+/// Those of these services that exist.
+fn read_services(ipvs: &mut Ipvs, ids: &BTreeSet<ServiceId>) -> LibraryResult<Table> {
+    let found = ids.iter().map(|id| ipvs.entry(id, Detail::Configuration));
+    found.filter(|found| !found.as_ref().is_err_and(|error| error.cause() == Some(Cause::NoService))).collect()
+}
+
 impl Draft {
-    /// Begins with what the kernel has. Its timeouts and daemons count only where they are to be
-    /// changed.
-    pub fn new(ipvs: &mut Ipvs, with_settings: bool) -> Result<Self, Refusal> {
-        let seen = if with_settings { ipvs.snapshot() } else { ipvs.table() };
-        let seen = seen.map_err(|error| edit::refused(Operation::Other, &error))?;
+    /// Begins with what the kernel has of what these actions are about.
+    pub fn new<'a>(
+        ipvs: &mut Ipvs,
+        actions: impl IntoIterator<Item = &'a Action, IntoIter: Clone>,
+    ) -> Result<Self, Refusal> {
+        let seen = read(ipvs, actions.into_iter()).map_err(|error| edit::refused(Operation::Other, &error))?;
         Ok(Draft { wanted: seen.clone(), seen, zeroed: Vec::new() })
     }
 
@@ -45,8 +95,8 @@ impl Draft {
         self.wanted.retain(|_| false);
     }
 
-    /// Makes a change, or says why the kernel would not. That a module or an address is wrong only
-    /// the kernel can tell.
+    /// Makes a change, or says why the kernel would not, and is of no use any more. That a module
+    /// or an address is wrong only the kernel can tell.
     pub fn change(&mut self, action: &Action) -> Result<(), Refusal> {
         match action {
             Action::AddService(request) => self.set_service(request, Operation::AddService),
@@ -111,27 +161,26 @@ impl Draft {
     }
 
     fn set_service(&mut self, request: &ServiceRequest, operation: Operation) -> Result<(), Refusal> {
-        match (operation, self.wanted.service(&request.id)) {
-            (Operation::AddService, Some(_)) => return Err(would_refuse(operation, Errno::EXIST)),
-            (Operation::EditService, None) => return Err(would_refuse(operation, Errno::SRCH)),
-            _ => {}
+        let is_new = match request.service.clone() {
+            Some(service) => self.wanted.insert(service),
+            None => self.wanted.service(&request.id).is_none(),
+        };
+        match operation {
+            Operation::AddService if !is_new => Err(would_refuse(operation, Errno::EXIST)),
+            Operation::EditService if is_new => Err(would_refuse(operation, Errno::SRCH)),
+            _ if request.service.is_none() => Err(would_refuse(operation, Errno::NOENT)),
+            _ => Ok(()),
         }
-        let service = request.service.clone().ok_or_else(|| would_refuse(operation, Errno::NOENT))?;
-        self.wanted.insert(service);
-        Ok(())
     }
 
     fn set_destination(&mut self, id: &ServiceId, new: Destination, operation: Operation) -> Result<(), Refusal> {
-        let service = self.wanted.service(id).ok_or_else(|| would_refuse(operation, Errno::SRCH))?;
-        if new.lower_threshold > new.upper_threshold {
-            return Err(would_refuse(operation, Errno::RANGE));
+        let out_of_range = new.lower_threshold > new.upper_threshold;
+        match self.wanted.insert_destination(id, new) {
+            Err(_) => Err(would_refuse(operation, Errno::SRCH)),
+            Ok(_) if out_of_range => Err(would_refuse(operation, Errno::RANGE)),
+            Ok(Some(_)) if operation == Operation::AddServer => Err(would_refuse(operation, Errno::EXIST)),
+            Ok(_) => Ok(()),
         }
-        if operation == Operation::AddServer && service.destination(new.address).is_some() {
-            return Err(would_refuse(operation, Errno::EXIST));
-        }
-        // The service is there.
-        let _ = self.wanted.insert_destination(id, new);
-        Ok(())
     }
 }
 

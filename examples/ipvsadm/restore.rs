@@ -3,7 +3,7 @@
 use lvs_dr::Error;
 use lvs_dr::ipvs::{Change, Ipvs};
 
-use super::draft::{Draft, concerns_settings};
+use super::draft::Draft;
 use super::edit::{self, Operation};
 use super::names::Names;
 use super::options::{self, Action};
@@ -32,7 +32,9 @@ pub fn run(
         }
     }
 
-    let mut draft = Draft::new(ipvs, lines.iter().any(|(_, action)| concerns_settings(action)))?;
+    // The script that clears changes what differs, and so begins as `-C` does.
+    let first = clear.then_some(&Action::Clear);
+    let mut draft = Draft::new(ipvs, first.into_iter().chain(lines.iter().map(|(_, action)| action)))?;
     if clear {
         draft.clear();
     }

@@ -6,13 +6,12 @@ use lvs_dr::ipvs::{
 };
 use serde_json::{Value, json};
 
-use super::Octets;
 use super::listing::{flag_names, method_name};
 use super::options::Columns;
 use super::order::Entries;
 
-pub fn print(value: &Value, out: &mut Octets) {
-    out.extend(format!("{value}\n").into_bytes());
+pub fn line(value: &Value) -> String {
+    format!("{value}\n")
 }
 
 pub fn table(version: &str, size: u32, entries: &Entries, columns: Columns) -> Value {

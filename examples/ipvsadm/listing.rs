@@ -22,40 +22,53 @@ pub fn print(
     names: &Names,
     out: &mut Octets,
 ) -> Result<(), Refusal> {
-    let (value, text) = match listing.what {
+    let text = match listing.what {
         Listed::Services => {
             let info = ipvs.info().map_err(listing_failed)?;
             let entries = arrange(ipvs.entries(detail(listing.columns)).map_err(listing_failed)?, listing);
             let (major, minor, patch) = info.version;
             let version = format!("{major}.{minor}.{patch}");
             let size = info.connection_table_size;
-            let title = format!("IP Virtual Server version {version} (size={size})\n");
-            let value = || json::table(&version, size, &entries, listing.columns);
-            (as_json.then(value), title + &services(&entries, listing, names))
+            match as_json {
+                true => json::line(&json::table(&version, size, &entries, listing.columns)),
+                false => {
+                    let title = format!("IP Virtual Server version {version} (size={size})\n");
+                    services(title, &entries, listing, names)
+                }
+            }
         }
         Listed::Service(id) => {
             let entries = arrange(vec![ipvs.entry(&id, detail(listing.columns)).map_err(listing_failed)?], listing);
-            (as_json.then(|| json::services(&entries, listing.columns, true)), services(&entries, listing, names))
+            match as_json {
+                true => json::line(&json::services(&entries, listing.columns, true)),
+                false => services(String::new(), &entries, listing, names),
+            }
         }
         Listed::Connections => {
             let entries =
                 ipvs.connections().map_err(|_| Refusal::new(LISTING, "cannot open file /proc/net/ip_vs_conn"))?;
-            (as_json.then(|| json::connections(&entries)), connections(&entries, listing, names))
+            match as_json {
+                true => json::line(&json::connections(&entries)),
+                false => connections(&entries, listing, names),
+            }
         }
         Listed::Timeouts => {
             let times = ipvs.timeouts().map_err(listing_failed)?;
             let (tcp, tcp_fin, udp) = (times.tcp.as_secs(), times.tcp_fin.as_secs(), times.udp.as_secs());
-            (as_json.then(|| json::timeouts(&times)), format!("Timeout (tcp tcpfin udp): {tcp} {tcp_fin} {udp}\n"))
+            match as_json {
+                true => json::line(&json::timeouts(&times)),
+                false => format!("Timeout (tcp tcpfin udp): {tcp} {tcp_fin} {udp}\n"),
+            }
         }
         Listed::Daemons => {
             let entries = ipvs.sync_daemons().map_err(listing_failed)?;
-            (as_json.then(|| json::daemons(&entries)), entries.iter().map(daemon).collect())
+            match as_json {
+                true => json::line(&json::daemons(&entries)),
+                false => entries.iter().map(daemon).collect(),
+            }
         }
     };
-    match value {
-        Some(value) => json::print(&value, out),
-        None => out.extend(text.into_bytes()),
-    }
+    out.extend(text.into_bytes());
     Ok(())
 }
 
@@ -76,13 +89,16 @@ const SERVICE_WIDTH: usize = 33;
 const DESTINATION_WIDTH: usize = 28;
 const ENDPOINT_WIDTH: usize = 59;
 
-fn services(entries: &Entries, listing: &Listing, names: &Names) -> String {
-    let mut text = title(listing.columns);
+// Long lists are written piece by piece into one text. Writing to a String cannot fail.
+
+/// Adds the services to a text.
+fn services(mut text: String, entries: &Entries, listing: &Listing, names: &Names) -> String {
+    text += &title(listing.columns);
     for (entry, destinations) in entries {
-        text += &service(entry, listing, names);
+        service(&mut text, entry, listing, names);
         let protocol = protocol_of(&entry.service.id);
         for entry in destinations {
-            text += &destination(entry, protocol, listing, names);
+            destination(&mut text, entry, protocol, listing, names);
         }
     }
     text
@@ -121,33 +137,42 @@ fn protocol_of(id: &ServiceId) -> Option<Protocol> {
     }
 }
 
-fn service(entry: &ServiceEntry, listing: &Listing, names: &Names) -> String {
-    let service = &entry.service;
-    let name = service_name(&service.id, listing, names);
-    let stats = &entry.stats;
+fn service(text: &mut String, entry: &ServiceEntry, listing: &Listing, names: &Names) {
+    let (service, stats, start) = (&entry.service, &entry.stats, text.len());
+    service_name(text, &service.id, listing, names);
     match listing.columns {
-        Columns::Stats => format!("{name:<33}{}\n", numbers(counters(stats), listing.exact)),
-        Columns::Rates => format!("{name:<33}{}\n", numbers(rates(stats), listing.exact)),
-        _ => format!("{name} {}\n", service_settings(service)),
+        Columns::Stats | Columns::Rates => pad(text, start, SERVICE_WIDTH),
+        _ => text.push(' '),
+    }
+    match listing.columns {
+        Columns::Stats => numbers(text, &counters(stats), listing.exact),
+        Columns::Rates => numbers(text, &rates(stats), listing.exact),
+        _ => service_settings(text, service),
+    }
+    text.push('\n');
+}
+
+fn service_name(text: &mut String, id: &ServiceId, listing: &Listing, names: &Names) {
+    let start = text.len();
+    let (kind, address) = match id {
+        ServiceId::Fwmark { mark, family } => {
+            let _ = write!(text, "FWM  {mark}{}", if *family == Family::V6 { " IPv6" } else { "" });
+            return;
+        }
+        ServiceId::Tcp(address) => ("TCP  ", address),
+        ServiceId::Udp(address) => ("UDP  ", address),
+        ServiceId::Sctp(address) => ("SCTP ", address),
+    };
+    *text += kind;
+    endpoint(text, *address, protocol_of(id), listing, names);
+    if address.is_ipv4() {
+        cut(text, start, SERVICE_WIDTH);
     }
 }
 
-fn service_name(id: &ServiceId, listing: &Listing, names: &Names) -> String {
-    let (kind, address) = match id {
-        ServiceId::Fwmark { mark, family: Family::V4 } => return format!("FWM  {mark}"),
-        ServiceId::Fwmark { mark, family: Family::V6 } => return format!("FWM  {mark} IPv6"),
-        ServiceId::Tcp(address) => ("TCP", address),
-        ServiceId::Udp(address) => ("UDP", address),
-        ServiceId::Sctp(address) => ("SCTP", address),
-    };
-    let name = format!("{kind:<4} {}", endpoint(*address, protocol_of(id), listing, names));
-    if address.is_ipv4() { cut(name, SERVICE_WIDTH) } else { name }
-}
-
 /// Scheduler and flags.
-fn service_settings(service: &Service) -> String {
-    let mut text = service.scheduler.to_string();
-    // Writing to a String cannot fail.
+fn service_settings(text: &mut String, service: &Service) {
+    *text += service.scheduler.name();
     if let Some(flags) = flag_names(service) {
         let _ = write!(text, " ({flags})");
     }
@@ -161,9 +186,8 @@ fn service_settings(service: &Service) -> String {
         }
     }
     if service.flags.contains(ServiceFlags::ONE_PACKET) {
-        text += " ops";
+        *text += " ops";
     }
-    text
 }
 
 /// The scheduler's flags that are set: `sh-fallback,sh-port`.
@@ -183,33 +207,45 @@ fn partial_netmask(service: &Service) -> Option<String> {
     })
 }
 
-fn destination(entry: &DestinationEntry, protocol: Option<Protocol>, listing: &Listing, names: &Names) -> String {
+fn destination(
+    text: &mut String,
+    entry: &DestinationEntry,
+    protocol: Option<Protocol>,
+    listing: &Listing,
+    names: &Names,
+) {
     let ipvs::Destination { address, forward, weight, upper_threshold, lower_threshold, .. } = &entry.destination;
     let DestinationEntry { active, inactive, persistent, stats, .. } = entry;
-    let mut name = endpoint(*address, protocol, listing, names);
+    *text += "  -> ";
+    let start = text.len();
+    endpoint(text, *address, protocol, listing, names);
     if address.is_ipv4() {
-        name = cut(name, DESTINATION_WIDTH);
+        cut(text, start, DESTINATION_WIDTH);
     }
+    pad(text, start, DESTINATION_WIDTH);
     let method = method_name(*forward);
-    match listing.columns {
-        Columns::Plain => format!("  -> {name:<28} {method:<7} {weight:<6} {active:<10} {inactive:<10}\n"),
+    let _ = match listing.columns {
+        Columns::Plain => write!(text, " {method:<7} {weight:<6} {active:<10} {inactive:<10}"),
         Columns::Tunnels => {
             let tunnel = tunnel_name(*forward);
-            format!("  -> {name:<28} {method:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}\n")
+            write!(text, " {method:<7} {tunnel:<13} {weight:<6} {active:<10} {inactive:<10}")
         }
         Columns::Thresholds => {
-            format!("  -> {name:<28} {upper_threshold:<10} {lower_threshold:<10} {active:<10} {inactive:<10}\n")
+            write!(text, " {upper_threshold:<10} {lower_threshold:<10} {active:<10} {inactive:<10}")
         }
-        Columns::Persistent => {
-            format!("  -> {name:<28} {weight:<9} {persistent:<11} {active:<10} {inactive:<10}\n")
+        Columns::Persistent => write!(text, " {weight:<9} {persistent:<11} {active:<10} {inactive:<10}"),
+        Columns::Stats => {
+            numbers(text, &counters(&stats.unwrap_or_default()), listing.exact);
+            Ok(())
         }
-        Columns::Stats => format!("  -> {name:<28}{}\n", numbers(counters(&stats.unwrap_or_default()), listing.exact)),
         Columns::Rates => {
-            let [connections, packets_in, packets_out, bytes_in, bytes_out] = rates(&stats.unwrap_or_default());
-            let bytes = numbers([bytes_in, bytes_out], listing.exact);
-            format!("  -> {name:<28} {connections:>8} {packets_in:>8} {packets_out:>8}{bytes}\n")
+            let [connections, packets_in, packets_out, bytes @ ..] = rates(&stats.unwrap_or_default());
+            let _ = write!(text, " {connections:>8} {packets_in:>8} {packets_out:>8}");
+            numbers(text, &bytes, listing.exact);
+            Ok(())
         }
-    }
+    };
+    text.push('\n');
 }
 
 pub fn method_name(forward: Forward) -> &'static str {
@@ -244,55 +280,72 @@ fn rates(stats: &Stats) -> [u64; 5] {
     [stats.connection_rate, stats.packet_rate_in, stats.packet_rate_out, stats.byte_rate_in, stats.byte_rate_out]
 }
 
-fn numbers<const N: usize>(values: [u64; N], exact: bool) -> String {
-    values.iter().map(|value| number(*value, exact)).collect()
+fn numbers(text: &mut String, values: &[u64], exact: bool) {
+    values.iter().for_each(|value| number(text, *value, exact));
 }
 
 /// In nine columns, where need be in thousands, millions and so on, rounded down.
-fn number(value: u64, exact: bool) -> String {
-    let (divisor, unit) = match value {
-        ..100_000_000 => return format!("{value:>9}"),
-        _ if exact => return format!(" {value}"),
-        100_000_000..1_000_000_000 => (1_000, 'K'),
-        1_000_000_000..100_000_000_000 => (1_000_000, 'M'),
-        100_000_000_000..100_000_000_000_000 => (1_000_000_000, 'G'),
-        100_000_000_000_000.. => (1_000_000_000_000, 'T'),
+fn number(text: &mut String, value: u64, exact: bool) {
+    let _ = match value {
+        ..100_000_000 => write!(text, "{value:>9}"),
+        _ if exact => write!(text, " {value}"),
+        100_000_000..1_000_000_000 => write!(text, "{:>8}K", value / 1_000),
+        1_000_000_000..100_000_000_000 => write!(text, "{:>8}M", value / 1_000_000),
+        100_000_000_000..100_000_000_000_000 => write!(text, "{:>8}G", value / 1_000_000_000),
+        100_000_000_000_000.. => write!(text, "{:>8}T", value / 1_000_000_000_000),
     };
-    format!("{:>8}{unit}", value / divisor)
 }
 
 /// Address and port, as names where there are some and they are wanted.
-fn endpoint(address: SocketAddr, protocol: Option<Protocol>, listing: &Listing, names: &Names) -> String {
-    if listing.numeric {
-        return cut(number_of(address), ENDPOINT_WIDTH);
+fn endpoint(text: &mut String, address: SocketAddr, protocol: Option<Protocol>, listing: &Listing, names: &Names) {
+    let (start, ip, port) = (text.len(), address.ip(), address.port());
+    let (host, name_of_port) = match listing.numeric {
+        true => (None, None),
+        false => (names.name_of_host(ip), protocol.and_then(|protocol| names.name_of_port(port, protocol))),
+    };
+    let (before, after) = if address.is_ipv6() { ("[", "]:") } else { ("", ":") };
+    *text += before;
+    match host {
+        Some(host) => *text += &host,
+        None => push_ip(text, ip),
     }
-    let host = names.name_of_host(address.ip()).unwrap_or_else(|| ip_text(address.ip()));
-    let port = protocol.and_then(|protocol| names.name_of_port(address.port(), protocol));
-    let port = port.map_or_else(|| address.port().to_string(), str::to_owned);
-    cut(if address.is_ipv6() { format!("[{host}]:{port}") } else { format!("{host}:{port}") }, ENDPOINT_WIDTH)
-}
-
-/// `192.168.0.254:80`, `[2001:db8::fe]:80`
-fn number_of(address: SocketAddr) -> String {
-    let (ip, port) = (ip_text(address.ip()), address.port());
-    if address.is_ipv6() { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+    *text += after;
+    match name_of_port {
+        Some(name) => *text += name,
+        None => drop(write!(text, "{port}")),
+    }
+    cut(text, start, ENDPOINT_WIDTH);
 }
 
 /// As inet_ntop(3): an IPv6 address whose first 96 bits are 0 ends as an IPv4 address does,
 /// `::1.2.3.4`.
-fn ip_text(ip: IpAddr) -> String {
-    match ip {
+fn push_ip(text: &mut String, ip: IpAddr) {
+    let _ = match ip {
         IpAddr::V6(ip) if ip.to_bits() >> 32 == 0 && ip.to_bits() >> 16 != 0 => {
-            format!("::{}", std::net::Ipv4Addr::from_bits(ip.to_bits() as u32))
+            write!(text, "::{}", std::net::Ipv4Addr::from_bits(ip.to_bits() as u32))
         }
-        ip => ip.to_string(),
-    }
+        IpAddr::V6(ip) => write!(text, "{ip}"),
+        IpAddr::V4(ip) => write!(text, "{ip}"),
+    };
 }
 
-fn cut(mut text: String, length: usize) -> String {
-    let end = (0..=length.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.truncate(end.unwrap_or(0));
+/// The text that `write` writes.
+fn written(write: impl FnOnce(&mut String)) -> String {
+    let mut text = String::new();
+    write(&mut text);
     text
+}
+
+/// Cuts what stands behind `start` to a length.
+fn cut(text: &mut String, start: usize, length: usize) {
+    let end = (start..=text.len().min(start + length)).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(start));
+}
+
+/// Fills what stands behind `start` up with blanks.
+fn pad(text: &mut String, start: usize, width: usize) {
+    let length = text[start..].chars().count();
+    text.extend(std::iter::repeat_n(' ', width.saturating_sub(length)));
 }
 
 fn connections(entries: &[Connection], listing: &Listing, names: &Names) -> String {
@@ -308,7 +361,8 @@ fn connections(entries: &[Connection], listing: &Listing, names: &Names) -> Stri
             _ => None,
         };
         let ends = [entry.client, entry.service, entry.destination];
-        let [client, service, destination] = ends.map(|end| endpoint(end, protocol, listing, names));
+        let [client, service, destination] =
+            ends.map(|end| written(|text| endpoint(text, end, protocol, listing, names)));
         let seconds = entry.expires.as_secs();
         let expires = format!("{:02}:{:02}", seconds / 60, seconds % 60);
         let (protocol, state) = (entry.protocol.to_string(), &entry.state);
@@ -326,7 +380,7 @@ fn daemon(daemon: &SyncDaemon) -> String {
     let mut text = format!("{role} sync daemon (mcast={interface}, syncid={sync_id}");
     let parts = [
         ("maxlen", daemon.max_length.filter(|length| *length != 0).map(|length| length.to_string())),
-        ("group", daemon.group.map(ip_text)),
+        ("group", daemon.group.map(|group| written(|text| push_ip(text, group)))),
         ("port", daemon.port.filter(|port| *port != 0).map(|port| port.to_string())),
         ("ttl", daemon.ttl.filter(|ttl| *ttl != 0).map(|ttl| ttl.to_string())),
     ];
@@ -356,24 +410,31 @@ mod tests {
             (100_000_000_000_000, "     100T"),
             (u64::MAX, "18446744T"),
         ] {
-            assert_eq!(number(value, false), text);
+            assert_eq!(written(|to| number(to, value, false)), text);
         }
-        assert_eq!(number(99_999_999, true), " 99999999");
-        assert_eq!(number(100_000_000, true), " 100000000");
-        assert_eq!(number(u64::MAX, true), " 18446744073709551615");
+        for (value, text) in
+            [(99_999_999, " 99999999"), (100_000_000, " 100000000"), (u64::MAX, " 18446744073709551615")]
+        {
+            assert_eq!(written(|to| number(to, value, true)), text);
+        }
     }
 
     #[test]
     fn addresses_are_those_of_inet_ntop() {
         for text in ["::", "::1", "::1.2.3.4", "::0.1.0.0", "::ffff:1.2.3.4", "2001:db8::1", "1:0:2::3", "1.2.3.4"] {
-            assert_eq!(ip_text(text.parse().unwrap()), text);
+            assert_eq!(written(|to| push_ip(to, text.parse().unwrap())), text);
         }
     }
 
     #[test]
     fn what_is_long_is_cut() {
-        assert_eq!(cut("abc".into(), 5), "abc");
-        assert_eq!(cut("abcdef".into(), 5), "abcde");
-        assert_eq!(cut("abcd\u{e9}".into(), 5), "abcd");
+        for (text, left) in [("abc", "abc"), ("abcdef", "abcde"), ("abcd\u{e9}", "abcd")] {
+            let both = written(|to| {
+                *to += "12";
+                *to += text;
+                cut(to, 2, 5);
+            });
+            assert_eq!(both, format!("12{left}"));
+        }
     }
 }

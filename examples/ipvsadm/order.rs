@@ -20,21 +20,39 @@ pub fn sort(entries: Entries) -> Entries {
 }
 
 /// The halves are sorted, and then taken from in turn. The standard library's sorts want an order
-/// without circles.
-fn merge_sort<T>(mut first: Vec<T>, compare: &impl Fn(&T, &T) -> Ordering) -> Vec<T> {
-    if first.len() <= 1 {
-        return first;
+/// without circles. Entries are large: their places are sorted, and each entry moves once.
+fn merge_sort<T>(items: Vec<T>, compare: &impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+    if items.len() <= 1 {
+        return items;
     }
-    let second = first.split_off(first.len() / 2);
-    let mut sorted = Vec::with_capacity(first.len() + second.len());
-    let mut first = merge_sort(first, compare).into_iter().peekable();
-    let mut second = merge_sort(second, compare).into_iter().peekable();
-    while let (Some(a), Some(b)) = (first.peek(), second.peek()) {
-        sorted.extend(if compare(a, b).is_le() { first.next() } else { second.next() });
+    let mut places: Vec<usize> = (0..items.len()).collect();
+    sort_places(&mut places, &mut Vec::new(), &|a, b| compare(&items[a], &items[b]));
+    let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
+    places.into_iter().filter_map(|place| items[place].take()).collect()
+}
+
+/// `merged` is space to work in.
+fn sort_places(places: &mut [usize], merged: &mut Vec<usize>, compare: &impl Fn(usize, usize) -> Ordering) {
+    if places.len() <= 1 {
+        return;
     }
-    sorted.extend(first);
-    sorted.extend(second);
-    sorted
+    let (first, second) = places.split_at_mut(places.len() / 2);
+    sort_places(first, merged, compare);
+    sort_places(second, merged, compare);
+    merged.clear();
+    let (mut first, mut second) = (&*first, &*second);
+    while let ([a, behind_a @ ..], [b, behind_b @ ..]) = (first, second) {
+        if compare(*a, *b).is_le() {
+            merged.push(*a);
+            first = behind_a;
+        } else {
+            merged.push(*b);
+            second = behind_b;
+        }
+    }
+    // What is left of the second half is in its place.
+    merged.extend(first);
+    places[..merged.len()].copy_from_slice(merged);
 }
 
 fn by_difference(a: u32, b: u32) -> Ordering {

@@ -10,10 +10,11 @@ use super::{Octets, Refusal, json, listing_failed};
 
 pub fn print(ipvs: &mut Ipvs, as_json: bool, out: &mut Octets) -> Result<(), Refusal> {
     let entries = order::sort(ipvs.entries(Detail::Configuration).map_err(listing_failed)?);
-    match as_json {
-        true => json::print(&json::services(&entries, Columns::Plain, false), out),
-        false => out.extend(text(entries).into_bytes()),
-    }
+    let text = match as_json {
+        true => json::line(&json::services(&entries, Columns::Plain, false)),
+        false => text(entries),
+    };
+    out.extend(text.into_bytes());
     Ok(())
 }
 

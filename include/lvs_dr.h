@@ -451,7 +451,9 @@
 #define LVS_LOOPBACK_BACKUP 1
 
 /**
- * The node sets arp_ignore 1 and arp_announce 2 on the interface.
+ * The node sets arp_ignore 1 and arp_announce 2 on each interface whose link reaches clients: the
+ * one that is named, those on the same link (the interface below a macvlan), and those with an
+ * address in the subnet of one of these or of a VIP.
  */
 #define LVS_ARP_DEFAULT 0
 
@@ -461,7 +463,7 @@
 #define LVS_ARP_LEAVE 1
 
 /**
- * The node sets `arp_ignore` and `arp_announce` on the interface.
+ * The node sets `arp_ignore` and `arp_announce` on these interfaces.
  */
 #define LVS_ARP_INTERFACE 2
 
@@ -1313,15 +1315,18 @@ typedef struct lvs_node_status {
      */
     uint32_t reached;
     /**
-     * 1 if the kernel does not answer ARP requests for a VIP on `lo`, otherwise 0.
+     * 1 if neighbours do not learn of a VIP on `lo`: on each interface whose link reaches clients,
+     * the kernel neither answers ARP requests for it nor names it as the sender of its own.
+     * Otherwise 0.
      */
     uint32_t hidden;
     /**
-     * arp_ignore, as it counts on the interface: the greater of its own and that of "all".
+     * arp_ignore, as it counts on the interface: the greater of its own and that of "all". -1:
+     * there is no such interface.
      */
     int32_t arp_ignore;
     /**
-     * arp_announce, as it counts on the interface.
+     * arp_announce, as it counts on the interface. -1: there is no such interface.
      */
     int32_t arp_announce;
     /**

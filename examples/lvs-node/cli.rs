@@ -33,7 +33,7 @@ use serde_json::{Value, json};
 use file::NodeFile;
 
 const AFTER_HELP: &str = r#"THE FILE
-  interface = "bond0"             # what clients reach; it holds the director's VIP
+  interface = "bond0"             # what clients reach; it holds the director's VIP. Alternative names are names too
   vips = ["192.168.0.254"]        # IPv4 and IPv6
   vip_owner = "node"              # or "keepalived": its virtual_ipaddress moves the VIP on the interface
   fence = "marks"                 # all nodes have the live table; packets from another node's MAC address are marked, and
@@ -43,11 +43,12 @@ const AFTER_HELP: &str = r#"THE FILE
   announcements = 5               # gratuitous ARP (IPv6: neighbour advertisements) after a move
   announce_again = 5.0            # seconds after which they are repeated; 0: not
 
-  [arp]                           # left out: ignore = 1, announce = 2, on the interface
+  [arp]                           # left out: ignore = 1, announce = 2, on each interface whose link reaches clients
   manage = true                   # false: ARP settings are left alone
   ignore = 3                      # arp_ignore; 1 is safe with route_localnet too
   announce = 2                    # arp_announce
-  on = "interface"                # or "all"; the greater of the two counts
+  on = "interface"                # the one above, those on the same link (below a macvlan), and those with an address near a
+                                  # VIP; or "all", of which and the interface's own the greater counts
 
   [marks]                         # of fence = "marks"
   base = 1280725760               # the first of 256 packet marks that nothing else on this node uses
@@ -584,8 +585,13 @@ fn status_text(node: &Node, status: &Status) -> String {
             if places.is_empty() { "no interface".into() } else { places.join(" and ") }
         ));
     }
-    let hidden = if status.hidden { "a VIP on lo stays hidden" } else { "a VIP on lo is answered for" };
-    lines.push(format!("ARP      {} on {}: {hidden}", status.arp, node.config().interface));
+    let hidden = if status.hidden { "a VIP on lo stays hidden" } else { "neighbours learn of a VIP on lo" };
+    let settings: BTreeSet<String> = status.arp.iter().map(|(_, counts)| counts.to_string()).collect();
+    lines.extend(settings.iter().map(|settings| {
+        let same = status.arp.iter().filter(|(_, counts)| counts.to_string() == *settings);
+        let interfaces: Vec<&str> = same.map(|(name, _)| name.as_str()).collect();
+        format!("ARP      {settings} on {}: {hidden}", interfaces.join(" and "))
+    }));
     let count = |table: &lvs_dr::ipvs::Table| {
         let destinations = table.services().map(|service| service.destinations().len()).sum();
         format!("{}, {}", plural(table.len(), "service"), plural(destinations, "destination"))
@@ -638,9 +644,12 @@ fn status_json(node: &Node, status: &Status) -> Value {
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "arp": {
-            "ignore": status.arp.ignore.value(),
-            "announce": status.arp.announce.value(),
             "hidden": status.hidden,
+            "interfaces": status.arp.iter().map(|(name, counts)| json!({
+                "interface": name,
+                "ignore": counts.ignore.value(),
+                "announce": counts.announce.value(),
+            })).collect::<Vec<_>>(),
         },
         "table": status.table.to_string().lines().collect::<Vec<_>>(),
         "sync": status.daemons.iter().map(|daemon| json!({

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use lvs_dr::arp::{ArpTarget, Settings};
+use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::{Destination, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table};
 use lvs_dr::marks::Mac;
-use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, MarkValues, OwnRequests, VipOwner};
+use lvs_dr::node::{ArpConfig, ArpScope, Config, Fence, Loopback, MarkValues, OwnRequests, VipOwner};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -472,9 +472,9 @@ impl File {
         let arp = self.arp.as_ref().map_or(&default, Spanned::get_ref);
         config.arp = arp.manage.then(|| ArpConfig {
             settings: Settings { ignore: i32::from(arp.ignore).into(), announce: i32::from(arp.announce).into() },
-            target: match arp.on {
-                ArpOn::Interface => ArpTarget::Interface(interface.to_owned()),
-                ArpOn::All => ArpTarget::All,
+            scope: match arp.on {
+                ArpOn::Interface => ArpScope::Reached,
+                ArpOn::All => ArpScope::All,
             },
         });
         config.check().map_err(|error| {

@@ -12,10 +12,10 @@ use super::ffi::{
     Grows, Handle, Held, NAME, Opened, PATH, Result, TABLE, Text, c_text, choice, given, invalid, put, put_text, read,
 };
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
-use crate::arp::{ArpTarget, Settings};
+use crate::arp::Settings;
 use crate::marks::Mac;
 use crate::node::{
-    Apply, ArpConfig, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step, VipOwner,
+    Apply, ArpConfig, ArpScope, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step, VipOwner,
 };
 
 /// No role yet.
@@ -54,11 +54,13 @@ pub const LVS_LOOPBACK_ALWAYS: u32 = 0;
 /// The VIP is on `lo` of backups only.
 pub const LVS_LOOPBACK_BACKUP: u32 = 1;
 
-/// The node sets arp_ignore 1 and arp_announce 2 on the interface.
+/// The node sets arp_ignore 1 and arp_announce 2 on each interface whose link reaches clients: the
+/// one that is named, those on the same link (the interface below a macvlan), and those with an
+/// address in the subnet of one of these or of a VIP.
 pub const LVS_ARP_DEFAULT: u32 = 0;
 /// The node leaves ARP settings alone.
 pub const LVS_ARP_LEAVE: u32 = 1;
-/// The node sets `arp_ignore` and `arp_announce` on the interface.
+/// The node sets `arp_ignore` and `arp_announce` on these interfaces.
 pub const LVS_ARP_INTERFACE: u32 = 2;
 /// The node sets `arp_ignore` and `arp_announce` for all interfaces.
 pub const LVS_ARP_ALL: u32 = 3;
@@ -322,8 +324,8 @@ impl lvs_node_config {
             }
             LVS_ARP_DEFAULT => config.arp,
             LVS_ARP_LEAVE => None,
-            LVS_ARP_INTERFACE => Some(ArpConfig { settings, target: ArpTarget::Interface(interface) }),
-            LVS_ARP_ALL => Some(ArpConfig { settings, target: ArpTarget::All }),
+            LVS_ARP_INTERFACE => Some(ArpConfig { settings, scope: ArpScope::Reached }),
+            LVS_ARP_ALL => Some(ArpConfig { settings, scope: ArpScope::All }),
             other => return Err(invalid(&format!("`arp` {other}"), "one of LVS_ARP_... was expected")),
         };
         if let Some(text) = self.services.optional("services", TABLE)? {
@@ -787,9 +789,9 @@ mod tests {
         let expected = expected.map(|(peer, macs)| (peer.parse().unwrap(), macs.into_iter().collect()));
         assert_eq!(found.marks.macs, expected.into());
         let settings = Settings { ignore: 3.into(), announce: 2.into() };
-        assert_eq!(found.arp, Some(ArpConfig { settings, target: ArpTarget::All }));
+        assert_eq!(found.arp, Some(ArpConfig { settings, scope: ArpScope::All }));
         let on_interface = converted(lvs_node_config { arp: LVS_ARP_INTERFACE, ..full }).unwrap();
-        assert_eq!(on_interface.arp.unwrap().target, ArpTarget::Interface("eth0".into()));
+        assert_eq!(on_interface.arp.unwrap().scope, ArpScope::Reached);
         assert_eq!(converted(lvs_node_config { arp: LVS_ARP_LEAVE, ..config(&vips) }).unwrap().arp, None);
     }
 

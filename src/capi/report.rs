@@ -74,11 +74,14 @@ pub struct lvs_node_status {
     pub role: u32,
     /// 1 if that role was reached, otherwise 0.
     pub reached: u32,
-    /// 1 if the kernel does not answer ARP requests for a VIP on `lo`, otherwise 0.
+    /// 1 if neighbours do not learn of a VIP on `lo`: on each interface whose link reaches clients,
+    /// the kernel neither answers ARP requests for it nor names it as the sender of its own.
+    /// Otherwise 0.
     pub hidden: u32,
-    /// arp_ignore, as it counts on the interface: the greater of its own and that of "all".
+    /// arp_ignore, as it counts on the interface: the greater of its own and that of "all". -1:
+    /// there is no such interface.
     pub arp_ignore: i32,
-    /// arp_announce, as it counts on the interface.
+    /// arp_announce, as it counts on the interface. -1: there is no such interface.
     pub arp_announce: i32,
     /// 0.
     pub reserved: u32,
@@ -180,8 +183,8 @@ impl lvs_status {
             role: found.role.map_or(LVS_ROLE_NONE, |(role, _)| number_of(role)),
             reached: found.role.is_some_and(|(_, reached)| reached).into(),
             hidden: found.hidden.into(),
-            arp_ignore: found.arp.ignore.value(),
-            arp_announce: found.arp.announce.value(),
+            arp_ignore: found.arp.first().map_or(-1, |(_, counts)| counts.ignore.value()),
+            arp_announce: found.arp.first().map_or(-1, |(_, counts)| counts.announce.value()),
             reserved: 0,
             director: address_text(found.director),
         };

@@ -10,6 +10,7 @@ use super::TIME_LIMIT;
 use super::attribute::{attributes, number, push_attribute, string};
 use super::socket::{Failure, Outcome, Socket};
 use crate::error::{Cause, Error, Result};
+use crate::interface;
 use crate::netns::Netns;
 
 /// Number of attempts to read a list that changes while it is read.
@@ -100,14 +101,16 @@ impl RouteClient {
         self.exchange(|socket| socket.batch(messages.len(), flags, |index, octets| write(&messages[index], octets)))
     }
 
-    /// The interface of this name.
+    /// The interface of this name, or of this alternative name.
     ///
     /// # Errors
     /// [`Cause::NoInterface`] (`ENODEV`) when there is none.
     pub(crate) fn link_of_name(&mut self, name: &str) -> Result<Link> {
         let mut terminated = name.as_bytes().to_vec();
         terminated.push(0);
-        let question = RouteMessage::new(libc::RTM_GETLINK, &[0; LINK_HEADER]).with(libc::IFLA_IFNAME, &terminated);
+        // Both attributes find both kinds of names (rtnl_dev_get() in net/core/rtnetlink.c).
+        let attribute = if name.len() > interface::LONGEST_NAME { IFLA_ALT_IFNAME } else { libc::IFLA_IFNAME };
+        let question = RouteMessage::new(libc::RTM_GETLINK, &[0; LINK_HEADER]).with(attribute, &terminated);
         self.link(question).map_err(|failure| explain(failure, "find interface", name))
     }
 
@@ -242,6 +245,7 @@ pub(crate) struct Link {
 
 /// `struct ifinfomsg`: family, padding, type u16, index i32, flags u32, change u32, in host order.
 const LINK_HEADER: usize = 16;
+const IFLA_ALT_IFNAME: u16 = 53;
 const IFLA_PERM_ADDRESS: u16 = 54;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;

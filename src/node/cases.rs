@@ -7,7 +7,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::config::{ArpConfig, Config, Loopback, OwnRequests, VipOwner};
+use super::config::{ArpConfig, ArpScope, Config, Loopback, OwnRequests, VipOwner};
 use super::fence::Fence;
 use super::model::{SERVICES, VIP, World, config, ip, located};
 use super::observation::OwnMarked;
@@ -210,7 +210,7 @@ const STORIES: &[Story] = &[
         case.was(&UP);
         let interface = ArpTarget::Interface("eth1".into());
         case.world.config.interface = "eth1".into();
-        case.world.config.arp.iter_mut().for_each(|arp| arp.target = interface.clone());
+        case.world.seen.lan.interfaces = vec!["eth1".into()];
         case.world.seen.marks.qdiscs.insert("eth1".into(), None);
         case.world.seen.arp.push((interface, Settings::KERNEL));
         case.world.seen.addresses.push(located("192.0.2.11", "eth1", Scope::Global));
@@ -267,7 +267,7 @@ const STORIES: &[Story] = &[
     ("ARP settings on all", marks, |case| {
         case.was(&[Role::Backup]);
         let settings = case.world.config.arp.as_ref().map_or(Settings::KERNEL, |arp| arp.settings);
-        case.world.config.arp = Some(ArpConfig { settings, target: ArpTarget::All });
+        case.world.config.arp = Some(ArpConfig { settings, scope: ArpScope::All });
         case.role(Role::Backup);
         case.release();
     }),

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::fence::marks::MarkValues;
 use super::fence::{Fence, SyncConfig};
 use crate::address::check_vip;
-use crate::arp::{ArpTarget, Settings};
+use crate::arp::Settings;
 use crate::error::{Error, Result};
 use crate::interface;
-use crate::ipvs::{Forward, SyncRole, Table};
+use crate::ipvs::{Forward, SyncDaemon, SyncRole, Table};
 use crate::marks::Mac;
 use crate::vip;
 
@@ -38,13 +38,27 @@ pub enum Loopback {
     Backup,
 }
 
-/// The ARP settings of a node, and where they are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The ARP settings of a node, and where they are set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArpConfig {
     /// What is set.
     pub settings: Settings,
-    /// For the interface, or for all.
-    pub target: ArpTarget,
+    /// On which interfaces.
+    pub scope: ArpScope,
+}
+
+/// The interfaces that ARP settings are set on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ArpScope {
+    /// Each interface whose link reaches clients: [`Config::interface`]; those that send and
+    /// receive on the same link (a macvlan and the interface below it, the interfaces of a VRF, the
+    /// master of a port); and those with an address in a subnet of one of these, or in a subnet
+    /// that contains a VIP.
+    #[default]
+    Reached,
+    /// `all`: the kernel uses the greater of this value and the interface's own, on every
+    /// interface.
+    All,
 }
 
 /// The settings of fence `marks`.
@@ -84,7 +98,8 @@ pub struct Config {
     /// The groups of the node, this one among them. What an earlier configuration had for other
     /// groups is released.
     pub groups: BTreeSet<String>,
-    /// The interface that clients reach, and that holds the director's VIP.
+    /// The interface that clients reach, and that holds the director's VIP: its name or an
+    /// alternative name (`altname` in ip-link(8)).
     pub interface: String,
     /// The VIPs.
     pub vips: Vec<IpAddr>,
@@ -115,7 +130,7 @@ pub struct Config {
 
 impl Config {
     /// A node with these VIPs, everything else by default: ARP settings that hide the VIP on `lo`
-    /// on this interface, state in `/run/lvs-dr`.
+    /// on each interface whose link reaches clients, state in `/run/lvs-dr`.
     pub fn new(interface: &str, vips: impl IntoIterator<Item = IpAddr>) -> Self {
         let vips: Vec<IpAddr> = vips.into_iter().collect();
         Config {
@@ -137,7 +152,7 @@ impl Config {
             vip_owner: VipOwner::default(),
             fence: Fence::default(),
             loopback: Loopback::default(),
-            arp: Some(ArpConfig { settings: Settings::HIDE, target: ArpTarget::Interface(interface.to_owned()) }),
+            arp: Some(ArpConfig { settings: Settings::HIDE, scope: ArpScope::Reached }),
             services: None,
             state_dir: "/run/lvs-dr".into(),
             announcements: 5,
@@ -179,8 +194,10 @@ impl Config {
         if let Some(arp) = &self.arp {
             arp.settings.check()?;
         }
-        interface::check_name(&self.sync.interface)?;
-        self.sync.daemon(SyncRole::Master).check()?;
+        interface::check_any_name(&self.interface)?;
+        interface::check_any_name(&self.sync.interface)?;
+        // The daemon is started with the interface's own name, which an alternative name may exceed.
+        SyncDaemon { interface: "eth0".into(), ..self.sync.daemon(SyncRole::Master) }.check()?;
         if self.sync.id == 0 {
             return refuse("sync id 0", "a backup with it would listen to every cluster: 1 to 255 was expected".into());
         }

@@ -28,8 +28,20 @@ impl Node {
             Step::Record { reached: true, .. } => self.dir.save(&plan.after).and_then(|()| self.remove_tables(plan)),
             Step::Keep { kept, table } => self.dir.save_table(*kept, table),
             Step::Forget => self.dir.forget(&plan.after).and_then(|()| self.remove_tables(plan)),
-            Step::Arp(change) => self.arp.apply(change),
-            Step::GiveBackArp(change) => self.arp.give_back(change).map(|_| ()),
+            Step::Arp(change) => match self.arp.apply(change) {
+                // What is gone answers nothing.
+                Err(error)
+                    if error.cause() == Some(Cause::NoInterface) && change.target.name() != self.config.interface =>
+                {
+                    Ok(())
+                }
+                result => result,
+            },
+            Step::GiveBackArp(change) => match self.arp.give_back(change) {
+                // Its settings went with it.
+                Err(error) if error.cause() == Some(Cause::NoInterface) => Ok(()),
+                result => result.map(drop),
+            },
             Step::AddVip(vip, placement) => self.vips.add(*vip, placement).map(|_| ()),
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
             Step::Announce(vip, _) => self.announce(*vip),

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use super::config::{Config, VipOwner};
+use super::lan::{self, Doubt};
 use super::role::Role;
 use super::roles::check_interfaces;
 use super::state::StateDir;
 use super::supervisor::Remembered;
 use crate::arp::Arp;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ipvs::Ipvs;
 use crate::marks::{LocalMarks, Marks};
 use crate::netns::Netns;
@@ -34,7 +35,8 @@ impl Node {
     /// A node in the calling thread's network namespace. Nothing is changed yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid): see [`Config::check`];
+    /// [`Error::Invalid`](crate::Error::Invalid): see [`Config::check`], and where the interface is
+    /// a port of a bond, team or bridge, whose packets go to that one;
     /// [`Cause::NoIpvs`](crate::Cause::NoIpvs) (`ENOENT`);
     /// [`Cause::NoInterface`](crate::Cause::NoInterface) (`ENODEV`), where the node has no role
     /// yet: one that loses its interface can still take on [`Role::Fault`] or [`Role::Stop`], and
@@ -48,20 +50,30 @@ impl Node {
     /// # Errors
     /// As [`Node::open`], and [`Error::System`](crate::Error::System) when the namespace cannot be
     /// entered.
-    pub fn open_in(config: Config, netns: Netns) -> Result<Self> {
+    pub fn open_in(mut config: Config, netns: Netns) -> Result<Self> {
         config.check()?;
-        let arp = Arp::open_in(netns.clone());
+        let (arp, mut vips) = (Arp::open_in(netns.clone()), Vips::open_in(netns.clone())?);
+        for name in [&mut config.interface, &mut config.sync.interface] {
+            if let Some(own) = vips.name_of(name)? {
+                *name = own;
+            }
+        }
         let dir = StateDir::new(&config.state_dir, &config.group);
         // A node that has lost an interface must still be able to let go of what it holds.
         if dir.load().map_or(true, |state| state.group(&config.group).role.is_none()) {
-            check_interfaces(&config, &arp)?;
+            check_interfaces(&config, &arp, &mut vips)?;
+            let (addresses, links) = vips.all_with_links()?;
+            if let Some(port @ Doubt::Port { .. }) = lan::doubt(&config.interface, &config.vips, &links, &addresses) {
+                return Err(Error::invalid(format!("interface {}", config.interface), port.to_string()));
+            }
         }
         let marks = Marks::open_in(netns.clone(), dir.owner())?;
-        let (ipvs, vips) = (Ipvs::open_in(netns.clone())?, Vips::open_in(netns)?);
+        let ipvs = Ipvs::open_in(netns)?;
         Ok(Node { config, ipvs, vips, arp, marks, local: None, dir })
     }
 
-    /// What this node is to be.
+    /// What this node is to be. Interfaces have their own names here, also where they were given by
+    /// an alternative name.
     pub fn config(&self) -> &Config {
         &self.config
     }

@@ -44,6 +44,7 @@ mod execute;
 mod fence;
 mod handle;
 mod job;
+mod lan;
 mod limit;
 mod membership;
 mod memory;
@@ -71,7 +72,7 @@ mod supervisor;
 mod work;
 
 pub use catch_up::Learned;
-pub use config::{ArpConfig, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
+pub use config::{ArpConfig, ArpScope, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
 pub use digest::TableDigest;
 pub use driver::{Driver, Report};
 pub use fence::marks::MarkValues;

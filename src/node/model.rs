@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::config::Config;
 use super::fence::{Fence, no_daemons};
-use super::observation::{Link, Observation};
+use super::observation::{Lan, Link, Observation};
 use super::plan::{Plan, Step};
 use super::planner::{Memory, for_role, in_brief};
 use super::role::Role;
@@ -61,6 +61,7 @@ impl World {
         let seen = Observation {
             addresses: vec![own.clone()],
             vips: config.vips.iter().map(|vip| (*vip, Vec::new())).collect(),
+            lan: Lan { interfaces: vec![config.interface.clone()], ..Lan::default() },
             arp: vec![(ArpTarget::All, never), (ArpTarget::Interface("eth0".into()), never)],
             arp_all: never,
             route_localnet: false,

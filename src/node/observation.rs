@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+use super::lan::Doubt;
 use crate::arp::{self, ArpTarget};
 use crate::ipvs::{SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac};
@@ -12,11 +13,13 @@ use crate::vip::{AssignedAddress, Placement};
 /// What is found in the kernel.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Observation {
-    /// All addresses of interfaces that are up.
+    /// All addresses.
     pub(super) addresses: Vec<AssignedAddress>,
     /// Where each VIP sits: the configured ones, and those placed earlier.
     pub(super) vips: BTreeMap<IpAddr, Vec<AssignedAddress>>,
-    /// The settings of each target that is configured or was changed earlier.
+    /// The interfaces that clients reach.
+    pub(super) lan: Lan,
+    /// The settings of `all`, and of each interface that clients reach or that was changed earlier.
     pub(super) arp: Vec<(ArpTarget, arp::Settings)>,
     /// The settings of `all`, and whether `lo` routes its addresses outside (`route_localnet`).
     pub(super) arp_all: arp::Settings,
@@ -42,6 +45,18 @@ pub(super) struct Observation {
     pub(super) unsupported: Option<String>,
     /// Who else uses the node's marks.
     pub(super) mark_uses: Vec<String>,
+}
+
+/// The interfaces that clients reach, see [`lan`](super::lan).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Lan {
+    /// Those of this group's VIPs, the one that is named first. In brief: that one, and those whose
+    /// settings were changed earlier.
+    pub(super) interfaces: Vec<String>,
+    /// Those of the VIPs of other groups.
+    pub(super) of_others: BTreeSet<String>,
+    /// Why the interface that is named may be the wrong one. In brief: not looked at.
+    pub(super) doubt: Option<Doubt>,
 }
 
 /// What the neighbour table and the routes say of other nodes.
@@ -70,6 +85,13 @@ impl Observation {
     /// The settings of this target, if they were looked at.
     pub(super) fn arp_of(&self, target: &ArpTarget) -> Option<arp::Settings> {
         self.arp.iter().find(|(seen, _)| seen == target).map(|(_, settings)| *settings)
+    }
+
+    /// The settings that count on an interface: of its own and those of all, the greater each.
+    /// `None`: there is no such interface.
+    pub(super) fn effective_arp(&self, interface: &str) -> Option<arp::Settings> {
+        let own = self.arp_of(&ArpTarget::Interface(interface.to_owned()))?;
+        Some(own.joined(self.arp_all))
     }
 
     /// Where this VIP sits on this interface.

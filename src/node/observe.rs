@@ -1,7 +1,6 @@
 //! Looks at the kernel: the thin layer that reads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::iter;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -9,15 +8,17 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::execute::sysctl_path;
 use super::fence::{Fence, marks as fence};
-use super::observation::{Link, Observation, OwnMarked};
+use super::observation::{Lan, Link as Neighbours, Observation, OwnMarked};
 use super::planner;
 use super::state::State;
-use super::{Node, OwnRequests, audit, settings};
+use super::{Node, OwnRequests, audit, lan, settings};
 use crate::arp::ArpTarget;
 use crate::error::{Cause, Result};
 use crate::ipvs::{Detail, Table};
 use crate::marks::{self, NeighbourState};
+use crate::netlink::Link;
 use crate::sysctl;
+use crate::vip::AssignedAddress;
 
 /// Time limit for the MAC addresses of nodes that were never seen.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(300);
@@ -32,6 +33,31 @@ pub(super) enum Look {
     All,
     /// That, after unknown MAC addresses of peers were asked for, which takes 300 ms at most.
     AllAndResolve,
+}
+
+/// The interfaces that clients of this group's VIPs reach, and those of other groups'.
+fn lan_of(config: &Config, state: &State, links: &[Link], addresses: &[AssignedAddress]) -> Lan {
+    let of_others = state.others(config).flat_map(|group| &group.vips);
+    Lan {
+        interfaces: lan::interfaces(&config.interface, &config.vips, links, addresses),
+        of_others: of_others
+            .flat_map(|(vip, interface)| lan::interfaces(interface, &[*vip], links, addresses))
+            .collect(),
+        doubt: lan::doubt(&config.interface, &config.vips, links, addresses),
+    }
+}
+
+/// The same, as far as it is remembered: the interface that is named, and those whose settings were
+/// changed.
+fn remembered_lan(config: &Config, state: &State) -> Lan {
+    let changed: BTreeSet<String> = state
+        .arp
+        .iter()
+        .filter(|change| change.target != ArpTarget::All)
+        .map(|change| change.target.name().to_owned())
+        .collect();
+    let others = changed.into_iter().filter(|name| *name != config.interface);
+    Lan { interfaces: [config.interface.clone()].into_iter().chain(others).collect(), ..Lan::default() }
 }
 
 /// Nodes that were asked for their MAC addresses.
@@ -66,17 +92,26 @@ impl Node {
 
     /// Looks at all but what costs the start of programs.
     pub(super) fn observe_with(&mut self, state: &State, table: Table) -> Result<Observation> {
-        let mut seen = self.observe_base(state, table)?;
+        let (addresses, lan) = self.observe_lan(state)?;
+        let mut seen = self.observe_base(state, table, addresses, lan)?;
         if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() {
             self.observe_marks(state, &mut seen)?;
         }
         Ok(seen)
     }
 
+    /// The node's addresses, and the interfaces that clients reach.
+    pub(super) fn observe_lan(&mut self, state: &State) -> Result<(Vec<AssignedAddress>, Lan)> {
+        let (addresses, links) = self.vips.all_with_links()?;
+        let lan = lan_of(&self.config, state, &links, &addresses);
+        Ok((addresses, lan))
+    }
+
     /// What the promotion of a backup depends on: neither the table nor the other nodes.
     pub(super) fn observe_in_brief(&mut self, state: &State) -> Result<Observation> {
         let table = self.mark_services(state)?;
-        let mut seen = self.observe_base(state, table)?;
+        let (addresses, lan) = (self.vips.all()?, remembered_lan(&self.config, state));
+        let mut seen = self.observe_base(state, table, addresses, lan)?;
         seen.marks = self.marks.observe(state.qdiscs.keys().map(String::as_str))?;
         Ok(seen)
     }
@@ -95,29 +130,33 @@ impl Node {
         Ok(found.into_iter().collect())
     }
 
-    fn observe_base(&mut self, state: &State, table: Table) -> Result<Observation> {
+    fn observe_base(
+        &mut self,
+        state: &State,
+        table: Table,
+        addresses: Vec<AssignedAddress>,
+        lan: Lan,
+    ) -> Result<Observation> {
         let placed = state.groups.values().flat_map(|group| &group.vips).map(|(vip, _)| *vip);
         let vips: BTreeSet<IpAddr> = self.config.vips.iter().copied().chain(placed).collect();
-        let interface = ArpTarget::Interface(self.config.interface.clone());
-        let configured = self.config.arp.iter().map(|arp| &arp.target);
         let arp_all = self.arp.get(&ArpTarget::All)?;
         let mut arp = vec![(ArpTarget::All, arp_all)];
-        for target in iter::once(&interface).chain(configured).chain(state.arp.iter().map(|change| &change.target)) {
-            if arp.iter().any(|(known, _)| known == target) {
+        let reached = lan.interfaces.iter().cloned().map(ArpTarget::Interface);
+        for target in reached.chain(state.arp.iter().map(|change| change.target.clone())) {
+            if arp.iter().any(|(known, _)| *known == target) {
                 continue;
             }
-            let target = target.clone();
             match self.arp.get(&target) {
                 Ok(settings) => arp.push((target, settings)),
-                // An interface that was changed earlier may be gone, and its settings with it.
+                // An interface may be gone, and its settings with it.
                 Err(error) if error.cause() == Some(Cause::NoInterface) => {}
                 Err(error) => return Err(error),
             }
         }
-        let addresses = self.vips.all()?;
         let sits = |vip: &IpAddr| addresses.iter().filter(|found| found.address == *vip).cloned().collect();
         Ok(Observation {
             vips: vips.iter().map(|vip| (*vip, sits(vip))).collect(),
+            lan,
             arp_all,
             arp,
             route_localnet: self.arp.route_localnet()?,
@@ -127,7 +166,7 @@ impl Node {
             addresses,
             sysctls: self.observe_sysctls(state)?,
             marks: marks::Observed::default(),
-            link: Link::default(),
+            link: Neighbours::default(),
             own_requests: None,
             unsupported: None,
             mark_uses: Vec::new(),
@@ -224,8 +263,8 @@ impl Node {
         Ok(unanswered.open.is_empty() || now >= unanswered.until)
     }
 
-    fn observe_link(&mut self, peers: &BTreeSet<IpAddr>) -> Result<Link> {
-        let mut link = Link::default();
+    fn observe_link(&mut self, peers: &BTreeSet<IpAddr>) -> Result<Neighbours> {
+        let mut link = Neighbours::default();
         let gateways: BTreeSet<IpAddr> = self.marks.gateways()?.into_iter().collect();
         for found in self.marks.neighbours()? {
             match (found.mac, found.state) {

@@ -15,7 +15,7 @@ use super::plan::{Plan, Step};
 use super::role::Role;
 use super::services::{Apply, desired, is_of_group, is_ours, sign, take_in, thawed};
 use super::settings::{
-    arp_steps, arp_warning, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
+    answering, arp_steps, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
     sysctl_back, sysctl_steps,
 };
 use super::state::{Group, Legacy, QdiscOwner, State, StoredTable};
@@ -74,7 +74,8 @@ pub(super) fn for_role(config: &Config, role: Role, apply: Apply, memory: &Memor
     case.table.check()?;
     refuse_foreign_daemons(config, state, seen)?;
     let mut plan = case.plan()?;
-    plan.warnings.extend(arp_warning(config, seen));
+    plan.warnings.extend(seen.lan.doubt.iter().map(ToString::to_string));
+    plan.warnings.extend(answering(config, seen).iter().map(ToString::to_string));
     plan.warnings.extend(case.warnings());
     Ok(plan)
 }
@@ -408,7 +409,7 @@ impl<'a> Case<'a> {
                 .filter(|(name, _)| config.groups.contains(*name) || !state.is_complete(config))
                 .map(|(name, group)| (name.clone(), group.clone()))
                 .collect(),
-            arp: during.arp.iter().filter(|change| !is_obsolete(config, state, change)).cloned().collect(),
+            arp: during.arp.iter().filter(|change| !is_obsolete(config, self.seen, change)).cloned().collect(),
             sysctls: still_needed(config, state, &during.sysctls, self.persistent),
             marks: (config.fence == Fence::Marks).then_some(config.marks.values),
             legacy: state.legacy.filter(|_| !state.is_complete(config)),

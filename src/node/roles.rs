@@ -1,10 +1,11 @@
 //! Takes on roles, applies services and releases a node, for callers that wait for the end.
 
-use std::iter;
+use rustix::io::Errno;
 
 use super::config::Config;
 use super::handle::Node;
 use super::job::{self, Task};
+use super::lan::{self, Doubt};
 use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::planner;
@@ -12,8 +13,10 @@ use super::role::Role;
 use super::services::Apply;
 use super::work::{Hooks, Services};
 use crate::arp::{Arp, ArpTarget};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
+use crate::interface;
 use crate::ipvs::Table;
+use crate::vip::Vips;
 
 impl Node {
     /// Plans a role. Changes nothing.
@@ -31,11 +34,16 @@ impl Node {
         job::plan(&self.config, task, &memory, &seen)
     }
 
-    pub(super) fn check_interfaces_for(&self, role: Role) -> Result<()> {
+    pub(super) fn check_interfaces_for(&mut self, role: Role) -> Result<()> {
         match role {
-            Role::Master | Role::Backup => check_interfaces(&self.config, &self.arp),
+            Role::Master | Role::Backup => self.check_interfaces(),
             Role::Fault | Role::Stop => Ok(()),
         }
+    }
+
+    /// Whether the interfaces exist, and have IPv4.
+    pub(super) fn check_interfaces(&mut self) -> Result<()> {
+        check_interfaces(&self.config, &self.arp, &mut self.vips)
     }
 
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing
@@ -147,9 +155,39 @@ impl Node {
     }
 }
 
-pub(super) fn check_interfaces(config: &Config, arp: &Arp) -> Result<()> {
-    let own = ArpTarget::Interface(config.interface.clone());
-    let sync = ArpTarget::Interface(config.sync.interface.clone());
-    let configured = config.arp.iter().map(|wanted| &wanted.target);
-    iter::once(&own).chain(configured).chain([&sync]).try_for_each(|target| arp.get(target).map(drop))
+pub(super) fn check_interfaces(config: &Config, arp: &Arp, vips: &mut Vips) -> Result<()> {
+    for name in [&config.interface, &config.sync.interface] {
+        // A longer one is an alternative name that no interface has.
+        let is_missing = interface::check_name(name).is_err()
+            || match arp.get(&ArpTarget::Interface(name.clone())) {
+                Err(error) if error.cause() == Some(Cause::NoInterface) => true,
+                result => result.map(|_| false)?,
+            };
+        if is_missing {
+            return Err(Error::Refused {
+                operation: "find",
+                object: format!("interface {name}{}", hint(config, name, vips)?),
+                errno: Errno::NODEV.raw_os_error(),
+                cause: Cause::NoInterface,
+                message: None,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What may be meant by the name of an interface that does not exist.
+fn hint(config: &Config, name: &str, vips: &mut Vips) -> Result<String> {
+    if let Some((name, _)) = name.split_once('@')
+        && vips.name_of(name)?.is_some()
+    {
+        return Ok(format!(" (ip-link(8) prints NAME@BELOW: its name is {name})"));
+    }
+    let (addresses, links) = vips.all_with_links()?;
+    Ok(match lan::doubt(name, &config.vips, &links, &addresses) {
+        Some(Doubt::Elsewhere { vip, near, .. }) if *name == config.interface => {
+            format!(" ({}/{} on {} is in the subnet of {vip})", near.address, near.prefix, near.interface)
+        }
+        _ => String::new(),
+    })
 }

@@ -1,34 +1,44 @@
 //! ARP settings and the sysctls of IPVS: what is to be set, and what to be given back. Pure.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
-use super::config::Config;
+use super::config::{ArpConfig, ArpScope, Config};
 use super::fence;
+use super::lan;
 use super::observation::Observation;
 use super::plan::Step;
 use super::state::State;
-use crate::arp::{self, ArpTarget};
+use crate::arp::{self, ArpTarget, IgnoreMode};
 
 pub(super) fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
     let Some(wanted) = &config.arp else { return Vec::new() };
-    let now = seen.arp.iter().find(|(target, now)| *target == wanted.target && *now != wanted.settings);
-    now.map(|(target, now)| Step::Arp(arp::Change { target: target.clone(), before: *now, after: wanted.settings }))
-        .into_iter()
-        .collect()
+    let differ = |target: ArpTarget| {
+        let before = seen.arp_of(&target).filter(|now| *now != wanted.settings)?;
+        Some(Step::Arp(arp::Change { target, before, after: wanted.settings }))
+    };
+    targets(wanted.scope, seen).into_iter().filter_map(differ).collect()
+}
+
+/// What the settings of this scope are set on.
+fn targets(scope: ArpScope, seen: &Observation) -> Vec<ArpTarget> {
+    match scope {
+        ArpScope::All => vec![ArpTarget::All],
+        ArpScope::Reached => seen.lan.interfaces.iter().cloned().map(ArpTarget::Interface).collect(),
+    }
 }
 
 /// Settings that an earlier configuration had changed elsewhere. Where none are configured now,
 /// they are left alone.
 pub(super) fn obsolete_arp(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
-    let changes = state.arp.iter().filter(|change| is_obsolete(config, state, change) && counts_still(change, seen));
+    let changes = state.arp.iter().filter(|change| is_obsolete(config, seen, change) && counts_still(change, seen));
     changes.cloned().map(Step::GiveBackArp).collect()
 }
 
-pub(super) fn is_obsolete(config: &Config, state: &State, change: &arp::Change) -> bool {
-    let others = state.others(config);
-    let of_others = others.flat_map(|group| &group.vips).any(|(_, interface)| *interface == change.target.name());
-    config.arp.as_ref().is_some_and(|wanted| wanted.target != change.target) && !of_others
+pub(super) fn is_obsolete(config: &Config, seen: &Observation, change: &arp::Change) -> bool {
+    let is_elsewhere = |wanted: &ArpConfig| !targets(wanted.scope, seen).contains(&change.target);
+    config.arp.as_ref().is_some_and(is_elsewhere) && !seen.lan.of_others.contains(change.target.name())
 }
 
 /// Whether a setting still has the value that this node gave it, and had another one before.
@@ -39,28 +49,68 @@ pub(super) fn counts_still(change: &arp::Change, seen: &Observation) -> bool {
         || (now.announce == after.announce && now.announce != before.announce)
 }
 
-/// Whether ARP requests for a VIP on `lo` would be answered all the same, once the settings are
-/// made.
-pub(super) fn arp_warning(config: &Config, seen: &Observation) -> Option<String> {
+/// An interface on which ARP requests for a VIP on `lo` are answered all the same, once the settings
+/// are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answers {
+    pub(super) interface: String,
+    own: IgnoreMode,
+    all: IgnoreMode,
+    /// What counts.
+    pub(super) effective: IgnoreMode,
+    route_localnet: bool,
+}
+
+impl fmt::Display for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Answers { interface, own, all, effective, route_localnet } = self;
+        let localnet = if *route_localnet { " with route_localnet on" } else { "" };
+        write!(
+            f,
+            "arp_ignore on {interface} is {effective} (the greater of {own} and, for all, {all}){localnet}: this node answers ARP \
+             requests for a VIP on lo, and draws its traffic away from the director; set it to 1"
+        )
+    }
+}
+
+/// The interfaces that clients reach, and on which ARP requests for a VIP on `lo` would be answered
+/// all the same, once the settings are made.
+pub(super) fn answering(config: &Config, seen: &Observation) -> Vec<Answers> {
     if !config.vips.iter().any(IpAddr::is_ipv4) {
-        return None;
+        return Vec::new();
     }
     let setting = |target: &ArpTarget| match &config.arp {
-        Some(wanted) if wanted.target == *target => wanted.settings,
-        _ => seen.arp_of(target).unwrap_or(seen.arp_all),
+        Some(wanted) if targets(wanted.scope, seen).contains(target) => Some(wanted.settings),
+        _ => seen.arp_of(target),
     };
-    let (own, all) = (setting(&ArpTarget::Interface(config.interface.clone())), setting(&ArpTarget::All));
-    let effective = own.joined(all).ignore;
-    let (own, all) = (own.ignore.value(), all.ignore.value());
-    match effective.hides_loopback_vip(true, seen.route_localnet) {
-        true => None,
-        false => Some(format!(
-            "arp_ignore on {} is {effective} (the greater of {own} and, for all, {all}){}: this node answers ARP requests for a VIP on lo, \
-             and draws its traffic away from the director; set it to 1",
-            config.interface,
-            if seen.route_localnet { " with route_localnet on" } else { "" },
-        )),
-    }
+    let all = setting(&ArpTarget::All).unwrap_or(seen.arp_all);
+    let answers = |interface: &String| {
+        let target = ArpTarget::Interface(interface.clone());
+        // What does not exist answers nothing.
+        seen.arp_of(&target)?;
+        let own = setting(&target)?;
+        let effective = own.joined(all).ignore;
+        (!effective.hides_loopback_vip(true, seen.route_localnet)).then(|| Answers {
+            interface: interface.clone(),
+            own: own.ignore,
+            all: all.ignore,
+            effective,
+            route_localnet: seen.route_localnet,
+        })
+    };
+    seen.lan.interfaces.iter().filter_map(answers).collect()
+}
+
+/// Whether neighbours do not learn of a VIP on `lo`: on each interface that clients reach, requests
+/// for it stay unanswered, and it is not named as the sender of the node's own.
+pub(super) fn is_hidden(config: &Config, seen: &Observation) -> bool {
+    let vips = || config.vips.iter().copied().filter(IpAddr::is_ipv4);
+    let hides = |interface: &String| {
+        let Some(counts) = seen.effective_arp(interface) else { return true };
+        let named = |vip| !counts.announce.hides_loopback_vip(lan::is_near(vip, interface, &seen.addresses));
+        counts.ignore.hides_loopback_vip(true, seen.route_localnet) && !vips().any(named)
+    };
+    seen.lan.interfaces.iter().all(hides)
 }
 
 /// Each target's settings as they were before this node changed them for the first time.
@@ -132,13 +182,12 @@ pub(super) fn still_needed(
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::ArpConfig;
     use super::super::fence::Fence;
-    use super::super::model::{World, config, ip};
+    use super::super::model::{World, config, ip, located};
     use super::super::role::Role;
-    use super::super::state::Group;
     use super::*;
     use crate::arp::Settings;
+    use crate::vip::Scope;
 
     fn settings((ignore, announce): (i32, i32)) -> Settings {
         Settings { ignore: ignore.into(), announce: announce.into() }
@@ -184,10 +233,7 @@ mod tests {
     fn settings_on_an_interface_that_no_group_needs_are_given_back() {
         let back = |set_up: fn(&mut World)| {
             let mut world = World::new(config(Fence::Marks));
-            world.config.groups = ["".to_owned(), "mail".to_owned()].into();
-            let vips = [(ip("192.0.2.253"), "eth2".to_owned())].into();
-            let mail = Group { role: Some((Role::Backup, true)), vips, ..Group::default() };
-            world.memory.state.groups.insert("mail".into(), mail);
+            world.seen.lan.of_others = ["eth2".to_owned()].into();
             world.memory.state.arp = ["eth0", "eth1", "eth2"].map(|name| change(name, (0, 0), (1, 2))).into();
             world.seen.arp = ["eth0", "eth1", "eth2"].map(|name| (on(name), settings((1, 2)))).into();
             set_up(&mut world);
@@ -196,35 +242,68 @@ mod tests {
         };
         let restore = |name: &str| format!("ARP: restore {name} arp_ignore=0 arp_announce=0\n");
         assert_eq!(back(|_| ()), restore("eth1"));
-        assert_eq!(back(|world| world.memory.state.groups.clear()), restore("eth1") + &restore("eth2"));
+        assert_eq!(back(|world| world.seen.lan.of_others.clear()), restore("eth1") + &restore("eth2"));
         assert_eq!(back(|world| world.seen.arp[1].1 = Settings::KERNEL), "");
         assert_eq!(back(|world| world.config.arp = None), "");
     }
 
     #[test]
+    fn settings_follow_the_interfaces_that_clients_reach() {
+        let mut world = World::new(config(Fence::Marks));
+        world.seen.lan.interfaces = ["eth0", "eth1", "gone"].map(str::to_owned).into();
+        world.seen.arp.push((on("eth1"), settings((0, 2))));
+        let steps = |world: &World| -> Vec<String> {
+            arp_steps(&world.config, &world.seen).iter().map(Step::to_string).collect()
+        };
+        let set = |name: &str, announce| {
+            format!("ARP: {name} arp_ignore=0 arp_announce={announce} -> arp_ignore=1 arp_announce=2")
+        };
+        assert_eq!(steps(&world), [set("eth0", 0), set("eth1", 2)]);
+        assert!(!is_hidden(&world.config, &world.seen));
+        assert!(world.take_on(Role::Backup).contains(&set("eth1", 2)));
+        assert!(steps(&world).is_empty() && is_hidden(&world.config, &world.seen));
+        // One of them is enough to be found.
+        for counts in [settings((0, 2)), settings((1, 0)), settings((3, 2)), settings((1, 1))] {
+            let mut seen = world.seen.clone();
+            seen.arp.last_mut().unwrap().1 = counts;
+            seen.addresses.push(located("192.0.2.111", "eth1", Scope::Global));
+            assert_eq!(is_hidden(&world.config, &seen), counts == settings((3, 2)), "{counts}");
+            let found: Vec<String> = answering(&Config { arp: None, ..world.config.clone() }, &seen)
+                .into_iter()
+                .map(|found| found.interface)
+                .collect();
+            assert_eq!(found == ["eth1"], counts.ignore.value() == 0, "{counts} {found:?}");
+        }
+        // An interface that left the link gets back what it had.
+        world.seen.lan.interfaces.truncate(1);
+        let back = world.take_on(Role::Backup);
+        assert!(back.contains("ARP: restore eth1 arp_ignore=0 arp_announce=2"), "{back}");
+    }
+
+    #[test]
     fn a_node_warns_of_settings_that_answer_for_a_vip_on_lo() {
-        let warning = |wanted: Option<ArpTarget>, own: i32, all: i32, localnet: bool, vip: &str| {
+        let warning = |wanted: Option<ArpScope>, own: i32, all: i32, localnet: bool, vip: &str| {
             let mut world = World::new(config(Fence::Marks));
             world.config.vips = vec![ip(vip)];
-            world.config.arp = wanted.map(|target| ArpConfig { settings: settings((1, 2)), target });
+            world.config.arp = wanted.map(|scope| ArpConfig { settings: settings((1, 2)), scope });
             world.seen.arp = vec![(on("eth0"), settings((own, 0))), (ArpTarget::All, settings((all, 0)))];
             world.seen.arp_all = settings((all, 0));
             world.seen.route_localnet = localnet;
-            let warning = arp_warning(&world.config, &world.seen)?;
-            Some(warning.split_once(": this node answers").unwrap().0.to_owned())
+            let [warning] = &answering(&world.config, &world.seen)[..] else { return None };
+            Some(warning.to_string().split_once(": this node answers").unwrap().0.to_owned())
         };
-        let (eth0, all) = (Some(on("eth0")), Some(ArpTarget::All));
+        let (eth0, all) = (Some(ArpScope::Reached), Some(ArpScope::All));
         for (wanted, own, of_all, localnet, expected) in [
             (None, 0, 0, false, Some("0 (the greater of 0 and, for all, 0)")),
             (None, 1, 0, false, None),
             (None, 0, 1, false, None),
-            (eth0.clone(), 0, 0, false, None),
-            (all.clone(), 0, 0, false, None),
+            (eth0, 0, 0, false, None),
+            (all, 0, 0, false, None),
             (all, 3, 0, true, Some("3 (the greater of 3 and, for all, 1) with route_localnet on")),
-            (eth0.clone(), 0, 3, false, None),
+            (eth0, 0, 3, false, None),
             (eth0, 0, 3, true, Some("3 (the greater of 1 and, for all, 3) with route_localnet on")),
         ] {
-            let found = warning(wanted.clone(), own, of_all, localnet, "192.0.2.254");
+            let found = warning(wanted, own, of_all, localnet, "192.0.2.254");
             let expected = expected.map(|text| format!("arp_ignore on eth0 is {text}"));
             assert_eq!(found, expected, "{wanted:?} {own} {of_all} {localnet}");
             assert_eq!(warning(wanted, own, of_all, localnet, "2001:db8::fe"), None);

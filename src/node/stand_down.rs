@@ -10,7 +10,6 @@ use super::fence::Fence;
 use super::role::Role;
 use super::state::State;
 use super::{Node, planner};
-use crate::arp::ArpTarget;
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::SyncRole;
 use crate::marks;
@@ -69,7 +68,7 @@ impl Node {
                     continue;
                 }
             }
-            if self.is_hidden_on_lo(vip) {
+            if self.is_hidden_on_lo(state, vip) {
                 // Without it the node's own connections are lost, and the director is safe.
                 let _ = self.vips.add(vip, &Placement::Loopback);
             }
@@ -78,11 +77,16 @@ impl Node {
         }
     }
 
-    fn is_hidden_on_lo(&self, vip: IpAddr) -> bool {
-        let read = || -> Result<bool> {
-            let own = self.arp.get(&ArpTarget::Interface(self.config.interface.clone()))?;
-            let ignore = own.joined(self.arp.get(&ArpTarget::All)?).ignore;
-            Ok(ignore.hides_loopback_vip(true, self.arp.route_localnet()?))
+    fn is_hidden_on_lo(&mut self, state: &State, vip: IpAddr) -> bool {
+        let mut read = || -> Result<bool> {
+            let (lan, localnet) = (self.observe_lan(state)?.1, self.arp.route_localnet()?);
+            let hides = |name: &String| match self.arp.effective(name) {
+                // What is gone answers nothing.
+                Err(error) if error.cause() == Some(Cause::NoInterface) => Ok(true),
+                counts => Ok(counts?.ignore.hides_loopback_vip(true, localnet)),
+            };
+            let hidden: Vec<bool> = lan.interfaces.iter().map(hides).collect::<Result<_>>()?;
+            Ok(hidden.into_iter().all(|hidden| hidden))
         };
         // Linux answers neighbour solicitations for addresses of the receiving interface only.
         vip.is_ipv6() || read().unwrap_or(false)

@@ -8,11 +8,10 @@ use super::handle::Node;
 use super::observation::Observation;
 use super::plan::{Plan, Step};
 use super::role::Role;
-use super::roles::check_interfaces;
 use super::services::Apply;
 use super::state::State;
-use super::{planner, repair};
-use crate::arp::{ArpTarget, Settings};
+use super::{planner, repair, settings};
+use crate::arp::Settings;
 use crate::error::Result;
 use crate::ipvs::{DestinationEntry, Detail, Scheduler, ServiceEntry, ServiceId, SyncDaemon, Table};
 use crate::marks;
@@ -29,9 +28,11 @@ pub struct Status {
     pub generation: u64,
     /// Each VIP, and everywhere that it sits.
     pub vips: Vec<(IpAddr, Vec<AssignedAddress>)>,
-    /// The ARP settings that count on the interface.
-    pub arp: Settings,
-    /// Whether ARP requests for a VIP on `lo` stay unanswered.
+    /// The interfaces whose links reach clients (see [`ArpScope::Reached`](super::ArpScope)), and
+    /// the ARP settings that count there. The first is the one that is named, where it exists.
+    pub arp: Vec<(String, Settings)>,
+    /// Whether neighbours do not learn of a VIP on `lo`: on each of these interfaces ARP requests
+    /// for it stay unanswered, and it is not named as the sender of the node's own.
     pub hidden: bool,
     /// The kernel's services, without those of the node's own marks.
     pub table: Table,
@@ -121,21 +122,24 @@ impl Node {
         // What keeps it from being planned is warned of already.
         let mut drift: Vec<String> =
             repair::plan(&self.config, &memory, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
-        let arp = seen.arp_of(&ArpTarget::Interface(self.config.interface.clone()));
-        if let Some(Err(error)) = arp.is_none().then(|| check_interfaces(&self.config, &self.arp)) {
+        if let Err(error) = self.check_interfaces() {
             // What follows from it comes after it.
             warnings.insert(0, error.to_string());
             drift.clear();
         }
-        let arp = arp.map_or(seen.arp_all, |own| own.joined(seen.arp_all));
         let values = self.config.marks.values;
         let kept = planner::own_table(&self.config, &memory, &seen);
         Ok(Status {
             role: group.role,
             generation,
             vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
-            arp,
-            hidden: arp.ignore.hides_loopback_vip(true, seen.route_localnet),
+            hidden: settings::is_hidden(&self.config, &seen),
+            arp: seen
+                .lan
+                .interfaces
+                .iter()
+                .filter_map(|name| Some((name.clone(), seen.effective_arp(name)?)))
+                .collect(),
             kept,
             marked: counted(entries.iter().filter(|(entry, _)| values.owns(&entry.service.id))),
             daemons: seen.daemons.values().flatten().cloned().collect(),

@@ -39,8 +39,8 @@
 mod announce;
 mod route;
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{self, BTreeMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::thread;
@@ -48,7 +48,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use self::route::RouteSocket;
+use self::route::{Entry, RouteSocket};
 use crate::address::check_vip;
 use crate::error::{Cause, Error, Result};
 use crate::interface;
@@ -337,15 +337,34 @@ impl Vips {
         let mut found = Vec::new();
         for entry in self.route.addresses(None)? {
             let link = match links.entry(entry.index) {
-                Entry::Occupied(known) => known.into_mut(),
+                btree_map::Entry::Occupied(known) => known.into_mut(),
                 // Where the interface has just gone, the address has too.
-                Entry::Vacant(unknown) => unknown.insert(self.route.link_of_index(entry.index)?),
+                btree_map::Entry::Vacant(unknown) => unknown.insert(self.route.link_of_index(entry.index)?),
             };
             if let Some(link) = link.as_ref().filter(|link| which(link)) {
                 found.push(entry.on(link.name.clone()));
             }
         }
         Ok(found)
+    }
+
+    /// The same with all interfaces: one request for each of the two lists.
+    pub(crate) fn all_with_links(&mut self) -> Result<(Vec<AssignedAddress>, Vec<Link>)> {
+        let (entries, links) = (self.route.addresses(None)?, self.route.links()?);
+        let names: BTreeMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
+        // Where the interface has just gone, the address has too.
+        let named = |entry: Entry| names.get(&entry.index).map(|name| entry.clone().on((*name).to_owned()));
+        Ok((entries.into_iter().filter_map(named).collect(), links))
+    }
+
+    /// The name of the interface that has this name, or this alternative name. `None`: there is no
+    /// such interface.
+    pub(crate) fn name_of(&mut self, interface: &str) -> Result<Option<String>> {
+        match self.route.link_of_name(interface) {
+            Ok(link) => Ok(Some(link.name)),
+            Err(error) if error.cause() == Some(Cause::NoInterface) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The interface by which packets from `from` to `to` leave. `None`: there is no way, or

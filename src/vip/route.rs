@@ -144,6 +144,10 @@ impl RouteSocket {
         }
     }
 
+    pub(super) fn links(&mut self) -> Result<Vec<Link>> {
+        self.client.links()
+    }
+
     pub(super) fn link_of_name(&mut self, name: &str) -> Result<Link> {
         self.client.link_of_name(name)
     }

@@ -17,10 +17,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lvs_dr::arp::{ArpTarget, Settings};
+use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::Table;
 use lvs_dr::node::audit::{Finding, Severity};
-use lvs_dr::node::{ArpConfig, Config, Fence, Loopback, Node, Role, VipOwner};
+use lvs_dr::node::{ArpConfig, ArpScope, Config, Fence, Loopback, Node, Role, VipOwner};
 
 use crate::cluster::{Cluster, Host, VIP4, VIPS};
 use crate::lab::ipvsadm;
@@ -57,7 +57,7 @@ fn config(fence: Fence) -> Config {
 
 fn with_arp(ignore: i32, announce: i32) -> Option<ArpConfig> {
     let settings = Settings { ignore: ignore.into(), announce: announce.into() };
-    Some(ArpConfig { settings, target: ArpTarget::Interface("bond0".into()) })
+    Some(ArpConfig { settings, scope: ArpScope::Reached })
 }
 
 /// Three nodes of which the first directs, and nothing is found on any.

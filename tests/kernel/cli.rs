@@ -257,7 +257,8 @@ fn status_for_people_and_programs() {
     let (code, backup) = status();
     assert_eq!((code, &backup["role"], &backup["reached"]), (Some(0), &json!("backup"), &json!(true)));
     assert_eq!(backup["vips"][0], json!({ "vip": "192.0.2.254", "on": lo }));
-    assert_eq!(backup["arp"], json!({ "ignore": 1, "announce": 2, "hidden": true }));
+    let interfaces = json!([{ "interface": "bond0", "ignore": 1, "announce": 2 }]);
+    assert_eq!(backup["arp"], json!({ "hidden": true, "interfaces": interfaces }));
     assert_eq!((&backup["table"], &backup["kept"]), (&json!([]), &before["table"]));
     assert_eq!(lab.run("status").lines().next(), Some("role     backup, request 1"));
     ip("address del 192.0.2.254/32 dev lo");

@@ -910,7 +910,7 @@ fn with_a_virtual_mac_address_peers_are_recognised_on_the_interface_below() {
     enter_switch();
     let client = host(1);
     let file = format!(
-        "interface = \"vrrp.254\"\nvips = [\"{VIP}\"]\n[arp]\non = \"all\"\n[sync]\ninterface = \"{INTERFACE}\"\n{}",
+        "interface = \"vrrp.254\"\nvips = [\"{VIP}\"]\n[sync]\ninterface = \"{INTERFACE}\"\n{}",
         service(VIP).replace(", { address = \"192.0.2.13:80\" }", "")
     );
     let mut members = [11, 12].map(|number| Member::new(number, &file));

@@ -24,6 +24,7 @@ mod ocf;
 mod plane;
 mod probe;
 mod sctp;
+mod sites;
 mod sync;
 mod systemd;
 mod vip;

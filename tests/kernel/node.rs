@@ -13,9 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lvs_dr::arp::{ArpTarget, Settings};
+use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::Table;
-use lvs_dr::node::{Apply, ArpConfig, Config, Fence, Loopback, Node, OwnRequests, Plan, Role, Step, VipOwner};
+use lvs_dr::node::{
+    Apply, ArpConfig, ArpScope, Config, Fence, Loopback, Node, OwnRequests, Plan, Role, Step, VipOwner,
+};
 use lvs_dr::vip::{Placement, Vips};
 use lvs_dr::{Cause, Error};
 use rustix::fs::{FlockOperation, flock};
@@ -1131,7 +1133,7 @@ fn without_what_it_needs_nothing_is_changed() {
     let elsewhere = Config { interface: "bond7".into(), ..bench.config.clone() };
     refused(&elsewhere, Cause::NoInterface, &["bond7", "no such network interface"]);
     let mut elsewhere = bench.config.clone();
-    elsewhere.arp = Some(ArpConfig { settings: Settings::HIDE, target: ArpTarget::Interface("bond7".into()) });
+    elsewhere.sync.interface = "bond7".into();
     refused(&elsewhere, Cause::NoInterface, &["bond7"]);
     for vip in ["127.0.0.1", "224.0.0.1", "fe80::1", "::ffff:192.0.2.254"] {
         let config = Config { vips: vec![vip.parse().unwrap()], ..bench.config.clone() };
@@ -1324,7 +1326,7 @@ fn another_configuration_leaves_nothing_of_the_old_one() {
 fn another_configuration(fence: Fence) {
     const LESS: &str = "-A -t 192.0.2.254:80 -s wrr\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1\n";
     let bench = Bench::new(fence, true)
-        .with(|config| config.arp = Some(ArpConfig { settings: Settings::HIDE, target: ArpTarget::All }));
+        .with(|config| config.arp = Some(ArpConfig { settings: Settings::HIDE, scope: ArpScope::All }));
     // A VIP less, another interface, ARP settings elsewhere, services less.
     ip("address add 192.0.2.21/24 dev peer0");
     let mut changed = Config::new("peer0", [bench.config.vips[0]]);

@@ -10,14 +10,15 @@ use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
 use crate::marks::{self, Mac, Packets};
-use crate::node::config::{Config, VipOwner};
+use crate::node::config::{ArpScope, Config, VipOwner};
 use crate::node::fence::Fence;
+use crate::node::lan::{self, Doubt};
 use crate::node::observation::Observation;
 use crate::node::plan::{Plan, Step};
 use crate::node::planner::Trouble;
 use crate::node::role::Role;
 use crate::node::services::is_ours;
-use crate::node::settings::arp_warning;
+use crate::node::settings::answering;
 use crate::vip::{AssignedAddress, Placement, Scope};
 
 /// Above this a UDP flow is held for long: most clients repeat themselves less often than every
@@ -107,6 +108,7 @@ impl<'a> Case<'a> {
     /// The worst first.
     pub(super) fn findings(mut self) -> Vec<Finding> {
         self.addresses();
+        self.interface();
         self.arp();
         self.fence();
         self.marks();
@@ -211,45 +213,56 @@ impl<'a> Case<'a> {
         added.collect()
     }
 
+    fn interface(&mut self) {
+        let Some(doubt) = self.seen.lan.doubt.clone() else { return };
+        let severity = if matches!(doubt, Doubt::Port { .. }) { Severity::Error } else { Severity::Warning };
+        let kind =
+            Kind::WrongInterface { interface: self.config.interface.clone(), instead: doubt.instead().to_owned() };
+        let remedy = Remedy::text(format!(
+            "write interface = {:?} into the node's file, and take on the role again",
+            doubt.instead()
+        ));
+        self.add(severity, kind, doubt.to_string(), remedy);
+    }
+
     fn arp(&mut self) {
-        let around = self.around;
-        let mut answers = false;
-        for (interface, now) in &around.lan {
-            let own = *interface == self.config.interface;
+        let seen = self.seen;
+        let mut answers = BTreeSet::new();
+        for interface in &seen.lan.interfaces {
+            let Some(now) = seen.effective_arp(interface) else { continue };
             let found: Vec<AssignedAddress> = self.on_lo().filter(|found| found.address.is_ipv4()).cloned().collect();
             for found in found {
                 let host = found.scope == Scope::Host;
-                if now.ignore.hides_loopback_vip(host, self.seen.route_localnet) {
+                if now.ignore.hides_loopback_vip(host, seen.route_localnet) {
                     continue;
                 }
-                answers |= own;
+                answers.insert(interface);
                 let vip = found.address;
-                let localnet = if self.seen.route_localnet { " with route_localnet on" } else { "" };
+                let localnet = if seen.route_localnet { " with route_localnet on" } else { "" };
                 let reason = format!(
                     "arp_ignore on {interface} is {}{localnet}: this node answers ARP requests for {found}, and draws its traffic away \
                      from the director",
                     now.ignore
                 );
-                if now.ignore.hides_loopback_vip(true, self.seen.route_localnet) {
+                if now.ignore.hides_loopback_vip(true, seen.route_localnet) {
                     let steps = self.take(|step| matches!(step, Step::AddVip(v, Placement::Loopback) if *v == vip));
                     self.add(self.backups(), Kind::LoopbackScope { found }, reason, Remedy::steps(steps));
                     continue;
                 }
-                let remedy = if own { self.hide() } else { Remedy::command(set_arp(interface, "arp_ignore", 1)) };
                 let kind = Kind::ArpAnswer { vip, interface: interface.clone(), ignore: now.ignore };
-                self.add(self.backups(), kind, reason, remedy);
+                self.add(self.backups(), kind, reason, self.hide(interface));
             }
-            let shown = self.on_lo().find(|found| {
-                found.address.is_ipv4() && !now.announce.hides_loopback_vip(around.near.contains(&found.address))
-            });
+            let is_near = |vip: IpAddr| lan::is_near(vip, interface, &seen.addresses);
+            let shown = self
+                .on_lo()
+                .find(|found| found.address.is_ipv4() && !now.announce.hides_loopback_vip(is_near(found.address)));
             if let Some(shown) = shown {
                 let reason = format!(
                     "arp_announce on {interface} is {}: this node names {} as sender of its ARP requests, and draws its traffic away from \
                      the director",
                     now.announce, shown.address
                 );
-                let steps =
-                    if own { self.steps_of_arp(|after| after.announce.hides_loopback_vip(true)) } else { Vec::new() };
+                let steps = self.steps_of_arp(interface, |after| after.announce.hides_loopback_vip(true));
                 let remedy = match steps.is_empty() {
                     true => Remedy::command(set_arp(interface, "arp_announce", 2)),
                     false => Remedy::steps(steps),
@@ -259,32 +272,31 @@ impl<'a> Case<'a> {
             }
         }
         // No VIP on lo yet, but there will be.
-        let vip = self.config.vips.iter().copied().find(IpAddr::is_ipv4);
-        if let (false, Some(vip), Some(reason)) = (answers, vip, arp_warning(self.config, self.seen)) {
-            let interface = self.config.interface.clone();
-            let ignore = around.lan.first().map_or(IgnoreMode::Never, |(_, now)| now.ignore);
-            let remedy = self.hide();
-            self.add(Severity::Warning, Kind::ArpAnswer { vip, interface, ignore }, reason, remedy);
+        let Some(vip) = self.config.vips.iter().copied().find(IpAddr::is_ipv4) else { return };
+        for found in answering(self.config, seen).into_iter().filter(|found| !answers.contains(&found.interface)) {
+            let (interface, ignore) = (found.interface.clone(), found.effective);
+            let remedy = self.hide(&interface);
+            self.add(Severity::Warning, Kind::ArpAnswer { vip, interface, ignore }, found.to_string(), remedy);
         }
     }
 
-    /// The steps that set ARP, where what counts then is good.
-    fn steps_of_arp(&self, is_good: impl Fn(arp::Settings) -> bool) -> Vec<Step> {
+    /// The steps that set ARP on this interface, or on all, where what counts then is good.
+    fn steps_of_arp(&self, interface: &str, is_good: impl Fn(arp::Settings) -> bool) -> Vec<Step> {
         let all = self.seen.arp_all;
         let good = |step: &&Step| match step {
-            Step::Arp(change) => is_good(arp::Settings {
-                ignore: change.after.ignore.value().max(all.ignore.value()).into(),
-                announce: change.after.announce.value().max(all.announce.value()).into(),
-            }),
+            Step::Arp(change) => {
+                let is_here = change.target == ArpTarget::All || change.target.name() == interface;
+                is_here && is_good(change.after.joined(all))
+            }
             _ => false,
         };
         self.left.iter().filter(good).cloned().collect()
     }
 
-    /// What helps against answers on the node's own interface.
-    fn hide(&self) -> Remedy {
+    /// What helps against answers on this interface.
+    fn hide(&self, interface: &str) -> Remedy {
         let localnet = self.seen.route_localnet;
-        let steps = self.steps_of_arp(|after| after.ignore.hides_loopback_vip(true, localnet));
+        let steps = self.steps_of_arp(interface, |after| after.ignore.hides_loopback_vip(true, localnet));
         if !steps.is_empty() {
             return Remedy::steps(steps);
         }
@@ -296,9 +308,8 @@ impl<'a> Case<'a> {
             Some(wanted) if !hides(wanted.settings.ignore) => {
                 Remedy::text("configure arp_ignore 1 for this node, and take on the role again")
             }
-            Some(arp) if matches!(arp.target, ArpTarget::All) => by_hand(&self.config.interface),
-            Some(_) => Remedy::text("take on a role: that sets it"),
-            None => by_hand(&self.config.interface),
+            Some(wanted) if wanted.scope == ArpScope::Reached => Remedy::text("take on a role: that sets it"),
+            _ => by_hand(interface),
         }
     }
 

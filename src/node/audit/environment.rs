@@ -5,23 +5,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use super::keepalived::{self, Instance};
-use crate::arp;
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
 use crate::marks::Firewall;
 use crate::netlink::in_new_namespace;
 use crate::node::{Fence, Node};
 use crate::sysctl;
-use crate::vip::AssignedAddress;
 
 /// What an audit looks at beside what a role does.
 #[derive(Debug, Clone)]
 pub(super) struct Environment {
-    /// The interfaces with an address in the LAN that clients reach, the node's own first, and the
-    /// ARP settings that count there.
-    pub(super) lan: Vec<(String, arp::Settings)>,
-    /// The VIPs that are in a subnet of the node's interface.
-    pub(super) near: BTreeSet<IpAddr>,
     /// How long idle connections are remembered.
     pub(super) timeouts: Timeouts,
     /// Where reverse path filtering is strict: a client whose answers leave by another interface,
@@ -46,10 +39,7 @@ const CLIENTS: usize = 32;
 impl Environment {
     /// Looks around. `table`: what the node's director has; `seen`: what the kernel has now.
     pub(super) fn of(node: &mut Node, table: &Table, seen: &Table, keepalived: Option<&Path>) -> Result<Self> {
-        let addresses = node.vips.on_interfaces()?;
         Ok(Environment {
-            lan: lan(node, &addresses)?,
-            near: node.config.vips.iter().copied().filter(|vip| is_near(node, &addresses, *vip)).collect(),
             timeouts: node.ipvs.timeouts()?,
             astray: astray(node)?,
             refused: refused(table, seen),
@@ -67,46 +57,6 @@ impl Environment {
             },
         })
     }
-}
-
-/// The IPv4 subnet of an address: its number, and its length.
-fn subnet(located: &AssignedAddress) -> Option<(u32, u8)> {
-    match located.address {
-        IpAddr::V4(address) if located.prefix < 32 => Some((masked(address, located.prefix), located.prefix)),
-        _ => None,
-    }
-}
-
-fn masked(address: Ipv4Addr, prefix: u8) -> u32 {
-    address.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
-}
-
-fn own_subnets(node: &Node, addresses: &[AssignedAddress]) -> Vec<(u32, u8)> {
-    addresses.iter().filter(|found| found.interface == node.config.interface).filter_map(subnet).collect()
-}
-
-fn lan(node: &Node, addresses: &[AssignedAddress]) -> Result<Vec<(String, arp::Settings)>> {
-    let subnets = own_subnets(node, addresses);
-    let others = addresses.iter().filter(|found| found.interface != node.config.interface && found.interface != "lo");
-    let others: BTreeSet<&str> = others
-        .filter(|found| subnet(found).is_some_and(|subnet| subnets.contains(&subnet)))
-        .map(|found| found.interface.as_str())
-        .collect();
-    let mut lan = Vec::new();
-    for name in [node.config.interface.as_str()].into_iter().chain(others) {
-        match node.arp.effective(name) {
-            Ok(settings) => lan.push((name.to_owned(), settings)),
-            // It has just gone.
-            Err(error) if error.cause() == Some(Cause::NoInterface) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(lan)
-}
-
-fn is_near(node: &Node, addresses: &[AssignedAddress], vip: IpAddr) -> bool {
-    let IpAddr::V4(vip) = vip else { return false };
-    own_subnets(node, addresses).iter().any(|(number, prefix)| masked(vip, *prefix) == *number)
 }
 
 /// A packet passes strict filtering where an answer to it (from the VIP) would leave by the

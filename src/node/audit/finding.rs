@@ -112,8 +112,9 @@ pub enum Kind {
     /// This node answers ARP requests for a VIP on `lo`: clients that hear it before the director
     /// send it their packets. What counts is the greater of `arp_ignore` of `all` and of the
     /// interface, and 3 does not hide a VIP where `route_localnet` is on (`arp_ignore()` in
-    /// net/ipv4/arp.c). Also found on a second interface in the same LAN, which the settings of
-    /// the first do not cover. Helps: `arp_ignore=1`.
+    /// net/ipv4/arp.c). Found on each interface whose link reaches clients: also on the interface
+    /// below a macvlan, or on a second one in the same LAN, which the settings of the first do not
+    /// cover. Helps: `arp_ignore=1` there.
     #[non_exhaustive]
     ArpAnswer {
         /// The VIP.
@@ -132,6 +133,17 @@ pub enum Kind {
         interface: String,
         /// What counts there.
         announce: AnnounceMode,
+    },
+    /// The interface that is named is a port of a bond, team or bridge, and the kernel hands what
+    /// it receives to that one (`rx_handler` of the port in net/core/dev.c): no ARP request for a
+    /// VIP on it is answered. Or an address on another link has the VIP in its subnet, and none on
+    /// the link of the interface has. Helps: to name the other interface.
+    #[non_exhaustive]
+    WrongInterface {
+        /// The interface that is named.
+        interface: String,
+        /// The one that may be meant.
+        instead: String,
     },
     /// A VIP on `lo` without scope host, which `arp_ignore=3` does not hide: as
     /// [`Kind::ArpAnswer`]. `ip address add` makes it so where it is not told `scope host`, and
@@ -371,6 +383,7 @@ impl Kind {
         match self {
             Kind::ArpAnswer { .. } => "arp-answer",
             Kind::ArpAnnounce { .. } => "arp-announce",
+            Kind::WrongInterface { .. } => "wrong-interface",
             Kind::LoopbackScope { .. } => "loopback-scope",
             Kind::LoopbackMask { .. } => "loopback-mask",
             Kind::VipUnusable { .. } => "vip-unusable",

@@ -1,0 +1,74 @@
+//! Set-ups of real sites, as public reports and how-tos describe them: the harm is seen with
+//! packets, then what an audit finds, then that its remedy ends the harm.
+
+mod arp;
+
+use lvs_dr::Netns;
+use lvs_dr::node::audit::{Finding, Severity};
+use lvs_dr::node::{Config, Node, OwnRequests, Role};
+
+use crate::lab::{ip_batch, run};
+use crate::lan::{self, INTERFACE, VIP};
+use crate::node::new_path;
+
+/// A web service on the VIP, with the hosts of these numbers as servers.
+fn web(scheduler: &str, servers: &[u8]) -> String {
+    let servers = servers.iter().map(|number| format!("-a -t {VIP}:80 -r 192.0.2.{number}:80 -g -w 1\n"));
+    format!("-A -t {VIP}:80 -s {scheduler}\n{}", servers.collect::<String>())
+}
+
+/// A host of the switch that serves.
+fn server(number: u8) -> Netns {
+    let host = lan::host(number);
+    lan::serve(&host, number);
+    host
+}
+
+/// A configuration for the VIP on this interface.
+fn config(interface: &str, services: &str) -> Config {
+    let mut config = Config::new(interface, [VIP.parse().unwrap()]);
+    config.services = Some(services.parse().unwrap());
+    config.state_dir = new_path();
+    config.sync.interface = INTERFACE.into();
+    config.marks.own_requests = OwnRequests::LeftAlone;
+    config
+}
+
+fn node(host: &Netns, config: Config) -> Node {
+    Node::open_in(config, host.clone()).unwrap()
+}
+
+/// A node that has taken on this role.
+fn node_as(host: &Netns, config: Config, role: Role) -> Node {
+    let mut node = node(host, config);
+    node.become_role(role).unwrap_or_else(|error| panic!("{role}: {error}"));
+    node
+}
+
+fn batch(host: &Netns, commands: &str) {
+    host.run(|| ip_batch(commands)).unwrap();
+}
+
+fn sh(host: &Netns, command: &str) -> String {
+    host.run(|| run(command)).unwrap()
+}
+
+fn audit(node: &mut Node) -> Vec<Finding> {
+    node.audit(None).unwrap()
+}
+
+#[track_caller]
+fn expect_nothing(node: &mut Node) {
+    let found = audit(node);
+    assert!(found.is_empty(), "{}", found[0]);
+}
+
+/// Just these findings, the worst first.
+#[track_caller]
+fn expect<const N: usize>(node: &mut Node, expected: [(&str, Severity); N]) -> [Finding; N] {
+    let found = audit(node);
+    let told: String = found.iter().map(|finding| format!("{finding}\n")).collect();
+    let short: Vec<_> = found.iter().map(|finding| (finding.kind.name(), finding.severity)).collect();
+    assert_eq!(short, expected, "{told}");
+    found.try_into().unwrap()
+}

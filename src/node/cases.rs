@@ -371,6 +371,11 @@ const STORIES: &[Story] = &[
         let gateway = ip("192.0.2.1");
         case.world.seen.link.gateways.insert(Mac([2, 0, 0, 0, 0, 2]), gateway);
         case.world.seen.link.behind.insert(ip("192.0.2.12"), gateway);
+        // Refused as the first role, and only then.
+        case.role(Role::Backup);
+        case.world.seen.link = Default::default();
+        case.was(&[Role::Backup]);
+        case.world.seen.link.behind.insert(ip("192.0.2.12"), gateway);
         case.roles(&UP);
     }),
     ("a neighbour with this node's MAC address", marks, |case| {

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::destinations::Reason;
 use super::fence::marks::MarkValues;
 use super::fence::{Fence, SyncConfig};
 use crate::address::check_vip;
 use crate::arp::Settings;
 use crate::error::{Error, Result};
 use crate::interface;
-use crate::ipvs::{Forward, SyncDaemon, SyncRole, Table};
+use crate::ipvs::{SyncDaemon, SyncRole, Table};
 use crate::marks::Mac;
 use crate::vip;
 
@@ -220,25 +221,14 @@ impl Config {
                     "fence `marks` uses this mark itself: name other marks in the configuration of one of them";
                 return refuse(&content.service.id.to_string(), reason.into());
             }
-            let is_loopback =
-                |d: &&crate::ipvs::Destination| d.forward == Forward::Direct && d.address.ip().is_loopback();
-            if let Some(destination) = content.destinations().find(is_loopback) {
-                let reason = "the other nodes learn its connections, and would send their packets to themselves: name the node's own \
-                              address on its interface";
-                return refuse(&format!("{} of {}", destination.address, content.service.id), reason.into());
+            let service = content.service.id;
+            for destination in content.destinations() {
+                if let Some(reason) = Reason::of_the_file(&service, destination, &self.vips) {
+                    return refuse(&format!("{} of {service}", destination.address), reason.to_string());
+                }
             }
-            let Some(listen) = content.service.id.address() else { continue };
-            if !self.vips.contains(&listen.ip()) {
-                return refuse(&content.service.id.to_string(), format!("{} is not among the vips", listen.ip()));
-            }
-            let other_port =
-                |d: &&crate::ipvs::Destination| d.forward != Forward::Masquerade && d.address.port() != listen.port();
-            if let Some(destination) = content.destinations().find(other_port) {
-                let reason = format!(
-                    "its port differs from the service's {}: direct routing leaves packets as they are, so the real server must listen there",
-                    listen.port()
-                );
-                return refuse(&format!("{} of {}", destination.address, content.service.id), reason);
+            if let Some(listen) = service.address().filter(|listen| !self.vips.contains(&listen.ip())) {
+                return refuse(&service.to_string(), format!("{} is not among the vips", listen.ip()));
             }
         }
         Ok(())

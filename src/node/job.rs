@@ -427,7 +427,11 @@ pub(super) fn plan(config: &Config, task: Task, memory: &Memory, seen: &Observat
     let (role, apply) = match task {
         Task::Release => return planner::for_release(config, memory, seen),
         Task::Role(role) => (role, Apply::Changes),
-        Task::Apply(apply) => (remembered.ok_or_else(|| without("apply"))?, apply),
+        Task::Apply(apply) => {
+            let role = remembered.ok_or_else(|| without("apply"))?;
+            planner::refuse_unreached(config, seen)?;
+            (role, apply)
+        }
         Task::Fix => {
             let role = remembered.ok_or_else(|| without("a fix"))?;
             let memory = audit::with_mended(config, memory, seen);

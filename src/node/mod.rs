@@ -38,6 +38,7 @@ mod catch_up;
 mod cluster;
 mod config;
 mod connections;
+mod destinations;
 mod digest;
 mod driver;
 mod execute;

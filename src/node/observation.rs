@@ -71,6 +71,9 @@ pub(super) struct Link {
     pub(super) own_macs: BTreeSet<Mac>,
     /// Destinations that are behind a gateway.
     pub(super) behind: BTreeMap<IpAddr, IpAddr>,
+    /// Destinations that there is no route to. None while the interface is down, and its routes are
+    /// away.
+    pub(super) unrouted: BTreeSet<IpAddr>,
 }
 
 /// The marks on the node's own requests.

@@ -97,6 +97,12 @@ impl Node {
         if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() {
             self.observe_marks(state, &mut seen)?;
         }
+        if self.config.fence != Fence::Marks {
+            let configured = self.config.services.clone().unwrap_or_default();
+            let tables = [&seen.table, &configured];
+            let peers = tables.into_iter().flat_map(|table| fence::peers(table, &seen.own)).collect();
+            self.observe_ways(&peers, &mut seen.link)?;
+        }
         Ok(seen)
     }
 
@@ -283,11 +289,21 @@ impl Node {
         // One that is found on another interface.
         link.silent.retain(|address| !link.macs.contains_key(address));
         link.own_macs = self.marks.macs(&self.config.interface).unwrap_or_default();
+        self.observe_ways(peers, &mut link)?;
+        Ok(link)
+    }
+
+    fn observe_ways(&mut self, peers: &BTreeSet<IpAddr>, link: &mut Neighbours) -> Result<()> {
         for peer in peers {
-            if let Some((_, Some(gateway))) = self.marks.route_to(*peer)? {
-                link.behind.insert(*peer, gateway);
+            match self.marks.route_to(*peer)? {
+                Some((_, Some(gateway))) => drop(link.behind.insert(*peer, gateway)),
+                Some((_, None)) => {}
+                None => drop(link.unrouted.insert(*peer)),
             }
         }
-        Ok(link)
+        if !link.unrouted.is_empty() && !self.vips.is_up(&self.config.interface)? {
+            link.unrouted.clear();
+        }
+        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::config::{Config, Loopback, OwnRequests, VipOwner};
+use super::destinations::{self, Unreached};
 use super::fence::marks::{self as fence, Facts};
 use super::fence::{Fence, daemons, no_daemons};
 use super::observation::Observation;
@@ -73,6 +74,9 @@ pub(super) fn for_role(config: &Config, role: Role, apply: Apply, memory: &Memor
     // Refused now rather than half-way.
     case.table.check()?;
     refuse_foreign_daemons(config, state, seen)?;
+    if case.group.role.is_none() && matches!(role, Role::Master | Role::Backup) {
+        refuse_unreached(config, seen)?;
+    }
     let mut plan = case.plan()?;
     plan.warnings.extend(seen.lan.doubt.iter().map(ToString::to_string));
     plan.warnings.extend(answering(config, seen).iter().map(ToString::to_string));
@@ -452,11 +456,12 @@ impl<'a> Case<'a> {
     }
 
     fn troubles(&self) -> Vec<Trouble> {
+        let unreached = destinations::unreached(&self.table, &self.config.vips, self.seen);
+        let mut troubles: Vec<Trouble> = unreached.into_iter().map(Trouble::Unreached).collect();
         if self.config.fence != Fence::Marks {
-            return Vec::new();
+            return troubles;
         }
         let link = &self.seen.link;
-        let mut troubles = Vec::new();
         // A server that was removed is remembered, and harms no more.
         let servers = fence::peers(&self.table, &self.seen.own);
         let gateway = |peer: &IpAddr| {
@@ -475,23 +480,16 @@ impl<'a> Case<'a> {
         if !peers.is_empty() {
             troubles.push(Trouble::Unknown { peers });
         }
-        troubles.extend(link.behind.iter().map(|(peer, gateway)| Trouble::Behind { peer: *peer, gateway: *gateway }));
-        for content in self.table.services() {
-            let loopback = content.destinations().map(|found| found.address.ip()).filter(IpAddr::is_loopback);
-            let service = content.service.id;
-            troubles.extend(loopback.map(|address| Trouble::Loopback { service, address }));
-        }
         troubles
     }
 }
 
-/// What is wrong with other nodes or destinations, for fence `marks`.
+/// What is wrong with other nodes, for fence `marks`, or with destinations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
     Unknown { peers: Vec<IpAddr> },
     Gateway { peer: IpAddr, mac: Mac, gateway: IpAddr },
-    Behind { peer: IpAddr, gateway: IpAddr },
-    Loopback { service: ServiceId, address: IpAddr },
+    Unreached(Unreached),
 }
 
 impl fmt::Display for Trouble {
@@ -515,14 +513,7 @@ impl fmt::Display for Trouble {
                 "{peer} has the MAC address of the gateway {gateway} ({mac}): packets from there are not marked, or this node would serve \
                  all clients behind the gateway"
             ),
-            Trouble::Behind { peer, gateway } => write!(
-                f,
-                "the destination {peer} is behind the gateway {gateway}: direct routing reaches servers on the node's own links only"
-            ),
-            Trouble::Loopback { service, address } => write!(
-                f,
-                "{service} has the destination {address}: other nodes that learn its connections send their packets to themselves"
-            ),
+            Trouble::Unreached(unreached) => unreached.fmt(f),
         }
     }
 }
@@ -719,7 +710,7 @@ fn peers(config: &Config, state: &State, seen: &Observation, table: &Table) -> B
         // A health check that has removed a server adds it again.
         _ => addresses.extend(state.peers.keys()),
     }
-    addresses.retain(|peer| !seen.own.contains(peer) && !seen.link.behind.contains_key(peer) && !peer.is_loopback());
+    addresses.retain(|peer| !seen.own.contains(peer) && destinations::is_on_the_link(*peer, &config.vips, seen));
     let usable = |mac: &Mac| !seen.link.gateways.contains_key(mac) && !seen.link.own_macs.contains(mac);
     let macs = |peer: &IpAddr| {
         let remembered = state.peers.get(peer).into_iter().flatten().take(MACS);
@@ -907,6 +898,16 @@ fn refuse_foreign_vips(config: &Config, state: &State, seen: &Observation) -> Re
         }
     }
     Ok(())
+}
+
+/// Configured servers that would not get the packets of their services. Only where the node has
+/// nothing to lose yet: a node that has a role must be able to take on the next one.
+pub(super) fn refuse_unreached(config: &Config, seen: &Observation) -> Result<()> {
+    let Some(services) = &config.services else { return Ok(()) };
+    match destinations::unreached(services, &config.vips, seen).first() {
+        Some(unreached) => Err(Error::invalid("services", unreached.to_string())),
+        None => Ok(()),
+    }
 }
 
 /// Marks that another program uses, or rules of a node with another state directory.
@@ -1247,7 +1248,6 @@ mod tests {
     #[test]
     fn troubles_say_what_is_wrong_with_which_node() {
         let (peer, gateway, mac) = (ip("192.0.2.12"), ip("192.0.2.1"), Mac([2, 0, 0, 0, 0, 2]));
-        let service = "tcp 192.0.2.254:80".parse().unwrap();
         for (trouble, text) in [
             (Trouble::Unknown { peers: vec![peer, gateway] }, "the MAC address of 192.0.2.12, 192.0.2.1 is unknown: "),
             (
@@ -1257,11 +1257,6 @@ mod tests {
             (
                 Trouble::Gateway { peer, mac, gateway },
                 "192.0.2.12 has the MAC address of the gateway 192.0.2.1 (02:00:00:00:00:02): ",
-            ),
-            (Trouble::Behind { peer, gateway }, "the destination 192.0.2.12 is behind the gateway 192.0.2.1: "),
-            (
-                Trouble::Loopback { service, address: ip("127.0.0.1") },
-                "tcp 192.0.2.254:80 has the destination 127.0.0.1: ",
             ),
         ] {
             assert!(trouble.to_string().starts_with(text), "{trouble}");
@@ -1296,7 +1291,7 @@ mod tests {
         world.memory.state.peers.clear();
         assert_eq!(found(&world), (all(&[]), "Unknown".into()));
         world.seen.link.behind = [(server, gateway)].into();
-        assert_eq!(found(&world), (BTreeMap::new(), "Behind".into()));
+        assert_eq!(found(&world), (BTreeMap::new(), "Unreached(Unreached".into()));
         // With several groups, and where others load the services, those of before are kept.
         world.seen.link = Default::default();
         world.memory.state.peers =
@@ -1308,7 +1303,6 @@ mod tests {
         world.config.services = None;
         assert_eq!(found(&world), (remembered, String::new()));
         world.config.fence = Fence::Clear;
-        world.seen.link.behind = [(server, gateway)].into();
         assert_eq!(found(&world).1, "");
     }
 

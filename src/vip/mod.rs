@@ -367,6 +367,15 @@ impl Vips {
         }
     }
 
+    /// Whether there is such an interface, and it is switched on.
+    pub(crate) fn is_up(&mut self, interface: &str) -> Result<bool> {
+        match self.route.link_of_name(interface) {
+            Ok(link) => Ok(link.is_up()),
+            Err(error) if error.cause() == Some(Cause::NoInterface) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The interface by which packets from `from` to `to` leave. `None`: there is no way, or
     /// `from` is not this node's.
     pub(crate) fn way(&mut self, to: IpAddr, from: IpAddr) -> Result<Option<String>> {

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
 use crate::marks::{self, Mac, Packets};
 use crate::node::config::{ArpScope, Config, VipOwner};
+use crate::node::destinations::{Reason, Unreached};
 use crate::node::fence::Fence;
 use crate::node::lan::{self, Doubt};
 use crate::node::observation::Observation;
@@ -110,6 +111,7 @@ impl<'a> Case<'a> {
         self.addresses();
         self.interface();
         self.arp();
+        self.destinations();
         self.fence();
         self.marks();
         self.sync();
@@ -357,6 +359,57 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Destinations that do not get the packets of their services.
+    fn destinations(&mut self) {
+        let unreached: Vec<Unreached> = self
+            .troubles
+            .iter()
+            .filter_map(
+                |trouble| if let Trouble::Unreached(unreached) = trouble { Some(unreached.clone()) } else { None },
+            )
+            .collect();
+        for unreached in unreached {
+            let reason = unreached.to_string();
+            let Unreached { address, reason: why, places } = unreached;
+            let services = places.iter().map(|(service, _)| *service).collect();
+            let removed = || Remedy {
+                commands: places
+                    .iter()
+                    .map(|(service, found)| {
+                        format!("ipvsadm {}", ipvs::Change::RemoveDestination(*service, found.clone()))
+                    })
+                    .collect(),
+                ..Remedy::default()
+            };
+            let (severity, kind, remedy) = match why {
+                Reason::Behind(gateway) => (
+                    Severity::Error,
+                    Kind::BehindGateway { peer: address, gateway },
+                    removed().or_text("then use a server on the node's own link, or tunnelling (-i in ipvsadm(8))"),
+                ),
+                Reason::NoRoute => (
+                    Severity::Error,
+                    Kind::NoRoute { address, services },
+                    removed().or_text("or give this node an address on the server's link"),
+                ),
+                Reason::NoHost(_) => (Severity::Error, Kind::NoHost { address, services }, removed()),
+                Reason::OtherPort(_) => (
+                    Severity::Warning,
+                    Kind::OtherPort { address, services },
+                    Remedy::text(
+                        "add the server with the service's port, and let it listen there; NAT (-m) changes ports",
+                    ),
+                ),
+                Reason::ToItself => (
+                    Severity::Warning,
+                    Kind::LoopbackDestination { address, services },
+                    Remedy::text("name the node's own address on its interface instead"),
+                ),
+            };
+            self.add(severity, kind, reason, remedy);
+        }
+    }
+
     /// Fence `marks`: its rules, its services, and the other nodes that the rules are about.
     fn marks(&mut self) {
         if self.config.fence != Fence::Marks {
@@ -397,6 +450,7 @@ impl<'a> Case<'a> {
         for trouble in std::mem::take(&mut self.troubles) {
             let reason = trouble.to_string();
             let (severity, kind, remedy) = match trouble {
+                Trouble::Unreached(_) => continue,
                 Trouble::Unknown { peers } => (
                     Severity::Warning,
                     Kind::PeerUnknown { peers },
@@ -411,16 +465,6 @@ impl<'a> Case<'a> {
                     Severity::Error,
                     Kind::PeerIsGateway { peer, gateway },
                     "give the destination the server's address on the node's own link",
-                ),
-                Trouble::Behind { peer, gateway } => (
-                    Severity::Error,
-                    Kind::BehindGateway { peer, gateway },
-                    "use a server on the node's own link, or tunnelling (-i in ipvsadm(8))",
-                ),
-                Trouble::Loopback { service, address } => (
-                    Severity::Warning,
-                    Kind::LoopbackDestination { service, address },
-                    "name the node's own address on its interface instead",
                 ),
             };
             self.add(severity, kind, reason, Remedy::text(remedy));

@@ -234,15 +234,44 @@ pub enum Kind {
         /// The gateway.
         gateway: IpAddr,
     },
-    /// A destination 127.0.0.1 or ::1: the other nodes learn its connections, and each sends their
-    /// packets to itself. They break when another node becomes the director. Helps: the node's own
-    /// address.
+    /// A destination 127.0.0.1, ::1 or a VIP: the other nodes learn its connections, and each sends
+    /// their packets to itself. They break when another node becomes the director. Helps: the
+    /// node's own address.
     #[non_exhaustive]
     LoopbackDestination {
-        /// The service.
-        service: ServiceId,
         /// The destination.
         address: IpAddr,
+        /// Its services.
+        services: Vec<ServiceId>,
+    },
+    /// A destination that this node has no route to: its share of connections fails (EHOSTUNREACH).
+    /// Helps: a server on the node's own link.
+    #[non_exhaustive]
+    NoRoute {
+        /// The destination.
+        address: IpAddr,
+        /// Its services.
+        services: Vec<ServiceId>,
+    },
+    /// A destination that is the first or last address of a subnet of this node: no host has it, and
+    /// its share of connections fails. Helps: to remove it.
+    #[non_exhaustive]
+    NoHost {
+        /// The destination.
+        address: IpAddr,
+        /// Its services.
+        services: Vec<ServiceId>,
+    },
+    /// A destination with another port than its service's. Direct routing and tunnels leave the port
+    /// as it is (`ip_vs_dr_xmit()` in net/netfilter/ipvs/ip_vs_xmit.c), so the server gets the
+    /// packets on the service's port, and one that listens on the other port only refuses them.
+    /// Helps: the service's port; NAT where the server cannot listen there.
+    #[non_exhaustive]
+    OtherPort {
+        /// The destination.
+        address: IpAddr,
+        /// Its services.
+        services: Vec<ServiceId>,
     },
     /// The node's own programs ask a VIP, and their requests are not marked: another server may
     /// get one, whose answer does not reach the program. Another program has removed the rules
@@ -396,6 +425,9 @@ impl Kind {
             Kind::PeerIsGateway { .. } => "peer-is-gateway",
             Kind::BehindGateway { .. } => "behind-gateway",
             Kind::LoopbackDestination { .. } => "loopback-destination",
+            Kind::NoRoute { .. } => "no-route",
+            Kind::NoHost { .. } => "no-host",
+            Kind::OtherPort { .. } => "other-port",
             Kind::OwnRequests => "own-requests",
             Kind::MarkOverwritten { .. } => "mark-overwritten",
             Kind::MarkedServices { .. } => "marked-services",

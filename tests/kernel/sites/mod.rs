@@ -2,6 +2,12 @@
 //! packets, then what an audit finds, then that its remedy ends the harm.
 
 mod arp;
+mod destinations;
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
 
 use lvs_dr::Netns;
 use lvs_dr::node::audit::{Finding, Severity};
@@ -51,6 +57,21 @@ fn batch(host: &Netns, commands: &str) {
 
 fn sh(host: &Netns, command: &str) -> String {
     host.run(|| run(command)).unwrap()
+}
+
+/// How many of some new connections of a client fail, all at once. Sooner than TCP repeats a packet.
+fn failing(client: &Netns, count: usize) -> usize {
+    const PATIENCE: Duration = Duration::from_millis(700);
+    let is_answered = || -> io::Result<()> {
+        let mut stream = TcpStream::connect_timeout(&format!("{VIP}:80").parse().unwrap(), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&[0])?;
+        stream.read_exact(&mut [0])
+    };
+    thread::scope(|scope| {
+        let open: Vec<_> = (0..count).map(|_| scope.spawn(|| client.run(is_answered).unwrap().is_err())).collect();
+        open.into_iter().filter_map(|opened| opened.join().unwrap().then_some(())).count()
+    })
 }
 
 fn audit(node: &mut Node) -> Vec<Finding> {

@@ -85,6 +85,8 @@ const AFTER_HELP: &str = r#"THE FILE
   flags = []                      # of the scheduler: "mh-port", "sh-fallback" ...
   one_packet = false              # of UDP: schedule each packet
   persistence = 300               # seconds; left out: none
+  check_listener = true           # whether `audit` looks for a socket that listens on this node; false where NAT or another network
+                                  # namespace serves it
   destinations = [ { address = "192.168.0.11:80", weight = 1 },
                    { address = "192.168.0.12:80", weight = 1, upper_threshold = 900, lower_threshold = 800 } ]
 

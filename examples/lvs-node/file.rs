@@ -279,6 +279,8 @@ struct ServiceTable {
     #[serde(default)]
     one_packet: bool,
     persistence: Option<u64>,
+    #[serde(default = "yes")]
+    check_listener: bool,
     destinations: Vec<DestinationTable>,
 }
 
@@ -297,6 +299,10 @@ struct DestinationTable {
 
 fn one() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A value that this crate reads from a text.
@@ -417,8 +423,11 @@ impl File {
                 }
                 let all = configs.clone();
                 for config in &mut configs {
-                    let own = services.iter().filter(|entry| is_of(config, &all, &entry.get_ref().listen));
-                    config.services = Some(table(own, config)?);
+                    let is_own = |entry: &&Spanned<ServiceTable>| is_of(config, &all, &entry.get_ref().listen);
+                    let own: Vec<_> = services.iter().filter(is_own).collect();
+                    let unchecked = own.iter().map(|entry| entry.get_ref()).filter(|service| !service.check_listener);
+                    config.without_listener = unchecked.map(|service| service.listen).collect();
+                    config.services = Some(table(own.into_iter(), config)?);
                 }
                 Ok(configs)
             }

@@ -4,6 +4,7 @@
 //! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
 
 mod attribute;
+mod diag;
 mod generic;
 mod namespace;
 mod option;
@@ -15,6 +16,7 @@ mod thread;
 mod trial;
 
 pub(crate) use attribute::{attributes, number, push_attribute, push_nested, split_attribute, string};
+pub(crate) use diag::{WaitingSocket, waiting_sockets};
 #[cfg(any(fuzzing, test))]
 pub(crate) use generic::attributes_of;
 pub(crate) use generic::{Family as GenericFamily, GenericSocket, Stopped};

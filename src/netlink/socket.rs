@@ -117,6 +117,10 @@ impl Socket {
         Self::open(protocols::NETLINK_GENERIC, limit, LEAST.min(rustix::param::page_size()))
     }
 
+    pub(crate) fn diag(limit: Duration) -> io::Result<Self> {
+        Self::open(protocols::NETLINK_SOCK_DIAG, limit, RECEIVE)
+    }
+
     /// Opens a socket in the calling thread's network namespace, where it stays.
     fn open(protocol: isize, limit: Duration, piece: usize) -> io::Result<Self> {
         let mut inner = netlink_sys::Socket::new(protocol)?;

@@ -12,7 +12,7 @@ use crate::address::check_vip;
 use crate::arp::Settings;
 use crate::error::{Error, Result};
 use crate::interface;
-use crate::ipvs::{SyncDaemon, SyncRole, Table};
+use crate::ipvs::{ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::Mac;
 use crate::vip;
 
@@ -118,6 +118,9 @@ pub struct Config {
     /// changed when they are changed here; in between they belong to the programs that edit the
     /// kernel's table. `None`: the node loads nothing.
     pub services: Option<Table>,
+    /// Services for which an audit does not look for a socket that listens on this node: NAT, a
+    /// proxy in another network namespace or a BPF program takes their packets.
+    pub without_listener: BTreeSet<ServiceId>,
     /// Where the node keeps its state: a directory for root alone, one for each node.
     pub state_dir: PathBuf,
     /// How many announcements follow the VIP to the interface.
@@ -155,6 +158,7 @@ impl Config {
             loopback: Loopback::default(),
             arp: Some(ArpConfig { settings: Settings::HIDE, scope: ArpScope::Reached }),
             services: None,
+            without_listener: BTreeSet::new(),
             state_dir: "/run/lvs-dr".into(),
             announcements: 5,
             announce_again: Duration::from_secs(5),

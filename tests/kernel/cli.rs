@@ -454,6 +454,10 @@ fn keepalived_writes_its_states_to_a_fifo() {
 fn an_audit_and_its_fix() {
     let service = "[[service]]\nlisten = \"tcp 192.0.2.254:80\"\nscheduler = \"wrr\"\ndestinations = [ { address = \"192.0.2.11:80\" } ]\n";
     let lab = Lab::new(&format!("fence = \"clear\"\n{service}"));
+    // Nothing serves in this namespace.
+    let (code, stdout, _) = lab.try_run("audit");
+    assert!(code == Some(1) && stdout.starts_with("warning: not-listening: tcp 192.0.2.254:80"), "{stdout}");
+    lab.write(&lab.with_head(&format!("fence = \"clear\"\n{service}check_listener = false\n")));
     assert_eq!(lab.run("audit"), "nothing is found\n");
     lab.run("role backup");
     assert_eq!((lab.run("audit --json"), lab.run("audit --fix")), ("[]\n".into(), "nothing is found\n".into()));
@@ -772,6 +776,7 @@ fn roles(lab: &Lab) -> [String; 2] {
 fn groups_of_vips() {
     for fence in ["marks", "clear"] {
         let lab = Lab::bare();
+        let _server = std::net::TcpListener::bind("[::]:80").unwrap();
         lab.write(&groups(&lab, &format!("fence = {fence:?}\n")));
         fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
         let on =

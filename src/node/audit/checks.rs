@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::environment::Environment;
 use super::finding::{Finding, Kind, Remedy, Severity};
+use super::listeners::{Sockets, Unserved};
 use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
@@ -112,6 +113,7 @@ impl<'a> Case<'a> {
         self.interface();
         self.arp();
         self.destinations();
+        self.listeners();
         self.fence();
         self.marks();
         self.sync();
@@ -407,6 +409,36 @@ impl<'a> Case<'a> {
                 ),
             };
             self.add(severity, kind, reason, remedy);
+        }
+    }
+
+    /// Services that this node is a server of, and does not serve.
+    fn listeners(&mut self) {
+        // Before it has a role nobody sends it packets.
+        let severity = if self.role.is_some() { Severity::Error } else { Severity::Warning };
+        for Unserved { service, sockets } in &self.around.unserved {
+            let service = *service;
+            match sockets {
+                Sockets::Elsewhere(only) => {
+                    let found = match &only[..] {
+                        [] => "no socket of this node listens there".to_owned(),
+                        only => format!("sockets of this node listen on its port on {} only", list(only)),
+                    };
+                    let reason = format!(
+                        "{service}: this node is one of its servers, and {found}: connections that the director sends here are refused"
+                    );
+                    let remedy = Remedy::text(
+                        "start the server, let it listen on all addresses (0.0.0.0, ::) or on the VIP too, or take this node out of the \
+                         service (`check_listener = false` where NAT or another network namespace serves it)",
+                    );
+                    self.add(severity, Kind::NotListening { service, only: only.clone() }, reason, remedy);
+                }
+                Sockets::Unseen(why) => {
+                    let reason = format!("{service}: whether this node serves it is unknown: {why}");
+                    let remedy = Remedy::text("load tcp_diag, udp_diag or sctp_diag, or look with `ss -ln`");
+                    self.add(Severity::Notice, Kind::ListenersUnseen { service }, reason, remedy);
+                }
+            }
         }
     }
 

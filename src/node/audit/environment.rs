@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use super::keepalived::{self, Instance};
+use super::listeners::{self, Unserved};
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
 use crate::marks::Firewall;
@@ -22,6 +23,8 @@ pub(super) struct Environment {
     pub(super) astray: Option<(IpAddr, String)>,
     /// Services that the kernel refuses, and why.
     pub(super) refused: Vec<(ServiceId, String)>,
+    /// Services that this node is a server of, and that no socket of it serves.
+    pub(super) unserved: Vec<Unserved>,
     /// The firewall's rules that set marks; with fence `marks`.
     pub(super) firewall: Firewall,
     /// Services with scheduler mh whose destinations the kernel has in another order than the one
@@ -43,6 +46,7 @@ impl Environment {
             timeouts: node.ipvs.timeouts()?,
             astray: astray(node)?,
             refused: refused(table, seen),
+            unserved: listeners::unserved(node, table)?,
             firewall: match node.config.fence {
                 Fence::Marks => Firewall::read(node.ipvs.netns())?,
                 Fence::Clear => Firewall::default(),

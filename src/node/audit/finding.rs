@@ -273,6 +273,26 @@ pub enum Kind {
         /// Its services.
         services: Vec<ServiceId>,
     },
+    /// This node is a destination of a service, and no socket of it listens on the VIP and port:
+    /// the web server does not run, or listens on the node's real address only, and with direct
+    /// routing packets arrive with the VIP as their destination. Its share of connections is
+    /// refused. Sockets are those of sock_diag(7); NAT and proxies in other network namespaces have
+    /// none: [`Config::without_listener`](crate::node::Config::without_listener). Helps: a server
+    /// that listens on all addresses (0.0.0.0, ::), or on the VIP too.
+    #[non_exhaustive]
+    NotListening {
+        /// The service.
+        service: ServiceId,
+        /// The addresses on which its port is listened on.
+        only: Vec<IpAddr>,
+    },
+    /// Whether a socket of this node listens for a service cannot be seen: the kernel lacks the
+    /// module tcp_diag, udp_diag or sctp_diag.
+    #[non_exhaustive]
+    ListenersUnseen {
+        /// The service.
+        service: ServiceId,
+    },
     /// The node's own programs ask a VIP, and their requests are not marked: another server may
     /// get one, whose answer does not reach the program. Another program has removed the rules
     /// (`nft flush ruleset`), or neither nftables nor xtables works here. Helps: to add the rules;
@@ -428,6 +448,8 @@ impl Kind {
             Kind::NoRoute { .. } => "no-route",
             Kind::NoHost { .. } => "no-host",
             Kind::OtherPort { .. } => "other-port",
+            Kind::NotListening { .. } => "not-listening",
+            Kind::ListenersUnseen { .. } => "listeners-unseen",
             Kind::OwnRequests => "own-requests",
             Kind::MarkOverwritten { .. } => "mark-overwritten",
             Kind::MarkedServices { .. } => "marked-services",

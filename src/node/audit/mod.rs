@@ -21,6 +21,7 @@ mod checks;
 mod environment;
 mod finding;
 mod keepalived;
+mod listeners;
 
 pub use finding::{Finding, Kind, Remedy, Severity};
 

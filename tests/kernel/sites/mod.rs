@@ -3,6 +3,7 @@
 
 mod arp;
 mod destinations;
+mod listeners;
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

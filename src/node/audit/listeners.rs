@@ -1,0 +1,138 @@
+//! Whether the node serves what it is a server of.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::error::{Error, Result};
+use crate::ipvs::{Forward, ServiceId, Table};
+use crate::netlink::{WaitingSocket, waiting_sockets};
+use crate::node::Node;
+
+/// A service that this node is a server of, and that no socket of it serves as far as is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unserved {
+    pub(super) service: ServiceId,
+    pub(super) sockets: Sockets,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sockets {
+    /// Sockets listen on its port on these addresses only.
+    Elsewhere(Vec<IpAddr>),
+    /// The kernel does not show its sockets, for this reason.
+    Unseen(String),
+}
+
+/// The services of a table that this node is a server of, and does not serve.
+///
+/// # Errors
+/// The node's addresses, or the network namespace, cannot be read.
+pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<Vec<Unserved>> {
+    let own = node.vips.addresses()?;
+    let is_here = |address: IpAddr| own.contains(&address) || address.is_loopback();
+    let mut sockets: BTreeMap<i32, Result<Vec<WaitingSocket>, String>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for content in table.services() {
+        let service = content.service.id;
+        // One with weight 0 is out of service.
+        let serves = |d: &crate::ipvs::Destination| {
+            matches!(d.forward, Forward::Direct | Forward::Local) && d.weight > 0 && is_here(d.address.ip())
+        };
+        // A mark has no port, and a service of all ports any.
+        let Some((protocol, listen)) = protocol_of(&service).filter(|(_, listen)| listen.port() != 0) else { continue };
+        if node.config.without_listener.contains(&service) || !content.destinations().any(serves) {
+            continue;
+        }
+        let sockets = match sockets.get(&protocol) {
+            Some(known) => known,
+            None => {
+                let listed = match waiting_sockets(node.ipvs.netns(), protocol) {
+                    Err(error @ Error::Refused { .. }) => Err(error.to_string()),
+                    result => Ok(result?),
+                };
+                sockets.entry(protocol).or_insert(listed)
+            }
+        };
+        match sockets {
+            Err(why) => found.push(Unserved { service, sockets: Sockets::Unseen(why.clone()) }),
+            Ok(all) => found.extend(
+                elsewhere(all, protocol, listen).map(|only| Unserved { service, sockets: Sockets::Elsewhere(only) }),
+            ),
+        }
+    }
+    Ok(found)
+}
+
+fn protocol_of(service: &ServiceId) -> Option<(i32, SocketAddr)> {
+    match service {
+        ServiceId::Tcp(listen) => Some((libc::IPPROTO_TCP, *listen)),
+        ServiceId::Udp(listen) => Some((libc::IPPROTO_UDP, *listen)),
+        ServiceId::Sctp(listen) => Some((libc::IPPROTO_SCTP, *listen)),
+        _ => None,
+    }
+}
+
+/// The addresses on which sockets listen on this port, where none of them gets the packets for this
+/// address. `None`: one does.
+fn elsewhere(sockets: &[WaitingSocket], protocol: i32, listen: SocketAddr) -> Option<Vec<IpAddr>> {
+    let gets = |socket: &WaitingSocket| {
+        let any = socket.address.is_unspecified() && (socket.address.is_ipv4() == listen.is_ipv4() || !socket.v6only);
+        let of_v6_for_v4 = listen.is_ipv4() && socket.address.is_ipv6();
+        let mapped =
+            matches!(socket.address, IpAddr::V6(v6) if v6.to_ipv4_mapped().map(IpAddr::V4) == Some(listen.ip()));
+        // A socket of IPv4 never gets IPv6. One of SCTP may have more addresses than are shown.
+        (any && (socket.address.is_ipv6() || listen.is_ipv4()))
+            || socket.address == listen.ip()
+            || (of_v6_for_v4 && mapped)
+            || protocol == libc::IPPROTO_SCTP
+    };
+    let on_the_port = || sockets.iter().filter(|socket| socket.port == listen.port());
+    if on_the_port().any(gets) {
+        return None;
+    }
+    let mut only: Vec<IpAddr> = on_the_port().map(|socket| socket.address).collect();
+    only.sort();
+    only.dedup();
+    Some(only)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_get_the_packets_for_a_vip() {
+        const V4: &str = "192.0.2.254:80";
+        const V6: &str = "[2001:db8::fe]:80";
+        let of = |sockets: &[(&str, bool)], listen: &str, protocol| {
+            let sockets: Vec<WaitingSocket> = sockets
+                .iter()
+                .map(|(address, v6only)| {
+                    let address: SocketAddr = address.parse().unwrap();
+                    WaitingSocket { address: address.ip(), port: address.port(), v6only: *v6only }
+                })
+                .collect();
+            let only = elsewhere(&sockets, protocol, listen.parse().unwrap())?;
+            Some(only.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let none = || Some(String::new());
+        for (socket, v6only, v4, v6) in [
+            ("0.0.0.0:80", false, None, Some("0.0.0.0".to_owned())),
+            ("[::]:80", false, None, None),
+            ("[::]:80", true, Some("::".to_owned()), None),
+            (V4, false, None, Some("192.0.2.254".to_owned())),
+            (V6, false, Some("2001:db8::fe".to_owned()), None),
+            ("[::ffff:192.0.2.254]:80", false, None, Some("::ffff:192.0.2.254".to_owned())),
+            ("192.0.2.11:80", false, Some("192.0.2.11".to_owned()), Some("192.0.2.11".to_owned())),
+            ("0.0.0.0:81", false, none(), none()),
+            ("[::]:81", false, none(), none()),
+        ] {
+            let found = [V4, V6].map(|listen| of(&[(socket, v6only)], listen, libc::IPPROTO_TCP));
+            assert_eq!(found, [v4, v6], "{socket} {v6only}");
+        }
+        let real = [("192.0.2.11:80", false), ("127.0.0.1:80", false), ("192.0.2.11:80", false)];
+        assert_eq!(of(&real, V4, libc::IPPROTO_UDP).as_deref(), Some("127.0.0.1 192.0.2.11"));
+        assert_eq!(of(&real, V4, libc::IPPROTO_SCTP), None);
+        assert_eq!(of(&[], V4, libc::IPPROTO_SCTP), none());
+    }
+}

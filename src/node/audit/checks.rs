@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::environment::Environment;
+use super::environment::{Astray, Environment};
 use super::finding::{Finding, Kind, Remedy, Severity};
 use super::listeners::{Sockets, Unserved};
 use crate::arp::{self, ArpTarget, IgnoreMode};
@@ -725,8 +725,7 @@ impl<'a> Case<'a> {
     }
 
     fn paths(&mut self) {
-        if let Some((client, through)) = self.around.astray.clone() {
-            let interface = self.config.interface.clone();
+        for Astray { interface, client, through } in self.around.astray.clone() {
             let reason = format!(
                 "rp_filter on {interface} is strict, and answers to {client} leave by {through}: what the director sends here for such a \
                  client is dropped"

@@ -18,9 +18,8 @@ use crate::sysctl;
 pub(super) struct Environment {
     /// How long idle connections are remembered.
     pub(super) timeouts: Timeouts,
-    /// Where reverse path filtering is strict: a client whose answers leave by another interface,
-    /// and which.
-    pub(super) astray: Option<(IpAddr, String)>,
+    /// The interfaces on which reverse path filtering drops packets for a VIP.
+    pub(super) astray: Vec<Astray>,
     /// Services that the kernel refuses, and why.
     pub(super) refused: Vec<(ServiceId, String)>,
     /// Services that this node is a server of, and that no socket of it serves.
@@ -34,6 +33,15 @@ pub(super) struct Environment {
     pub(super) keepalived: Option<(PathBuf, Vec<Instance>)>,
 }
 
+/// An interface that packets for a VIP arrive on and that filters strictly, a client whose answers
+/// leave by another interface, and which.
+#[derive(Debug, Clone)]
+pub(super) struct Astray {
+    pub(super) interface: String,
+    pub(super) client: IpAddr,
+    pub(super) through: String,
+}
+
 /// A client that no route was made for (RFC 5737).
 const ANYWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Of how many known clients the way back is looked at.
@@ -44,7 +52,7 @@ impl Environment {
     pub(super) fn of(node: &mut Node, table: &Table, seen: &Table, keepalived: Option<&Path>) -> Result<Self> {
         Ok(Environment {
             timeouts: node.ipvs.timeouts()?,
-            astray: astray(node)?,
+            astray: astray(node, table)?,
             refused: refused(table, seen),
             unserved: listeners::unserved(node, table)?,
             firewall: match node.config.fence {
@@ -64,21 +72,38 @@ impl Environment {
 }
 
 /// A packet passes strict filtering where an answer to it (from the VIP) would leave by the
-/// interface that it came by.
-fn astray(node: &mut Node) -> Result<Option<(IpAddr, String)>> {
-    let interface = node.config.interface.clone();
+/// interface that it came by. Clients' packets come by the interface that is named, and those that
+/// a director sends on by the interface of the address that it sends them to.
+fn astray(node: &mut Node, table: &Table) -> Result<Vec<Astray>> {
+    let Some(vip) = node.config.vips.iter().copied().find(IpAddr::is_ipv4) else { return Ok(Vec::new()) };
+    let servers: BTreeSet<IpAddr> =
+        table.services().flat_map(|content| content.destinations()).map(|found| found.address.ip()).collect();
+    let own = node.vips.on_interfaces()?.into_iter().filter(|found| found.address.is_ipv4() && found.interface != "lo");
+    let of_servers = own.filter(|found| servers.contains(&found.address)).map(|found| found.interface);
+    let interfaces: BTreeSet<String> = of_servers.chain([node.config.interface.clone()]).collect();
     let read = |of: &str| sysctl::read_number(node.ipvs.netns(), &format!("net/ipv4/conf/{of}/rp_filter"));
-    // Of all and of the interface the greater counts: 1 is strict, 2 is not.
-    let strict = read("all")?.max(read(&interface)?) == Some(1);
-    let Some(vip) = node.config.vips.iter().copied().find(IpAddr::is_ipv4).filter(|_| strict) else { return Ok(None) };
-    let known: BTreeSet<IpAddr> = node.ipvs.connections()?.iter().map(|connection| connection.client.ip()).collect();
-    for client in known.into_iter().filter(IpAddr::is_ipv4).take(CLIENTS).chain([ANYWHERE.into()]) {
-        // One on lo is this node itself.
-        if let Some(way) = node.vips.way(client, vip)?.filter(|way| *way != interface && way != "lo") {
-            return Ok(Some((client, way)));
+    let all = read("all")?;
+    let mut strict = Vec::new();
+    for interface in interfaces {
+        // Of all and of the interface the greater counts: 1 is strict, 2 is not.
+        if all.max(read(&interface)?) == Some(1) {
+            strict.push(interface);
         }
     }
-    Ok(None)
+    if strict.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known: BTreeSet<IpAddr> = node.ipvs.connections()?.iter().map(|connection| connection.client.ip()).collect();
+    let mut ways = Vec::new();
+    for client in known.into_iter().filter(IpAddr::is_ipv4).take(CLIENTS).chain([ANYWHERE.into()]) {
+        // One on lo is this node itself.
+        ways.extend(node.vips.way(client, vip)?.filter(|way| way != "lo").map(|way| (client, way)));
+    }
+    let through = |interface: String| {
+        let (client, through) = ways.iter().find(|(_, way)| *way != interface)?.clone();
+        Some(Astray { interface, client, through })
+    };
+    Ok(strict.into_iter().filter_map(through).collect())
 }
 
 /// The kernel lists the destination first that was added last. A node adds them sorted by address.

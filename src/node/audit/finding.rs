@@ -359,8 +359,9 @@ pub enum Kind {
     ExpireNodestConn,
     /// Strict `rp_filter` drops packets that the director sends here, as answers to their client
     /// leave by another interface (RFC 3704; `rp_filter` in
-    /// Documentation/networking/ip-sysctl.rst). IPv6 has no such setting. Helps: 2 on this
-    /// interface.
+    /// Documentation/networking/ip-sysctl.rst). It is judged on the interface that is named, and on
+    /// those with an address of this node that is a destination: there the director's packets
+    /// arrive. IPv6 has no such setting. Helps: 2 on this interface.
     #[non_exhaustive]
     RpFilter {
         /// The interface.

@@ -4,6 +4,7 @@
 mod arp;
 mod destinations;
 mod listeners;
+mod paths;
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

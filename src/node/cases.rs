@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::config::{ArpConfig, ArpScope, Config, Loopback, OwnRequests, VipOwner};
-use super::fence::Fence;
+use super::fence::{Fence, no_daemons};
 use super::model::{SERVICES, VIP, World, config, ip, located};
 use super::observation::OwnMarked;
 use super::plan::Plan;
@@ -21,7 +21,7 @@ use crate::arp::{self, ArpTarget, Settings};
 use crate::error::Result;
 use crate::ipvs::{SyncRole, Table};
 use crate::marks::{Mac, Packets, Qdisc, Rule};
-use crate::vip::Scope;
+use crate::vip::{LinkState, Scope};
 
 const VIP6: &str = "2001:db8::fe";
 const SERVICES6: &str = "\
@@ -377,6 +377,17 @@ const STORIES: &[Story] = &[
         case.was(&[Role::Backup]);
         case.world.seen.link.behind.insert(ip("192.0.2.12"), gateway);
         case.roles(&UP);
+    }),
+    ("a sync interface that is gone", marks, |case| {
+        case.was(&[Role::Backup]);
+        case.world.seen.sync_link = LinkState::Missing;
+        case.roles(&[Role::Master, Role::Backup]);
+        case.world.seen.daemons = no_daemons();
+        case.roles(&[Role::Master, Role::Backup]);
+        case.world.seen.sync_link = LinkState::Down;
+        case.role(Role::Master);
+        case.world.seen.sync_link = LinkState::Up;
+        case.repair();
     }),
     ("a neighbour with this node's MAC address", marks, |case| {
         case.world.seen.link.own_macs.insert(Mac([2, 0, 0, 0, 0, 2]));

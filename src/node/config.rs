@@ -192,6 +192,9 @@ impl Config {
                 format!("{} is relative: an absolute path was expected", self.state_dir.display()),
             );
         }
+        if self.state_dir.parent().is_none() {
+            return refuse("state_dir", "/ is not the node's own: name a directory for it, such as /run/lvs-dr".into());
+        }
         if let Some(path) = self.sync.key_file.as_ref().filter(|path| !path.is_absolute()) {
             return refuse("sync key_file", format!("{} is relative: an absolute path was expected", path.display()));
         }

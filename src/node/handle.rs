@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::config::{Config, VipOwner};
 use super::lan::{self, Doubt};
 use super::role::Role;
-use super::roles::check_interfaces;
+use super::roles::check_interface;
 use super::state::StateDir;
 use super::supervisor::Remembered;
 use crate::arp::Arp;
@@ -61,7 +61,7 @@ impl Node {
         let dir = StateDir::new(&config.state_dir, &config.group);
         // A node that has lost an interface must still be able to let go of what it holds.
         if dir.load().map_or(true, |state| state.group(&config.group).role.is_none()) {
-            check_interfaces(&config, &arp, &mut vips)?;
+            check_interface(&config, &arp, &mut vips)?;
             let (addresses, links) = vips.all_with_links()?;
             if let Some(port @ Doubt::Port { .. }) = lan::doubt(&config.interface, &config.vips, &links, &addresses) {
                 return Err(Error::invalid(format!("interface {}", config.interface), port.to_string()));

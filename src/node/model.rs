@@ -14,7 +14,7 @@ use crate::arp::{ArpTarget, Settings};
 use crate::error::Result;
 use crate::ipvs::{self, Table};
 use crate::marks::{self, Mac, Qdisc};
-use crate::vip::{AssignedAddress, Placement, Scope};
+use crate::vip::{AssignedAddress, LinkState, Placement, Scope};
 
 pub(in crate::node) const VIP: &str = "192.0.2.254";
 pub(in crate::node) const SERVICES: &str = "\
@@ -67,6 +67,7 @@ impl World {
             route_localnet: false,
             table: Table::new(),
             daemons: no_daemons(),
+            sync_link: LinkState::Up,
             own: [own.address].into(),
             sysctls: [
                 ("sloppy_tcp", "0"),

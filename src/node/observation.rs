@@ -8,7 +8,7 @@ use super::lan::Doubt;
 use crate::arp::{self, ArpTarget};
 use crate::ipvs::{SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac};
-use crate::vip::{AssignedAddress, Placement};
+use crate::vip::{AssignedAddress, LinkState, Placement};
 
 /// What is found in the kernel.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,8 @@ pub(super) struct Observation {
     pub(super) table: Table,
     /// The sync daemons.
     pub(super) daemons: BTreeMap<SyncRole, Option<SyncDaemon>>,
+    /// The interface that they are to use.
+    pub(super) sync_link: LinkState,
     /// The node's own addresses, also those of interfaces that are down.
     pub(super) own: BTreeSet<IpAddr>,
     /// The sysctls of IPVS that the fence needs, and those that were changed earlier. `None`: this

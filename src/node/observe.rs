@@ -18,7 +18,7 @@ use crate::ipvs::{Detail, Table};
 use crate::marks::{self, NeighbourState};
 use crate::netlink::Link;
 use crate::sysctl;
-use crate::vip::AssignedAddress;
+use crate::vip::{AssignedAddress, LinkState};
 
 /// Time limit for the MAC addresses of nodes that were never seen.
 const RESOLVE_LIMIT: Duration = Duration::from_millis(300);
@@ -168,6 +168,7 @@ impl Node {
             route_localnet: self.arp.route_localnet()?,
             table,
             daemons: self.ipvs.daemons()?,
+            sync_link: self.vips.link_state(&self.config.sync.interface)?,
             own: addresses.iter().map(|found| found.address).collect(),
             addresses,
             sysctls: self.observe_sysctls(state)?,
@@ -301,7 +302,7 @@ impl Node {
                 None => drop(link.unrouted.insert(*peer)),
             }
         }
-        if !link.unrouted.is_empty() && !self.vips.is_up(&self.config.interface)? {
+        if !link.unrouted.is_empty() && self.vips.link_state(&self.config.interface)? != LinkState::Up {
             link.unrouted.clear();
         }
         Ok(())

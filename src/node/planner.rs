@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::ipvs::settings::SYNC_PERSIST_MODE;
 use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac, Packets, Rule};
-use crate::vip::Placement;
+use crate::vip::{LinkState, Placement};
 
 /// The most MAC addresses that are remembered of a peer. A bond sends from one for each of its
 /// ports.
@@ -363,6 +363,12 @@ impl<'a> Case<'a> {
         let (mut now, mut wanted) = (Table::new(), Table::new());
         now.daemons.clone_from(&seen.daemons);
         wanted.daemons = daemons(&config.sync, directs);
+        for (role, daemon) in wanted.daemons.iter_mut().filter(|(_, daemon)| daemon.is_some()) {
+            if !can_start(*role, seen.sync_link) {
+                // What runs stays; what does not waits for the interface.
+                *daemon = seen.daemons.get(role).cloned().flatten();
+            }
+        }
         let Some(daemons) = change(&now, &wanted) else { return Vec::new() };
         let was_master = matches!(self.group.role, Some((Role::Master, _))) && !directs;
         let master = seen.daemons.get(&SyncRole::Master).and_then(Option::as_ref);
@@ -451,6 +457,7 @@ impl<'a> Case<'a> {
                 );
             }
         }
+        warnings.extend(sync_warning(config, seen));
         warnings.extend(self.troubles().iter().map(Trouble::to_string));
         warnings
     }
@@ -587,7 +594,8 @@ pub(super) fn in_brief(config: &Config, role: Role, state: &State, seen: &Observ
     }
     steps.insert(0, Step::Record { role, reached: false });
     steps.push(Step::Record { role, reached: true });
-    let warnings = if role == Role::Master { arrival_warnings(config, seen) } else { Vec::new() };
+    let mut warnings = if role == Role::Master { arrival_warnings(config, seen) } else { Vec::new() };
+    warnings.extend(sync_warning(config, seen));
     Some(Plan { steps, warnings, during: Box::new(during), after: Box::new(after) })
 }
 
@@ -775,6 +783,30 @@ fn add(config: &Config, seen: &Observation, placement: &Placement) -> Vec<Step> 
 fn remove(seen: &Observation, placement: &Placement, vips: impl Iterator<Item = IpAddr>) -> Vec<Step> {
     let present = vips.filter(|vip| seen.found_on(*vip, placement.interface()).next().is_some());
     present.map(|vip| Step::RemoveVip(vip, placement.clone())).collect()
+}
+
+/// Whether the kernel starts a sync daemon on such an interface. One that sends needs a route by it
+/// (`make_send_sock()` in net/netfilter/ipvs/ip_vs_sync.c).
+fn can_start(role: SyncRole, link: LinkState) -> bool {
+    match link {
+        LinkState::Up => true,
+        LinkState::Down => role == SyncRole::Backup,
+        LinkState::Missing => false,
+    }
+}
+
+/// The sync daemons cannot be started, or neither send nor receive.
+pub(super) fn sync_warning(config: &Config, seen: &Observation) -> Option<String> {
+    let state = match seen.sync_link {
+        LinkState::Up => return None,
+        LinkState::Down => "is down",
+        LinkState::Missing => "does not exist",
+    };
+    Some(format!(
+        "the sync interface {} {state}: connections are not synchronised, and break when another node becomes the director; bring it up, \
+         or name another one ([sync] interface)",
+        config.sync.interface
+    ))
 }
 
 /// The VIPs that a director lacks.

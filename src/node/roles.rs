@@ -34,16 +34,17 @@ impl Node {
         job::plan(&self.config, task, &memory, &seen)
     }
 
-    pub(super) fn check_interfaces_for(&mut self, role: Role) -> Result<()> {
+    pub(super) fn check_interface_for(&mut self, role: Role) -> Result<()> {
         match role {
-            Role::Master | Role::Backup => self.check_interfaces(),
+            Role::Master | Role::Backup => self.check_interface(),
             Role::Fault | Role::Stop => Ok(()),
         }
     }
 
-    /// Whether the interfaces exist, and have IPv4.
-    pub(super) fn check_interfaces(&mut self) -> Result<()> {
-        check_interfaces(&self.config, &self.arp, &mut self.vips)
+    /// Whether the interface exists, and has IPv4. Without the one of the sync daemons a role is
+    /// taken on all the same.
+    pub(super) fn check_interface(&mut self) -> Result<()> {
+        check_interface(&self.config, &self.arp, &mut self.vips)
     }
 
     /// Takes on a role, and returns what was done for it. Where all is in place already, nothing
@@ -155,29 +156,29 @@ impl Node {
     }
 }
 
-pub(super) fn check_interfaces(config: &Config, arp: &Arp, vips: &mut Vips) -> Result<()> {
-    for name in [&config.interface, &config.sync.interface] {
-        // A longer one is an alternative name that no interface has.
-        let is_missing = interface::check_name(name).is_err()
-            || match arp.get(&ArpTarget::Interface(name.clone())) {
-                Err(error) if error.cause() == Some(Cause::NoInterface) => true,
-                result => result.map(|_| false)?,
-            };
-        if is_missing {
-            return Err(Error::Refused {
-                operation: "find",
-                object: format!("interface {name}{}", hint(config, name, vips)?),
-                errno: Errno::NODEV.raw_os_error(),
-                cause: Cause::NoInterface,
-                message: None,
-            });
-        }
+pub(super) fn check_interface(config: &Config, arp: &Arp, vips: &mut Vips) -> Result<()> {
+    let name = &config.interface;
+    // A longer one is an alternative name that no interface has.
+    let is_missing = interface::check_name(name).is_err()
+        || match arp.get(&ArpTarget::Interface(name.clone())) {
+            Err(error) if error.cause() == Some(Cause::NoInterface) => true,
+            result => result.map(|_| false)?,
+        };
+    if !is_missing {
+        return Ok(());
     }
-    Ok(())
+    Err(Error::Refused {
+        operation: "find",
+        object: format!("interface {name}{}", hint(config, vips)?),
+        errno: Errno::NODEV.raw_os_error(),
+        cause: Cause::NoInterface,
+        message: None,
+    })
 }
 
 /// What may be meant by the name of an interface that does not exist.
-fn hint(config: &Config, name: &str, vips: &mut Vips) -> Result<String> {
+fn hint(config: &Config, vips: &mut Vips) -> Result<String> {
+    let name = &config.interface;
     if let Some((name, _)) = name.split_once('@')
         && vips.name_of(name)?.is_some()
     {
@@ -185,7 +186,7 @@ fn hint(config: &Config, name: &str, vips: &mut Vips) -> Result<String> {
     }
     let (addresses, links) = vips.all_with_links()?;
     Ok(match lan::doubt(name, &config.vips, &links, &addresses) {
-        Some(Doubt::Elsewhere { vip, near, .. }) if *name == config.interface => {
+        Some(Doubt::Elsewhere { vip, near, .. }) => {
             format!(" ({}/{} on {} is in the subnet of {vip})", near.address, near.prefix, near.interface)
         }
         _ => String::new(),

@@ -491,6 +491,26 @@ impl StateDir {
                 found.uid()
             ));
         }
+        // A directory of other programs (/, /tmp, /etc) must stay open to them.
+        if found.mode() & 0o077 != 0
+            && let Some(stranger) = self.stranger().map_err(failed("list"))?
+        {
+            let reason = format!(
+                "it is open to other users (mode {:o}) and holds files of other programs ({}): name a directory of the node's own, such as \
+                 /run/lvs-dr",
+                found.mode() & 0o7777,
+                stranger.display()
+            );
+            return refuse(reason);
+        }
+        if found.mode() & 0o1000 != 0 {
+            let advice = "name a directory below it, such as";
+            return refuse(format!(
+                "it is a directory for all users (mode {:o}): {advice} {}",
+                found.mode() & 0o7777,
+                self.path.join("lvs-dr").display()
+            ));
+        }
         if found.mode() & 0o022 != 0 {
             return refuse(format!("others can write to it (mode {:o}): `chmod 700` it", found.mode() & 0o7777));
         }
@@ -498,6 +518,15 @@ impl StateDir {
             fs::set_permissions(&self.path, Permissions::from_mode(0o700)).map_err(failed("close to others"))?;
         }
         Ok(())
+    }
+
+    /// A file of another program, where the directory was never a node's.
+    fn stranger(&self) -> io::Result<Option<PathBuf>> {
+        if [self.state_file(), self.path.join("lock")].iter().any(|file| file.exists()) {
+            return Ok(None);
+        }
+        let first = fs::read_dir(&self.path)?.next().transpose()?;
+        Ok(first.map(|entry| entry.path()))
     }
 
     fn table_file(&self, kept: StoredTable) -> PathBuf {
@@ -895,6 +924,20 @@ mod tests {
             assert!(prepared.is_ok() || matches!(prepared, Err(Error::State { .. })));
             assert_eq!(prepared.is_ok(), closed_to.is_some(), "{mode:o}");
             assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o777, closed_to.unwrap_or(mode));
+        }
+        // A directory of other programs stays as it is.
+        fs::remove_dir_all(&dir.path).unwrap();
+        fs::create_dir_all(&dir.path).unwrap();
+        for (mode, file, words) in [
+            (0o1777, None, "a directory for all users (mode 1777)"),
+            (0o1777, Some("x"), "holds files of other programs"),
+            (0o755, Some("x"), "name a directory of the node's own"),
+        ] {
+            file.iter().for_each(|file| fs::write(dir.path.join(file), "").unwrap());
+            fs::set_permissions(&dir.path, Permissions::from_mode(mode)).unwrap();
+            let refused = dir.prepare().unwrap_err().to_string();
+            assert!(refused.contains(words) && !refused.contains("chmod"), "{refused}");
+            assert_eq!(fs::metadata(&dir.path).unwrap().mode() & 0o7777, mode);
         }
         // Only root can give it away.
         if std::os::unix::fs::chown(&dir.path, Some(1), None).is_ok() {

@@ -122,7 +122,7 @@ impl Node {
         // What keeps it from being planned is warned of already.
         let mut drift: Vec<String> =
             repair::plan(&self.config, &memory, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
-        if let Err(error) = self.check_interfaces() {
+        if let Err(error) = self.check_interface() {
             // What follows from it comes after it.
             warnings.insert(0, error.to_string());
             drift.clear();

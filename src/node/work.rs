@@ -356,7 +356,7 @@ impl Node {
 
     fn look_in_brief(&mut self, task: Task) -> Result<Box<(Memory, Observation)>> {
         if let Task::Role(role) = task {
-            self.check_interfaces_for(role)?;
+            self.check_interface_for(role)?;
         }
         let memory = Memory { state: self.dir.load()?, ..Memory::default() };
         let seen = self.observe_in_brief(&memory.state)?;
@@ -371,7 +371,7 @@ impl Node {
             Some(_) => memory.state.group(&self.config.group).role.map(|(role, _)| role),
         };
         // Says now, and not half-way, that there is no such interface.
-        role.map_or(Ok(()), |role| self.check_interfaces_for(role))?;
+        role.map_or(Ok(()), |role| self.check_interface_for(role))?;
         let table = self.ipvs.table()?;
         if look == Look::AllAndResolve {
             let mut unanswered = self.ask_neighbours(&memory.state, &table)?;

@@ -254,6 +254,17 @@ impl fmt::Display for AssignedAddress {
     }
 }
 
+/// Whether an interface can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    /// It is switched on.
+    Up,
+    /// It is switched off.
+    Down,
+    /// There is none of this name.
+    Missing,
+}
+
 /// Finds and changes the VIPs of one network namespace.
 ///
 /// Every change is read back. Every call that changes something can be repeated, and says whether
@@ -368,10 +379,11 @@ impl Vips {
     }
 
     /// Whether there is such an interface, and it is switched on.
-    pub(crate) fn is_up(&mut self, interface: &str) -> Result<bool> {
+    pub(crate) fn link_state(&mut self, interface: &str) -> Result<LinkState> {
         match self.route.link_of_name(interface) {
-            Ok(link) => Ok(link.is_up()),
-            Err(error) if error.cause() == Some(Cause::NoInterface) => Ok(false),
+            Ok(link) if link.is_up() => Ok(LinkState::Up),
+            Ok(_) => Ok(LinkState::Down),
+            Err(error) if error.cause() == Some(Cause::NoInterface) => Ok(LinkState::Missing),
             Err(error) => Err(error),
         }
     }

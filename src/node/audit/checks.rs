@@ -17,11 +17,11 @@ use crate::node::fence::Fence;
 use crate::node::lan::{self, Doubt};
 use crate::node::observation::Observation;
 use crate::node::plan::{Plan, Step};
-use crate::node::planner::Trouble;
+use crate::node::planner::{Trouble, sync_warning};
 use crate::node::role::Role;
 use crate::node::services::is_ours;
 use crate::node::settings::answering;
-use crate::vip::{AssignedAddress, Placement, Scope};
+use crate::vip::{AssignedAddress, LinkState, Placement, Scope};
 
 /// Above this a UDP flow is held for long: most clients repeat themselves less often than every
 /// half minute only when idle.
@@ -114,6 +114,7 @@ impl<'a> Case<'a> {
         self.arp();
         self.destinations();
         self.listeners();
+        self.unlisted();
         self.fence();
         self.marks();
         self.sync();
@@ -442,6 +443,33 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Addresses on `lo` that have services, and that no group of the node has.
+    fn unlisted(&mut self) {
+        let seen = self.seen;
+        let on_lo = seen.addresses.iter().filter(|found| found.interface == "lo" && !found.address.is_loopback());
+        let unlisted: BTreeSet<IpAddr> =
+            on_lo.map(|found| found.address).filter(|address| !seen.vips.contains_key(address)).collect();
+        for vip in unlisted {
+            let services = ids(&seen.table, |content| {
+                let is_live = |d: ipvs::Destination| d.weight > 0 && !seen.own.contains(&d.address.ip());
+                content.service.id.address().is_some_and(|listen| listen.ip() == vip)
+                    && content.destinations().cloned().any(is_live)
+            });
+            if services.is_empty() {
+                continue;
+            }
+            let reason = format!(
+                "{vip} is on lo and not among the vips, and this node schedules {}: what a director sends here is scheduled once more, and \
+                 goes round until its TTL ends",
+                list(&services)
+            );
+            let remedy = Remedy::text(
+                "name it among the vips, with its services, on every node; or remove it from lo or from the table",
+            );
+            self.add(self.backups(), Kind::UnlistedVip { vip, services }, reason, remedy);
+        }
+    }
+
     /// Fence `marks`: its rules, its services, and the other nodes that the rules are about.
     fn marks(&mut self) {
         if self.config.fence != Fence::Marks {
@@ -608,6 +636,16 @@ impl<'a> Case<'a> {
     }
 
     fn sync(&mut self) {
+        if let Some(reason) = sync_warning(self.config, self.seen) {
+            let interface = self.config.sync.interface.clone();
+            let remedy = match self.seen.sync_link {
+                LinkState::Down => Remedy::command(format!("ip link set {interface} up")),
+                _ => Remedy::text(
+                    "make the interface, or name another one ([sync] interface), and take on the role again",
+                ),
+            };
+            self.add(Severity::Warning, Kind::SyncInterface { interface }, reason, remedy);
+        }
         // Taking on a role sets it.
         let found = sysctl(self.seen, "sync_threshold").filter(|_| self.role.is_some()).map(str::to_owned);
         if let Some(found) = found.filter(|found| found != "2 0") {

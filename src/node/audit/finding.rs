@@ -203,6 +203,16 @@ pub enum Kind {
         /// The services that are live.
         services: Vec<ServiceId>,
     },
+    /// A service on an address that is on `lo` of this node and is no VIP of its configuration: a
+    /// script has placed it. While another node directs, this one schedules what it is sent for that
+    /// address once more, as in [`Kind::Unfenced`]. Helps: to name it among the VIPs.
+    #[non_exhaustive]
+    UnlistedVip {
+        /// The address.
+        vip: IpAddr,
+        /// Its services.
+        services: Vec<ServiceId>,
+    },
     /// Fence `marks`, and its rules or services are not those of the role: another program has
     /// removed the qdisc, say. As [`Kind::Unfenced`]. Helps: to add them.
     MarksDiffer,
@@ -344,6 +354,15 @@ pub enum Kind {
     /// The sync daemon of the role does not run, or is another one: sessions are not sent, or not
     /// received.
     SyncDaemon,
+    /// The interface of the sync daemons does not exist, or is down: a daemon that runs on it neither
+    /// sends nor receives, and the kernel starts none (`ENODEV`; `ENETUNREACH` for one that sends).
+    /// Roles are taken on all the same; connections break when the director changes. Helps: the
+    /// interface, or another one.
+    #[non_exhaustive]
+    SyncInterface {
+        /// The interface.
+        interface: String,
+    },
     /// Persistent services without `expire_quiescent_template`: new connections of a known client
     /// go on to a server that a checker gave weight 0, dead or not, until its template expires,
     /// which each of them puts off (`ip_vs_check_template()` in net/netfilter/ipvs/ip_vs_conn.c).
@@ -441,6 +460,7 @@ impl Kind {
             Kind::VipOnInterface { .. } => "vip-on-interface",
             Kind::RoleDiffers { .. } => "role-differs",
             Kind::Unfenced { .. } => "unfenced",
+            Kind::UnlistedVip { .. } => "unlisted-vip",
             Kind::MarksDiffer => "marks-differ",
             Kind::PeerUnknown { .. } => "peer-unknown",
             Kind::PeerIsGateway { .. } => "peer-is-gateway",
@@ -458,6 +478,7 @@ impl Kind {
             Kind::BackupOnly => "backup-only",
             Kind::SyncThreshold { .. } => "sync-threshold",
             Kind::SyncDaemon => "sync-daemon",
+            Kind::SyncInterface { .. } => "sync-interface",
             Kind::ExpireQuiescentTemplate { .. } => "expire-quiescent-template",
             Kind::ExpireNodestConn => "expire-nodest-conn",
             Kind::RpFilter { .. } => "rp-filter",

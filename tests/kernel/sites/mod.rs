@@ -4,6 +4,7 @@
 mod arp;
 mod destinations;
 mod listeners;
+mod lives;
 mod paths;
 
 use std::io::{self, Read, Write};
@@ -63,9 +64,13 @@ fn sh(host: &Netns, command: &str) -> String {
 
 /// How many of some new connections of a client fail, all at once. Sooner than TCP repeats a packet.
 fn failing(client: &Netns, count: usize) -> usize {
+    failing_on(client, VIP, count)
+}
+
+fn failing_on(client: &Netns, vip: &str, count: usize) -> usize {
     const PATIENCE: Duration = Duration::from_millis(700);
     let is_answered = || -> io::Result<()> {
-        let mut stream = TcpStream::connect_timeout(&format!("{VIP}:80").parse().unwrap(), PATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&format!("{vip}:80").parse().unwrap(), PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(&[0])?;
         stream.read_exact(&mut [0])

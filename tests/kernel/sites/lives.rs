@@ -1,0 +1,99 @@
+//! What happens to a node in its life.
+
+use lvs_dr::node::Role;
+use lvs_dr::node::audit::Severity;
+
+use super::{config, expect, expect_nothing, failing, failing_on, node, node_as, server, sh, web};
+use crate::lan::{VIP, enter_switch, host};
+
+/// The sync daemons have an interface of their own, which goes, or was never there.
+#[test]
+fn without_the_sync_interface_only_the_synchronisation_suffers() {
+    enter_switch();
+    let client = host(1);
+    let hosts = [11, 12].map(server);
+    let services = web("rr", &[11, 12]);
+    let of = |interface: &str, state_dir: Option<std::path::PathBuf>| {
+        let mut config = config("bond0", &services);
+        config.sync.interface = interface.into();
+        config.state_dir = state_dir.unwrap_or(config.state_dir);
+        config
+    };
+    hosts.iter().for_each(|host| drop(sh(host, "ip link add sync0 up type dummy")));
+    let mut second = node_as(&hosts[1], of("sync0", None), Role::Backup);
+    let mut first = node_as(&hosts[0], of("sync0", None), Role::Master);
+    expect_nothing(&mut first);
+    let holds = |index: usize| sh(&hosts[index], "ip -o address show dev bond0").contains(&format!("{VIP}/32"));
+
+    // A director can step down, and another one can be promoted.
+    sh(&hosts[0], "ip link delete sync0");
+    sh(&hosts[1], "ip link set sync0 down");
+    let plan = first.become_role(Role::Backup).unwrap();
+    let gone = "the sync interface sync0 does not exist: connections are not synchronised";
+    assert!(plan.warnings().iter().any(|warning| warning.starts_with(gone)), "{:?}", plan.warnings());
+    let plan = second.become_role(Role::Master).unwrap();
+    assert!(plan.warnings().iter().any(|warning| warning.contains("sync0 is down")), "{:?}", plan.warnings());
+    assert_eq!([holds(0), holds(1)], [false, true]);
+    assert_eq!(failing(&client, 12), 0);
+    for (node, words) in [(&mut first, gone), (&mut second, "sync0 is down")] {
+        let [finding] = expect(node, [("sync-interface", Severity::Warning)]);
+        assert!(finding.reason.contains(words), "{finding}");
+        let status = node.status().unwrap();
+        assert!(status.warnings.contains(&finding.reason) && status.missing.is_empty(), "{status:?}");
+        // And back.
+        finding.remedy.commands.iter().for_each(|command| drop(sh(&hosts[1], command)));
+    }
+    sh(&hosts[0], "ip link add sync0 up type dummy");
+    for node in [&mut first, &mut second] {
+        node.repair(|_| ()).unwrap();
+        expect_nothing(node);
+    }
+    assert!(second.status().unwrap().daemons.len() == 2);
+
+    // Misnamed in the file: what runs stays, and nothing else suffers.
+    second.become_role(Role::Backup).unwrap();
+    let dir = |node: &lvs_dr::node::Node| Some(node.config().state_dir.clone());
+    let mut first = node(&hosts[0], of("sync9", dir(&first)));
+    first.become_role(Role::Master).unwrap();
+    assert_eq!([holds(0), holds(1)], [true, false]);
+    assert_eq!(failing(&client, 12), 0);
+    expect(&mut first, [("sync-interface", Severity::Warning)]);
+    first.release(|_| ()).unwrap();
+    let mut fresh = node_as(&hosts[0], of("sync9", None), Role::Master);
+    expect(&mut fresh, [("sync-interface", Severity::Warning)]);
+    assert_eq!(failing(&client, 12), 0);
+}
+
+/// Scripts have placed another VIP on `lo`, and loaded its services on every node.
+#[test]
+fn a_vip_on_lo_that_the_configuration_lacks() {
+    const OTHER: &str = "192.0.2.253";
+    enter_switch();
+    let client = host(1);
+    let hosts = [11, 12].map(server);
+    let services = web("rr", &[11, 12]);
+    let both = services.clone() + &services.replace(VIP, OTHER);
+    let mut backup = node_as(&hosts[1], config("bond0", &services), Role::Backup);
+    let mut director = node_as(&hosts[0], config("bond0", &services), Role::Master);
+    for host in &hosts {
+        sh(host, &format!("ip address add {OTHER}/32 dev lo scope host"));
+        host.run(|| services.replace(VIP, OTHER).lines().for_each(|line| drop(crate::lab::ipvsadm(line)))).unwrap();
+    }
+    sh(&hosts[0], &format!("ip address add {OTHER}/32 dev bond0"));
+    assert!(failing_on(&client, OTHER, 12) > 0);
+    let [finding] = expect(&mut backup, [("unlisted-vip", Severity::Error)]);
+    assert!(finding.reason.contains(OTHER) && finding.remedy.text.contains("name it among the vips"), "{finding}");
+    expect(&mut director, [("unlisted-vip", Severity::Warning)]);
+    let named = |state_dir: &std::path::Path| {
+        let mut config = config("bond0", &both);
+        config.vips.push(OTHER.parse().unwrap());
+        config.state_dir = state_dir.to_owned();
+        config
+    };
+    let dirs = [&director, &backup].map(|node| node.config().state_dir.clone());
+    let mut backup = node_as(&hosts[1], named(&dirs[1]), Role::Backup);
+    let mut director = node_as(&hosts[0], named(&dirs[0]), Role::Master);
+    assert_eq!(failing_on(&client, OTHER, 12), 0);
+    expect_nothing(&mut backup);
+    expect_nothing(&mut director);
+}

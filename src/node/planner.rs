@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::ipvs::settings::SYNC_PERSIST_MODE;
 use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac, Packets, Rule};
-use crate::vip::{LinkState, Placement};
+use crate::vip::{AssignedAddress, LinkState, MARK, Placement};
 
 /// The most MAC addresses that are remembered of a peer. A bond sends from one for each of its
 /// ports.
@@ -404,9 +404,22 @@ impl<'a> Case<'a> {
             unknown: state.unknown.clone(),
         };
         let held = config.fence == Fence::Clear && !self.directs();
+        let on_lo = |vip: &&IpAddr| {
+            let theirs = |found: &AssignedAddress| !found.is_foreign() && found.mark != Some(MARK);
+            // Another group of this node may have placed it, or found it.
+            match state.groups.values().find(|group| group.vips.iter().any(|(placed, _)| placed == *vip)) {
+                Some(group) => group.found.contains(*vip),
+                None => self.seen.found_on(**vip, Placement::Loopback.interface()).any(theirs),
+            }
+        };
+        let found: BTreeSet<IpAddr> = match self.group.role {
+            None => config.vips.iter().filter(on_lo).copied().collect(),
+            Some(_) => self.group.found.clone(),
+        };
         let group = Group {
             role: Some((self.role, false)),
             vips: self.group.vips.union(&vips).cloned().collect(),
+            found: found.clone(),
             loaded: self.group.loaded.or(sign(config)),
             held: self.group.held || held,
             ..self.group.clone()
@@ -437,6 +450,7 @@ impl<'a> Case<'a> {
             Group {
                 role: Some((self.role, true)),
                 fence: Some(config.fence),
+                found: found.into_iter().filter(|vip| config.vips.contains(vip)).collect(),
                 vips,
                 loaded: sign(config),
                 held,
@@ -836,7 +850,11 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     let case = Case::new(config, Role::Stop, Apply::Changes, memory, seen);
     let mut steps = Vec::new();
     for (vip, interface) in &case.group.vips {
-        let mut places = vec![Placement::Loopback];
+        let is_theirs = case.group.found.contains(vip);
+        if is_theirs && !seen.sits(*vip, &Placement::Loopback) {
+            steps.push(Step::AddVip(*vip, Placement::Loopback));
+        }
+        let mut places: Vec<Placement> = [Placement::Loopback].into_iter().filter(|_| !is_theirs).collect();
         if config.vip_owner == VipOwner::Node {
             places.insert(0, Placement::Interface(interface.clone()));
         }
@@ -896,15 +914,11 @@ pub(super) fn is_last(config: &Config, state: &State) -> bool {
 fn united(config: &Config, memory: &Memory) -> Memory {
     let mut united = memory.clone();
     let groups = &mut united.state.groups;
-    let vips: BTreeSet<(IpAddr, String)> = memory
-        .state
-        .obsolete(config)
-        .iter()
-        .filter_map(|name| groups.remove(name))
-        .flat_map(|group| group.vips)
-        .collect();
-    if !vips.is_empty() {
-        groups.entry(config.group.clone()).or_default().vips.extend(vips);
+    let obsolete: Vec<Group> = memory.state.obsolete(config).iter().filter_map(|name| groups.remove(name)).collect();
+    for group in obsolete.into_iter().filter(|group| !group.vips.is_empty()) {
+        let own = groups.entry(config.group.clone()).or_default();
+        own.vips.extend(group.vips);
+        own.found.extend(group.found);
     }
     united
 }
@@ -999,10 +1013,12 @@ fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step
         .flat_map(|(_, group)| &group.vips)
         .map(|(vip, _)| *vip)
         .collect();
+    let found: BTreeSet<IpAddr> =
+        state.groups.iter().filter(|(name, _)| of_groups(name)).flat_map(|(_, group)| &group.found).copied().collect();
     for (vip, interface) in remembered.filter(|(vip, _)| !others.contains(vip)) {
         let configured = config.vips.contains(vip);
         let places = [
-            (Placement::Loopback, !configured),
+            (Placement::Loopback, !configured && !found.contains(vip)),
             (
                 Placement::Interface(interface.clone()),
                 config.vip_owner == VipOwner::Node && (!configured || *interface != config.interface),
@@ -1021,7 +1037,7 @@ fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step
 mod tests {
     use super::*;
     use crate::node::model::{SERVICES, VIP, World, config, ip, located};
-    use crate::vip::{AssignedAddress, Scope};
+    use crate::vip::Scope;
 
     type Change = fn(&mut World);
 
@@ -1480,6 +1496,27 @@ mod tests {
                 assert_eq!(world.memory.state, State::default());
             }
         }
+    }
+
+    #[test]
+    fn a_vip_that_was_on_lo_before_is_there_after() {
+        for (loopback, last) in
+            [(Loopback::Always, Role::Backup), (Loopback::Always, Role::Master), (Loopback::Backup, Role::Master)]
+        {
+            let mut world = World::new(Config { loopback, ..config(Fence::Marks) });
+            world.seen.vips.insert(ip(VIP), vec![located(VIP, "lo", Scope::Host)]);
+            let before = world.seen.clone();
+            [Role::Backup, last].into_iter().for_each(|role| drop(world.take_on(role)));
+            let plan = for_release(&world.config, &world.memory, &world.seen).unwrap();
+            plan.steps().iter().for_each(|step| world.act(step, &plan));
+            assert_eq!((&world.seen.vips, &world.seen.arp), (&before.vips, &before.arp), "{plan}");
+        }
+        // One that this node has placed, and whose state is lost, is its own.
+        let mut world = World::new(config(Fence::Marks));
+        world.seen.vips.insert(ip(VIP), vec![AssignedAddress { mark: Some(MARK), ..located(VIP, "lo", Scope::Host) }]);
+        world.take_on(Role::Backup);
+        let plan = for_release(&world.config, &world.memory, &world.seen).unwrap().to_string();
+        assert!(plan.contains("remove 192.0.2.254 from lo"), "{plan}");
     }
 
     #[test]

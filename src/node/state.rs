@@ -96,6 +96,10 @@ pub(super) struct Group {
     pub(super) fence: Option<Fence>,
     /// VIPs that were placed, and the interface that the director's are on.
     pub(super) vips: BTreeSet<(IpAddr, String)>,
+    /// VIPs that were on `lo` before the node's first role: they are there again when it is
+    /// released. Before Linux 5.18, which does not keep [`MARK`](crate::vip::MARK), one that a node
+    /// without its state finds there seems to be another program's.
+    pub(super) found: BTreeSet<IpAddr>,
     /// The other node that directs, or directed last.
     pub(super) director: Option<IpAddr>,
     /// One of the services that were loaded from the configuration. Where the kernel lacks it, the
@@ -173,6 +177,7 @@ impl fmt::Display for State {
             if group.held {
                 writeln!(f, "table held")?;
             }
+            group.found.iter().try_for_each(|vip| writeln!(f, "found {vip}"))?;
             group.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
             group.unknown.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         }
@@ -257,6 +262,7 @@ impl State {
                 }
                 ("fence", None) if version == 1 => old_fence = value,
                 ("fence", None) => state.group_mut(name).fence = Some(value.parse().map_err(|_| unknown())?),
+                ("found", None) => drop(state.group_mut(name).found.insert(value.parse().map_err(|_| unknown())?)),
                 ("director", None) => state.group_mut(name).director = Some(value.parse().map_err(|_| unknown())?),
                 ("vip", Some((vip, interface))) => {
                     let vip = vip.parse().map_err(|_| unknown())?;
@@ -270,8 +276,8 @@ impl State {
                 }
                 // No version writes such a value.
                 (
-                    "checksum" | "sync" | "marks" | "qdisc" | "legacy" | "slot" | "role" | "fence" | "director" | "vip"
-                    | "table",
+                    "checksum" | "sync" | "marks" | "qdisc" | "legacy" | "slot" | "role" | "fence" | "found"
+                    | "director" | "vip" | "table",
                     _,
                 ) => return Err(unknown()),
                 // `boot_of` reads this line. It is not kept, because each file names its own boot.
@@ -667,6 +673,7 @@ mod tests {
                 ("2001:db8::1".parse().unwrap(), "eth0".to_owned()),
             ]
             .into(),
+            found: ["192.0.2.1".parse().unwrap()].into(),
             director: "192.0.2.11".parse().ok(),
             loaded: "tcp 192.0.2.1:80".parse().ok(),
             held: true,
@@ -787,6 +794,7 @@ mod tests {
             ("slot 3", "slot 3 4"),
             ("backup under-way", "backup under way"),
             ("table held", "table hold"),
+            ("found 192.0.2.1", "found 192.0.2.1 eth0"),
             ("vip 192.0.2.1 eth0", "vip 192.0.2.1"),
             ("eth0\nweight 7\nvips 2 of 3\nend\n", "eth0*end\n"),
         ] {

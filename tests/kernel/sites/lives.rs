@@ -97,3 +97,27 @@ fn a_vip_on_lo_that_the_configuration_lacks() {
     expect_nothing(&mut backup);
     expect_nothing(&mut director);
 }
+
+/// As the old real server script does at boot.
+#[test]
+fn a_vip_that_was_on_lo_before_is_there_after_a_release() {
+    enter_switch();
+    let own = server(11);
+    let on_lo = || sh(&own, "ip -o address show dev lo").contains(&format!("{VIP}/32 scope host"));
+    for (before, roles) in [
+        ("scope host", &[Role::Backup, Role::Master][..]),
+        ("scope global", &[Role::Backup]),
+        ("", &[Role::Backup, Role::Master]),
+    ] {
+        if !before.is_empty() {
+            sh(&own, &format!("ip address add {VIP}/32 dev lo {before}"));
+        }
+        let mut node = node(&own, config("bond0", &web("rr", &[11])));
+        roles.iter().for_each(|role| drop(node.become_role(*role).unwrap()));
+        node.release(|_| ()).unwrap();
+        assert_eq!(on_lo(), !before.is_empty(), "{before} {roles:?}");
+        if !before.is_empty() {
+            sh(&own, &format!("ip address delete {VIP}/32 dev lo"));
+        }
+    }
+}

@@ -346,13 +346,15 @@ impl Job {
             Check::Brief(role) => {
                 let loaded = state.group(&config.group).loaded.is_some();
                 let is_done = planner::is_done_in_brief(config, role, &state, seen);
-                if is_done && loaded {
+                // A director that is one no more has the time to learn of the other nodes.
+                let knows = role == Role::Master || planner::knows_its_peers(&state, seen);
+                if is_done && loaded && knows {
                     return Ok(self.reached(config, plan));
                 }
                 self.done.extend(plan.steps);
                 return Ok(match is_done {
                     // The program that loaded the services may have changed ports and servers
-                    // since.
+                    // since. Other nodes are asked for their MAC addresses.
                     true => self.look(Extent::Whole(Look::AllAndResolve)),
                     // What another program has changed meanwhile is looked at in full.
                     false => self.read_services(),
@@ -544,6 +546,11 @@ mod tests {
 
     const FULL: Meanwhile = |_| Err(full());
     const SUPERSEDED: Meanwhile = |_| Err(superseded());
+    const OTHER_MAC: Meanwhile = |world| {
+        let mac = world.seen.link.macs.values_mut().next().ok_or_else(full)?;
+        mac.0[5] ^= 0x80;
+        Ok(())
+    };
     const NO_VIP: Meanwhile = |world| {
         world.seen.vips.values_mut().for_each(Vec::clear);
         Ok(())
@@ -601,6 +608,13 @@ mod tests {
             // Roles in brief. What is left is looked at in full.
             (MASTER, backup, &[], "turn, brief, act, brief, find as master, end: 6"),
             (BACKUP, both, &[], "turn, brief, act, brief, find as backup, end: 6"),
+            // Another node has another MAC address, which the demotion learns.
+            (
+                BACKUP,
+                both,
+                &[("act", |_| Ok(())), ("brief", OTHER_MAC)],
+                "turn, brief, act, brief, whole, act, again, find as backup, end: 9",
+            ),
             (BACKUP, both, &[("turn", NOTHING_LOADED)], "turn, brief, act, brief, whole, find as backup, end: 6"),
             (MASTER, backup, &[("turn", NOTHING_LOADED)], "turn, brief, act, brief, whole, find as master, end: 6"),
             (

@@ -38,7 +38,7 @@ pub(super) struct Observation {
     pub(super) sysctls: BTreeMap<String, Option<String>>,
     /// The rules that mark packets, on the interfaces that may have some.
     pub(super) marks: marks::Observed,
-    /// The other nodes on the link. In brief: nothing.
+    /// The other nodes on the link. In brief: nothing, but at the end of a demotion.
     pub(super) link: Link,
     /// The node's own requests that are marked. `None`: not looked at, which takes the start of a
     /// program.

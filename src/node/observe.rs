@@ -270,7 +270,8 @@ impl Node {
         Ok(unanswered.open.is_empty() || now >= unanswered.until)
     }
 
-    fn observe_link(&mut self, peers: &BTreeSet<IpAddr>) -> Result<Neighbours> {
+    /// What the neighbour table and the routes say of these nodes.
+    pub(super) fn observe_link(&mut self, peers: &BTreeSet<IpAddr>) -> Result<Neighbours> {
         let mut link = Neighbours::default();
         let gateways: BTreeSet<IpAddr> = self.marks.gateways()?.into_iter().collect();
         for found in self.marks.neighbours()? {

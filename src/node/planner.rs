@@ -620,6 +620,14 @@ pub(super) fn is_done_in_brief(config: &Config, role: Role, state: &State, seen:
     is_marked(config, seen) && !steps.iter().any(Step::leaves_a_trace)
 }
 
+/// Whether each other node is known by its MAC address, and by the one that it is seen with.
+pub(super) fn knows_its_peers(state: &State, seen: &Observation) -> bool {
+    state.peers.iter().all(|(peer, macs)| match seen.link.macs.get(peer) {
+        Some(mac) => macs.contains(mac),
+        None => !macs.is_empty(),
+    })
+}
+
 /// Whether the services of the marks are there, and rules for each VIP.
 fn is_marked(config: &Config, seen: &Observation) -> bool {
     let mark = |family| ServiceId::Fwmark { mark: config.marks.values.local(), family };

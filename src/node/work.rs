@@ -359,7 +359,12 @@ impl Node {
             self.check_interface_for(role)?;
         }
         let memory = Memory { state: self.dir.load()?, ..Memory::default() };
-        let seen = self.observe_in_brief(&memory.state)?;
+        let mut seen = self.observe_in_brief(&memory.state)?;
+        // Before a demotion has given up the VIP, nothing else has time.
+        let is_check = |role| memory.state.group(&self.config.group).role == Some((role, false));
+        if matches!(task, Task::Role(role) if role != Role::Master && is_check(role)) {
+            seen.link = self.observe_link(&memory.state.peers.keys().copied().collect())?;
+        }
         Ok(Box::new((memory, seen)))
     }
 

@@ -347,17 +347,19 @@ impl Job {
                 let loaded = state.group(&config.group).loaded.is_some();
                 let is_done = planner::is_done_in_brief(config, role, &state, seen);
                 // A director that is one no more has the time to learn of the other nodes.
-                let knows = role == Role::Master || planner::knows_its_peers(&state, seen);
+                let knows = role == Role::Master || planner::knows_its_peers(config, &state, seen);
                 if is_done && loaded && knows {
                     return Ok(self.reached(config, plan));
                 }
                 self.done.extend(plan.steps);
-                return Ok(match is_done {
+                return Ok(match role {
                     // The program that loaded the services may have changed ports and servers
-                    // since. Other nodes are asked for their MAC addresses.
-                    true => self.look(Extent::Whole(Look::AllAndResolve)),
-                    // What another program has changed meanwhile is looked at in full.
-                    false => self.read_services(),
+                    // since.
+                    Role::Master if is_done => self.look(Extent::Whole(Look::AllAndResolve)),
+                    // The VIP is given up, and what has time is looked at in full: other nodes are
+                    // asked for their MAC addresses. So is what another program has changed
+                    // meanwhile.
+                    _ => self.read_services(),
                 });
             }
             Check::Whole(rounds) => rounds,
@@ -613,9 +615,14 @@ mod tests {
                 BACKUP,
                 both,
                 &[("act", |_| Ok(())), ("brief", OTHER_MAC)],
-                "turn, brief, act, brief, whole, act, again, find as backup, end: 9",
+                "turn, brief, act, brief, services, whole, act, again, find as backup, end: 9",
             ),
-            (BACKUP, both, &[("turn", NOTHING_LOADED)], "turn, brief, act, brief, whole, find as backup, end: 6"),
+            (
+                BACKUP,
+                both,
+                &[("turn", NOTHING_LOADED)],
+                "turn, brief, act, brief, services, whole, find as backup, end: 6",
+            ),
             (MASTER, backup, &[("turn", NOTHING_LOADED)], "turn, brief, act, brief, whole, find as master, end: 6"),
             (
                 MASTER,

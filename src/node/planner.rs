@@ -620,11 +620,16 @@ pub(super) fn is_done_in_brief(config: &Config, role: Role, state: &State, seen:
     is_marked(config, seen) && !steps.iter().any(Step::leaves_a_trace)
 }
 
-/// Whether each other node is known by its MAC address, and by the one that it is seen with.
-pub(super) fn knows_its_peers(state: &State, seen: &Observation) -> bool {
-    state.peers.iter().all(|(peer, macs)| match seen.link.macs.get(peer) {
-        Some(mac) => macs.contains(mac),
-        None => !macs.is_empty(),
+/// Whether each other node is known by its MAC address and by the one that it is seen with, and has
+/// rules for each VIP. Another group may have learned of it meanwhile.
+pub(super) fn knows_its_peers(config: &Config, state: &State, seen: &Observation) -> bool {
+    let has_rule = |vip: &IpAddr, mac: &Mac| {
+        seen.marks.rules.iter().any(|rule| rule.vip == *vip && rule.packets == Packets::From(*mac))
+    };
+    state.peers.iter().all(|(peer, macs)| {
+        let has_rules = |mac: &Mac| config.vips.iter().all(|vip| has_rule(vip, mac));
+        let seen_with = seen.link.macs.get(peer);
+        !macs.is_empty() && macs.iter().all(has_rules) && seen_with.is_none_or(|mac| macs.contains(mac))
     })
 }
 

@@ -528,7 +528,7 @@ impl StateDir {
 
     /// A file of another program, where the directory was never a node's.
     fn stranger(&self) -> io::Result<Option<PathBuf>> {
-        if [self.state_file(), self.path.join("lock")].iter().any(|file| file.exists()) {
+        if [self.state_file(), self.path.join("lock"), self.demoted_file("")].iter().any(|file| file.exists()) {
             return Ok(None);
         }
         let first = fs::read_dir(&self.path)?.next().transpose()?;

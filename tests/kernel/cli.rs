@@ -399,6 +399,8 @@ fn in_another_namespace_by_its_name() {
     run(&format!("ip netns add {name}"));
     run(&format!("ip -n {name} link set lo up"));
     run(&format!("ip -n {name} link add bond0 type veth peer name peer0"));
+    run(&format!("ip -n {name} link set peer0 up"));
+    run(&format!("ip -n {name} link set bond0 up"));
     lab.run(&format!("--netns {name} role backup"));
     assert!(!on("lo"));
     assert!(run(&format!("ip -n {name} address show dev lo")).contains("192.0.2.254/32"));

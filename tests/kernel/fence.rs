@@ -337,13 +337,17 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
     assert!(warnings.iter().any(|text| text.contains("192.0.2.12") && text.contains("gateway")), "{warnings:?}");
     assert!(!lab::rules("bond0").concat().contains("02:00:00:00:00:12"));
-    // A destination behind a gateway.
+    // A destination behind a gateway: refused at the first role, and warned of where another
+    // program has loaded it.
     enter_with_peers();
     ip("route add 198.51.100.0/24 via 192.0.2.99");
     let services = format!("{WEB}-A -t 192.0.2.254:81 -s wrr\n-a -t 192.0.2.254:81 -r 198.51.100.7:81 -g -w 1\n");
-    let mut node = Node::open(config(Fence::Marks, Some(&services))).unwrap();
+    let words = "the destination 198.51.100.7:81 of tcp 192.0.2.254:81: it is behind the gateway 192.0.2.99";
+    let refused = Node::open(config(Fence::Marks, Some(&services))).unwrap().become_role(Role::Backup);
+    assert!(refused.unwrap_err().to_string().contains(words));
+    feed("ipvsadm -R", &services);
+    let mut node = Node::open(config(Fence::Marks, None)).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
-    let words = "the destination 198.51.100.7 is behind the gateway 192.0.2.99";
     assert!(warnings.iter().any(|text| text.contains(words)), "{warnings:?}");
     // The node's own loopback: refused in a configuration, and warned of where another program has
     // loaded it.
@@ -354,7 +358,7 @@ fn destinations_that_direct_routing_does_not_reach_are_warned_of() {
     feed("ipvsadm -R", &services);
     let mut node = Node::open(config(Fence::Marks, None)).unwrap();
     let warnings = node.become_role(Role::Backup).unwrap().warnings().to_vec();
-    assert!(warnings.iter().any(|text| text.contains("has the destination 127.0.0.1")), "{warnings:?}");
+    assert!(warnings.iter().any(|text| text.contains("the destination 127.0.0.1:80 of")), "{warnings:?}");
     // A peer that nobody has seen.
     enter_node_netns();
     let mut node = Node::open(config(Fence::Marks, Some(HASHED))).unwrap();

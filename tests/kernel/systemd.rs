@@ -1,6 +1,7 @@
 //! The unit of examples/systemd under a real systemd: the first process of a PID namespace in the guest.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +23,11 @@ impl Systemd {
                       --log-target=console --log-level=notice --default-standard-output=kmsg";
         fs::create_dir_all("/etc/systemd/system").unwrap();
         fs::write("/etc/systemd/system/lab.target", "[Unit]\nDescription=Lab\n").unwrap();
+        // It empties /tmp, where the tests may lie.
+        let masked = Path::new("/etc/systemd/system/systemd-tmpfiles-setup.service");
+        if fs::symlink_metadata(masked).is_err() {
+            std::os::unix::fs::symlink("/dev/null", masked).unwrap();
+        }
         let log = fs::File::create("/tmp/systemd.log").unwrap();
         let outer = Command::new("unshare")
             .args(["--pid", "--mount", "--cgroup", "--fork", "--mount-proc", "bash", "-c", script])

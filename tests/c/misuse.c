@@ -39,7 +39,7 @@
 
 #define WEB "tcp 192.0.2.1:80"
 #define TABLE "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 1\n"
-#define MARKS_TABLE                                                                        \
+#define NODE_TABLE                                                                         \
     "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 192.168.0.11:80 -g -w 1\n"           \
     "-a -t 192.0.2.1:80 -r 192.168.0.12:80 -g -w 1\n"
 
@@ -598,7 +598,7 @@ static void misuse_node(void)
     const char *wrong[] = { "", "=", "192.168.0.12", "192.168.0.12=", "192.168.0.12=02:00:00:00:00", "=02:00:00:00:00:01" };
     lvs_node *node = NULL;
     struct lvs_node_config config = { .size = sizeof config, .interface = "eth0", .vips = vips, .vip_count = 1,
-                                      .state_dir = "/run/misuse", .services = TABLE,
+                                      .state_dir = "/run/misuse", .services = NODE_TABLE,
                                       .fence = LVS_FENCE_CLEAR };
     struct lvs_node_config good = config;
     struct lvs_node_status status = { .size = sizeof status, .missing = 77 };
@@ -795,7 +795,7 @@ static void misuse_marks(void)
 {
     const char *vip = "192.0.2.1", *mac = "192.168.0.12=02:00:00:00:00:02";
     struct lvs_node_config config = { .size = sizeof config, .interface = "eth0", .vips = &vip, .vip_count = 1,
-                                      .state_dir = "/run/misuse", .services = MARKS_TABLE, .fence = LVS_FENCE_MARKS,
+                                      .state_dir = "/run/misuse", .services = NODE_TABLE, .fence = LVS_FENCE_MARKS,
                                       .peer_macs = &mac, .peer_mac_count = 1 };
     struct lvs_node_status status = { .size = sizeof status };
     struct lvs_rule rule = { .size = sizeof rule }, each = rule;

@@ -24,8 +24,8 @@ const GET_DESTINATIONS: i32 = 1156;
 /// How often a list is asked for again when it has grown meanwhile.
 const READS: usize = 4;
 
-/// A socket for these questions. Whatever goes wrong is told as `None`: netlink then gives the
-/// answer, or the error.
+/// A socket for these questions. After any failure the answer is `None`: the caller asks by
+/// netlink, which returns the answer or the error.
 pub(super) struct Legacy {
     socket: OwnedFd,
     /// What was received last.
@@ -60,7 +60,7 @@ impl Legacy {
     }
 
     /// What `keep` makes of the destinations of a service of IPv4, of which there are so many.
-    /// `None` also where there are fewer, or one that this interface does not show in full.
+    /// `None` also where there are fewer or more, or one that this interface does not show in full.
     pub(super) fn destinations<T>(
         &mut self,
         id: &ServiceId,
@@ -71,9 +71,11 @@ impl Legacy {
         if count == 0 {
             return Some(Vec::new());
         }
-        self.ask(size_of::<Destinations>(), count, size_of::<DestinationRow>(), |head| {
+        // As with services.
+        let places = count + 1;
+        self.ask(size_of::<Destinations>(), places, size_of::<DestinationRow>(), |head| {
             put(head, 0, &name);
-            put_u32(head, offset_of!(Destinations, count), count as u32);
+            put_u32(head, offset_of!(Destinations, count), places as u32);
         });
         read_ipv4_option(&self.socket, GET_DESTINATIONS, &mut self.octets).ok()?;
         let read = |row: &[u8]| Some(read_destination(row)?.map(&keep));

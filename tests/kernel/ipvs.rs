@@ -515,6 +515,35 @@ fn a_table_that_changes_while_it_is_read_is_read_whole() {
     });
 }
 
+/// The number of destinations is asked for before their list is.
+#[test]
+fn a_destination_that_comes_and_goes_hides_no_other() {
+    enter_new_netns();
+    let here = Netns::current().unwrap();
+    let mut ipvs = Ipvs::open().unwrap();
+    ipvs.add_service(&Service::new(web(), Scheduler::RR)).unwrap();
+    (1..=5).for_each(|last| ipvs.add_destination(&web(), &Destination::new(server(last))).unwrap());
+    let stable = ipvs.table().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut other = Ipvs::open_in(here.clone()).unwrap();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                other.add_destination(&web(), &Destination::new(server(9))).unwrap();
+                other.remove_destination(&web(), server(9)).unwrap();
+            }
+        });
+        for _ in 0..3000 {
+            let mut seen = ipvs.table().unwrap();
+            seen.remove_destination(&web(), server(9));
+            assert_eq!(seen, stable);
+            let (_, found) = ipvs.entry(&web(), Detail::Configuration).unwrap();
+            assert_eq!(found.iter().filter(|entry| entry.destination.address != server(9)).count(), 5);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
 #[test]
 fn a_destination_is_drained() {
     enter_new_netns();

@@ -10,6 +10,7 @@
 #[path = "../../examples/demo/cluster/mod.rs"]
 mod cluster;
 // Its tests run with the demo's.
+mod draw;
 #[allow(unused_imports)]
 #[path = "../../examples/lvs-node/cli.rs"]
 mod lvs_node;

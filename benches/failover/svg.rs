@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::cluster::record::{Kind, Session, State, Turn};
+use crate::draw::{line, text};
 use crate::measure::Measured;
 
 /// Of one way: the names of its rows, and its time.
@@ -209,16 +210,4 @@ fn legend(svg: &mut String, y: f64) {
         text(svg, x + 14.0, y, DIM, name);
         x += 30.0 + 6.2 * name.len() as f64;
     }
-}
-
-fn line(svg: &mut String, x1: f64, y1: f64, x2: f64, y2: f64, colour: &str) {
-    let _ = writeln!(
-        svg,
-        "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\" stroke-width=\".6\"/>"
-    );
-}
-
-fn text(svg: &mut String, x: f64, y: f64, colour: &str, text: &str) {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"{colour}\">{text}</text>");
 }

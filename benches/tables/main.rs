@@ -16,6 +16,8 @@ mod steps;
 mod svg;
 mod table;
 
+#[path = "../failover/draw.rs"]
+mod draw;
 #[allow(dead_code, reason = "tests use the rest")]
 #[path = "../../tests/kernel/lab.rs"]
 mod lab;

@@ -13,7 +13,7 @@ pub(crate) fn draw(measured: &Measured) -> String {
     text + &growth(measured)
 }
 
-/// Between these sizes the growth of a row is told.
+/// The growth of a row is shown between these sizes.
 const SMALL: Shape = Shape { services: 1000, destinations: 4 };
 const HUGE: Shape = Shape { services: 20_000, destinations: 4 };
 

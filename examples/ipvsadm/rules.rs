@@ -183,7 +183,7 @@ static LETTERS: [u8; 128] = {
 };
 
 /// A name in messages of one or more [`OPTIONS`], in the order in which names are compared with
-/// the command: the first that offends is told.
+/// the command: the first that offends is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {
     Numeric,

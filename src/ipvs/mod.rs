@@ -26,8 +26,8 @@
 //!   of 5000 services 475 million.
 //! - A destination that was removed is kept for two minutes, and each one that is added is looked
 //!   for among those (`ip_vs_trash_get_dest()`). A table that is removed and added again at once
-//!   costs up to 27 times as much as otherwise. [`Plan`] removes the last service first, so that adding in
-//!   order finds each in front; to apply a difference removes nothing that stays.
+//!   costs up to 27 times as much as otherwise. [`Plan`] removes the last service first, so that
+//!   adding in order finds each in front; to apply a difference removes nothing that stays.
 //! - The list of connections is read in pages, and before Linux 6.13 the kernel counts from the
 //!   start for each (`ip_vs_conn_array()`). Reading it every second is nothing for a large table.
 

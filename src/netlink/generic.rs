@@ -17,6 +17,17 @@ pub(crate) struct Family {
     pub(crate) version: u8,
 }
 
+impl Family {
+    /// Appends a request to the family of this number, which it returns.
+    fn message(self, command: u8, write: impl Fn(&mut Vec<u8>)) -> impl Fn(u16, &mut Vec<u8>) -> u16 {
+        move |family, octets| {
+            octets.extend_from_slice(&[command, self.version, 0, 0]);
+            write(octets);
+            family
+        }
+    }
+}
+
 /// A client of a generic netlink family in one network namespace. After a failure of its socket it
 /// opens a new one.
 ///
@@ -67,14 +78,9 @@ impl GenericSocket {
         write: impl Fn(&mut Vec<u8>),
         mut answer: impl FnMut(&[u8]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let version = self.family.version;
+        let message = self.family.message(command, write);
         self.exchange(|Open { socket, family }| {
-            let write = |octets: &mut Vec<u8>| {
-                octets.extend_from_slice(&[command, version, 0, 0]);
-                write(octets);
-                *family
-            };
-            socket.request(0, write, |_, octets| answer(attributes_of(octets)?))
+            socket.request(0, |octets| message(*family, octets), |_, octets| answer(attributes_of(octets)?))
         })
     }
 
@@ -85,15 +91,10 @@ impl GenericSocket {
         write: impl Fn(&mut Vec<u8>),
         mut entry: impl FnMut(&[u8]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let version = self.family.version;
+        let message = self.family.message(command, write);
         self.exchange(|Open { socket, family }| {
-            let write = |octets: &mut Vec<u8>| {
-                octets.extend_from_slice(&[command, version, 0, 0]);
-                write(octets);
-                *family
-            };
             // Whether the list changed meanwhile is not asked: IPVS never says so.
-            socket.dump(write, |_, octets| entry(attributes_of(octets)?)).map(|_| ())
+            socket.dump(|octets| message(*family, octets), |_, octets| entry(attributes_of(octets)?)).map(|_| ())
         })
     }
 

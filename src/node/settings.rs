@@ -49,8 +49,8 @@ pub(super) fn counts_still(change: &arp::Change, seen: &Observation) -> bool {
         || (now.announce == after.announce && now.announce != before.announce)
 }
 
-/// An interface on which ARP requests for a VIP on `lo` are answered all the same, once the settings
-/// are made.
+/// An interface on which ARP requests for a VIP on `lo` are answered all the same, once the
+/// settings are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answers {
     pub(super) interface: String,
@@ -73,8 +73,8 @@ impl fmt::Display for Answers {
     }
 }
 
-/// The interfaces that clients reach, and on which ARP requests for a VIP on `lo` would be answered
-/// all the same, once the settings are made.
+/// The interfaces that clients reach, and on which ARP requests for a VIP on `lo` would be
+/// answered all the same, once the settings are made.
 pub(super) fn answering(config: &Config, seen: &Observation) -> Vec<Answers> {
     if !config.vips.iter().any(IpAddr::is_ipv4) {
         return Vec::new();
@@ -101,8 +101,8 @@ pub(super) fn answering(config: &Config, seen: &Observation) -> Vec<Answers> {
     seen.lan.interfaces.iter().filter_map(answers).collect()
 }
 
-/// Whether neighbours do not learn of a VIP on `lo`: on each interface that clients reach, requests
-/// for it stay unanswered, and it is not named as the sender of the node's own.
+/// Whether neighbours do not learn of a VIP on `lo`: on each interface that clients reach,
+/// requests for it stay unanswered, and it is not named as the sender of the node's own.
 pub(super) fn is_hidden(config: &Config, seen: &Observation) -> bool {
     let vips = || config.vips.iter().copied().filter(IpAddr::is_ipv4);
     let hides = |interface: &String| {

@@ -4,6 +4,8 @@
 
 mod addresses;
 mod cluster;
+#[path = "../kernel/findings.rs"]
+mod findings;
 #[path = "../kernel/lab.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod lab;
@@ -19,10 +21,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::Table;
-use lvs_dr::node::audit::{Finding, Severity};
+use lvs_dr::node::audit::Finding;
 use lvs_dr::node::{ArpConfig, ArpScope, Config, Fence, Loopback, Node, Role, VipOwner};
 
 use crate::cluster::{Cluster, Host, VIP4, VIPS};
+use crate::findings::{audit, expect, expect_nothing};
 use crate::lab::ipvsadm;
 
 /// A path that no other test uses, where nothing is yet.
@@ -73,27 +76,6 @@ fn cluster_of(config: impl Fn() -> Config) -> (Cluster, Vec<Node>) {
 
 fn cluster(fence: Fence) -> (Cluster, Vec<Node>) {
     cluster_of(|| config(fence))
-}
-
-fn audit(node: &mut Node) -> Vec<Finding> {
-    node.audit(None).unwrap()
-}
-
-#[track_caller]
-fn expect_nothing(node: &mut Node) {
-    let found = audit(node);
-    assert!(found.is_empty(), "{}", found[0]);
-}
-
-/// Just these findings, and that looking twice finds the same.
-#[track_caller]
-fn expect<const N: usize>(node: &mut Node, expected: [(&str, Severity); N]) -> [Finding; N] {
-    let found = audit(node);
-    let told: String = found.iter().map(|finding| format!("{finding}\n")).collect();
-    let short: Vec<_> = found.iter().map(|finding| (finding.kind.name(), finding.severity)).collect();
-    assert_eq!(short, expected, "{told}");
-    assert_eq!(audit(node), found);
-    found.try_into().unwrap()
 }
 
 /// The node does it, and nothing is found any more.

@@ -10,6 +10,7 @@ mod control;
 mod demotion;
 mod driver;
 mod fence;
+mod findings;
 mod handover;
 mod ipv6;
 mod ipvs;

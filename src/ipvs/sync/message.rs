@@ -84,7 +84,7 @@ impl Maker {
         Maker(Services::of(table))
     }
 
-    /// The entry of a connection, if it is one of these services' that can be told of.
+    /// The entry of a connection. `None`: it is of no service of the table, or cannot be sent.
     pub(crate) fn entry(&self, connection: &Connection) -> Option<Entry> {
         entry(connection, &self.0)
     }

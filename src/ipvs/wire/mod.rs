@@ -94,15 +94,7 @@ pub(super) fn push_u32(octets: &mut Vec<u8>, kind: u16, value: u32) {
 
 /// A text, sent with its NUL.
 pub(super) fn push_text(octets: &mut Vec<u8>, kind: u16, value: &str) {
-    // Names are checked to be short before.
-    let mut text = [0; 64];
-    match text.get_mut(..value.len()) {
-        Some(place) if value.len() < 64 => {
-            place.copy_from_slice(value.as_bytes());
-            push_attribute(octets, kind, &text[..=value.len()]);
-        }
-        _ => push_attribute(octets, kind, &[value.as_bytes(), &[0]].concat()),
-    }
+    push_attribute(octets, kind, &[value.as_bytes(), &[0]].concat());
 }
 
 pub(super) fn push_address(octets: &mut Vec<u8>, kind: u16, address: IpAddr) {

@@ -415,7 +415,7 @@ impl<'a> Case<'a> {
 
     /// Services that this node is a server of, and does not serve.
     fn listeners(&mut self) {
-        // Before it has a role nobody sends it packets.
+        // A node without a role gets no packets.
         let severity = if self.role.is_some() { Severity::Error } else { Severity::Warning };
         for Unserved { service, sockets } in &self.around.unserved {
             let service = *service;

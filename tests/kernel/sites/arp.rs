@@ -1,4 +1,4 @@
-//! Whoever answers ARP requests, or names a VIP in its own: not only the interface that is named.
+//! ARP on each interface that reaches clients, not only on the one that is named.
 
 use std::net::UdpSocket;
 use std::thread;
@@ -181,7 +181,7 @@ fn the_interface_that_is_named_is_found_or_the_right_one_is_named() {
         node.release(|_| ()).unwrap();
     }
 
-    // Another network's interface: nobody is answered.
+    // An interface of another network answers no request.
     let mut node = node_as(&own, config("br7", &services), Role::Master);
     assert_eq!(answering(&client), [""; 0]);
     let [finding] = expect(&mut node, [("wrong-interface", Severity::Warning)]);
@@ -202,7 +202,7 @@ fn the_interface_that_is_named_is_found_or_the_right_one_is_named() {
     assert!(found[0].reason.contains("port of br7"), "{found:?}");
     node.become_role(Role::Backup).unwrap();
     sh(&own, &format!("ip link set {INTERFACE} nomaster"));
-    // And when it is gone, there is nothing to be told of it.
+    // When it is gone, nothing is printed for it.
     sh(&own, &format!("ip link delete {INTERFACE}"));
     let status = node.status().unwrap();
     assert!(status.arp.is_empty() && status.warnings[0].contains("cannot find interface bond0"), "{status:?}");

@@ -16,7 +16,7 @@ fn a_server_that_does_not_listen_on_the_vip() {
     let services = web("rr", &[11, 12, 13]);
     // The third listens as `listen 192.0.2.13:80` of nginx does.
     let real = hosts[2].run(|| TcpListener::bind("192.0.2.13:80").unwrap()).unwrap();
-    // Before it has a role nobody sends it packets.
+    // A node without a role gets no packets.
     let mut first = node(&hosts[1], config("bond0", &services));
     let [finding] = expect(&mut first, [("not-listening", Severity::Warning)]);
     assert!(finding.reason.contains("no socket of this node listens there"), "{finding}");

@@ -13,9 +13,9 @@ use std::thread;
 use std::time::Duration;
 
 use lvs_dr::Netns;
-use lvs_dr::node::audit::{Finding, Severity};
 use lvs_dr::node::{Config, Node, OwnRequests, Role};
 
+use crate::findings::{audit, expect, expect_nothing};
 use crate::lab::{ip_batch, run};
 use crate::lan::{self, INTERFACE, VIP};
 use crate::node::new_path;
@@ -62,7 +62,8 @@ fn sh(host: &Netns, command: &str) -> String {
     host.run(|| run(command)).unwrap()
 }
 
-/// How many of some new connections of a client fail, all at once. Sooner than TCP repeats a packet.
+/// How many of some new connections of a client fail, all at once. Sooner than TCP repeats a
+/// packet.
 fn failing(client: &Netns, count: usize) -> usize {
     failing_on(client, VIP, count)
 }
@@ -79,24 +80,4 @@ fn failing_on(client: &Netns, vip: &str, count: usize) -> usize {
         let open: Vec<_> = (0..count).map(|_| scope.spawn(|| client.run(is_answered).unwrap().is_err())).collect();
         open.into_iter().filter_map(|opened| opened.join().unwrap().then_some(())).count()
     })
-}
-
-fn audit(node: &mut Node) -> Vec<Finding> {
-    node.audit(None).unwrap()
-}
-
-#[track_caller]
-fn expect_nothing(node: &mut Node) {
-    let found = audit(node);
-    assert!(found.is_empty(), "{}", found[0]);
-}
-
-/// Just these findings, the worst first.
-#[track_caller]
-fn expect<const N: usize>(node: &mut Node, expected: [(&str, Severity); N]) -> [Finding; N] {
-    let found = audit(node);
-    let told: String = found.iter().map(|finding| format!("{finding}\n")).collect();
-    let short: Vec<_> = found.iter().map(|finding| (finding.kind.name(), finding.severity)).collect();
-    assert_eq!(short, expected, "{told}");
-    found.try_into().unwrap()
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use lvs_dr::node::{Config, Node, OwnRequests, Role, VipOwner};
 use lvs_dr::vip::Vips;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::lab::{cable, enter_new_netns, ip, ip_batch, keep, load_ipv6, new_netns};
 use crate::node::new_path;
@@ -410,15 +411,26 @@ impl PacketSocket {
         address
     }
 
+    /// Sends a frame. Waits while the frames that are on their way fill the socket's buffer.
     pub fn send(&self, frame: &[u8]) {
         let address = Self::address(self.interface);
-        // SAFETY: frame and address outlive the call.
-        let sent = unsafe {
-            let length = size_of::<libc::sockaddr_ll>() as u32;
-            let fd = self.socket.as_raw_fd();
-            libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length)
-        };
-        assert_eq!(sent, frame.len().cast_signed(), "{}", io::Error::last_os_error());
+        loop {
+            // SAFETY: frame and address outlive the call.
+            let sent = unsafe {
+                let length = size_of::<libc::sockaddr_ll>() as u32;
+                let fd = self.socket.as_raw_fd();
+                libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length)
+            };
+            let error = io::Error::last_os_error();
+            match sent {
+                -1 if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut writable = [PollFd::new(&self.socket, PollFlags::OUT)];
+                    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+                    assert_eq!(rustix::event::poll(&mut writable, Some(&limit)), Ok(1), "frames are not sent");
+                }
+                sent => return assert_eq!(sent, frame.len().cast_signed(), "{error}"),
+            }
+        }
     }
 
     /// The next frame that came in, and the interface. `None`: there is none yet.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -21,7 +21,10 @@ pub(crate) fn read_each(netns: &Netns, paths: &[String]) -> Result<Vec<Option<St
 
 fn read_here(path: &str) -> Result<Option<String>> {
     let file = Path::new("/proc/sys").join(path);
-    match fs::read_to_string(&file) {
+    // The kernel hands out the whole of a setting at once.
+    let mut octets = [0; 1024];
+    let read = fs::File::open(&file).and_then(|mut opened| opened.read(&mut octets));
+    match read.and_then(|length| str::from_utf8(&octets[..length]).map_err(io::Error::other)) {
         Ok(text) => Ok(Some(text.trim_end().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::system("read", file.display(), error)),

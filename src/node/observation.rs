@@ -87,6 +87,28 @@ pub(super) struct OwnMarked {
 }
 
 impl Observation {
+    /// A table, and nothing else yet.
+    pub(super) fn of_table(table: Table) -> Self {
+        Observation {
+            addresses: Vec::new(),
+            vips: BTreeMap::new(),
+            lan: Lan::default(),
+            arp: Vec::new(),
+            arp_all: arp::Settings::KERNEL,
+            route_localnet: false,
+            table,
+            daemons: BTreeMap::new(),
+            sync_link: LinkState::Missing,
+            own: BTreeSet::new(),
+            sysctls: BTreeMap::new(),
+            marks: marks::Observed::default(),
+            link: Link::default(),
+            own_requests: None,
+            unsupported: None,
+            mark_uses: Vec::new(),
+        }
+    }
+
     /// The settings of this target, if they were looked at.
     pub(super) fn arp_of(&self, target: &ArpTarget) -> Option<arp::Settings> {
         self.arp.iter().find(|(seen, _)| seen == target).map(|(_, settings)| *settings)

@@ -83,6 +83,61 @@ pub(super) fn own_marked(found: marks::LocalObserved) -> OwnMarked {
     OwnMarked { missing: found.reason.filter(|_| found.backend.is_none()), marked: found.marked }
 }
 
+/// A look that is under way. Its parts are short, so that it holds up no loop for long.
+#[derive(Debug)]
+pub(super) struct Looking {
+    left: &'static [Part],
+    seen: Observation,
+}
+
+/// What is read at a time: a few system calls.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    /// The services of the node's marks, in place of the table.
+    MarkServices,
+    /// The node's addresses, and the interfaces that are remembered.
+    Addresses,
+    /// The node's addresses, and the interfaces that clients reach.
+    Lan,
+    Arp,
+    Daemons,
+    Sysctls,
+    /// The rules of the interfaces that are remembered to have some.
+    OwnRules,
+    /// The rules of all interfaces that may have some.
+    Rules,
+    /// The other nodes that are remembered.
+    KnownPeers,
+    /// The other nodes of the table, and of the configuration.
+    Peers,
+    /// Who else uses the node's marks.
+    MarkUses,
+}
+
+impl Looking {
+    /// At what the promotion of a backup depends on: neither the table nor the other nodes.
+    pub(super) fn in_brief() -> Self {
+        use Part::{Addresses, Arp, Daemons, MarkServices, OwnRules, Sysctls};
+        Self::at(&[MarkServices, Addresses, Arp, Daemons, Sysctls, OwnRules], Table::new())
+    }
+
+    /// The same, and at the other nodes that are remembered.
+    pub(super) fn in_brief_with_peers() -> Self {
+        use Part::{Addresses, Arp, Daemons, KnownPeers, MarkServices, OwnRules, Sysctls};
+        Self::at(&[MarkServices, Addresses, Arp, Daemons, Sysctls, OwnRules, KnownPeers], Table::new())
+    }
+
+    /// At all but what costs the start of programs.
+    pub(super) fn whole(table: Table) -> Self {
+        use Part::{Arp, Daemons, Lan, MarkUses, Peers, Rules, Sysctls};
+        Self::at(&[Lan, Arp, Daemons, Sysctls, Rules, Peers, MarkUses], table)
+    }
+
+    fn at(left: &'static [Part], table: Table) -> Self {
+        Looking { left, seen: Observation::of_table(table) }
+    }
+}
+
 impl Node {
     /// Looks at all that costs system calls only.
     pub(super) fn observe(&mut self, state: &State) -> Result<Observation> {
@@ -92,18 +147,68 @@ impl Node {
 
     /// Looks at all but what costs the start of programs.
     pub(super) fn observe_with(&mut self, state: &State, table: Table) -> Result<Observation> {
-        let (addresses, lan) = self.observe_lan(state)?;
-        let mut seen = self.observe_base(state, table, addresses, lan)?;
-        if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() {
-            self.observe_marks(state, &mut seen)?;
+        self.look_to_the_end(state, Looking::whole(table))
+    }
+
+    /// Looks at what the promotion of a backup depends on: neither the table nor the other nodes.
+    pub(super) fn observe_in_brief(&mut self, state: &State) -> Result<Observation> {
+        self.look_to_the_end(state, Looking::in_brief())
+    }
+
+    fn look_to_the_end(&mut self, state: &State, mut looking: Looking) -> Result<Observation> {
+        loop {
+            if let Some(seen) = self.look_on(state, &mut looking)? {
+                return Ok(seen);
+            }
         }
-        if self.config.fence != Fence::Marks {
-            let configured = self.config.services.clone().unwrap_or_default();
-            let tables = [&seen.table, &configured];
-            let peers = tables.into_iter().flat_map(|table| fence::peers(table, &seen.own)).collect();
-            self.observe_ways(&peers, &mut seen.link)?;
+    }
+
+    /// Looks at the next part. Returns what was seen once no part is left.
+    pub(super) fn look_on(&mut self, state: &State, looking: &mut Looking) -> Result<Option<Observation>> {
+        if let Some((part, left)) = looking.left.split_first() {
+            looking.left = left;
+            self.look_at(*part, state, &mut looking.seen)?;
         }
-        Ok(seen)
+        let is_ended = looking.left.is_empty();
+        Ok(is_ended.then(|| std::mem::replace(&mut looking.seen, Observation::of_table(Table::new()))))
+    }
+
+    fn look_at(&mut self, part: Part, state: &State, seen: &mut Observation) -> Result<()> {
+        match part {
+            Part::MarkServices => seen.table = self.mark_services(state)?,
+            Part::Addresses => {
+                let addresses = self.vips.all()?;
+                self.take_addresses(state, addresses, seen);
+                seen.lan = remembered_lan(&self.config, state);
+            }
+            Part::Lan => {
+                let (addresses, lan) = self.observe_lan(state)?;
+                self.take_addresses(state, addresses, seen);
+                seen.lan = lan;
+            }
+            Part::Arp => self.observe_arp(state, seen)?,
+            Part::Daemons => {
+                seen.daemons = self.ipvs.daemons()?;
+                seen.sync_link = self.vips.link_state(&self.config.sync.interface)?;
+            }
+            Part::Sysctls => seen.sysctls = self.observe_sysctls(state)?,
+            Part::OwnRules => seen.marks = self.marks.observe(state.qdiscs.keys().map(String::as_str))?,
+            Part::Rules if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() => {
+                self.observe_rules(state, seen)?;
+            }
+            Part::KnownPeers => seen.link = self.observe_link(&state.peers.keys().copied().collect())?,
+            Part::Peers => {
+                let peers = self.peers_of(seen);
+                if self.config.fence == Fence::Marks {
+                    seen.link = self.observe_link(&peers)?;
+                } else {
+                    self.observe_ways(&peers, &mut seen.link)?;
+                }
+            }
+            Part::MarkUses if self.config.fence == Fence::Marks => self.observe_mark_uses(state, seen)?,
+            Part::Rules | Part::MarkUses => {}
+        }
+        Ok(())
     }
 
     /// The node's addresses, and the interfaces that clients reach.
@@ -113,13 +218,13 @@ impl Node {
         Ok((addresses, lan))
     }
 
-    /// What the promotion of a backup depends on: neither the table nor the other nodes.
-    pub(super) fn observe_in_brief(&mut self, state: &State) -> Result<Observation> {
-        let table = self.mark_services(state)?;
-        let (addresses, lan) = (self.vips.all()?, remembered_lan(&self.config, state));
-        let mut seen = self.observe_base(state, table, addresses, lan)?;
-        seen.marks = self.marks.observe(state.qdiscs.keys().map(String::as_str))?;
-        Ok(seen)
+    fn take_addresses(&self, state: &State, addresses: Vec<AssignedAddress>, seen: &mut Observation) {
+        let placed = state.groups.values().flat_map(|group| &group.vips).map(|(vip, _)| *vip);
+        let vips: BTreeSet<IpAddr> = self.config.vips.iter().copied().chain(placed).collect();
+        let sits = |vip: &IpAddr| addresses.iter().filter(|found| found.address == *vip).cloned().collect();
+        seen.vips = vips.iter().map(|vip| (*vip, sits(vip))).collect();
+        seen.own = addresses.iter().map(|found| found.address).collect();
+        seen.addresses = addresses;
     }
 
     /// The services of the node's marks, and the one that is the sign of a loaded table: as far as
@@ -136,48 +241,23 @@ impl Node {
         Ok(found.into_iter().collect())
     }
 
-    fn observe_base(
-        &mut self,
-        state: &State,
-        table: Table,
-        addresses: Vec<AssignedAddress>,
-        lan: Lan,
-    ) -> Result<Observation> {
-        let placed = state.groups.values().flat_map(|group| &group.vips).map(|(vip, _)| *vip);
-        let vips: BTreeSet<IpAddr> = self.config.vips.iter().copied().chain(placed).collect();
-        let arp_all = self.arp.get(&ArpTarget::All)?;
-        let mut arp = vec![(ArpTarget::All, arp_all)];
-        let reached = lan.interfaces.iter().cloned().map(ArpTarget::Interface);
+    fn observe_arp(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
+        seen.arp_all = self.arp.get(&ArpTarget::All)?;
+        seen.route_localnet = self.arp.route_localnet()?;
+        seen.arp = vec![(ArpTarget::All, seen.arp_all)];
+        let reached = seen.lan.interfaces.iter().cloned().map(ArpTarget::Interface);
         for target in reached.chain(state.arp.iter().map(|change| change.target.clone())) {
-            if arp.iter().any(|(known, _)| *known == target) {
+            if seen.arp.iter().any(|(known, _)| *known == target) {
                 continue;
             }
             match self.arp.get(&target) {
-                Ok(settings) => arp.push((target, settings)),
+                Ok(settings) => seen.arp.push((target, settings)),
                 // An interface may be gone, and its settings with it.
                 Err(error) if error.cause() == Some(Cause::NoInterface) => {}
                 Err(error) => return Err(error),
             }
         }
-        let sits = |vip: &IpAddr| addresses.iter().filter(|found| found.address == *vip).cloned().collect();
-        Ok(Observation {
-            vips: vips.iter().map(|vip| (*vip, sits(vip))).collect(),
-            lan,
-            arp_all,
-            arp,
-            route_localnet: self.arp.route_localnet()?,
-            table,
-            daemons: self.ipvs.daemons()?,
-            sync_link: self.vips.link_state(&self.config.sync.interface)?,
-            own: addresses.iter().map(|found| found.address).collect(),
-            addresses,
-            sysctls: self.observe_sysctls(state)?,
-            marks: marks::Observed::default(),
-            link: Neighbours::default(),
-            own_requests: None,
-            unsupported: None,
-            mark_uses: Vec::new(),
-        })
+        Ok(())
     }
 
     fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
@@ -191,12 +271,12 @@ impl Node {
         Ok(names.into_iter().zip(values.into_iter().map(|value| value.map(spaced))).collect())
     }
 
-    fn observe_marks(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
+    fn observe_rules(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
         let vips: BTreeSet<IpAddr> = seen.vips.keys().copied().collect();
         // Before the table is loaded, what is configured says where the servers are.
         let configured = self.config.services.clone().unwrap_or_default();
-        let tables = [&seen.table, &configured];
-        let own = tables.map(|table| fence::own(table, &self.config.interface, &vips, &seen.addresses));
+        let own =
+            [&seen.table, &configured].map(|table| fence::own(table, &self.config.interface, &vips, &seen.addresses));
         let interfaces: BTreeSet<&str> = own
             .iter()
             .flat_map(|own| own.values().map(|own| own.interface.as_str()))
@@ -204,11 +284,16 @@ impl Node {
             .chain([self.config.interface.as_str()])
             .collect();
         seen.marks = self.marks.observe(interfaces)?;
-        if self.config.fence != Fence::Marks {
-            return Ok(());
-        }
-        let peers: BTreeSet<IpAddr> = tables.into_iter().flat_map(|table| fence::peers(table, &seen.own)).collect();
-        seen.link = self.observe_link(&peers)?;
+        Ok(())
+    }
+
+    /// The other nodes of the table, and of the configuration.
+    fn peers_of(&self, seen: &Observation) -> BTreeSet<IpAddr> {
+        let tables = [Some(&seen.table), self.config.services.as_ref()];
+        tables.into_iter().flatten().flat_map(|table| fence::peers(table, &seen.own)).collect()
+    }
+
+    fn observe_mark_uses(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
         let values = self.config.marks.values;
         let slots = state.groups.values().map(|group| group.slot).chain([state.group(&self.config.group).slot]);
         let marks: Vec<NonZeroU32> = slots.map(|slot| values.director(slot)).chain([values.local()]).collect();

@@ -15,7 +15,7 @@ use super::execute::{LAST_WORDS, UNHEARD};
 use super::handle::Node;
 use super::job::{Action, Event, Extent, Job, LOCK_LIMIT, Task, Turn};
 use super::observation::Observation;
-use super::observe::{Look, Unanswered, needs_programs, needs_trial, own_marked};
+use super::observe::{Look, Looking, Unanswered, needs_programs, needs_trial, own_marked};
 use super::plan::{Plan, Step};
 use super::planner::Memory;
 use super::requests::{self, Later, Lock, Request};
@@ -78,11 +78,17 @@ enum Next {
 #[derive(Debug)]
 enum Operation {
     Pause(Instant),
-    /// Neighbours are asked for their MAC addresses.
+    /// Neighbours are asked for their MAC addresses; at first they are yet to be asked.
     Resolving {
-        task: Option<Task>,
-        look: Look,
-        unanswered: Unanswered,
+        whole: Box<Whole>,
+        unanswered: Option<Unanswered>,
+    },
+    /// The kernel is looked at.
+    Looking {
+        memory: Box<Memory>,
+        looking: Box<Looking>,
+        /// `None`: in brief.
+        programs: Option<Look>,
     },
     /// Programs list the marks of the node's own requests, and rules are tried, for which the kernel
     /// may load modules.
@@ -97,6 +103,14 @@ enum Operation {
     Searching(Search),
 }
 
+/// What a look at the whole begins with.
+#[derive(Debug)]
+struct Whole {
+    look: Look,
+    memory: Memory,
+    table: Table,
+}
+
 /// What programs list, and what was tried.
 #[derive(Debug)]
 struct Listed {
@@ -105,11 +119,17 @@ struct Listed {
 }
 
 impl Operation {
+    /// Whether it goes on at once.
+    fn is_at_work(&self) -> bool {
+        matches!(self, Operation::Looking { .. } | Operation::Resolving { unanswered: None, .. })
+    }
+
     fn until(&self) -> Option<Instant> {
         match self {
             Operation::Pause(until) => Some(*until),
             Operation::Sending(sending) => Some(sending.until()),
-            Operation::Resolving { unanswered, .. } => Some(unanswered.next),
+            Operation::Resolving { unanswered, .. } => unanswered.as_ref().map(|unanswered| unanswered.next),
+            Operation::Looking { .. } => None,
             Operation::Listing { listed, .. } => Some(listed.until()),
             Operation::Marking(marked) => Some(marked.until()),
             Operation::Searching(search) => search.until(),
@@ -135,6 +155,10 @@ enum Outcome {
 impl Outcome {
     fn waits(operation: Operation) -> Self {
         Outcome::Operation(Box::new(operation))
+    }
+
+    fn looks(memory: Memory, looking: Looking, programs: Option<Look>) -> Self {
+        Self::waits(Operation::Looking { memory: Box::new(memory), looking: Box::new(looking), programs })
     }
 }
 
@@ -222,8 +246,9 @@ impl Node {
                 event
             }
             Outcome::Operation(operation) => {
+                let progress = if operation.is_at_work() { Progress::Again } else { Progress::Waits };
                 work.next = Next::WaitFor(operation);
-                return Progress::Waits;
+                return progress;
             }
         };
         work.next = Next::Do(work.job.on(&self.config, Instant::now(), event));
@@ -248,11 +273,8 @@ impl Node {
             }
             Action::TakeTurn => Outcome::Event(Event::Turn(self.take_turn(work))),
             Action::ReadServices => Outcome::Event(Event::Services(self.read_services(hooks))),
-            Action::Look(Extent::Brief) => Outcome::Event(Event::Seen(self.look_in_brief(work.task()))),
-            Action::Look(Extent::Whole(look)) => {
-                let begun = self.begin_look(Some(work.task()), look);
-                begun.unwrap_or_else(|error| Outcome::Event(Event::Seen(Err(error))))
-            }
+            Action::Look(Extent::Brief) => seen(self.begin_brief_look(work.task())),
+            Action::Look(Extent::Whole(look)) => seen(self.begin_look(Some(work.task()), look)),
             Action::Act(index) => {
                 self.act_on(work, index, hooks).unwrap_or_else(|error| Outcome::Event(Event::Done(Err(error))))
             }
@@ -270,12 +292,8 @@ impl Node {
         let now = Instant::now();
         match *operation {
             Operation::Pause(until) if now >= until => Outcome::Event(Event::Time),
-            Operation::Resolving { task, look, mut unanswered } => match self.have_answered(&mut unanswered, now) {
-                Ok(false) => Outcome::waits(Operation::Resolving { task, look, unanswered }),
-                answered => answered
-                    .and_then(|_| self.begin_look(task, look))
-                    .unwrap_or_else(|error| Outcome::Event(Event::Seen(Err(error)))),
-            },
+            Operation::Resolving { whole, unanswered } => seen(self.resolve(whole, unanswered, now)),
+            Operation::Looking { memory, looking, programs } => seen(self.look_further(memory, looking, programs)),
             Operation::Listing { mut seen, mut listed } => match listed.poll() {
                 None => Outcome::waits(Operation::Listing { seen, listed }),
                 Some(Listed { own_requests, unsupported }) => {
@@ -354,18 +372,16 @@ impl Node {
         self.config.check()
     }
 
-    fn look_in_brief(&mut self, task: Task) -> Result<Box<(Memory, Observation)>> {
+    fn begin_brief_look(&mut self, task: Task) -> Result<Outcome> {
         if let Task::Role(role) = task {
             self.check_interface_for(role)?;
         }
         let memory = Memory { state: self.dir.load()?, ..Memory::default() };
-        let mut seen = self.observe_in_brief(&memory.state)?;
         // Before a demotion has given up the VIP, nothing else has time.
         let is_check = |role| memory.state.group(&self.config.group).role == Some((role, false));
-        if matches!(task, Task::Role(role) if role != Role::Master && is_check(role)) {
-            seen.link = self.observe_link(&memory.state.peers.keys().copied().collect())?;
-        }
-        Ok(Box::new((memory, seen)))
+        let demotes = matches!(task, Task::Role(role) if role != Role::Master && is_check(role));
+        let looking = if demotes { Looking::in_brief_with_peers() } else { Looking::in_brief() };
+        Ok(Outcome::looks(memory, looking, None))
     }
 
     fn begin_look(&mut self, task: Option<Task>, look: Look) -> Result<Outcome> {
@@ -379,12 +395,35 @@ impl Node {
         role.map_or(Ok(()), |role| self.check_interface_for(role))?;
         let table = self.ipvs.table()?;
         if look == Look::AllAndResolve {
-            let mut unanswered = self.ask_neighbours(&memory.state, &table)?;
-            if !self.have_answered(&mut unanswered, Instant::now())? {
-                return Ok(Outcome::waits(Operation::Resolving { task, look: Look::All, unanswered }));
-            }
+            let whole = Box::new(Whole { look, memory, table });
+            return Ok(Outcome::waits(Operation::Resolving { whole, unanswered: None }));
         }
-        let seen = self.observe_with(&memory.state, table)?;
+        Ok(Outcome::looks(memory, Looking::whole(table), Some(look)))
+    }
+
+    fn resolve(&mut self, whole: Box<Whole>, unanswered: Option<Unanswered>, now: Instant) -> Result<Outcome> {
+        let mut unanswered = match unanswered {
+            Some(unanswered) => unanswered,
+            None => self.ask_neighbours(&whole.memory.state, &whole.table)?,
+        };
+        if !self.have_answered(&mut unanswered, now)? {
+            return Ok(Outcome::waits(Operation::Resolving { whole, unanswered: Some(unanswered) }));
+        }
+        let Whole { look, memory, table } = *whole;
+        Ok(Outcome::looks(memory, Looking::whole(table), Some(look)))
+    }
+
+    fn look_further(
+        &mut self,
+        memory: Box<Memory>,
+        mut looking: Box<Looking>,
+        programs: Option<Look>,
+    ) -> Result<Outcome> {
+        let Some(seen) = self.look_on(&memory.state, &mut looking)? else {
+            return Ok(Outcome::waits(Operation::Looking { memory, looking, programs }));
+        };
+        let memory = *memory;
+        let Some(look) = programs else { return Ok(Outcome::Event(Event::Seen(Ok(Box::new((memory, seen)))))) };
         let tries = needs_trial(&self.config, look, &seen);
         let lists = needs_programs(&self.config, look);
         if !tries && !lists {
@@ -415,7 +454,9 @@ impl Node {
                 Outcome::Event(Event::Seen(seen)) => return seen.map(|seen| *seen),
                 Outcome::Event(_) => outcome = self.begin_look(task, look)?,
                 Outcome::Operation(operation) => {
-                    wait(operation.descriptor(), operation.until());
+                    if !operation.is_at_work() {
+                        wait(operation.descriptor(), operation.until());
+                    }
                     outcome = self.go_on(&mut work, operation);
                 }
             }
@@ -489,6 +530,11 @@ impl Node {
             role => self.stand_down(role, error),
         }
     }
+}
+
+/// A look that failed is an event.
+fn seen(outcome: Result<Outcome>) -> Outcome {
+    outcome.unwrap_or_else(|error| Outcome::Event(Event::Seen(Err(error))))
 }
 
 fn begins_series(steps: &[Step], index: usize) -> bool {

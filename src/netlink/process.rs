@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::env;
 use std::ffi::{CString, OsStr, c_char};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -12,10 +12,12 @@ use std::process::ExitStatus;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
+use rustix::pipe::{PipeFlags, pipe_with};
+
 use super::thread::with_signals_blocked;
 
-/// The exit codes of a process that could not become the program.
-const NO_NAMESPACE: i32 = 126;
+/// The exit code of a process that could not become the program, as of a shell. A program may end
+/// with it, too.
 const NO_PROGRAM: i32 = 127;
 
 /// In which network namespace a program runs.
@@ -35,6 +37,8 @@ pub(crate) struct Process {
     /// The process that started it: after fork(2) it is not the other one's.
     parent: u32,
     has_ended: bool,
+    /// Holds the errno of a process that could not become the program.
+    refusal: Option<OwnedFd>,
 }
 
 /// Processes that were killed, and whose end is yet to be taken note of.
@@ -45,8 +49,8 @@ impl Process {
     /// of its own, and with messages that are not translated. Does not wait for it to begin.
     ///
     /// # Errors
-    /// Those of fork(2), and `EINVAL` for an argument with a NUL. That there is no such program shows
-    /// at its end, see [`Process::poll`].
+    /// Those of fork(2) and pipe(2), and `EINVAL` for an argument with a NUL. That there is no such
+    /// program shows at its end, see [`Process::poll`].
     pub(crate) fn start(
         program: &Path,
         arguments: &[&OsStr],
@@ -64,21 +68,26 @@ impl Process {
         };
         let (words_list, settings_list) = (list(&words), list(&settings));
         let stdio = stdio.map(|descriptor| descriptor.as_raw_fd());
+        let (refusal, refused) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let child = || {
             // SAFETY: this is the child; the lists end with NULL, and their texts live.
             #[allow(unsafe_code)]
             unsafe {
-                become_program(&words_list, &settings_list, stdio, within)
+                let errno = become_program(&words_list, &settings_list, stdio, within);
+                libc::write(refused.as_raw_fd(), (&raw const errno).cast(), size_of_val(&errno));
+                libc::_exit(NO_PROGRAM)
             }
         };
         // SAFETY: `become_program` is written for it.
         #[allow(unsafe_code)]
-        unsafe {
-            Process::fork(child)
-        }
+        let mut process = unsafe { Process::fork(child) }?;
+        process.refusal = Some(refusal);
+        Ok(process)
     }
 
-    /// Starts a process that does this and no more, with all signals blocked.
+    /// Starts a process that does this and no more, with all signals blocked. Its scheduling policy
+    /// is `SCHED_BATCH`, see sched(7): when it wakes up, it does not take the processor from the
+    /// loop that it was started beside, and where that has real-time priority, it has none.
     ///
     /// # Safety
     /// `child` calls only functions that are async-signal-safe, and allocates nothing: the memory
@@ -88,11 +97,16 @@ impl Process {
         // SAFETY: as fork(2), but without its handlers, and with no signal at the child's end. The
         // rest is the caller's promise.
         let id = with_signals_blocked(|| match unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } {
-            0 => match child() {},
+            0 => {
+                let parameter = libc::sched_param { sched_priority: 0 };
+                // Where it is refused, it may be in the way. The function of musl does nothing.
+                unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const parameter) };
+                match child() {}
+            }
             id => id,
         });
         match libc::pid_t::try_from(id) {
-            Ok(id) if id > 0 => Ok(Process { id, parent: std::process::id(), has_ended: false }),
+            Ok(id) if id > 0 => Ok(Process { id, parent: std::process::id(), has_ended: false, refusal: None }),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -104,13 +118,16 @@ impl Process {
     /// How it has ended; `None`: it has not. Does not wait.
     ///
     /// # Errors
-    /// `ENOENT` where the program could not be run, `EPERM` without a namespace of its own.
+    /// Those of execve(2) where the program could not be run, and of unshare(2) without a namespace
+    /// of its own.
     pub(crate) fn poll(&mut self) -> io::Result<Option<ExitStatus>> {
         let Some(status) = ended(self.id) else { return Ok(None) };
         self.has_ended = true;
-        match status.code() {
-            Some(NO_PROGRAM) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
-            Some(NO_NAMESPACE) => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        let mut errno = [0; size_of::<libc::c_int>()];
+        match self.refusal.as_ref().map(|refusal| rustix::io::read(refusal, &mut errno)) {
+            Some(Ok(length)) if length == errno.len() => {
+                Err(io::Error::from_raw_os_error(libc::c_int::from_ne_bytes(errno)))
+            }
             _ => Ok(Some(status)),
         }
     }
@@ -149,7 +166,7 @@ fn ended(id: libc::pid_t) -> Option<ExitStatus> {
     (found != 0).then(|| ExitStatus::from_raw(status))
 }
 
-/// Becomes the program.
+/// Becomes the program. Returns the errno where that fails.
 ///
 /// # Safety
 /// In a child process; both lists end with NULL. Calls only functions that are async-signal-safe,
@@ -160,12 +177,12 @@ unsafe fn become_program(
     settings: &[*const c_char],
     stdio: [RawFd; 3],
     within: Within,
-) -> Infallible {
+) -> libc::c_int {
     // SAFETY: system calls; the lists are as the caller promises.
     unsafe {
         libc::setpgid(0, 0);
         if within == Within::OwnNamespace && libc::unshare(libc::CLONE_NEWNET) != 0 {
-            libc::_exit(NO_NAMESPACE);
+            return *libc::__errno_location();
         }
         // Above the first three, so that none is overwritten by another.
         let mut moved = [0; 3];
@@ -174,7 +191,7 @@ unsafe fn become_program(
         }
         for (number, from) in moved.into_iter().enumerate() {
             if libc::dup2(from, number as RawFd) < 0 {
-                libc::_exit(NO_PROGRAM);
+                return *libc::__errno_location();
             }
         }
         // What the program ignores, this one would; what it blocks, too.
@@ -184,6 +201,6 @@ unsafe fn become_program(
         libc::sigemptyset(none.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());
         libc::execve(words[0], words.as_ptr(), settings.as_ptr());
-        libc::_exit(NO_PROGRAM)
+        *libc::__errno_location()
     }
 }

@@ -128,6 +128,16 @@ mod tests {
         assert!(shell("kill -TERM $$", None, PROGRAM_LIMIT).unwrap().complaint().starts_with("signal: 15"));
         let missing = run("/nonexistent", &[], None, PROGRAM_LIMIT).map(drop).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let no_program = run("/dev", &[], None, PROGRAM_LIMIT).map(drop).unwrap_err();
+        assert_eq!(no_program.kind(), io::ErrorKind::PermissionDenied);
+        // Exit codes of a shell's, which a wrapper around a firewall's program may end with.
+        for code in [126, 127] {
+            let output = shell(&format!("echo no luck >&2; exit {code}"), None, PROGRAM_LIMIT).unwrap();
+            assert_eq!((output.status.code(), output.complaint().as_str()), (Some(code), "no luck"));
+        }
+        // It does not take the processor from the loop beside: 3 is SCHED_BATCH, see proc_pid_stat(5).
+        let stat = shell("cat /proc/self/stat", None, PROGRAM_LIMIT).unwrap().stdout;
+        assert_eq!(stat.rsplit(')').next().unwrap().split(' ').nth(39), Some("3"), "{stat}");
     }
 
     #[test]

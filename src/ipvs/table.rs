@@ -1,12 +1,12 @@
 //! A set of services with their destinations: seen in the kernel, read from a text, or wanted.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::collections::btree_map::OccupiedEntry;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-use super::{Destination, DestinationEntry, Service, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Timeouts};
+use super::{Destination, DestinationEntry, Forward, Service, ServiceEntry, ServiceId, SyncDaemon, SyncRole, Timeouts};
 use crate::error::Result;
 
 /// Services with their destinations, in the order of [`ServiceId`]; and, where it says so,
@@ -185,6 +185,23 @@ impl Table {
             timeouts: self.timeouts,
             daemons: self.daemons.clone(),
         }
+    }
+
+    /// The addresses of the destinations with these forwarding methods.
+    pub(crate) fn servers(&self, which: impl Fn(Forward) -> bool) -> BTreeSet<IpAddr> {
+        let (mut found, mut before): (BTreeSet<IpAddr>, &[Destination]) = (BTreeSet::new(), &[]);
+        for content in self.services.values() {
+            for (place, destination) in content.1.iter().enumerate() {
+                let (ip, forward) = (destination.address.ip(), destination.forward);
+                // Most services have the servers of the one before.
+                let is_known = before.get(place).is_some_and(|b| b.address.ip() == ip && b.forward == forward);
+                if !is_known && which(forward) {
+                    found.insert(ip);
+                }
+            }
+            before = &content.1;
+        }
+        found
     }
 
     /// Calls `change` for each destination of each service. What it does to an address is not

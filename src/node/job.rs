@@ -437,9 +437,8 @@ pub(super) fn plan(config: &Config, task: Task, memory: &Memory, seen: &Observat
             (role, apply)
         }
         Task::Fix => {
-            let role = remembered.ok_or_else(|| without("a fix"))?;
-            let memory = audit::with_mended(config, memory, seen);
-            return planner::for_role(config, role, Apply::Changes, &memory, seen);
+            let judged = planner::judge(config, memory, seen, |kept| audit::mended(kept, seen));
+            return judged.plan.unwrap_or_else(|| Err(without("a fix")));
         }
         Task::Repair | Task::RestoreVips => match remembered {
             Some(role) => (role, Apply::Changes),

@@ -13,7 +13,7 @@ impl Node {
     /// Reads what the node remembers.
     pub(super) fn remember(&self) -> Result<Memory> {
         let state = self.dir.load()?;
-        let table = |kept| self.dir.load_table(kept);
+        let table = |kept| self.dir.load_table(kept, self.config.services.as_ref());
         let legacy = if state.legacy.is_some() { table(StoredTable::Legacy)? } else { Table::new() };
         let mut memory = Memory {
             loaded: table(StoredTable::Loaded)?,
@@ -35,7 +35,7 @@ impl Node {
         if task == Some(Task::Release) && planner::is_last(&self.config, &memory.state) {
             for name in memory.state.obsolete(&self.config) {
                 let dir = StateDir::new(&self.config.state_dir, &name);
-                services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded)?);
+                services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded, None)?);
             }
         }
         Ok(memory)
@@ -51,8 +51,8 @@ impl Node {
             group.held |= before.held;
             group.vips.extend(before.vips.into_iter().filter(|(vip, _)| vips.contains(vip)));
             let dir = StateDir::new(&self.config.state_dir, &name);
-            services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded)?.filtered(is_own));
-            services::take_in(&mut memory.held, &dir.load_table(StoredTable::Held)?.filtered(is_own));
+            services::take_in(&mut memory.loaded, &dir.load_table(StoredTable::Loaded, None)?.filtered(is_own));
+            services::take_in(&mut memory.held, &dir.load_table(StoredTable::Held, None)?.filtered(is_own));
         }
         if !group.vips.is_empty() {
             memory.inherited = true;

@@ -67,21 +67,39 @@ impl Memory {
 /// its table before it has the VIP. A former director gives up the VIP first, and its sync daemon
 /// last.
 pub(super) fn for_role(config: &Config, role: Role, apply: Apply, memory: &Memory, seen: &Observation) -> Result<Plan> {
-    let state = &memory.state;
-    refuse_foreign_vips(config, state, seen)?;
-    refuse_foreign_marks(config, seen)?;
-    let case = Case::new(config, role, apply, memory, seen);
-    // Refused now rather than half-way.
-    case.table.check()?;
-    refuse_foreign_daemons(config, state, seen)?;
-    if case.group.role.is_none() && matches!(role, Role::Master | Role::Backup) {
-        refuse_unreached(config, seen)?;
-    }
-    let mut plan = case.plan()?;
-    plan.warnings.extend(seen.lan.doubt.iter().map(ToString::to_string));
-    plan.warnings.extend(answering(config, seen).iter().map(ToString::to_string));
-    plan.warnings.extend(case.warnings());
-    Ok(plan)
+    Case::new(config, role, apply, memory, seen).for_role()
+}
+
+/// What a role would change, and what is found besides.
+pub(super) struct Judgement {
+    /// `None`: no role was asked for yet.
+    pub(super) plan: Option<Result<Plan>>,
+    /// The table of this node as a director.
+    pub(super) table: Table,
+    pub(super) troubles: Vec<Trouble>,
+}
+
+/// Judges the role that was asked for last. `mended` says which sysctls are to be set besides, and
+/// to what, given the node's table.
+pub(super) fn judge(
+    config: &Config,
+    memory: &Memory,
+    seen: &Observation,
+    mended: impl FnOnce(&Table) -> Vec<(String, String)>,
+) -> Judgement {
+    let role = memory.state.group(&config.group).role.map(|(role, _)| role);
+    let case = Case::new(config, role.unwrap_or(Role::Stop), Apply::Changes, memory, seen);
+    let (table, troubles) = (case.table.clone(), case.troubles());
+    let mended = mended(&table);
+    let plan = role.map(|_| match mended.is_empty() {
+        true => case.for_role(),
+        false => {
+            let mut memory = memory.clone();
+            memory.state.mended.extend(mended);
+            Case { memory: &memory, ..case }.for_role()
+        }
+    });
+    Judgement { plan, table, troubles }
 }
 
 /// What a role is decided from, and what follows from it.
@@ -128,6 +146,23 @@ impl<'a> Case<'a> {
 
     fn state(&self) -> &State {
         &self.memory.state
+    }
+
+    fn for_role(&self) -> Result<Plan> {
+        let (config, seen, state) = (self.config, self.seen, self.state());
+        refuse_foreign_vips(config, state, seen)?;
+        refuse_foreign_marks(config, seen)?;
+        // Refused now rather than half-way.
+        self.table.check()?;
+        refuse_foreign_daemons(config, state, seen)?;
+        if self.group.role.is_none() && matches!(self.role, Role::Master | Role::Backup) {
+            refuse_unreached(config, seen)?;
+        }
+        let mut plan = self.plan()?;
+        plan.warnings.extend(seen.lan.doubt.iter().map(ToString::to_string));
+        plan.warnings.extend(answering(config, seen).iter().map(ToString::to_string));
+        plan.warnings.extend(self.warnings());
+        Ok(plan)
     }
 
     fn directs(&self) -> bool {
@@ -539,11 +574,6 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// What is wrong with other nodes or destinations.
-pub(super) fn troubles(config: &Config, memory: &Memory, seen: &Observation) -> Vec<Trouble> {
-    Case::new(config, Role::Stop, Apply::Changes, memory, seen).troubles()
-}
-
 #[derive(Default)]
 struct Marks {
     rules: BTreeSet<Rule>,
@@ -728,11 +758,6 @@ pub(super) fn pointing(config: &Config, state: &State, seen: &Table) -> Vec<ipvs
         .into_iter()
         .filter(|plan| !plan.is_empty())
         .collect()
-}
-
-/// The group's services, wherever they are kept.
-pub(super) fn own_table(config: &Config, memory: &Memory, seen: &Observation) -> Table {
-    Case::new(config, Role::Stop, Apply::Changes, memory, seen).table
 }
 
 /// The other nodes with the MAC addresses that they send from: those seen now, remembered and
@@ -1334,7 +1359,7 @@ mod tests {
         let found = |world: &World| {
             let peers = peers(&world.config, &world.memory.state, &world.seen, &world.seen.table);
             let kinds = |trouble: &Trouble| format!("{trouble:?}").split([' ', '{']).next().unwrap().to_owned();
-            let troubles = troubles(&world.config, &world.memory, &world.seen);
+            let troubles = judge(&world.config, &world.memory, &world.seen, |_| Vec::new()).troubles;
             (peers, troubles.iter().map(kinds).collect::<Vec<_>>().join(" "))
         };
         let all = |macs: &[u8]| BTreeMap::from([(server, macs.iter().map(|last| mac(*last)).collect::<BTreeSet<_>>())]);

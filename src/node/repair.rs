@@ -79,8 +79,13 @@ impl Node {
 pub(super) fn plan(config: &Config, memory: &Memory, seen: &Observation) -> Result<Plan> {
     let Some((role, reached)) = memory.state.group(&config.group).role else { return Ok(nothing(memory)) };
     let plan = planner::for_role(config, role, Apply::Changes, memory, seen)?;
-    // What only changes what is remembered repairs nothing, but for a role that was not reached.
-    Ok(if plan.first_change().is_some() || !reached { plan } else { nothing(memory) })
+    Ok(if repairs(&plan, reached) { plan } else { nothing(memory) })
+}
+
+/// Whether this plan of the role that the node has sets something right. What only changes what is
+/// remembered does not, but for a role that was not reached.
+pub(super) fn repairs(plan: &Plan, reached: bool) -> bool {
+    plan.first_change().is_some() || !reached
 }
 
 fn nothing(memory: &Memory) -> Plan {

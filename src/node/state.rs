@@ -574,15 +574,19 @@ impl StateDir {
         self.path.join(format!("{DEMOTED}{}", suffix(group)))
     }
 
-    /// A table; an empty one where none was saved.
-    pub(super) fn load_table(&self, kept: StoredTable) -> Result<Table> {
+    /// A table; an empty one where none was saved. `expected`: it may be this one, and is then shared
+    /// with it in place of being read.
+    pub(super) fn load_table(&self, kept: StoredTable, expected: Option<&Table>) -> Result<Table> {
         let parse = |text: &str| {
             let body = text.strip_suffix(&format!("# {LAST_LINE}\n")).ok_or(CUT_SHORT)?;
             let lines = without_checksum(TABLE_CHECKSUM, body)?;
             if lines.starts_with('#') {
                 return Err("it begins with a comment that is no checksum".into());
             }
-            lines.parse().map_err(|e: Error| format!("it is not understood: {e}"))
+            match expected {
+                Some(expected) if expected.to_string() == lines => Ok(expected.clone()),
+                _ => lines.parse().map_err(|e: Error| format!("it is not understood: {e}")),
+            }
         };
         match self.read(self.table_file(kept), parse)? {
             Some(table) => Ok(table),
@@ -599,7 +603,8 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::system("read", path.display(), error)),
         };
-        parse(&String::from_utf8_lossy(&octets)).map(Some).map_err(|reason| {
+        let text = String::from_utf8(octets).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+        parse(&text).map(Some).map_err(|reason| {
             let reason = format!("{reason}; look into it, then remove it: the node starts anew from what it finds");
             Error::State { path, reason }
         })
@@ -732,14 +737,14 @@ mod tests {
         assert_eq!(State::parse("lvs-dr state 2\nend\n"), Ok(State::default()));
         let web = StateDir::new(&dir.path, "my web/1");
         for (dir, kept) in [(&dir, StoredTable::Held), (&web, StoredTable::Held), (&web, StoredTable::Loaded)] {
-            assert!(dir.load_table(kept).unwrap().is_empty());
+            assert!(dir.load_table(kept, None).unwrap().is_empty());
             dir.save_table(kept, &TABLE.parse().unwrap()).unwrap();
-            assert_eq!(dir.load_table(kept).unwrap().to_string(), TABLE);
+            assert_eq!(dir.load_table(kept, None).unwrap().to_string(), TABLE);
         }
         fs::write(dir.table_file(StoredTable::Held), &TABLE[..TABLE.len() - 5]).unwrap();
-        assert!(dir.load_table(StoredTable::Held).unwrap_err().to_string().contains("cut short"));
+        assert!(dir.load_table(StoredTable::Held, None).unwrap_err().to_string().contains("cut short"));
         web.forget(&some_state()).unwrap();
-        assert!(web.load_table(StoredTable::Held).unwrap().is_empty());
+        assert!(web.load_table(StoredTable::Held, None).unwrap().is_empty());
         assert_eq!(dir.load().unwrap(), some_state());
         for _ in 0..2 {
             dir.forget(&State::default()).unwrap();
@@ -762,10 +767,10 @@ mod tests {
         let text = fs::read_to_string(&file).unwrap();
         for damaged in damaged(&text) {
             fs::write(&file, &damaged).unwrap();
-            assert!(dir.load_table(StoredTable::Held).is_err(), "{damaged}");
+            assert!(dir.load_table(StoredTable::Held, None).is_err(), "{damaged}");
         }
         fs::write(&file, unchecked(&text)).unwrap();
-        assert_eq!(dir.load_table(StoredTable::Held).unwrap().to_string(), TABLE);
+        assert_eq!(dir.load_table(StoredTable::Held, None).unwrap().to_string(), TABLE);
         fs::remove_dir_all(&dir.path).unwrap();
     }
 
@@ -904,12 +909,12 @@ mod tests {
         let dir = directory("version-1");
         dir.prepare().unwrap();
         fs::write(dir.state_file(), text("fence quiesce\n", "held")).unwrap();
-        assert_eq!(dir.load_table(StoredTable::Legacy).unwrap().to_string(), TABLE);
+        assert_eq!(dir.load_table(StoredTable::Legacy, None).unwrap().to_string(), TABLE);
         dir.save_table(StoredTable::Legacy, &TABLE.parse().unwrap()).unwrap();
         dir.save(&dir.load().unwrap()).unwrap();
-        assert_eq!(dir.load_table(StoredTable::Legacy).unwrap().to_string(), TABLE);
+        assert_eq!(dir.load_table(StoredTable::Legacy, None).unwrap().to_string(), TABLE);
         dir.save_table(StoredTable::Legacy, &Table::new()).unwrap();
-        assert!(dir.load_table(StoredTable::Legacy).unwrap().is_empty());
+        assert!(dir.load_table(StoredTable::Legacy, None).unwrap().is_empty());
         fs::remove_dir_all(&dir.path).unwrap();
     }
 

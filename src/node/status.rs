@@ -7,10 +7,10 @@ use super::digest::{TableDigest, fnv};
 use super::handle::Node;
 use super::observation::Observation;
 use super::plan::{Plan, Step};
+use super::planner::{self, Judgement};
 use super::role::Role;
-use super::services::Apply;
 use super::state::State;
-use super::{planner, repair, settings};
+use super::{repair, settings};
 use crate::arp::Settings;
 use crate::error::Result;
 use crate::ipvs::{DestinationEntry, Detail, Scheduler, ServiceEntry, ServiceId, SyncDaemon, Table};
@@ -112,23 +112,26 @@ impl Node {
         let entries = self.ipvs.entries(Detail::Configuration)?;
         let seen = self.observe_with(&memory.state, entries.iter().cloned().collect())?;
         let generation = self.dir.requests().latest()?;
-        let texts = |plan: &Plan| plan.steps().iter().map(Step::to_string).collect();
-        let plan = group.role.map(|(role, _)| planner::for_role(&self.config, role, Apply::Changes, &memory, &seen));
-        let (missing, mut warnings) = match plan {
-            Some(Ok(plan)) => (texts(&plan), plan.warnings().to_vec()),
-            Some(Err(error)) => (Vec::new(), vec![error.to_string()]),
-            None => (Vec::new(), Vec::new()),
-        };
-        // What keeps it from being planned is warned of already.
-        let mut drift: Vec<String> =
-            repair::plan(&self.config, &memory, &seen).map_or_else(|_| Vec::new(), |plan| texts(&plan));
+        let texts = |plan: &Plan| -> Vec<String> { plan.steps().iter().map(Step::to_string).collect() };
+        let Judgement { plan, table: kept, .. } = planner::judge(&self.config, &memory, &seen, |_| Vec::new());
+        let (mut missing, mut drift, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        match plan {
+            Some(Ok(plan)) => {
+                missing = texts(&plan);
+                if group.role.is_some_and(|(_, reached)| repair::repairs(&plan, reached)) {
+                    drift.clone_from(&missing);
+                }
+                warnings = plan.warnings;
+            }
+            Some(Err(error)) => warnings.push(error.to_string()),
+            None => {}
+        }
         if let Err(error) = self.check_interface() {
             // What follows from it comes after it.
             warnings.insert(0, error.to_string());
             drift.clear();
         }
         let values = self.config.marks.values;
-        let kept = planner::own_table(&self.config, &memory, &seen);
         Ok(Status {
             role: group.role,
             generation,

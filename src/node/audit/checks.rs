@@ -28,7 +28,7 @@ use crate::vip::{AssignedAddress, LinkState, Placement, Scope};
 const LONG_FLOW: Duration = Duration::from_secs(60);
 
 /// Sysctls that the table needs, whatever the fence, and that are not as they should be.
-pub(super) fn mended(kept: &Table, seen: &Observation) -> Vec<(String, String)> {
+pub(in crate::node) fn mended(kept: &Table, seen: &Observation) -> Vec<(String, String)> {
     let mut mended = Vec::new();
     if !persistent(kept).is_empty() && is_off(seen, "expire_quiescent_template") {
         mended.push(("expire_quiescent_template".to_owned(), "1".to_owned()));

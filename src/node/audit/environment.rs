@@ -76,8 +76,7 @@ impl Environment {
 /// a director sends on by the interface of the address that it sends them to.
 fn astray(node: &mut Node, table: &Table) -> Result<Vec<Astray>> {
     let Some(vip) = node.config.vips.iter().copied().find(IpAddr::is_ipv4) else { return Ok(Vec::new()) };
-    let servers: BTreeSet<IpAddr> =
-        table.services().flat_map(|content| content.destinations()).map(|found| found.address.ip()).collect();
+    let servers = table.servers(|_| true);
     let own = node.vips.on_interfaces()?.into_iter().filter(|found| found.address.is_ipv4() && found.interface != "lo");
     let of_servers = own.filter(|found| servers.contains(&found.address)).map(|found| found.interface);
     let interfaces: BTreeSet<String> = of_servers.chain([node.config.interface.clone()]).collect();

@@ -28,15 +28,13 @@ pub use finding::{Finding, Kind, Remedy, Severity};
 use std::path::Path;
 
 use super::Node;
-use super::config::Config;
 use super::job::{self, Task};
-use super::observation::Observation;
 use super::observe::Look;
 use super::plan::{Plan, Step};
-use super::planner::{self, Memory};
-use super::services::Apply;
+use super::planner::{self, Judgement};
 use crate::error::Result;
 use checks::Case;
+pub(in crate::node) use checks::mended;
 use environment::Environment;
 
 /// The sysctls of IPVS that an audit looks at, below net.ipv4.vs.
@@ -57,14 +55,12 @@ impl Node {
     pub fn audit(&mut self, keepalived: Option<&Path>) -> Result<Vec<Finding>> {
         // A peer that was never asked for its MAC address is not unknown.
         let (memory, seen) = self.look(None, Look::AllAndResolve)?;
-        let kept = planner::own_table(&self.config, &memory, &seen);
-        let around = Environment::of(self, &kept, &seen.table, keepalived)?;
-        let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
         // What a fix would do is decided where a role is, so that there is one way to do a thing.
-        let with_mended = with_mended(&self.config, &memory, &seen);
-        let plan = role.map(|role| planner::for_role(&self.config, role, Apply::Changes, &with_mended, &seen));
-        let troubles = planner::troubles(&self.config, &memory, &seen);
-        Ok(Case::new(&self.config, role, &seen, &around, &kept, plan.as_ref(), troubles).findings())
+        let judged = planner::judge(&self.config, &memory, &seen, |kept| mended(kept, &seen));
+        let around = Environment::of(self, &judged.table, &seen.table, keepalived)?;
+        let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
+        let Judgement { plan, table, troubles } = judged;
+        Ok(Case::new(&self.config, role, &seen, &around, &table, plan.as_ref(), troubles).findings())
     }
 
     /// Plans what [`Node::fix`] would do. Changes nothing.
@@ -86,12 +82,4 @@ impl Node {
     pub fn fix(&mut self, mut before: impl FnMut(&Step)) -> Result<Plan> {
         self.carry_out(Task::Fix, &mut before)
     }
-}
-
-/// What is remembered, with what a fix adds.
-pub(super) fn with_mended(config: &Config, memory: &Memory, seen: &Observation) -> Memory {
-    let kept = planner::own_table(config, memory, seen);
-    let mut memory = memory.clone();
-    memory.state.mended.extend(checks::mended(&kept, seen));
-    memory
 }

@@ -273,13 +273,8 @@ fn ports(table: &Table, vip: IpAddr) -> BTreeSet<Option<NonZeroU16>> {
 /// The other nodes: destinations on the link that are not this node. Masqueraded and tunnelled
 /// ones are no nodes of the cluster.
 pub(in crate::node) fn peers(table: &Table, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
-    let destinations = table.services().flat_map(|content| content.destinations());
-    let direct = destinations.filter(|destination| destination.forward == Forward::Direct);
-    // One by one: most are the same, and collecting would sort them all.
-    let mut found = BTreeSet::new();
-    for address in direct.map(|destination| destination.address.ip()).filter(|address| !own.contains(address)) {
-        found.insert(address);
-    }
+    let mut found = table.servers(|forward| forward == Forward::Direct);
+    found.retain(|address| !own.contains(address));
     found
 }
 
@@ -311,8 +306,7 @@ pub(in crate::node) fn own(
     vips: &BTreeSet<IpAddr>,
     addresses: &[AssignedAddress],
 ) -> BTreeMap<Family, Own> {
-    let destinations: BTreeSet<IpAddr> =
-        table.services().flat_map(|content| content.destinations()).map(|found| found.address.ip()).collect();
+    let destinations = table.servers(|_| true);
     let usable = |found: &&AssignedAddress| {
         let link_local = matches!(found.address, IpAddr::V6(address) if address.is_unicast_link_local());
         found.interface != "lo" && !vips.contains(&found.address) && !link_local && !found.dad_failed

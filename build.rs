@@ -28,7 +28,8 @@ mod header {
         "driver",
         "supervisor",
     ];
-    const HANDLES: [&str; 6] = ["lvs_ipvs", "lvs_vips", "lvs_arp", "lvs_node", "lvs_driver", "lvs_supervisor"];
+    const HANDLES: [&str; 7] =
+        ["lvs_ipvs", "lvs_vips", "lvs_arp", "lvs_node", "lvs_marks", "lvs_driver", "lvs_supervisor"];
     const PREAMBLE: &str = "src/capi/preamble.h";
     const NOTE: &str = "/* Made from src/capi/ by cbindgen: `make header` brings it up to date. */";
 

@@ -674,6 +674,12 @@ typedef struct lvs_findings lvs_findings;
 typedef struct lvs_ipvs lvs_ipvs;
 
 /**
+ * Adds and removes rules that mark packets, in one network namespace: filters of tc(8) on arriving
+ * packets. A node with LVS_FENCE_MARKS has rules of its own, which this leaves alone.
+ */
+typedef struct lvs_marks lvs_marks;
+
+/**
  * A node of the cluster, for one group of VIPs.
  */
 typedef struct lvs_node lvs_node;
@@ -690,7 +696,7 @@ typedef struct lvs_peers lvs_peers;
 typedef struct lvs_places lvs_places;
 
 /**
- * Rules of LVS_FENCE_MARKS, see lvs_status_rules().
+ * Rules that mark packets, see lvs_status_rules() and lvs_marks_rules().
  */
 typedef struct lvs_rules lvs_rules;
 
@@ -1258,6 +1264,14 @@ typedef struct lvs_node_config {
      * root alone. What other nodes send without it is ignored. NULL: there is no key.
      */
     const char *sync_key_file;
+    /**
+     * Services for which an audit does not demand that this node listens: "tcp 192.168.0.254:80".
+     */
+    const char *const *without_listener;
+    /**
+     * The number of entries in `without_listener`, up to 65536.
+     */
+    size_t without_listener_count;
 } lvs_node_config;
 
 /**
@@ -1370,7 +1384,7 @@ typedef struct lvs_finding {
 } lvs_finding;
 
 /**
- * A rule of LVS_FENCE_MARKS: a packet mark for packets that arrive on an interface for a VIP.
+ * A rule: a packet mark for packets that arrive on an interface for a VIP.
  * When several rules match a packet, the mark of the kind with the highest number in this order
  * stays: LVS_PACKETS_LATER, LVS_PACKETS_FROM, LVS_PACKETS_OPENING.
  */
@@ -2366,6 +2380,65 @@ int lvs_node_plan_fix(struct lvs_node *node, char **plan);
  * lvs_node_repair().
  */
 int lvs_node_fix(struct lvs_node *node, char **done);
+
+/**
+ * Tries whether the kernel can mark packets, in a network namespace made for that; the kernel may
+ * load modules meanwhile. Without CAP_SYS_ADMIN, which the namespace needs, nothing is tried:
+ * lvs_marks_add() then says what is missing. Blocks for 10 s at most. Fails with LVS_ERR_NO_MODULE
+ * (sch_ingress, cls_bpf or act_skbedit is missing) and LVS_ERR_SYSTEM.
+ */
+int lvs_marks_supported(void);
+
+/**
+ * Opens a client for rules.
+ *
+ * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+ * calling thread's. `owner`: a number that tells the rules of this program from those of others;
+ * it must be the same after a restart. `marks`: is set to the client; free it with
+ * lvs_marks_free().
+ */
+int lvs_marks_open(const char *netns, uint64_t owner, struct lvs_marks **marks);
+
+/**
+ * Frees the client. Its rules stay. NULL is ignored.
+ */
+void lvs_marks_free(struct lvs_marks *marks);
+
+/**
+ * Lists the rules of this owner on an interface. `rules`: is set to the list, which may be empty;
+ * free it with lvs_rules_free(). An interface that does not exist has no rules. A privilege is not
+ * needed.
+ */
+int lvs_marks_rules(struct lvs_marks *marks, const char *interface, struct lvs_rules **rules);
+
+/**
+ * Adds a rule. One that differs in the mark alone is replaced, and no packet is without a mark
+ * meanwhile. A rule that is there already is no error. Takes CAP_NET_ADMIN.
+ *
+ * `rule`: set its `size` before; `mac` is NULL unless `packets` is LVS_PACKETS_FROM. `made`: is
+ * set to 1 if the interface had no clsact or ingress qdisc and was given one, otherwise to 0; NULL
+ * if it is not needed. Fails with LVS_ERR_INVALID, LVS_ERR_NO_INTERFACE and LVS_ERR_PERMISSION.
+ */
+int lvs_marks_add(struct lvs_marks *marks, const struct lvs_rule *rule, int *made);
+
+/**
+ * Removes a rule, which is equal in all fields. `removed`: is set to 1, or to 0 where there was no
+ * such rule; NULL if it is not needed. Otherwise as lvs_marks_add().
+ */
+int lvs_marks_remove(struct lvs_marks *marks, const struct lvs_rule *rule, int *removed);
+
+/**
+ * Removes all rules of this owner from an interface. `made`: 1 where lvs_marks_add() made the
+ * qdisc, which is then removed too, unless other filters are in it; otherwise 0. Fails with
+ * LVS_ERR_PERMISSION.
+ */
+int lvs_marks_clear(struct lvs_marks *marks, const char *interface, int made);
+
+/**
+ * Frees a list of lvs_marks_rules(). NULL is ignored. A list of lvs_status_rules() is freed with
+ * its status.
+ */
+void lvs_rules_free(struct lvs_rules *rules);
 
 /**
  * Returns the number of rules in a list; 0 for NULL.

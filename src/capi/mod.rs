@@ -38,6 +38,7 @@ const _: () = {
     moves::<vip::lvs_vips>();
     moves::<arp::lvs_arp>();
     moves::<node::lvs_node>();
+    moves::<marks::lvs_marks>();
     moves::<driver::lvs_driver>();
     moves::<supervisor::lvs_supervisor>();
     is_shared::<ipvs::lvs_services>();
@@ -45,6 +46,7 @@ const _: () = {
     is_shared::<control::lvs_sync_daemons>();
     is_shared::<connections::lvs_connections>();
     is_shared::<vip::lvs_places>();
+    is_shared::<marks::lvs_rules>();
     is_shared::<report::lvs_status>();
     is_shared::<report::lvs_findings>();
 };

@@ -13,6 +13,7 @@ use super::ffi::{
 };
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::Settings;
+use crate::ipvs::ServiceId;
 use crate::marks::Mac;
 use crate::node::{
     Apply, ArpConfig, ArpScope, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step, VipOwner,
@@ -220,13 +221,17 @@ pub struct lvs_node_config {
     /// The file with the key that the nodes of the cluster share, 32 octets or more, readable for
     /// root alone. What other nodes send without it is ignored. NULL: there is no key.
     pub sync_key_file: Text,
+    /// Services for which an audit does not demand that this node listens: "tcp 192.168.0.254:80".
+    pub without_listener: *const *const c_char,
+    /// The number of entries in `without_listener`, up to 65536.
+    pub without_listener_count: usize,
 }
 
 // SAFETY: `repr(C)`, numbers, pointers and texts; that there is no padding follows from its size,
 // which is checked here.
 unsafe impl Grows for lvs_node_config {
     const NAME: &'static str = "lvs_node_config";
-    const FIRST: usize = size_of::<[usize; 14]>() + size_of::<[u32; 14]>();
+    const FIRST: usize = size_of::<[usize; 16]>() + size_of::<[u32; 14]>();
 }
 const _: () = assert!(size_of::<lvs_node_config>() == lvs_node_config::FIRST);
 
@@ -242,6 +247,7 @@ const APPLY: [(u32, Apply); 2] = [(LVS_NODE_APPLY_CHANGES, Apply::Changes), (LVS
 const MAX_VIPS: usize = 4096;
 const MAX_GROUPS: usize = 255;
 const MAX_MACS: usize = 4096;
+const MAX_SERVICES: usize = 65536;
 
 pub(super) fn number_of(role: Role) -> u32 {
     ROLES.iter().find(|(_, known)| *known == role).map_or(LVS_ROLE_NONE, |(number, _)| *number)
@@ -282,6 +288,10 @@ fn peer_mac(text: Text, name: &str) -> Result<(IpAddr, Mac)> {
     })
 }
 
+fn service_id(text: Text, name: &str) -> Result<ServiceId> {
+    Ok(text.name(name)?.parse()?)
+}
+
 fn fence(number: u32) -> Result<Fence> {
     let superseded = match number {
         2 => "quiesce",
@@ -302,7 +312,7 @@ fn fence(number: u32) -> Result<Fence> {
 
 impl lvs_node_config {
     /// # Safety
-    /// `vips`, `groups` and `peer_macs` are NULL or have as many entries as the count beside them
+    /// `vips`, `groups`, `peer_macs` and `without_listener` are NULL or have as many entries as the count beside them
     /// says, each NULL or a text.
     pub(super) unsafe fn to_config(self) -> Result<Config> {
         let interface = self.interface.name("interface")?;
@@ -361,6 +371,10 @@ impl lvs_node_config {
             (LVS_OWN_REQUESTS_LEFT_ALONE, OwnRequests::LeftAlone),
         ];
         config.marks.own_requests = choice("own_requests", self.own_requests, &handlings)?;
+        let (services, count) = (self.without_listener, self.without_listener_count);
+        // SAFETY: as many texts as the count says, by the caller's promise.
+        let services = unsafe { texts("without_listener", services, count, MAX_SERVICES, service_id) }?;
+        config.without_listener = services.into_iter().collect();
         Ok(config)
     }
 
@@ -705,6 +719,8 @@ mod tests {
             marks_base: 0,
             own_requests: 0,
             sync_key_file: Text::NULL,
+            without_listener: ptr::null(),
+            without_listener_count: 0,
         }
     }
 
@@ -730,6 +746,7 @@ mod tests {
             c"10.0.0.2=02:00:00:00:00:03".as_ptr(),
             c"2001:db8::2=2:0:0:0:0:4".as_ptr(),
         ];
+        let unserved = [c"tcp 192.0.2.1:80".as_ptr(), c"udp 192.0.2.1:53".as_ptr()];
         let full = lvs_node_config {
             // SAFETY: literals are always there.
             services: unsafe { Text::new(table.as_ptr()) },
@@ -761,6 +778,8 @@ mod tests {
             own_requests: LVS_OWN_REQUESTS_LEFT_ALONE,
             // SAFETY: as above.
             sync_key_file: unsafe { Text::new(c"/etc/lvs-dr/key".as_ptr()) },
+            without_listener: unserved.as_ptr(),
+            without_listener_count: unserved.len(),
             ..config(&vips)
         };
         let found = converted(full).unwrap();
@@ -784,6 +803,8 @@ mod tests {
         assert_eq!((found.group.as_str(), found.groups), ("my web", ["mail".to_owned(), "my web".to_owned()].into()));
         assert_eq!(found.marks.values, MarkValues::new(0x100).unwrap());
         assert_eq!(found.marks.own_requests, OwnRequests::LeftAlone);
+        let expected = ["tcp 192.0.2.1:80", "udp 192.0.2.1:53"].map(|id| id.parse().unwrap());
+        assert_eq!(found.without_listener, expected.into());
         let mac = |last| Mac([2, 0, 0, 0, 0, last]);
         let expected = [("10.0.0.2", vec![mac(2), mac(3)]), ("2001:db8::2", vec![mac(4)])];
         let expected = expected.map(|(peer, macs)| (peer.parse().unwrap(), macs.into_iter().collect()));
@@ -828,6 +849,8 @@ mod tests {
             (lvs_node_config { peer_macs: twice.as_ptr(), peer_mac_count: MAX_MACS + 1, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { marks_base: u32::MAX, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { own_requests: 2, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { without_listener_count: 1, ..good }, LVS_ERR_NULL),
+            (lvs_node_config { without_listener: twice.as_ptr(), without_listener_count: 1, ..good }, LVS_ERR_INVALID),
         ] {
             let failure = converted(wrong).unwrap_err();
             assert_eq!(failure.status, status, "{failure:?}");

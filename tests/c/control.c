@@ -69,6 +69,69 @@ static void connections(lvs_ipvs *ipvs)
     lvs_connections_free(list);
 }
 
+/* What is said of the rules of an owner on eth0. */
+static void rules(lvs_marks *marks)
+{
+    struct lvs_rule found = { .size = sizeof found };
+    lvs_rules *list;
+
+    EXPECT(LVS_OK, lvs_marks_rules(marks, "eth0", &list));
+    for (size_t i = 0; i < lvs_rules_count(list); i++) {
+        EXPECT(LVS_OK, lvs_rules_get(list, i, &found));
+        printf("%s %s %u %s %u %u\n", found.interface, found.vip, (unsigned)found.packets, found.mac ? found.mac : "-",
+               (unsigned)found.port, (unsigned)found.mark);
+    }
+    lvs_rules_free(list);
+}
+
+static void mark(void)
+{
+    struct lvs_rule peer = { .size = sizeof peer, .interface = "eth0", .vip = "192.0.2.254", .packets = LVS_PACKETS_FROM,
+                             .mac = "02:00:00:00:00:12", .mark = 7 };
+    struct lvs_rule later = { .size = sizeof later, .interface = "eth0", .vip = "192.0.2.254", .packets = LVS_PACKETS_LATER,
+                              .port = 80, .mark = 8 };
+    struct lvs_rule wrong = peer;
+    lvs_marks *marks, *other;
+    int made = 7, removed = 7;
+
+    EXPECT(LVS_OK, lvs_marks_supported());
+    EXPECT(LVS_OK, lvs_marks_open(NULL, 71, &marks));
+    EXPECT(LVS_OK, lvs_marks_open(NULL, 72, &other));
+    EXPECT(LVS_OK, lvs_marks_add(marks, &peer, &made));
+    if (made != 1)
+        exit(5);
+    EXPECT(LVS_OK, lvs_marks_add(marks, &later, &made));
+    EXPECT(LVS_OK, lvs_marks_add(marks, &later, &made));
+    if (made != 0)
+        exit(6);
+    rules(marks);
+    rules(other);
+    EXPECT(LVS_OK, lvs_marks_remove(other, &peer, &removed));
+    if (removed != 0)
+        exit(7);
+    peer.mark = 9;
+    EXPECT(LVS_OK, lvs_marks_add(marks, &peer, NULL));
+    EXPECT(LVS_OK, lvs_marks_remove(marks, &later, &removed));
+    if (removed != 1)
+        exit(8);
+    rules(marks);
+    wrong.interface = "eth9";
+    EXPECT(LVS_ERR_NO_INTERFACE, lvs_marks_add(marks, &wrong, NULL));
+    EXPECT(LVS_OK, lvs_marks_clear(other, "eth0", 1));
+    lvs_marks_free(other);
+    lvs_marks_free(marks);
+}
+
+static void unmark(void)
+{
+    lvs_marks *marks;
+
+    EXPECT(LVS_OK, lvs_marks_open(NULL, 71, &marks));
+    EXPECT(LVS_OK, lvs_marks_clear(marks, "eth0", 1));
+    rules(marks);
+    lvs_marks_free(marks);
+}
+
 int main(int argc, char **argv)
 {
     struct lvs_sync_daemon master = {
@@ -127,7 +190,11 @@ int main(int argc, char **argv)
             EXPECT(LVS_OK, lvs_ipvs_zero(ipvs, WEB));
             EXPECT(LVS_OK, lvs_ipvs_zero(ipvs, NULL));
             EXPECT(LVS_ERR_NO_SERVICE, lvs_ipvs_zero(ipvs, "tcp 192.0.2.9:80"));
-        } else if (!strcmp(step, "flush"))
+        } else if (!strcmp(step, "mark"))
+            mark();
+        else if (!strcmp(step, "unmark"))
+            unmark();
+        else if (!strcmp(step, "flush"))
             EXPECT(LVS_OK, lvs_ipvs_flush(ipvs));
         else
             return 4;

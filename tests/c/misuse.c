@@ -69,6 +69,8 @@ static void free_nothing(void)
     lvs_vips_free(NULL);
     lvs_places_free(NULL);
     lvs_arp_free(NULL);
+    lvs_marks_free(NULL);
+    lvs_rules_free(NULL);
     lvs_node_free(NULL);
     lvs_status_free(NULL);
     lvs_findings_free(NULL);
@@ -791,6 +793,53 @@ static void misuse_node(void)
 }
 
 /* LVS_FENCE_MARKS: lists of rules and peers, a table that its editors change, and a release. */
+static void misuse_own_rules(void)
+{
+    struct lvs_rule good = { .size = sizeof good, .interface = "eth0", .vip = "192.0.2.1", .packets = LVS_PACKETS_OPENING, .mark = 7 };
+    struct lvs_rule wrong[9];
+    lvs_marks *marks = NULL;
+    lvs_rules *rules = NULL;
+    int done = 77;
+
+    EXPECT(LVS_ERR_NULL, lvs_marks_open(NULL, 7, NULL));
+    BAD_TEXT(lvs_marks_open(text, 7, &marks));
+    CHECK(marks == NULL);
+    EXPECT(LVS_OK, lvs_marks_open(NULL, 7, &marks));
+    EXPECT(LVS_ERR_NULL, lvs_marks_rules(NULL, "eth0", &rules));
+    EXPECT(LVS_ERR_NULL, lvs_marks_rules(marks, "eth0", NULL));
+    BAD_OR_NULL(lvs_marks_rules(marks, text, &rules));
+    CHECK(rules == NULL);
+    EXPECT(LVS_OK, lvs_marks_rules(marks, "no-such-one", &rules));
+    CHECK(lvs_rules_count(rules) == 0);
+    lvs_rules_free(rules);
+    EXPECT(LVS_ERR_NULL, lvs_marks_add(NULL, &good, &done));
+    EXPECT(LVS_ERR_NULL, lvs_marks_add(marks, NULL, &done));
+    EXPECT(LVS_ERR_NULL, lvs_marks_remove(NULL, &good, &done));
+    EXPECT(LVS_ERR_NULL, lvs_marks_remove(marks, NULL, &done));
+    EXPECT(LVS_ERR_NULL, lvs_marks_clear(NULL, "eth0", 0));
+    BAD_OR_NULL(lvs_marks_clear(marks, text, 0));
+    BAD_SIZE(good, lvs_marks_add(marks, &good, &done));
+    BAD_SIZE(good, lvs_marks_remove(marks, &good, &done));
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        wrong[i] = good;
+    wrong[0].packets = 3;
+    wrong[1].packets = LVS_PACKETS_FROM;
+    wrong[2].mac = "02:00:00:00:00:02";
+    wrong[3].port = 80;
+    wrong[4].mark = 0;
+    wrong[5].packets = LVS_PACKETS_LATER;
+    wrong[5].port = 65536;
+    wrong[6].vip = "192.0.2.1/32";
+    wrong[7].interface = "../x";
+    wrong[8].reserved = 1;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        EXPECT(LVS_ERR_INVALID, lvs_marks_add(marks, &wrong[i], &done));
+        EXPECT(LVS_ERR_INVALID, lvs_marks_remove(marks, &wrong[i], &done));
+    }
+    CHECK(done == 77);
+    lvs_marks_free(marks);
+}
+
 static void misuse_marks(void)
 {
     const char *vip = "192.0.2.1", *mac = "192.168.0.12=02:00:00:00:00:02";
@@ -1092,6 +1141,7 @@ int main(void)
     misuse_vips();
     misuse_arp();
     misuse_node();
+    misuse_own_rules();
     misuse_marks();
     misuse_loops();
     one_handle();

@@ -265,6 +265,18 @@ fn what_ipvs_has_beside_its_services() {
     assert!(text.contains(&counted("0")), "{text}");
     steps("flush");
     assert_eq!(ipvsadm("-Sn"), "");
+
+    let filters = || run("tc filter show dev eth0 ingress");
+    let [peer, later] = ["192.0.2.254 1 02:00:00:00:00:12 0", "192.0.2.254 0 - 80"];
+    assert_eq!(steps("mark"), format!("eth0 {later} 8\neth0 {peer} 7\neth0 {peer} 9\n"));
+    assert_eq!(
+        (filters().matches("skbedit  mark 9").count(), filters().matches("mark 8").count()),
+        (1, 0),
+        "{}",
+        filters()
+    );
+    assert_eq!(steps("unmark"), "");
+    assert!(!run("tc qdisc show dev eth0").contains("clsact"));
 }
 
 /// The first interpreter that has cffi.

@@ -3,6 +3,7 @@
 //! groups, health checks and virtual MAC addresses. And what keepalived does not do on demand:
 //! states in every order, lost, late and all at once.
 
+mod checkers;
 mod library;
 
 use std::fs;

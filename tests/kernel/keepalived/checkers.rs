@@ -29,28 +29,40 @@ fn here(text: &str) -> String {
     text.replace("192.168.0.", "192.0.2.").replace("eth0", INTERFACE)
 }
 
-/// A web server that can be stopped: connections are refused then.
+/// The services of a site: that of the recipe; a persistent one; and a persistent one whose servers
+/// are removed when they are down, where the others' get weight 0.
+const PORTS: [u16; 3] = [80, 81, 82];
+
+/// What becomes of a server of each service when it is down.
+const DOWN: [Option<u32>; 3] = [QUIET, QUIET, None];
+
+const UP: Option<u32> = Some(1);
+const QUIET: Option<u32> = Some(0);
+
+/// A web server on all ports that can be stopped: connections are refused then.
 struct Web(Arc<AtomicBool>);
 
 impl Web {
     fn start(netns: &Netns, number: u8) -> Self {
-        let (web, netns) = (Web(Arc::new(AtomicBool::new(true))), netns.clone());
-        let up = web.0.clone();
-        thread::spawn(move || {
-            loop {
-                while !up.load(Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                let listener = netns.run(|| TcpListener::bind("[::]:80").unwrap()).unwrap();
-                listener.set_nonblocking(true).unwrap();
-                while up.load(Ordering::Relaxed) {
-                    match listener.accept() {
-                        Ok((stream, _)) => drop(thread::spawn(move || answer(stream, number))),
-                        Err(_) => thread::sleep(Duration::from_millis(2)),
+        let web = Web(Arc::new(AtomicBool::new(true)));
+        for port in PORTS {
+            let (up, netns) = (web.0.clone(), netns.clone());
+            thread::spawn(move || {
+                loop {
+                    while !up.load(Ordering::Relaxed) {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    let listener = netns.run(|| TcpListener::bind(("::", port)).unwrap()).unwrap();
+                    listener.set_nonblocking(true).unwrap();
+                    while up.load(Ordering::Relaxed) {
+                        match listener.accept() {
+                            Ok((stream, _)) => drop(thread::spawn(move || answer(stream, number))),
+                            Err(_) => thread::sleep(Duration::from_millis(5)),
+                        }
                     }
                 }
-            }
-        });
+            });
+        }
         web
     }
 
@@ -75,10 +87,10 @@ fn answer(mut stream: TcpStream, number: u8) -> io::Result<()> {
 }
 
 /// The number of the server that answers a request of a client, if one does.
-fn get(client: &Netns) -> Option<u8> {
+fn get(client: &Netns, port: u16) -> Option<u8> {
     let ask = || -> io::Result<String> {
         let limit = Duration::from_secs(2);
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(VIP.parse().unwrap(), 80), limit)?;
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(VIP.parse().unwrap(), port), limit)?;
         stream.set_read_timeout(Some(limit))?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
@@ -169,12 +181,14 @@ impl Member {
         self.netns.run(|| ip(&format!("-o address show dev {INTERFACE}"))).unwrap().contains(&format!(" {VIP}/"))
     }
 
-    /// The weights of 11, 12 and 13. `None`: not in the table.
-    fn weights(&self) -> [Option<u32>; 3] {
+    /// The weights of the servers 11, 12 and 13 of each service. `None`: not in the table.
+    fn weights(&self) -> [[Option<u32>; 3]; 3] {
         let saved = self.netns.run(|| ipvsadm("-Sn")).unwrap();
-        NUMBERS.map(|number| {
-            let start = format!("-a -t {VIP}:80 -r 192.0.2.{number}:80 -g -w ");
-            saved.lines().find_map(|line| line.strip_prefix(&start)).map(|weight| weight.parse().unwrap())
+        PORTS.map(|port| {
+            NUMBERS.map(|number| {
+                let start = format!("-a -t {VIP}:{port} -r 192.0.2.{number}:{port} -g -w ");
+                saved.lines().find_map(|line| line.strip_prefix(&start)).map(|weight| weight.parse().unwrap())
+            })
         })
     }
 }
@@ -209,58 +223,60 @@ impl Site {
         }
     }
 
-    fn all_have(&self, what: &str, weights: [Option<u32>; 3]) {
-        self.soon(what, |members| {
-            let mut running = members.iter().filter(|member| !member.running.is_empty());
-            running.all(|member| member.weights() == weights)
-        });
+    /// Waits until every node's table says of these servers that they are down, and of no other.
+    fn all_know(&self, down: &[usize]) {
+        let weights = DOWN.map(|gone| std::array::from_fn(|n| if down.contains(&n) { gone } else { UP }));
+        self.soon(&format!("{down:?} are down"), |members| members.iter().all(|member| member.weights() == weights));
     }
 
-    /// How often each server answers these clients, twice each; none of their requests fails.
+    /// How often each server answers these clients, once for each service; no request fails.
     fn answered(&self, what: &str, clients: std::ops::Range<usize>) -> [usize; 3] {
         let answers: Vec<Option<u8>> =
-            self.clients[clients].iter().flat_map(|client| [get(client), get(client)]).collect();
+            self.clients[clients].iter().flat_map(|client| PORTS.map(|port| get(client, port))).collect();
         assert!(!answers.contains(&None), "{what}: {answers:?}");
         NUMBERS.map(|number| answers.iter().filter(|answer| **answer == Some(number)).count())
     }
 }
 
-const UP: Option<u32> = Some(1);
-const QUIET: Option<u32> = Some(0);
-
-/// Who checks, and what becomes of a server that is down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Checks {
     Keepalived,
     Ldirectord,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Down {
-    WeightZero,
-    Removed,
+/// keepalived.conf as it ships, and the other two services behind its own.
+fn keepalived(priority: u8) -> String {
+    let text = here(KEEPALIVED).replace("priority 103", &format!("priority {priority}"));
+    let service = &text[text.find("\nvirtual_server").unwrap()..];
+    let persistent = |port: &str| {
+        let other = service.replace(" 80 {", &format!(" {port} {{"));
+        other.replace("protocol TCP", "protocol TCP\n    persistence_timeout 300")
+    };
+    format!("{text}{}{}", persistent("81"), persistent("82").replace("inhibit_on_failure", ""))
 }
 
-impl Down {
-    fn weight(self) -> Option<u32> {
-        match self {
-            Down::WeightZero => QUIET,
-            Down::Removed => None,
-        }
-    }
+/// The same file without checks.
+fn elections(priority: u8) -> String {
+    keepalived(priority).split_once("\nvirtual_server").unwrap().0.to_owned()
+}
+
+/// ldirectord.cf as it ships, and the other two services behind its own.
+fn ldirectord() -> String {
+    let text = here(LDIRECTORD);
+    let service = &text[text.find("\nvirtual").unwrap()..];
+    let persistent = |port| service.replace(":80", &format!(":{port}")) + "        persistent = 300\n";
+    format!("{text}{}{}        quiescent = no\n", persistent(81), persistent(82))
 }
 
 impl Site {
-    /// keepalived elects on every node, and lvs-node watches: the recipes, with these changes.
-    fn start(&mut self, checks: Checks, change: impl Fn(&str) -> String) {
-        for (member, priority) in self.members.iter_mut().zip(["103", "102", "101"]) {
-            let text = here(KEEPALIVED).replace("priority 103", &format!("priority {priority}"));
-            let (elections, _) = text.split_once("virtual_server").unwrap();
+    /// keepalived elects on every node, and lvs-node watches: the recipes.
+    fn start(&mut self, checks: Checks) {
+        for (member, priority) in self.members.iter_mut().zip([103, 102, 101]) {
             match checks {
-                Checks::Keepalived => member.start_keepalived(&change(&text)),
+                Checks::Keepalived => member.start_keepalived(&keepalived(priority)),
                 Checks::Ldirectord => {
-                    member.start_keepalived(elections);
-                    member.start_ldirectord(&change(&here(LDIRECTORD)));
+                    member.start_keepalived(&elections(priority));
+                    member.start_ldirectord(&ldirectord());
                 }
             }
             member.watch();
@@ -276,9 +292,8 @@ impl Site {
         self.soon("one directs", |members| {
             masters(members).len() == 1
                 && members.iter().all(|member| {
-                    let directs = member.role().as_deref() == Some("master");
-                    member.has_vip() == directs
-                        && (directs || member.role().is_some())
+                    member.role().is_some()
+                        && member.has_vip() == (member.role().as_deref() == Some("master"))
                         && member.log().contains("takes part in elections")
                 })
         });
@@ -298,32 +313,31 @@ impl Site {
     }
 }
 
-/// Two servers die, directors change, servers return. With persistent services, some clients come
-/// only after a promotion: their templates are those that the sync daemon copied.
-fn a_life(checks: Checks, down: Down, change: impl Fn(&str) -> String) {
+/// Servers die, directors change, servers return. Some clients come only after a promotion: what
+/// is remembered of them is what the sync daemon copied.
+fn a_life(checks: Checks) -> Site {
     let mut site = Site::new(9);
-    site.start(checks, change);
+    site.start(checks);
     let first = site.director();
-    let weights = |gone: &[usize]| std::array::from_fn(|n| if gone.contains(&n) { down.weight() } else { UP });
-    site.all_have("all servers", weights(&[]));
-    assert_eq!(site.answered("all", 0..9), [6, 6, 6]);
+    site.all_know(&[]);
+    assert_eq!(site.answered("all are up", 0..9), [9, 9, 9]);
     // The sync daemons send once a second.
     thread::sleep(Duration::from_millis(1500));
 
     let other = (first + 1) % 3;
     site.members[other].web.set(false);
-    site.all_have("one is down", weights(&[other]));
+    site.all_know(&[other]);
     assert_eq!(site.answered("one is down", 0..5)[other], 0);
     let second = site.move_on();
-    assert_eq!(site.answered("one is down, another directs", 0..9)[other], 0);
+    assert_eq!(site.answered("one is down, another node directs", 0..9)[other], 0);
     site.members[other].web.set(true);
-    site.all_have("it is back", weights(&[]));
+    site.all_know(&[]);
     site.answered("it is back", 0..9);
     thread::sleep(Duration::from_millis(1500));
 
     // The director's own.
     site.members[second].web.set(false);
-    site.all_have("the director's own is down", weights(&[second]));
+    site.all_know(&[second]);
     assert_eq!(site.answered("the director's own is down", 0..5)[second], 0);
     site.move_on();
     assert_eq!(site.answered("down where it directed", 0..9)[second], 0);
@@ -331,74 +345,42 @@ fn a_life(checks: Checks, down: Down, change: impl Fn(&str) -> String) {
         let audit = member.run("audit");
         assert_eq!(audit, "nothing is found\n");
     }
+    site.members[second].web.set(true);
+    site.all_know(&[]);
+    site
 }
 
+/// The files of examples/keepalived.
 #[test]
-fn persistent_clients_leave_a_server_that_keepalived_gives_weight_0() {
-    a_life(Checks::Keepalived, Down::WeightZero, |text| {
-        text.replace("protocol TCP", "protocol TCP\n    persistence_timeout 300")
-    });
+fn beside_checks_of_keepalived_no_request_goes_to_a_server_that_is_down() {
+    let mut site = a_life(Checks::Keepalived);
+    // keepalived is stopped as systemd does, and takes its services along.
+    let director = site.director();
+    assert!(site.members[director].run("handover").contains("handed over"));
+    site.members[director].stop("keepalived");
+    site.answered("keepalived is stopped", 0..9);
+    site.members[director].run("handover --end");
+    // The next one crashes.
+    let crashed = (0..3).find(|n| site.members[*n].has_vip()).unwrap();
+    ip(&format!("link set port{} down", NUMBERS[crashed]));
+    let start = Instant::now();
+    let last = 3 - director - crashed;
+    site.soon("the last one directs", |members| members[last].has_vip());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
+/// The files of examples/ldirectord.
 #[test]
-fn persistent_clients_leave_a_server_that_keepalived_removes() {
-    a_life(Checks::Keepalived, Down::Removed, |text| {
-        text.replace("inhibit_on_failure", "").replace("protocol TCP", "protocol TCP\n    persistence_timeout 300")
-    });
-}
-
-#[test]
-fn the_recipe_with_ldirectord_sends_no_request_to_a_server_that_is_down() {
-    a_life(Checks::Ldirectord, Down::WeightZero, str::to_owned);
-}
-
-#[test]
-fn persistent_clients_leave_a_server_that_ldirectord_gives_weight_0() {
-    a_life(Checks::Ldirectord, Down::WeightZero, |text| text.to_owned() + "        persistent = 300\n");
-}
-
-#[test]
-fn persistent_clients_leave_a_server_that_ldirectord_removes() {
-    a_life(Checks::Ldirectord, Down::Removed, |text| {
-        text.replace("quiescent = yes", "quiescent = no") + "        persistent = 300\n"
-    });
-}
-
-/// The files of examples/keepalived as they ship.
-#[test]
-fn the_recipe_with_keepalived_sends_no_request_to_a_server_that_is_down() {
-    let mut site = Site::new(6);
-    site.start(Checks::Keepalived, str::to_owned);
-    let first = site.director();
-    site.all_have("all servers", [UP; 3]);
-    assert_eq!(site.answered("all", 0..6), [4, 4, 4]);
-
-    // The web server of another node, and the director's own.
-    let other = (first + 1) % 3;
-    let with_quiet = |quiet: &[usize]| std::array::from_fn(|n| if quiet.contains(&n) { QUIET } else { UP });
-    site.members[other].web.set(false);
-    site.all_have("one is down", with_quiet(&[other]));
-    assert_eq!(site.answered("one is down", 0..6)[other], 0);
-    site.members[first].web.set(false);
-    site.all_have("two are down", with_quiet(&[other, first]));
-    let last = 3 - first - other;
-    assert_eq!(site.answered("two are down", 0..6)[last], 12);
-
-    // A promotion, to either of the others, and a stop of keepalived where the director was.
-    assert!(site.members[first].run("handover").contains("handed over"), "{}", site.members[first].log());
-    site.soon("another directs", |members| members.iter().any(|m| m.role().as_deref() == Some("master")));
-    assert_eq!(site.answered("after the promotion", 0..6)[last], 12);
-    let audits: Vec<String> = site.members.iter().map(|member| member.run("audit")).collect();
-    println!("{audits:#?}");
-    site.members[first].stop("keepalived");
-    assert_eq!(site.answered("keepalived is stopped", 0..6)[last], 12);
-    site.members[first].web.set(true);
-    site.members[other].web.set(true);
-    site.soon("all are up", |members| {
-        members.iter().enumerate().all(|(n, member)| n == first || member.weights() == [UP; 3])
-    });
-    assert_eq!(site.answered("all are up", 0..6), [4, 4, 4]);
-    for (n, audit) in audits.iter().enumerate() {
-        assert!(!audit.contains("error"), "{n}: {audit}");
+fn beside_checks_of_ldirectord_no_request_goes_to_a_server_that_is_down() {
+    let mut site = a_life(Checks::Ldirectord);
+    // Stopped and started: the table stays meanwhile.
+    let director = site.director();
+    site.members[director].stop("ldirectord");
+    site.all_know(&[]);
+    site.members[director].start_ldirectord(&ldirectord());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(8) {
+        site.answered("ldirectord starts again", 0..3);
     }
+    site.all_know(&[]);
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::{Astray, Environment};
 use super::finding::{Finding, Kind, Remedy, Severity};
+use super::keepalived::{Checked, Instance, SyncLine};
 use super::listeners::{Sockets, Unserved};
 use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
@@ -26,6 +28,8 @@ use crate::vip::{AssignedAddress, LinkState, Placement, Scope};
 /// Above this a UDP flow is held for long: most clients repeat themselves less often than every
 /// half minute only when idle.
 const LONG_FLOW: Duration = Duration::from_secs(60);
+/// From here on an election is slow: with adverts of 0.5 s one takes less.
+const SLOW_ELECTION: Duration = Duration::from_secs(2);
 
 /// Sysctls that the table needs, whatever the fence, and that are not as they should be.
 pub(in crate::node) fn mended(kept: &Table, seen: &Observation) -> Vec<(String, String)> {
@@ -121,6 +125,7 @@ impl<'a> Case<'a> {
         self.sysctls();
         self.table();
         self.paths();
+        self.keepalived();
         self.rest();
         self.found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         self.found
@@ -771,28 +776,127 @@ impl<'a> Case<'a> {
             let remedy = Remedy::command(format!("sysctl -w net/ipv4/conf/{interface}/rp_filter=2"));
             self.add(Severity::Error, Kind::RpFilter { interface, client, through }, reason, remedy);
         }
-        let Some((file, instances)) = &self.around.keepalived else { return };
+    }
+
+    /// keepalived's file: how it elects, and whom it checks.
+    fn keepalived(&mut self) {
+        let Some(file) = self.around.keepalived.clone() else { return };
+        let is_ours = |addresses: &[IpAddr]| addresses.iter().any(|address| self.config.vips.contains(address));
+        let instances: Vec<Instance> = file.instances.into_iter().filter(|i| is_ours(&i.addresses)).collect();
+        let checked: Vec<Checked> = file.checked.into_iter().filter(|c| is_ours(&c.addresses)).collect();
+        instances.iter().for_each(|instance| self.instance(&file.path, instance));
+        checked.iter().for_each(|checked| self.checked(&file.path, checked));
+        if let Some(line) = file.sync {
+            self.sync_line(file.path, &line);
+        }
+    }
+
+    fn instance(&mut self, file: &Path, instance: &Instance) {
+        let (name, file) = (instance.name.clone(), file.to_owned());
+        let here = format!("{}: instance {name}", file.display());
         // Fence `marks`: the former director gets the packets of connections that the new one does
         // not know, and sends it all of them when it is demoted.
-        if self.config.fence == Fence::Marks {
-            return;
+        let breaks = self.config.fence == Fence::Clear && instance.preempts();
+        let is_ignored = instance.nopreempt && instance.starts_as_master;
+        if breaks || is_ignored {
+            let (severity, reason) = match breaks {
+                true => {
+                    let why = "preempts: a node that comes back takes the VIP before it has learned the sessions made meanwhile, which break";
+                    (Severity::Warning, format!("{here} {why}"))
+                }
+                false => {
+                    let why = "a node that comes back takes the VIP from a director that works";
+                    (
+                        Severity::Notice,
+                        format!("{here} has `nopreempt`, which keepalived ignores with `state MASTER`: {why}"),
+                    )
+                }
+            };
+            let remedy = Remedy::text(format!(
+                "put `nopreempt` and `state BACKUP` into instance {name} on every node, and reload keepalived"
+            ));
+            let kind = Kind::PreemptingVrrp { instance: name.clone(), file: file.clone() };
+            self.add(severity, kind, reason, remedy);
         }
-        for instance in instances.iter() {
-            if instance.preempts() && instance.addresses.iter().any(|address| self.config.vips.contains(address)) {
-                let reason = format!(
-                    "{}: instance {} preempts: a node that comes back takes the VIP before it has learned the sessions made meanwhile, \
-                     which break",
-                    file.display(),
-                    instance.name
-                );
-                let kind = Kind::PreemptingVrrp { instance: instance.name.clone(), file: file.clone() };
-                let remedy = Remedy::text(format!(
-                    "put `nopreempt` and `state BACKUP` into instance {} on every node, and reload keepalived",
-                    instance.name
-                ));
-                self.add(Severity::Warning, kind, reason, remedy);
+        let takes = instance.takeover();
+        if takes >= SLOW_ELECTION {
+            let (interval, written) = (instance.interval(), instance.advert);
+            let rounded = match interval == written {
+                true => String::new(),
+                false => format!("; {written:?} is rounded, as VRRPv2 has whole seconds"),
+            };
+            let reason = format!(
+                "{here}: after a crash of the director nobody answers for {:.1} s, until another node is elected (adverts every {interval:?}{rounded})",
+                takes.as_secs_f64()
+            );
+            let remedy = Remedy::text(format!(
+                "`vrrp_version 3` in global_defs and `advert_int 0.3` in the instance: {:.1} s. Change all nodes at once: those of different \
+                 versions do not hear each other, and each takes the VIP",
+                instance.takeover_with(3, Duration::from_millis(300)).as_secs_f64()
+            ));
+            let kind = Kind::SlowVrrp { instance: name.clone(), file: file.clone(), takes };
+            self.add(Severity::Notice, kind, reason, remedy);
+        }
+        if instance.version == 3 && instance.has_authentication {
+            let reason = format!(
+                "{here} has `authentication`, which VRRPv3 does not know and keepalived ignores: any host of the link can take the VIP"
+            );
+            let remedy = Remedy::text(
+                "remove the block, and let a firewall accept protocol 112 from the nodes alone. In VRRPv2 the password can be read on the link",
+            );
+            self.add(Severity::Notice, Kind::VrrpAuthentication { instance: name, file }, reason, remedy);
+        }
+    }
+
+    fn checked(&mut self, file: &Path, checked: &Checked) {
+        let (service, file) = (checked.name.clone(), file.to_owned());
+        let here = format!("{}: virtual_server {service}", file.display());
+        if self.config.fence == Fence::Clear {
+            let reason = format!(
+                "{here}: a backup has no table that keepalived's checks could edit, with fence = \"clear\": a server that died meanwhile gets \
+                 requests after a promotion"
+            );
+            let remedy =
+                Remedy::text("configure fence = \"marks\", or check on the director only, from the script of its role");
+            let kind = Kind::ChecksWithoutTable { service: service.clone(), file: file.clone() };
+            self.add(Severity::Warning, kind, reason, remedy);
+        }
+        if checked.removes && checked.scheduler == "mh" {
+            let reason = format!(
+                "{here} removes a server that is down, and adds it again behind the others: mh hashes by their order, so nodes that did so at \
+                 different times send some unknown connections to different servers"
+            );
+            let remedy = Remedy::text(
+                "put `inhibit_on_failure` into the virtual_server on every node: such a server gets weight 0",
+            );
+            self.add(Severity::Notice, Kind::ChecksReorder { service, file }, reason, remedy);
+        }
+    }
+
+    fn sync_line(&mut self, file: PathBuf, line: &SyncLine) {
+        let SyncLine { interface, sync_id } = line;
+        let here = format!("{}: lvs_sync_daemon {interface}, id {sync_id}", file.display());
+        let own = self.config.sync.daemon(SyncRole::Backup);
+        let is_same = *sync_id == own.sync_id && *interface == own.interface;
+        let (severity, reason) = match (is_same, self.config.fence) {
+            (true, _) => {
+                let why = "as this node's: keepalived stops the node's daemons at each change of its instance, and starts one of the two";
+                (Severity::Warning, format!("{here}, {why}"))
             }
-        }
+            (false, Fence::Marks) => {
+                let own = format!("on {}, id {}", own.interface, own.sync_id);
+                (
+                    Severity::Error,
+                    format!("{here}: no role can be taken on while that daemon runs; the node's own run {own}"),
+                )
+            }
+            // keepalived's daemons do what the node's would.
+            (false, Fence::Clear) => return,
+        };
+        let remedy = Remedy::text(
+            "remove `lvs_sync_daemon` from global_defs on every node, and restart keepalived: the node runs the sync daemons",
+        );
+        self.add(severity, Kind::KeepalivedSync { sync_id: *sync_id, file }, reason, remedy);
     }
 
     /// What no finding has explained.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::keepalived::{self, Instance};
+use super::keepalived;
 use super::listeners::{self, Unserved};
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
@@ -29,8 +29,8 @@ pub(super) struct Environment {
     /// Services with scheduler mh whose destinations the kernel has in another order than the one
     /// in which a node loads them.
     pub(super) unordered: Vec<ServiceId>,
-    /// keepalived's file, and the instances in it.
-    pub(super) keepalived: Option<(PathBuf, Vec<Instance>)>,
+    /// keepalived's file.
+    pub(super) keepalived: Option<keepalived::File>,
 }
 
 /// An interface that packets for a VIP arrive on and that filters strictly, a client whose answers
@@ -61,10 +61,7 @@ impl Environment {
             },
             unordered: unordered(node, seen)?,
             keepalived: match keepalived {
-                Some(path) => {
-                    let read = keepalived::read(path).map_err(|e| Error::system("read", path.display(), e))?;
-                    Some((path.to_owned(), read))
-                }
+                Some(path) => Some(keepalived::read(path).map_err(|e| Error::system("read", path.display(), e))?),
                 None => None,
             },
         })

@@ -392,11 +392,63 @@ pub enum Kind {
     },
     /// Fence `clear`, and an instance of keepalived takes the VIP back as soon as it is up again:
     /// before the node has learned the sessions made meanwhile, and those that send just then
-    /// break (`nopreempt` in keepalived.conf(5)). Helps: `nopreempt`, with `state BACKUP`.
+    /// break (`nopreempt` in keepalived.conf(5)). With either fence: `nopreempt` with `state MASTER`,
+    /// which keepalived ignores. Helps: `nopreempt`, with `state BACKUP`.
     #[non_exhaustive]
     PreemptingVrrp {
         /// The instance's name.
         instance: String,
+        /// keepalived's file.
+        file: PathBuf,
+    },
+    /// An instance of keepalived that elects slowly: with the defaults, VRRPv2 and `advert_int 1`,
+    /// nobody answers for up to 3.6 s after a crash of the director: three adverts, and up to one
+    /// second by priority (RFC 3768, section 6.1). keepalived rounds an interval to whole seconds in
+    /// VRRPv2. Helps: VRRPv3 with `advert_int 0.3`: 0.9 to 1.2 s.
+    #[non_exhaustive]
+    SlowVrrp {
+        /// The instance's name.
+        instance: String,
+        /// keepalived's file.
+        file: PathBuf,
+        /// From the director's last advert to an election.
+        takes: Duration,
+    },
+    /// `authentication` in an instance of VRRPv3, which has none (RFC 5798, section 9): keepalived
+    /// ignores it. Helps: a firewall.
+    #[non_exhaustive]
+    VrrpAuthentication {
+        /// The instance's name.
+        instance: String,
+        /// keepalived's file.
+        file: PathBuf,
+    },
+    /// Fence `clear`, and keepalived checks the servers of a service: a backup has no table that
+    /// the checks could edit, and after a promotion a server that died meanwhile gets requests.
+    /// Helps: fence `marks`.
+    #[non_exhaustive]
+    ChecksWithoutTable {
+        /// The service, as keepalived's file names it.
+        service: String,
+        /// keepalived's file.
+        file: PathBuf,
+    },
+    /// Scheduler mh, and keepalived removes a server that is down instead of giving it weight 0: as
+    /// [`Kind::DestinationOrder`]. Helps: `inhibit_on_failure`.
+    #[non_exhaustive]
+    ChecksReorder {
+        /// The service, as keepalived's file names it.
+        service: String,
+        /// keepalived's file.
+        file: PathBuf,
+    },
+    /// `lvs_sync_daemon` in keepalived's file: the kernel has one sync daemon of each role. With the
+    /// settings of the node's, keepalived stops those of the node; with others, the node takes on no
+    /// role while one runs. Helps: to remove it.
+    #[non_exhaustive]
+    KeepalivedSync {
+        /// Its sync id.
+        sync_id: u8,
         /// keepalived's file.
         file: PathBuf,
     },
@@ -483,6 +535,11 @@ impl Kind {
             Kind::ExpireNodestConn => "expire-nodest-conn",
             Kind::RpFilter { .. } => "rp-filter",
             Kind::PreemptingVrrp { .. } => "preempting-vrrp",
+            Kind::SlowVrrp { .. } => "slow-vrrp",
+            Kind::VrrpAuthentication { .. } => "vrrp-authentication",
+            Kind::ChecksWithoutTable { .. } => "checks-without-table",
+            Kind::ChecksReorder { .. } => "checks-reorder",
+            Kind::KeepalivedSync { .. } => "keepalived-sync",
             Kind::TableDiffers { .. } => "table-differs",
             Kind::ServiceRefused { .. } => "service-refused",
             Kind::NoServices => "no-services",

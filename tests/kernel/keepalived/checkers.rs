@@ -12,12 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
+use lvs_dr::node::audit::Severity;
+use lvs_dr::node::{Config, Fence, Node, OwnRequests, Role, VipOwner};
 use rustix::process::Signal;
 
-use super::{NUMBERS, Process};
+use super::{NUMBERS, Process, daemons};
 use crate::cli::lvs_node;
-use crate::lab::{ip, ipvsadm};
-use crate::lan::{INTERFACE, VIP, enter_switch, host};
+use crate::lab::{ip, ipvsadm, try_run};
+use crate::lan::{INTERFACE, VIP, enter_switch, host, until};
 use crate::node::new_path;
 
 const KEEPALIVED: &str = include_str!("../../../examples/keepalived/keepalived.conf");
@@ -264,8 +266,8 @@ fn elections(priority: u8) -> String {
 fn ldirectord() -> String {
     let text = here(LDIRECTORD);
     let service = &text[text.find("\nvirtual").unwrap()..];
-    let persistent = |port| service.replace(":80", &format!(":{port}")) + "        persistent = 300\n";
-    format!("{text}{}{}        quiescent = no\n", persistent(81), persistent(82))
+    let persistent = |port| service.replace(":80", &format!(":{port}")) + " persistent = 300\n";
+    format!("{text}{}{} quiescent = no\n", persistent(81), persistent(82))
 }
 
 impl Site {
@@ -383,4 +385,103 @@ fn beside_checks_of_ldirectord_no_request_goes_to_a_server_that_is_down() {
         site.answered("ldirectord starts again", 0..3);
     }
     site.all_know(&[]);
+}
+
+/// What an audit says of the file that ships, changed: the harm first, where a real keepalived does
+/// it alone.
+#[test]
+fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
+    enter_switch();
+    let mut member = Member::new(11);
+    let (netns, dir) = (member.netns.clone(), member.dir.clone());
+    let path = member.dir.join("audited.conf");
+    let shipped = here(KEEPALIVED);
+    let with = |from: &str, to: &str| {
+        assert!(shipped.contains(from), "{from}");
+        shipped.replace(from, to)
+    };
+    let open = |fence: Fence, name: &str| {
+        let mut config = Config::new(INTERFACE, [VIP.parse().unwrap()]);
+        (config.fence, config.vip_owner, config.state_dir) = (fence, VipOwner::Keepalived, dir.join(name));
+        config.marks.own_requests = OwnRequests::LeftAlone;
+        Node::open_in(config, netns.clone()).unwrap()
+    };
+    let mut node = open(Fence::Marks, "marks");
+    node.become_role(Role::Backup).unwrap();
+    let found = |node: &mut Node, text: &str| -> Vec<(String, Severity)> {
+        fs::write(&path, text).unwrap();
+        let found = node.audit(Some(&path)).unwrap();
+        found.iter().for_each(|finding| println!("{finding}"));
+        found.into_iter().map(|finding| (finding.kind.name().to_owned(), finding.severity)).collect()
+    };
+    let sync = |id| with("script_user root", &format!("script_user root\n    lvs_sync_daemon {INTERFACE} web id {id}"));
+    let authentication = "nopreempt\n    authentication {\n auth_type PASS\n auth_pass secret\n    }";
+    for (text, expected) in [
+        (shipped.clone(), None),
+        (with("192.0.2.254", "$VIP").replacen("global_defs", "$VIP=192.0.2.254\nglobal_defs", 1), None),
+        (with("vrrp_version 3", ""), Some(("slow-vrrp", Severity::Notice))),
+        (with("advert_int 0.3", ""), Some(("slow-vrrp", Severity::Notice))),
+        (with("state BACKUP", "state MASTER"), Some(("preempting-vrrp", Severity::Notice))),
+        (with("nopreempt", authentication), Some(("vrrp-authentication", Severity::Notice))),
+        (with("delay_loop 2", "ha_suspend"), None),
+        (with("inhibit_on_failure", ""), None),
+        (with("inhibit_on_failure", "").replace("wrr", "mh"), Some(("checks-reorder", Severity::Notice))),
+        (sync(254), Some(("keepalived-sync", Severity::Warning))),
+        (sync(51), Some(("keepalived-sync", Severity::Error))),
+        // Of another VIP.
+        (with(VIP, "192.0.2.250").replace("vrrp_version 3", ""), None),
+    ] {
+        let expected: Vec<_> = expected.iter().map(|(name, severity)| ((*name).to_owned(), *severity)).collect();
+        assert_eq!(found(&mut node, &text), expected, "{text}");
+    }
+    assert_eq!(daemons_in(&netns), ["backup"]);
+
+    // keepalived's own sync daemon with the number of the node's: the node's backup daemon ends.
+    member.start_keepalived(&sync(254));
+    until("keepalived's sync daemon", || daemons_in(&netns) == ["master"]);
+    member.stop("keepalived");
+    // With another number: no role.
+    node.release(|_| ()).unwrap();
+    member.start_keepalived(&sync(51));
+    until("keepalived's sync daemon", || daemons_in(&netns) == ["master"]);
+    let error = node.become_role(Role::Master).unwrap_err().to_string();
+    assert!(error.contains("lvs_sync_daemon"), "{error}");
+    member.stop("keepalived");
+    until("no sync daemon", || daemons_in(&netns).is_empty());
+
+    // `ha_suspend` ends no check where the VIP is on lo in every role.
+    let vip = |verb: &str, device: &str| netns.run(|| ip(&format!("address {verb} {VIP}/32 dev {device}"))).unwrap();
+    let weight = |member: &Member| member.weights()[0][0];
+    vip("add", "lo");
+    vip("add", INTERFACE);
+    let checks = with("delay_loop 2", "delay_loop 1\n    ha_suspend");
+    fs::write(member.dir.join("etc/keepalived/keepalived.conf"), checks).unwrap();
+    member.start("keepalived", "keepalived --check --dont-fork --log-console --log-detail");
+    until("the service is checked", || weight(&member) == UP);
+    vip("delete", INTERFACE);
+    member.web.set(false);
+    until("the server is down", || weight(&member) == QUIET);
+    member.stop("keepalived");
+
+    member.web.set(true);
+    // Without a table the checks of a backup are lost.
+    let mut node = open(Fence::Clear, "clear");
+    let on = |command: &str| netns.run(|| try_run(&format!("ipvsadm {command}"))).unwrap().status.success();
+    let server = format!("-t {VIP}:80 -r 192.0.2.11:80");
+    assert!(on(&format!("-A -t {VIP}:80 -s wrr")) && on(&format!("-a {server} -w 1")));
+    vip("add", INTERFACE);
+    node.become_role(Role::Master).unwrap();
+    vip("delete", INTERFACE);
+    node.become_role(Role::Backup).unwrap();
+    assert!(!on(&format!("-e {server} -w 0")));
+    vip("add", INTERFACE);
+    node.become_role(Role::Master).unwrap();
+    assert_eq!(weight(&member), UP);
+    vip("delete", INTERFACE);
+    node.become_role(Role::Backup).unwrap();
+    assert_eq!(found(&mut node, &shipped), [("checks-without-table".to_owned(), Severity::Warning)]);
+}
+
+fn daemons_in(netns: &Netns) -> Vec<String> {
+    netns.run(daemons).unwrap()
 }

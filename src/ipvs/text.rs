@@ -249,8 +249,10 @@ impl ServiceFlags {
 impl FromStr for Table {
     type Err = Error;
 
-    /// Reads the lines of `ipvsadm-save -n`. Empty lines and lines that begin with `#` are passed
-    /// over.
+    /// Reads the lines of `ipvsadm-save -n`, and the same as `ipvsadm -R` takes them from people:
+    /// `-At 10.0.0.1:80`, `--persistent=600`, `-t10.0.0.1:80`. A word that begins with `#` begins a
+    /// comment. `-C` before the first service, with which a file for `ipvsadm -R` may begin, says
+    /// nothing here.
     ///
     /// # Errors
     /// [`Error::Parse`] with the line. Nothing is taken from a text that is wrong anywhere: a file
@@ -263,6 +265,10 @@ impl FromStr for Table {
                 continue;
             }
             match read_line(line, &mut known).map_err(|reason| Error::parse(number, reason))? {
+                Line::Clear if services.services.is_empty() => {}
+                Line::Clear => {
+                    return Err(Error::parse(number, "-C is found behind the services that it would remove"));
+                }
                 Line::Service(service) => {
                     service.check().map_err(|e| Error::parse(number, e.to_string()))?;
                     let id = service.id;
@@ -340,6 +346,7 @@ impl Builder {
 }
 
 enum Line {
+    Clear,
     Service(Service),
     Destination(ServiceId, Destination),
     Timeouts(Timeouts),
@@ -353,39 +360,131 @@ type Known<'a> = Option<(&'a str, SocketAddr)>;
 
 /// Reads one line: the command, then options in any order.
 fn read_line<'a>(line: &'a str, known: &mut Known<'a>) -> Result<Line, Reason> {
-    let mut words = Words(line.split_ascii_whitespace());
-    let mut first = words.next();
-    if first == Some("ipvsadm") {
-        first = words.next();
+    let mut words = Words { words: line.split_ascii_whitespace(), letters: "", attached: None };
+    if words.words.clone().next() == Some("ipvsadm") {
+        words.words.next();
     }
-    match first {
+    match words.option()? {
         Some("-A" | "--add-service") => read_service(words, known).map(Line::Service),
         Some("-a" | "--add-server") => {
             read_destination(words, known).map(|(id, destination)| Line::Destination(id, destination))
         }
+        Some("-C" | "--clear") => words.end("-C").map(|()| Line::Clear),
         Some("--set") => read_timeouts(words).map(Line::Timeouts),
         Some("--start-daemon") => read_daemon(words).map(|daemon| Line::Daemon(daemon.role, Some(daemon))),
-        Some("--stop-daemon") => Ok(Line::Daemon(words.sync_role()?, None)),
+        Some("--stop-daemon") => Ok(Line::Daemon(words.sync_role("--stop-daemon")?, None)),
         other => Err(format!("{:?} was found where -A or -a was expected", other.unwrap_or(""))),
     }
 }
 
-struct Words<'a>(SplitAsciiWhitespace<'a>);
+/// The words of a line, taken apart as popt(3) does: several options of a letter may be one word,
+/// and a value may be joined to its option.
+struct Words<'a> {
+    words: SplitAsciiWhitespace<'a>,
+    /// What is left of a word with several options.
+    letters: &'a str,
+    /// A value that was joined to the last option.
+    attached: Option<&'a str>,
+}
+
+/// The options of a letter, and whether they take a value.
+const LETTERS: [(&str, bool); 20] = [
+    ("-A", false),
+    ("-a", false),
+    ("-C", false),
+    ("-t", true),
+    ("-u", true),
+    ("-f", true),
+    ("-6", false),
+    ("-s", true),
+    ("-p", true),
+    ("-M", true),
+    ("-o", false),
+    ("-b", true),
+    ("-r", true),
+    ("-g", false),
+    ("-i", false),
+    ("-m", false),
+    ("-w", true),
+    ("-x", true),
+    ("-y", true),
+    ("-n", false),
+];
 
 impl<'a> Words<'a> {
+    /// The next word, up to a comment.
     fn next(&mut self) -> Option<&'a str> {
-        self.0.next()
+        let word = self.words.next().filter(|word| !word.starts_with('#'));
+        if word.is_none() {
+            self.words = "".split_ascii_whitespace();
+        }
+        word
+    }
+
+    /// The next option, by its name.
+    fn option(&mut self) -> Result<Option<&'a str>, Reason> {
+        if let Some(value) = self.attached {
+            return Err(format!("{value:?} is joined to an option that takes no value"));
+        }
+        if !self.letters.is_empty() {
+            return Ok(Some(self.letter()));
+        }
+        let Some(word) = self.next() else { return Ok(None) };
+        match word.strip_prefix('-') {
+            // The usual form.
+            Some(letters) if letters.len() < 2 => Ok(Some(word)),
+            Some(long) if long.starts_with('-') => Ok(Some(match word.split_once('=') {
+                Some((option, value)) => {
+                    self.attached = Some(value);
+                    option
+                }
+                None => word,
+            })),
+            Some(letters) => {
+                self.letters = letters;
+                Ok(Some(self.letter()))
+            }
+            None => Ok(Some(word)),
+        }
+    }
+
+    /// The option of the first letter that is left. What is behind one with a value is the value.
+    fn letter(&mut self) -> &'a str {
+        let letters = std::mem::take(&mut self.letters);
+        let (letter, rest) = letters.split_at(letters.chars().next().map_or(0, char::len_utf8));
+        match LETTERS.iter().find(|(option, _)| option.strip_prefix('-') == Some(letter)) {
+            Some((option, true)) => {
+                self.attached = (!rest.is_empty()).then(|| rest.strip_prefix('=').unwrap_or(rest));
+                option
+            }
+            Some((option, false)) => {
+                self.letters = rest;
+                option
+            }
+            None => letters,
+        }
+    }
+
+    /// That nothing follows.
+    fn end(&mut self, option: &str) -> Result<(), Reason> {
+        match self.option()? {
+            None => Ok(()),
+            Some(word) => Err(format!("{word:?} was found behind {option}")),
+        }
     }
 
     /// The next word where it is not an option.
     fn next_value(&mut self) -> Option<&'a str> {
-        let word = self.0.clone().next().filter(|word| !word.starts_with('-'))?;
-        self.0.next();
+        if let Some(value) = self.attached.take() {
+            return Some(value);
+        }
+        let word = self.words.clone().next().filter(|word| !word.starts_with(['-', '#']))?;
+        self.words.next();
         Some(word)
     }
 
     fn value(&mut self, option: &str) -> Result<&'a str, Reason> {
-        self.next().ok_or_else(|| format!("{option} ends the line, but needs a value"))
+        self.attached.take().or_else(|| self.next()).ok_or_else(|| format!("{option} ends the line, but needs a value"))
     }
 
     fn number<T: FromStr>(&mut self, option: &str) -> Result<T, Reason> {
@@ -396,11 +495,11 @@ impl<'a> Words<'a> {
         })
     }
 
-    fn sync_role(&mut self) -> Result<SyncRole, Reason> {
-        match self.next() {
-            Some("master") => Ok(SyncRole::Master),
-            Some("backup") => Ok(SyncRole::Backup),
-            other => Err(format!("{:?} was found where master or backup was expected", other.unwrap_or(""))),
+    fn sync_role(&mut self, option: &str) -> Result<SyncRole, Reason> {
+        match self.value(option).unwrap_or("") {
+            "master" => Ok(SyncRole::Master),
+            "backup" => Ok(SyncRole::Backup),
+            other => Err(format!("{other:?} was found where master or backup was expected")),
         }
     }
 }
@@ -408,15 +507,12 @@ impl<'a> Words<'a> {
 fn read_timeouts(mut words: Words<'_>) -> Result<Timeouts, Reason> {
     let mut seconds = || words.number::<u32>("--set").map(|secs| Duration::from_secs(secs.into()));
     let timeouts = Timeouts { tcp: seconds()?, tcp_fin: seconds()?, udp: seconds()? };
-    match words.next() {
-        None => Ok(timeouts),
-        Some(word) => Err(format!("{word:?} was found behind the three numbers of --set")),
-    }
+    words.end("the three numbers of --set").map(|()| timeouts)
 }
 
 fn read_daemon(mut words: Words<'_>) -> Result<SyncDaemon, Reason> {
-    let mut daemon = SyncDaemon::new(words.sync_role()?, "", 0);
-    while let Some(option) = words.next() {
+    let mut daemon = SyncDaemon::new(words.sync_role("--start-daemon")?, "", 0);
+    while let Some(option) = words.option()? {
         match option {
             "--mcast-interface" => daemon.interface = words.value(option)?.to_owned(),
             "--syncid" => daemon.sync_id = words.number(option)?,
@@ -491,7 +587,7 @@ fn read_service<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<Servi
     let mut id = IdOptions::new(known);
     let (mut scheduler, mut flags, mut one_packet) = (None, "", false);
     let (mut timeout, mut netmask, mut engine) = (None, None, None);
-    while let Some(option) = words.next() {
+    while let Some(option) = words.option()? {
         match option {
             "-s" | "--scheduler" => scheduler = Some(Scheduler::new(words.value(option)?).map_err(|e| e.to_string())?),
             "-p" | "--persistent" => {
@@ -544,7 +640,7 @@ fn read_destination<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<(
     let mut id = IdOptions::new(known);
     let (mut server, mut method, mut weight, mut upper, mut lower) = (None, None, 1, 0, 0);
     let (mut kind, mut port, mut checksum) = (None, None, TunnelChecksum::None);
-    while let Some(option) = words.next() {
+    while let Some(option) = words.option()? {
         match option {
             "-r" | "--real-server" => server = Some(words.value(option)?),
             "-g" | "--gatewaying" => method = Some(Forward::Direct),
@@ -686,6 +782,26 @@ mod tests {
     }
 
     #[test]
+    fn options_are_joined_as_popt_takes_them() {
+        let plain = "-A -t 1.2.3.4:80 -s rr -p 600\n-a -t 1.2.3.4:80 -r 10.0.0.1:80 -g -w 3\n";
+        for joined in [
+            "-At 1.2.3.4:80 -s rr --persistent=600 # a comment\n-agt 1.2.3.4:80 -r10.0.0.1:80 -w=3 #-w 4\n",
+            "-C\n-At1.2.3.4:80 -srr -p600\n-a --tcp-service=1.2.3.4:80 -r 10.0.0.1 -gw3\n",
+            "ipvsadm --clear # all\n-At=1.2.3.4:80 --scheduler=rr -p=600\n-ar 10.0.0.1:80 -t 1.2.3.4:80 -w3#\n"
+                .trim_end_matches("#\n"),
+        ] {
+            assert_eq!(joined.parse::<Table>().unwrap().to_string(), plain, "{joined}");
+        }
+        let daemon = "--start-daemon=master --mcast-interface=eth0 --syncid=7 # comment";
+        assert_eq!(
+            daemon.parse::<Table>().unwrap().to_string(),
+            "--start-daemon master --mcast-interface eth0 --syncid 7\n"
+        );
+        // A persistence without a number, before a comment.
+        assert!("-A -f 1 -p # 300".parse::<Table>().unwrap().to_string().ends_with("-p 360\n"));
+    }
+
+    #[test]
     fn a_wrong_line_is_named() {
         let service = "-A -t 1.2.3.4:80 -s rr\n";
         for (wrong, words) in [
@@ -700,6 +816,10 @@ mod tests {
             ("-A -f 0 -s rr\n", "mark 0"),
             ("-A -t 1.2.3.6:80 -s \u{fe0f}\n", "letters, digits"),
             ("-E -t 1.2.3.4:80\n", "-A or -a"),
+            ("-C\n", "behind the services"),
+            ("-A -t 1.2.3.6:80 --ops=1\n", "takes no value"),
+            ("-Azt 1.2.3.6:80\n", "\"zt\" is not an option"),
+            ("-a -t 1.2.3.4:80 -r # 10.0.0.1:80\n", "needs a value"),
             ("-A -t 1.2.3.6:80 -s rr -b mh-port\n", "flag-1, flag-2"),
             ("-A -t 1.2.3.6:80 -s rr -M 255.0.0.0\n", "goes with -p"),
             ("-a -t 1.2.3.4:80 -r 10.0.0.1:80 -i --tun-type gue --tun-port 65536\n", "from 0 to 65535"),

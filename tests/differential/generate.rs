@@ -376,6 +376,48 @@ impl Random {
         }
     }
 
+    /// A line of a table as people and other programs write it: options of a letter joined to each
+    /// other and to their values, long ones with `=`, in another order.
+    pub fn respell(&mut self, line: &str) -> String {
+        const LONG: &[(&str, &str)] = &[
+            ("-A", "--add-service"),
+            ("-a", "--add-server"),
+            ("-t", "--tcp-service"),
+            ("-u", "--udp-service"),
+            ("-f", "--fwmark-service"),
+            ("-s", "--scheduler"),
+            ("-p", "--persistent"),
+            ("-M", "--netmask"),
+            ("-r", "--real-server"),
+            ("-w", "--weight"),
+            ("-b", "--sched-flags"),
+        ];
+        let mut words = line.split(' ').peekable();
+        // What stands in one place, and whether letters may follow it.
+        let (mut spelt, mut open) = (String::new(), false);
+        while let Some(option) = words.next() {
+            let value = words.next_if(|word| !word.starts_with('-'));
+            let is_letter = option.len() == 2;
+            let long = LONG.iter().find(|(short, _)| *short == option).map(|(_, long)| *long);
+            let joins = open && is_letter && self.percent(40);
+            let name = match (joins, long) {
+                (true, _) => option[1..].to_owned(),
+                (false, Some(long)) if self.percent(30) => format!(" {long}"),
+                _ => format!(" {option}"),
+            };
+            let is_long = name.starts_with(" --");
+            spelt += &name;
+            match value {
+                Some(value) if is_long => spelt += &format!("{}{value}", self.pick(&["=", " "])),
+                Some(value) => spelt += &format!("{}{value}", self.pick(&["", "=", " ", "\t"])),
+                None => {}
+            }
+            open = is_letter && !is_long && value.is_none();
+        }
+        let before = self.pick(&["", "", " ", "ipvsadm "]);
+        format!("{before}{}", spelt.trim_start())
+    }
+
     /// A table that ipvsadm can express, save and read again, as commands. Addresses and marks lie
     /// so close together that their order is the same from wherever it is looked at; thresholds
     /// are not saved.

@@ -455,6 +455,7 @@ fn differential() {
     run("generated", generated);
     run("edits of what is there", edits);
     run("round trips", round_trips);
+    run("spellings", spellings);
     run("traffic", traffic);
     run("the program itself", the_program_itself);
     tell(&format!(
@@ -907,6 +908,33 @@ fn round_trips(lab: &mut Lab) {
             assert_eq!(ours, expected(theirs, &words(line)));
             COMPARED.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// What `ipvsadm -R` takes for the same, however it is spelt, is the same table. (4) A comment is one
+/// in both of ours.
+fn spellings(lab: &mut Lab) {
+    let mut random = Random(SEED);
+    let restore = words("-R");
+    for _ in 0..40 {
+        lab.reset();
+        let plain = random.table();
+        let spelt: String = plain.lines().map(|line| random.respell(line) + "\n").collect();
+        let made = theirs(&restore, &spelt);
+        assert!(made.code == 0 && made.err.is_empty(), "{made:?}\n{spelt}");
+        let commented = spelt.replace('\n', " # -w 7\n");
+        let restored = lab.ours(&restore, &commented);
+        assert!(restored.code == 0 && restored.err.is_empty(), "{restored:?}\n{commented}");
+        assert_eq!(lab.here.read(), lab.there.read());
+        lab.there.reset();
+        lab.theirs_there(&restore, &plain);
+        assert_eq!(lab.here.read(), lab.there.read());
+
+        let table: Table = plain.parse().unwrap();
+        for text in [spelt, commented] {
+            assert_eq!(text.parse::<Table>().unwrap_or_else(|e| panic!("{e}\n{text}")), table, "{text}");
+        }
+        COMPARED.fetch_add(2, Ordering::Relaxed);
     }
 }
 

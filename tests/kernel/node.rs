@@ -1411,6 +1411,20 @@ fn services_are_loaded_once_and_then_belong_to_their_editors() {
         }
         let status = bench.node().status().unwrap();
         assert_eq!((status.missing, status.drift), (vec![], vec![]));
+        // Nor does a fix of something else, and an audit finds nothing in the table.
+        for role in [Role::Backup, Role::Master] {
+            bench.become_role(role);
+            let table = saved();
+            fs::write("/proc/sys/net/ipv4/conf/bond0/arp_ignore", "0").unwrap();
+            let mut node = bench.node();
+            let found = node.audit(None).unwrap();
+            let names: Vec<&str> = found.iter().map(|finding| finding.kind.name()).collect();
+            assert!(names.contains(&"arp-answer") && !names.contains(&"table-differs"), "{names:?}");
+            let fixed = node.fix(|_| ()).unwrap();
+            assert!(!fixed.is_empty() && !fixed.to_string().contains("IPVS"), "{fence} {role}: {fixed}");
+            assert_eq!(saved(), table, "{fence} {role}");
+            assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/conf/bond0/arp_ignore").unwrap(), "1\n");
+        }
         // Flushed, or after a reboot: the configuration's, by a repair or by the next role. Fence
         // `clear` has kept the edits.
         for repairs in [true, false] {

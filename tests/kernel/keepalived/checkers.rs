@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use lvs_dr::node::audit::Severity;
 use lvs_dr::node::{Config, Fence, Node, OwnRequests, Role, VipOwner};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use rustix::process::Signal;
 
 use super::{NUMBERS, Process, daemons};
 use crate::cli::lvs_node;
-use crate::lab::{ip, ipvsadm, try_run};
+use crate::lab::{ip, ipvsadm, run, try_run};
 use crate::lan::{INTERFACE, VIP, enter_switch, host, until};
 use crate::node::new_path;
 
@@ -90,10 +92,19 @@ fn answer(mut stream: TcpStream, number: u8) -> io::Result<()> {
 
 /// The number of the server that answers a request of a client, if one does.
 fn get(client: &Netns, port: u16) -> Option<u8> {
+    get_from(client, 0, port)
+}
+
+/// The same from a port of the client; 0: from any.
+fn get_from(client: &Netns, from: u16, port: u16) -> Option<u8> {
     let ask = || -> io::Result<String> {
-        let limit = Duration::from_secs(2);
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(VIP.parse().unwrap(), port), limit)?;
-        stream.set_read_timeout(Some(limit))?;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        for timeout in [Timeout::Send, Timeout::Recv] {
+            set_socket_timeout(&socket, timeout, Some(Duration::from_secs(2)))?;
+        }
+        bind(&socket, &SocketAddr::from(([0, 0, 0, 0], from)))?;
+        connect(&socket, &SocketAddr::new(VIP.parse().unwrap(), port))?;
+        let mut stream = TcpStream::from(socket);
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -484,4 +495,43 @@ fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
 
 fn daemons_in(netns: &Netns) -> Vec<String> {
     netns.run(daemons).unwrap()
+}
+
+/// `expire_nodest_conn` decides about clients that use a port again: a server that is down, however
+/// a check says so, gets their requests with 0, and not with 1.
+#[test]
+fn a_client_that_uses_its_port_again_leaves_a_server_that_is_down_with_expire_nodest_conn() {
+    enter_switch();
+    let client = host(1);
+    let members = [11, 12].map(Member::new);
+    let services = format!(
+        "-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r 192.0.2.11:80 -g -w 1\n-a -t {VIP}:80 -r 192.0.2.12:80 -g -w 1\n"
+    );
+    let _nodes = [(0, Role::Master), (1, Role::Backup)].map(|(index, role): (usize, Role)| {
+        let mut config = Config::new(INTERFACE, [VIP.parse().unwrap()]);
+        config.services = Some(services.parse().unwrap());
+        config.state_dir = members[index].dir.join("state");
+        config.marks.own_requests = OwnRequests::LeftAlone;
+        let mut node = Node::open_in(config, members[index].netns.clone()).unwrap();
+        node.become_role(role).unwrap();
+        node
+    });
+    let director = |command: &str| members[0].netns.run(|| run(command)).unwrap();
+    let server = format!("-t {VIP}:80 -r 192.0.2.12:80 -g");
+    let mut first = 40_000;
+    for (down, up) in [("-e", "-e"), ("-d", "-a")] {
+        for (value, failing) in [("0", 4), ("1", 0)] {
+            director(&format!("sysctl -qw net.ipv4.vs.expire_nodest_conn={value}"));
+            let ask = || (0..8).map(|n| get_from(&client, first + n, 80)).collect::<Vec<_>>();
+            assert_eq!(ask().into_iter().flatten().filter(|number| *number == 12).count(), 4);
+            members[1].web.set(false);
+            let arguments = if down == "-e" { format!("{server} -w 0") } else { server.replace(" -g", "") };
+            director(&format!("ipvsadm {down} {arguments}"));
+            let failed = ask().into_iter().filter(Option::is_none).count();
+            assert_eq!(failed, failing, "{down}, {value}");
+            members[1].web.set(true);
+            director(&format!("ipvsadm {up} {server} -w 1"));
+            first += 8;
+        }
+    }
 }

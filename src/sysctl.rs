@@ -5,6 +5,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
+use rustix::fs::Access;
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 use crate::netns::Netns;
 
@@ -29,6 +32,14 @@ fn read_here(path: &str) -> Result<Option<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::system("read", file.display(), error)),
     }
+}
+
+/// Whether the setting at `path` below /proc/sys cannot be written here: a container's /proc/sys is
+/// mounted read-only. A setting that this kernel lacks is not.
+pub(crate) fn is_read_only(netns: &Netns, path: &str) -> Result<bool> {
+    let file = Path::new("/proc/sys").join(path);
+    let accessed = netns.run(|| rustix::fs::access(&file, Access::WRITE_OK))?;
+    Ok(matches!(accessed, Err(Errno::ROFS | Errno::ACCESS | Errno::PERM)))
 }
 
 /// Reads a setting that holds one number.

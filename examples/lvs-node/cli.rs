@@ -20,7 +20,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -49,6 +49,9 @@ const AFTER_HELP: &str = r#"THE FILE
   announce = 2                    # arp_announce
   on = "interface"                # the one above, those on the same link (below a macvlan), and those with an address near a
                                   # VIP; or "all", of which and the interface's own the greater counts
+
+  [sysctl]
+  manage = true                   # false: the sysctls of IPVS are left alone, for the host of a container to set
 
   [marks]                         # of fence = "marks"
   base = 1280725760               # the first of 256 packet marks that nothing else on this node uses
@@ -126,9 +129,9 @@ PACEMAKER, OR A SCRIPT
   `lvs-node status` says whether all is in place. For Pacemaker examples/ocf has a resource agent that calls them.
 
 EXIT CODES
-  0  the role is reached (status: and all is in place; audit: nothing is found)
+  0  the role is reached (status: and all is in place; audit, check: nothing is found)
   1  something failed; the message says what, and the same command goes on from there (status: something is missing;
-     audit: something is found)
+     audit, check: something is found)
   2  the command line or the file is wrong
   3  a later request superseded this one"#;
 
@@ -225,6 +228,13 @@ enum Command {
     /// Announce the VIPs of a director once more, after a while.
     #[command(hide = true)]
     Announce,
+    /// Judge the file alone: no kernel is looked at, and no privileges are needed. Exit code 1:
+    /// something is probably not meant; 2: it is wrong. `audit` looks at the machine.
+    Check {
+        /// The file. Left out: that of --config.
+        #[arg(value_name = "CONFIG")]
+        file: Option<PathBuf>,
+    },
     /// Print what would be done for a role, or to release the node. Changes nothing.
     Plan {
         /// master, backup, fault, stop or release.
@@ -278,7 +288,12 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(3)
         }
         Err(Failure::Error(error)) => {
+            let unprivileged = matches!(error.errno(), Some(libc::EPERM | libc::EACCES));
             complain(error);
+            if unprivileged && matches!(cli.command, Command::Audit(_) | Command::Plan { .. } | Command::Status { .. })
+            {
+                complain("`lvs-node check` judges the file without privileges");
+            }
             ExitCode::from(1)
         }
     }
@@ -333,7 +348,30 @@ fn complain(text: impl Display) {
     let _ = writeln!(io::stderr(), "lvs-node: {text}");
 }
 
+/// Judges the file alone.
+fn check(path: &Path) -> Result<(), Failure> {
+    let file = file::read(path).map_err(Failure::Usage)?;
+    let of = |config: &Config| match config.group.as_str() {
+        "" => path.display().to_string(),
+        group => format!("{}: group {group:?}", path.display()),
+    };
+    let doubts = file.configs.iter().flat_map(|config| {
+        let of = of(config);
+        config.doubts().into_iter().map(move |doubt| format!("{of}: {doubt}"))
+    });
+    let doubts: Vec<String> = file.warnings.iter().cloned().chain(doubts).collect();
+    doubts.iter().for_each(|doubt| say(format_args!("warning: {doubt}\n")));
+    if !doubts.is_empty() {
+        return Err(Failure::Missing);
+    }
+    say(format_args!("{}: nothing is wrong with the file; `lvs-node audit` looks at the machine\n", path.display()));
+    Ok(())
+}
+
 fn run(cli: &Cli) -> Result<(), Failure> {
+    if let Command::Check { file } = &cli.command {
+        return check(file.as_ref().unwrap_or(&cli.config));
+    }
     let netns = match &cli.netns {
         Some(name) => Netns::named(name).map_err(|error| Failure::Usage(error.to_string()))?,
         None => Netns::current()?,
@@ -449,6 +487,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 }
             }
         }
+        // Needs no node: see above.
+        Command::Check { .. } => Ok(()),
         Command::Announce => nodes.iter_mut().try_for_each(|node| Ok(node.announce_again()?)),
         Command::Plan { role } => {
             for node in &mut nodes {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::{Destination, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table};
 use lvs_dr::marks::Mac;
-use lvs_dr::node::{ArpConfig, ArpScope, Config, Fence, Loopback, MarkValues, OwnRequests, VipOwner};
+use lvs_dr::node::{ArpConfig, ArpScope, Config, Fence, IpvsSysctls, Loopback, MarkValues, OwnRequests, VipOwner};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -141,6 +141,8 @@ struct File {
     drain: Option<Spanned<toml::Value>>,
     marks: Option<Spanned<MarksTable>>,
     arp: Option<Spanned<Arp>>,
+    #[serde(default)]
+    sysctl: SysctlTable,
     sync: Option<Spanned<SyncTable>>,
     handover: Option<Handover>,
     #[serde(default)]
@@ -256,6 +258,20 @@ impl Default for Arp {
             announce: hide.announce.value() as u8,
             on: ArpOn::Interface,
         }
+    }
+}
+
+/// The sysctls of IPVS.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SysctlTable {
+    #[serde(default = "yes")]
+    manage: bool,
+}
+
+impl Default for SysctlTable {
+    fn default() -> Self {
+        SysctlTable { manage: true }
     }
 }
 
@@ -477,6 +493,10 @@ impl File {
             config.sync.max_length = sync.max_length.or(config.sync.max_length);
             config.sync.key_file.clone_from(&sync.key_file);
         }
+        config.ipvs_sysctls = match self.sysctl.manage {
+            true => IpvsSysctls::Managed,
+            false => IpvsSysctls::LeftAlone,
+        };
         let default = Arp::default();
         let arp = self.arp.as_ref().map_or(&default, Spanned::get_ref);
         config.arp = arp.manage.then(|| ArpConfig {

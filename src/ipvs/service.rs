@@ -200,6 +200,24 @@ impl Scheduler {
     /// The better of two random choices (kernel 5.13 and later).
     pub const TWOS: Scheduler = Scheduler(Cow::Borrowed("twos"));
 
+    /// Those of Linux 7.2.
+    pub const ALL: [Scheduler; 14] = [
+        Self::RR,
+        Self::WRR,
+        Self::LC,
+        Self::WLC,
+        Self::LBLC,
+        Self::LBLCR,
+        Self::DH,
+        Self::SH,
+        Self::MH,
+        Self::SED,
+        Self::NQ,
+        Self::FO,
+        Self::OVF,
+        Self::TWOS,
+    ];
+
     /// A scheduler by its name.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::destinations::Reason;
@@ -12,7 +12,7 @@ use crate::address::check_vip;
 use crate::arp::Settings;
 use crate::error::{Error, Result};
 use crate::interface;
-use crate::ipvs::{ServiceId, SyncDaemon, SyncRole, Table};
+use crate::ipvs::{Scheduler, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::Mac;
 use crate::vip;
 
@@ -60,6 +60,18 @@ pub enum ArpScope {
     /// `all`: the kernel uses the greater of this value and the interface's own, on every
     /// interface.
     All,
+}
+
+/// What happens to the sysctls of IPVS (`net.ipv4.vs`), which are those of the whole network
+/// namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum IpvsSysctls {
+    /// The node sets those that its fence and its sync daemons need, and gives them back on
+    /// release. Where /proc/sys is read-only, a warning names those that differ.
+    #[default]
+    Managed,
+    /// They are left alone: the host sets them, or another program.
+    LeftAlone,
 }
 
 /// The settings of fence `marks`.
@@ -114,6 +126,8 @@ pub struct Config {
     pub loopback: Loopback,
     /// ARP settings, set before a VIP is put on `lo`. `None`: they are left alone.
     pub arp: Option<ArpConfig>,
+    /// The sysctls of IPVS.
+    pub ipvs_sysctls: IpvsSysctls,
     /// The services of the VIPs. They are loaded where the kernel has none of them, and again
     /// changed when they are changed here; in between they belong to the programs that edit the
     /// kernel's table. `None`: the node loads nothing.
@@ -157,6 +171,7 @@ impl Config {
             fence: Fence::default(),
             loopback: Loopback::default(),
             arp: Some(ArpConfig { settings: Settings::HIDE, scope: ArpScope::Reached }),
+            ipvs_sysctls: IpvsSysctls::default(),
             services: None,
             without_listener: BTreeSet::new(),
             state_dir: "/run/lvs-dr".into(),
@@ -192,8 +207,12 @@ impl Config {
                 format!("{} is relative: an absolute path was expected", self.state_dir.display()),
             );
         }
-        if self.state_dir.parent().is_none() {
-            return refuse("state_dir", "/ is not the node's own: name a directory for it, such as /run/lvs-dr".into());
+        if SHARED.iter().any(|shared| self.state_dir == Path::new(shared)) {
+            let reason = format!(
+                "{} is a directory of all programs: name one of the node's own, such as /run/lvs-dr",
+                self.state_dir.display()
+            );
+            return refuse("state_dir", reason);
         }
         if let Some(path) = self.sync.key_file.as_ref().filter(|path| !path.is_absolute()) {
             return refuse("sync key_file", format!("{} is relative: an absolute path was expected", path.display()));
@@ -240,11 +259,88 @@ impl Config {
         }
         Ok(())
     }
+
+    /// What makes sense and is probably not meant, as far as the configuration alone shows it: no
+    /// kernel is looked at. The configuration is one that [`Config::check`] accepts.
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if let Some(cleaned) = CLEANED.iter().find(|cleaned| self.state_dir.starts_with(cleaned)) {
+            doubts.push(format!(
+                "state_dir: old files below {cleaned} are removed by systemd-tmpfiles(8), and the node would forget what to give \
+                 back: name a directory such as /run/lvs-dr"
+            ));
+        }
+        let Some(services) = &self.services else { return doubts };
+        for vip in &self.vips {
+            let is_served = |id: ServiceId| id.address().is_none_or(|listen| listen.ip() == *vip);
+            if !services.services().any(|content| is_served(content.service.id)) {
+                doubts.push(format!("{vip} has no service: its director answers for it alone"));
+            }
+        }
+        for content in services.services() {
+            let (id, scheduler) = (content.service.id, &content.service.scheduler);
+            if !Scheduler::ALL.contains(scheduler) {
+                let known: Vec<String> = Scheduler::ALL.iter().map(ToString::to_string).collect();
+                doubts.push(format!("{id}: scheduler {scheduler} is none of Linux's: {}", known.join(", ")));
+            }
+            match content.destinations().map(|destination| destination.weight).max() {
+                None => doubts.push(format!("{id} has no destinations: its connections are refused")),
+                Some(0) => doubts.push(format!("{id}: all destinations have weight 0: its connections are refused")),
+                Some(_) => {}
+            }
+        }
+        doubts
+    }
 }
+
+/// Directories that no program has for itself.
+const SHARED: [&str; 11] =
+    ["/", "/dev/shm", "/etc", "/opt", "/root", "/run", "/tmp", "/var", "/var/lib", "/var/run", "/var/tmp"];
+
+/// Directories whose files systemd-tmpfiles(8) and others remove when they are old.
+const CLEANED: [&str; 2] = ["/tmp", "/var/tmp"];
 
 fn last_octet(vip: IpAddr) -> u8 {
     match vip {
         IpAddr::V4(vip) => vip.octets()[3],
         IpAddr::V6(vip) => vip.octets()[15],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::model::{SERVICES, VIP, config, ip};
+
+    #[test]
+    fn a_directory_of_all_programs_is_no_state_directory() {
+        for path in SHARED.iter().map(|path| (*path).to_owned()).chain(["/tmp/".into(), "//".into()]) {
+            let error = Config { state_dir: path.clone().into(), ..config(Fence::Marks) }.check().unwrap_err();
+            assert!(error.to_string().contains("such as /run/lvs-dr"), "{path}: {error}");
+        }
+        Config { state_dir: "/run/x".into(), ..config(Fence::Marks) }.check().unwrap();
+    }
+
+    #[test]
+    fn what_is_probably_not_meant_is_told() {
+        assert_eq!(config(Fence::Marks).doubts(), Vec::<String>::new());
+        let none = Config { services: None, vips: vec![ip(VIP), ip("192.0.2.9")], ..config(Fence::Marks) };
+        assert_eq!(none.doubts(), Vec::<String>::new());
+        type Change = fn(&mut Config);
+        let text = |services: &str| services.parse::<Table>().unwrap();
+        let rows: [(Change, Table, &str); 5] = [
+            (|config| config.state_dir = "/var/tmp/lvs-dr".into(), text(SERVICES), "below /var/tmp are removed"),
+            (|config| config.vips.push(ip("192.0.2.9")), text(SERVICES), "192.0.2.9 has no service"),
+            (|_| (), text("-A -t 192.0.2.254:80 -s wrr\n"), "tcp 192.0.2.254:80 has no destinations"),
+            (|_| (), text(&SERVICES.replace("-w 1", "-w 0")), "all destinations have weight 0"),
+            (|_| (), text(&SERVICES.replace("wrr", "wlr")), "scheduler wlr is none of Linux's: rr, wrr"),
+        ];
+        for (change, services, words) in rows {
+            let mut config = Config { services: Some(services), ..config(Fence::Marks) };
+            change(&mut config);
+            config.check().unwrap();
+            let doubts = config.doubts();
+            assert!(doubts.len() == 1 && doubts[0].contains(words), "{words}: {doubts:?}");
+        }
     }
 }

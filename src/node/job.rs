@@ -437,7 +437,7 @@ pub(super) fn plan(config: &Config, task: Task, memory: &Memory, seen: &Observat
             (role, apply)
         }
         Task::Fix => {
-            let judged = planner::judge(config, memory, seen, |kept| audit::mended(kept, seen));
+            let judged = planner::judge(config, memory, seen, &[], |kept| audit::mended(kept, seen));
             return judged.plan.unwrap_or_else(|| Err(without("a fix")));
         }
         Task::Repair | Task::RestoreVips => match remembered {

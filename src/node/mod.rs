@@ -73,7 +73,7 @@ mod supervisor;
 mod work;
 
 pub use catch_up::Learned;
-pub use config::{ArpConfig, ArpScope, Config, Loopback, MarksConfig, OwnRequests, VipOwner};
+pub use config::{ArpConfig, ArpScope, Config, IpvsSysctls, Loopback, MarksConfig, OwnRequests, VipOwner};
 pub use digest::TableDigest;
 pub use driver::{Driver, Report};
 pub use fence::marks::MarkValues;

@@ -1,5 +1,6 @@
 //! A model of the kernel and of the state directory, for tests of the planner on the host.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::config::Config;
@@ -77,6 +78,7 @@ impl World {
             ]
             .map(|(name, value)| (name.to_owned(), Some(value.to_owned())))
             .into(),
+            read_only: BTreeSet::new(),
             marks: marks::Observed { qdiscs: [("eth0".into(), None)].into(), ..Default::default() },
             link: Link { macs: [(ip("192.0.2.12"), Mac([2, 0, 0, 0, 0, 2]))].into(), ..Link::default() },
             own_requests: None,

@@ -36,6 +36,8 @@ pub(super) struct Observation {
     /// The sysctls of IPVS that the fence needs, and those that were changed earlier. `None`: this
     /// kernel has no such setting.
     pub(super) sysctls: BTreeMap<String, Option<String>>,
+    /// Settings that cannot be written here.
+    pub(super) read_only: BTreeSet<Tree>,
     /// The rules that mark packets, on the interfaces that may have some.
     pub(super) marks: marks::Observed,
     /// The other nodes on the link. In brief: nothing, but at the end of a demotion.
@@ -47,6 +49,15 @@ pub(super) struct Observation {
     pub(super) unsupported: Option<String>,
     /// Who else uses the node's marks.
     pub(super) mark_uses: Vec<String>,
+}
+
+/// A part of /proc/sys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tree {
+    /// ARP settings.
+    Arp,
+    /// The sysctls of IPVS.
+    Ipvs,
 }
 
 /// The interfaces that clients reach, see [`lan`](super::lan).
@@ -101,6 +112,7 @@ impl Observation {
             sync_link: LinkState::Missing,
             own: BTreeSet::new(),
             sysctls: BTreeMap::new(),
+            read_only: BTreeSet::new(),
             marks: marks::Observed::default(),
             link: Link::default(),
             own_requests: None,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::config::Config;
 use super::execute::sysctl_path;
 use super::fence::{Fence, marks as fence};
-use super::observation::{Lan, Link as Neighbours, Observation, OwnMarked};
+use super::observation::{Lan, Link as Neighbours, Observation, OwnMarked, Tree};
 use super::planner;
 use super::state::State;
 use super::{Node, OwnRequests, audit, lan, settings};
@@ -191,7 +191,10 @@ impl Node {
                 seen.daemons = self.ipvs.daemons()?;
                 seen.sync_link = self.vips.link_state(&self.config.sync.interface)?;
             }
-            Part::Sysctls => seen.sysctls = self.observe_sysctls(state)?,
+            Part::Sysctls => {
+                seen.sysctls = self.observe_sysctls(state)?;
+                seen.read_only = self.observe_read_only()?;
+            }
             Part::OwnRules => seen.marks = self.marks.observe(state.qdiscs.keys().map(String::as_str))?,
             Part::Rules if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() => {
                 self.observe_rules(state, seen)?;
@@ -261,7 +264,7 @@ impl Node {
     }
 
     fn observe_sysctls(&mut self, state: &State) -> Result<BTreeMap<String, Option<String>>> {
-        let needed = settings::needed_sysctls(&self.config, state, false).into_keys();
+        let needed = settings::wanted_sysctls(&self.config, state, false).into_keys();
         let names: BTreeSet<String> =
             needed.chain(state.sysctls.keys().cloned()).chain(audit::SYSCTLS.map(str::to_owned)).collect();
         let paths: Vec<String> = names.iter().map(|name| sysctl_path(name)).collect();
@@ -269,6 +272,18 @@ impl Node {
         // The kernel separates numbers by tabs.
         let spaced = |text: String| text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
         Ok(names.into_iter().zip(values.into_iter().map(|value| value.map(spaced))).collect())
+    }
+
+    /// One setting stands for each part: it is mounted as a whole.
+    fn observe_read_only(&self) -> Result<BTreeSet<Tree>> {
+        let (arp, ipvs) = ("net/ipv4/conf/all/arp_ignore", sysctl_path(audit::SYSCTLS[0]));
+        let mut found = BTreeSet::new();
+        for (tree, path) in [(Tree::Arp, arp), (Tree::Ipvs, &ipvs)] {
+            if sysctl::is_read_only(self.ipvs.netns(), path)? {
+                found.insert(tree);
+            }
+        }
+        Ok(found)
     }
 
     fn observe_rules(&mut self, state: &State, seen: &mut Observation) -> Result<()> {

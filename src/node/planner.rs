@@ -16,8 +16,8 @@ use super::plan::{Plan, Step};
 use super::role::Role;
 use super::services::{Apply, desired, is_of_group, is_ours, sign, take_in, thawed};
 use super::settings::{
-    answering, arp_steps, counts_still, is_obsolete, obsolete_arp, remembered_arp, remembered_sysctls, still_needed,
-    sysctl_back, sysctl_steps,
+    answering, arp_steps, counts_still, is_obsolete, obsolete_arp, refuse_read_only_arp, remembered_arp,
+    remembered_sysctls, still_needed, sysctl_back, sysctl_steps, sysctl_warning, unset_sysctls,
 };
 use super::state::{Group, Legacy, QdiscOwner, State, StoredTable};
 use crate::error::{Error, Result};
@@ -74,32 +74,42 @@ pub(super) fn for_role(config: &Config, role: Role, apply: Apply, memory: &Memor
 pub(super) struct Judgement {
     /// `None`: no role was asked for yet.
     pub(super) plan: Option<Result<Plan>>,
+    /// The first of some roles that would be refused.
+    pub(super) refused: Option<(Role, Error)>,
     /// The table of this node as a director.
     pub(super) table: Table,
     pub(super) troubles: Vec<Trouble>,
+    /// The sysctls of IPVS that the node needs, and does not set.
+    pub(super) unset: BTreeMap<String, String>,
 }
 
-/// Judges the role that was asked for last. `mended` says which sysctls are to be set besides, and
-/// to what, given the node's table.
+/// Judges the role that was asked for last, and those that may be asked for next. `mended` says
+/// which sysctls are to be set besides, and to what, given the node's table.
 pub(super) fn judge(
     config: &Config,
     memory: &Memory,
     seen: &Observation,
+    next: &[Role],
     mended: impl FnOnce(&Table) -> Vec<(String, String)>,
 ) -> Judgement {
     let role = memory.state.group(&config.group).role.map(|(role, _)| role);
     let case = Case::new(config, role.unwrap_or(Role::Stop), Apply::Changes, memory, seen);
     let (table, troubles) = (case.table.clone(), case.troubles());
-    let mended = mended(&table);
-    let plan = role.map(|_| match mended.is_empty() {
-        true => case.for_role(),
-        false => {
-            let mut memory = memory.clone();
-            memory.state.mended.extend(mended);
-            Case { memory: &memory, ..case }.for_role()
-        }
-    });
-    Judgement { plan, table, troubles }
+    let mut with_mended = memory.clone();
+    with_mended.state.mended.extend(mended(&table));
+    let mut case = Case { memory: &with_mended, ..case };
+    let plan = role.map(|_| case.for_role());
+    let mut refuse = |role| {
+        case.role = role;
+        Some((role, case.for_role().err()?))
+    };
+    // Before the first role, a node becomes a backup.
+    let refused = match &plan {
+        Some(Ok(_)) => next.iter().filter(|next| role != Some(**next)).find_map(|role| refuse(*role)),
+        _ => role.or(next.last().copied()).into_iter().chain(next.iter().copied()).find_map(refuse),
+    };
+    let unset = unset_sysctls(config, &with_mended.state, seen, case.persistent);
+    Judgement { plan, refused, table, troubles, unset }
 }
 
 /// What a role is decided from, and what follows from it.
@@ -152,6 +162,7 @@ impl<'a> Case<'a> {
         let (config, seen, state) = (self.config, self.seen, self.state());
         refuse_foreign_vips(config, state, seen)?;
         refuse_foreign_marks(config, seen)?;
+        refuse_read_only_arp(config, seen)?;
         // Refused now rather than half-way.
         self.table.check()?;
         refuse_foreign_daemons(config, state, seen)?;
@@ -507,6 +518,7 @@ impl<'a> Case<'a> {
             }
         }
         warnings.extend(sync_warning(config, seen));
+        warnings.extend(sysctl_warning(config, self.state(), seen, self.persistent));
         warnings.extend(self.troubles().iter().map(Trouble::to_string));
         warnings
     }
@@ -628,6 +640,7 @@ pub(super) fn in_brief(config: &Config, role: Role, state: &State, seen: &Observ
     }
     refuse_foreign_vips(config, state, seen).ok()?;
     refuse_foreign_daemons(config, state, seen).ok()?;
+    refuse_read_only_arp(config, seen).ok()?;
     let memory = Memory { state: state.clone(), ..Memory::default() };
     let case = brief(config, role, &memory, group, seen);
     let mut steps = case.steps_in_brief();
@@ -961,20 +974,28 @@ fn united(config: &Config, memory: &Memory) -> Memory {
     united
 }
 
+/// VIPs on interfaces that are not the node's.
+pub(super) fn elsewhere<'a>(config: &Config, state: &State, seen: &'a Observation) -> Vec<&'a AssignedAddress> {
+    let is_elsewhere = |located: &&AssignedAddress| {
+        let own = [config.interface.as_str(), Placement::Loopback.interface()];
+        // Placed by this node, when the configuration named another interface.
+        let place = (located.address, located.interface.clone());
+        let placed = state.groups.values().any(|group| group.vips.contains(&place));
+        !(own.contains(&located.interface.as_str()) || config.vip_owner == VipOwner::Node && placed)
+    };
+    config.vips.iter().filter_map(|vip| seen.vips.get(vip)).flatten().filter(is_elsewhere).collect()
+}
+
 /// A VIP on an interface that is not the node's, or in a form that is not a VIP's, belongs to
 /// another program.
 fn refuse_foreign_vips(config: &Config, state: &State, seen: &Observation) -> Result<()> {
+    if let Some(located) = elsewhere(config, state, seen).first() {
+        let reason = format!("the VIP belongs on {} or lo: remove it there, or name that interface", config.interface);
+        return Err(Error::Foreign { object: located.to_string(), reason });
+    }
     for vip in &config.vips {
         for located in seen.vips.get(vip).into_iter().flatten() {
             let on_interface = located.interface == config.interface;
-            // Placed by this node, when the configuration named another interface.
-            let placed = state.groups.values().any(|group| group.vips.contains(&(*vip, located.interface.clone())));
-            let obsolete = config.vip_owner == VipOwner::Node && placed;
-            if !on_interface && !obsolete && located.interface != Placement::Loopback.interface() {
-                let reason =
-                    format!("the VIP belongs on {} or lo: remove it there, or name that interface", config.interface);
-                return Err(Error::Foreign { object: located.to_string(), reason });
-            }
             // Whatever keepalived makes of its own VIP is right.
             if !(on_interface && config.vip_owner == VipOwner::Keepalived) {
                 located.refuse_foreign()?;
@@ -1359,7 +1380,7 @@ mod tests {
         let found = |world: &World| {
             let peers = peers(&world.config, &world.memory.state, &world.seen, &world.seen.table);
             let kinds = |trouble: &Trouble| format!("{trouble:?}").split([' ', '{']).next().unwrap().to_owned();
-            let troubles = judge(&world.config, &world.memory, &world.seen, |_| Vec::new()).troubles;
+            let troubles = judge(&world.config, &world.memory, &world.seen, &[], |_| Vec::new()).troubles;
             (peers, troubles.iter().map(kinds).collect::<Vec<_>>().join(" "))
         };
         let all = |macs: &[u8]| BTreeMap::from([(server, macs.iter().map(|last| mac(*last)).collect::<BTreeSet<_>>())]);

@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::config::{ArpConfig, ArpScope, Config};
+use super::config::{ArpConfig, ArpScope, Config, IpvsSysctls};
 use super::fence;
 use super::lan;
-use super::observation::Observation;
+use super::observation::{Observation, Tree};
 use super::plan::Step;
 use super::state::State;
 use crate::arp::{self, ArpTarget, IgnoreMode};
+use crate::error::{Error, Result};
 
 pub(super) fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
     let Some(wanted) = &config.arp else { return Vec::new() };
+    // What is there is judged: see `refuse_read_only_arp`.
+    if seen.read_only.contains(&Tree::Arp) {
+        return Vec::new();
+    }
     let differ = |target: ArpTarget| {
         let before = seen.arp_of(&target).filter(|now| *now != wanted.settings)?;
         Some(Step::Arp(arp::Change { target, before, after: wanted.settings }))
@@ -32,7 +37,8 @@ fn targets(scope: ArpScope, seen: &Observation) -> Vec<ArpTarget> {
 /// Settings that an earlier configuration had changed elsewhere. Where none are configured now,
 /// they are left alone.
 pub(super) fn obsolete_arp(config: &Config, state: &State, seen: &Observation) -> Vec<Step> {
-    let changes = state.arp.iter().filter(|change| is_obsolete(config, seen, change) && counts_still(change, seen));
+    let is_due = |change: &&arp::Change| is_obsolete(config, seen, change) && counts_still(change, seen);
+    let changes = state.arp.iter().filter(|_| !seen.read_only.contains(&Tree::Arp)).filter(is_due);
     changes.cloned().map(Step::GiveBackArp).collect()
 }
 
@@ -113,6 +119,80 @@ pub(super) fn is_hidden(config: &Config, seen: &Observation) -> bool {
     seen.lan.interfaces.iter().all(hides)
 }
 
+/// Where ARP settings are to be set and cannot be: none of them may be needed. A VIP on `lo` that
+/// neighbours learn of draws clients away from the director.
+pub(super) fn refuse_read_only_arp(config: &Config, seen: &Observation) -> Result<()> {
+    let Some(wanted) = config.arp.as_ref().filter(|_| seen.read_only.contains(&Tree::Arp)) else { return Ok(()) };
+    if is_hidden(config, seen) || !config.vips.iter().any(IpAddr::is_ipv4) {
+        return Ok(());
+    }
+    let names: Vec<String> = targets(wanted.scope, seen).iter().map(ToString::to_string).collect();
+    let settings: Vec<String> = names
+        .iter()
+        .flat_map(|name| {
+            let of = format!("net/ipv4/conf/{name}");
+            [
+                format!("{of}/arp_ignore={}", wanted.settings.ignore),
+                format!("{of}/arp_announce={}", wanted.settings.announce),
+            ]
+        })
+        .collect();
+    let reason =
+        format!("/proc/sys is read-only here, and neighbours would learn of a VIP on lo: {}", on_the_host(&settings));
+    Err(Error::invalid(format!("ARP on {}", names.join(", ")), reason))
+}
+
+/// The command that the host sets these with, in this network namespace.
+fn on_the_host(settings: &[String]) -> String {
+    format!(
+        "set it on the host: `sysctl -w {}` (for a container with a network of its own behind `nsenter --net --target PID`)",
+        settings.join(" ")
+    )
+}
+
+/// The sysctls of IPVS that the node needs, that differ, and that it does not set: they are left
+/// alone, or cannot be set.
+pub(super) fn unset_sysctls(
+    config: &Config,
+    state: &State,
+    seen: &Observation,
+    persistent: bool,
+) -> BTreeMap<String, String> {
+    if config.ipvs_sysctls == IpvsSysctls::Managed && !seen.read_only.contains(&Tree::Ipvs) {
+        return BTreeMap::new();
+    }
+    let mut needed = wanted_sysctls(config, state, persistent);
+    needed.retain(|name, value| differs(seen, name, value));
+    needed
+}
+
+/// The sysctls of IPVS that are to be set, and cannot be.
+pub(super) fn sysctl_warning(config: &Config, state: &State, seen: &Observation, persistent: bool) -> Option<String> {
+    let unset = unset_sysctls(config, state, seen, persistent);
+    (config.ipvs_sysctls == IpvsSysctls::Managed && !unset.is_empty()).then(|| told(&unset))
+}
+
+/// What it means that these are not set.
+fn told(unset: &BTreeMap<String, String>) -> String {
+    format!(
+        "sysctls of IPVS differ from what this node needs, and /proc/sys is read-only here: connections may break when the director          changes; {}, or leave them alone ([sysctl] manage = false)",
+        on_the_host(&shown_sysctls(unset))
+    )
+}
+
+/// As sysctl(8) takes them.
+pub(super) fn shown_sysctls(unset: &BTreeMap<String, String>) -> Vec<String> {
+    unset.iter().map(|(name, value)| setting(name, value)).collect()
+}
+
+/// `net.ipv4.vs.sloppy_tcp=1`, as sysctl(8) takes it in a shell.
+fn setting(name: &str, value: &str) -> String {
+    match value.contains(' ') {
+        true => format!("net.ipv4.vs.{name}=\"{value}\""),
+        false => format!("net.ipv4.vs.{name}={value}"),
+    }
+}
+
 /// Each target's settings as they were before this node changed them for the first time.
 pub(super) fn remembered_arp(state: &State, steps: &[Step]) -> Vec<arp::Change> {
     let mut remembered = state.arp.clone();
@@ -127,8 +207,16 @@ pub(super) fn remembered_arp(state: &State, steps: &[Step]) -> Vec<arp::Change> 
 }
 
 /// The sysctls of IPVS that the node needs: the fence's, and those that an audit's fix has set.
-/// `persistent`: one of the user's services is persistent.
+/// `persistent`: one of the user's services is persistent. None where they are left alone.
 pub(super) fn needed_sysctls(config: &Config, state: &State, persistent: bool) -> BTreeMap<String, String> {
+    match config.ipvs_sysctls {
+        IpvsSysctls::Managed => wanted_sysctls(config, state, persistent),
+        IpvsSysctls::LeftAlone => BTreeMap::new(),
+    }
+}
+
+/// The same, whoever sets them.
+pub(super) fn wanted_sysctls(config: &Config, state: &State, persistent: bool) -> BTreeMap<String, String> {
     let mut needed = state.mended.clone();
     needed.extend(fence::sysctls(config.fence, persistent).into_iter().map(|(name, value)| (name.to_owned(), value)));
     needed
@@ -136,16 +224,23 @@ pub(super) fn needed_sysctls(config: &Config, state: &State, persistent: bool) -
 
 /// Sysctls that the node needs, and those that an earlier fence needed.
 pub(super) fn sysctl_steps(config: &Config, state: &State, seen: &Observation, persistent: bool) -> Vec<Step> {
+    if seen.read_only.contains(&Tree::Ipvs) {
+        return Vec::new();
+    }
     let needed = needed_sysctls(config, state, persistent);
     let obsolete = state.sysctls.iter().filter(|(name, _)| !needed.contains_key(*name));
     let mut steps: Vec<Step> = obsolete.filter_map(|(name, values)| sysctl_back(name, values, seen)).collect();
     for (name, value) in needed {
-        // A kernel that lacks a setting has nothing to be set.
-        if seen.sysctls.get(&name).and_then(Option::as_ref).is_some_and(|now| *now != value) {
+        if differs(seen, &name, &value) {
             steps.push(Step::Sysctl { name, value, back: false });
         }
     }
     steps
+}
+
+/// A kernel that lacks a setting has nothing to be set.
+fn differs(seen: &Observation, name: &str, value: &str) -> bool {
+    seen.sysctls.get(name).and_then(Option::as_ref).is_some_and(|now| now != value)
 }
 
 /// Where it still has the value that this node gave it.
@@ -308,6 +403,42 @@ mod tests {
             assert_eq!(found, expected, "{wanted:?} {own} {of_all} {localnet}");
             assert_eq!(warning(wanted, own, of_all, localnet, "2001:db8::fe"), None);
         }
+    }
+
+    /// As in a container.
+    #[test]
+    fn what_cannot_be_set_is_told_and_refused_where_it_is_needed() {
+        let mut world = World::new(config(Fence::Marks));
+        world.seen.read_only = [Tree::Arp, Tree::Ipvs].into();
+        for role in [Role::Master, Role::Backup] {
+            let error = world.plan(role).unwrap_err().to_string();
+            let command = "sysctl -w net/ipv4/conf/eth0/arp_ignore=1 net/ipv4/conf/eth0/arp_announce=2";
+            assert!(error.contains("ARP on eth0") && error.contains(command), "{error}");
+        }
+        // The host has silenced all of them.
+        world.seen.arp_all = settings((1, 2));
+        let plan = world.plan(Role::Backup).unwrap();
+        assert!(!plan.steps().iter().any(|step| matches!(step, Step::Arp(_) | Step::Sysctl { .. })), "{plan}");
+        let [warning] = plan.warnings() else { panic!("{plan}") };
+        let settings = "net.ipv4.vs.sloppy_tcp=1 net.ipv4.vs.sync_persist_mode=1 net.ipv4.vs.sync_threshold=\"2 0\"";
+        assert!(warning.contains(&format!("`sysctl -w {settings}`")), "{warning}");
+        world.take_on(Role::Backup);
+        world.take_on(Role::Master);
+        assert!(world.memory.state.arp.is_empty() && world.memory.state.sysctls.is_empty());
+
+        // Left alone, nothing is said; what was set earlier is given back.
+        world.config.ipvs_sysctls = IpvsSysctls::LeftAlone;
+        assert_eq!(world.plan(Role::Backup).unwrap().warnings(), [""; 0]);
+        world.seen.read_only.clear();
+        world.seen.sysctls.insert("sloppy_tcp".into(), Some("1".into()));
+        world.memory.state.sysctls = sysctls(&[("sloppy_tcp", "0", "1")]);
+        let plan = world.plan(Role::Backup).unwrap().to_string();
+        assert!(
+            plan.contains("sysctl: restore net.ipv4.vs.sloppy_tcp = 0") && !plan.contains("sync_threshold"),
+            "{plan}"
+        );
+        let unset = unset_sysctls(&world.config, &world.memory.state, &world.seen, false);
+        assert_eq!(unset.keys().collect::<Vec<_>>(), ["sync_persist_mode", "sync_threshold"]);
     }
 
     #[test]

@@ -510,11 +510,10 @@ impl StateDir {
             return refuse(reason);
         }
         if found.mode() & 0o1000 != 0 {
-            let advice = "name a directory below it, such as";
+            // Not below it: another user may make that one first, and old files there are removed.
             return refuse(format!(
-                "it is a directory for all users (mode {:o}): {advice} {}",
-                found.mode() & 0o7777,
-                self.path.join("lvs-dr").display()
+                "it is a directory for all users (mode {:o}): name a directory of the node's own, such as /run/lvs-dr",
+                found.mode() & 0o7777
             ));
         }
         if found.mode() & 0o022 != 0 {

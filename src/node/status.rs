@@ -113,7 +113,7 @@ impl Node {
         let seen = self.observe_with(&memory.state, entries.iter().cloned().collect())?;
         let generation = self.dir.requests().latest()?;
         let texts = |plan: &Plan| -> Vec<String> { plan.steps().iter().map(Step::to_string).collect() };
-        let Judgement { plan, table: kept, .. } = planner::judge(&self.config, &memory, &seen, |_| Vec::new());
+        let Judgement { plan, table: kept, .. } = planner::judge(&self.config, &memory, &seen, &[], |_| Vec::new());
         let (mut missing, mut drift, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
         match plan {
             Some(Ok(plan)) => {

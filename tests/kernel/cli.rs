@@ -1016,3 +1016,36 @@ fn a_file_is_divided_into_groups() {
     lab.run("release");
     assert_eq!((ipvsadm("-Sn"), sync_daemons()), (String::new(), vec![]));
 }
+
+/// Without privileges, and without a network.
+#[test]
+fn a_file_is_checked_by_itself() {
+    let lab = Lab::new("services = \"web.ipvs\"\n");
+    fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
+    run(&format!("chmod -R go+rX {}", lab.dir.display()));
+    run(&format!("cp {} /run/lvs-node-of-all", lab.program.display()));
+    let as_nobody = |arguments: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "/run/lvs-node-of-all"]);
+        let Output { status, stdout, stderr } = command.args(arguments.split_whitespace()).output().unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    };
+    let file = lab.file().display().to_string();
+    let good = format!("{file}: nothing is wrong with the file; `lvs-node audit` looks at the machine\n");
+    assert_eq!(as_nobody(&format!("check {file}")), (Some(0), good, String::new()));
+    for what in ["audit", "plan backup", "status"] {
+        let (code, stdout, stderr) = as_nobody(&format!("--config {file} {what}"));
+        assert_eq!((code, stdout.as_str()), (Some(1), ""), "{what}: {stderr}");
+        assert!(stderr.contains("run as root") && stderr.contains("`lvs-node check`"), "{what}: {stderr}");
+    }
+    let head = lab.with_head("");
+    lab.write(&head.replace(&format!("{:?}", lab.state_dir()), "\"/tmp/x\""));
+    let (code, stdout, _) = as_nobody(&format!("check {file}"));
+    assert_eq!(code, Some(1));
+    assert!(stdout.starts_with(&format!("warning: {file}: state_dir: old files below /tmp")), "{stdout}");
+    lab.write(&head.replace(&format!("{:?}", lab.state_dir()), "\"/tmp\""));
+    let (code, _, stderr) = as_nobody(&format!("check {file}"));
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("line 3: state_dir is not usable: /tmp is a directory of all programs"), "{stderr}");
+    fs::remove_file("/run/lvs-node-of-all").unwrap();
+}

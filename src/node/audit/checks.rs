@@ -1,6 +1,6 @@
 //! Judges what was seen. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
 use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
 use crate::marks::{self, Mac, Packets};
-use crate::node::config::{ArpScope, Config, VipOwner};
+use crate::node::config::{ArpScope, Config, IpvsSysctls, VipOwner};
 use crate::node::destinations::{Reason, Unreached};
 use crate::node::fence::Fence;
 use crate::node::lan::{self, Doubt};
-use crate::node::observation::Observation;
+use crate::node::observation::{Observation, Tree};
 use crate::node::plan::{Plan, Step};
 use crate::node::planner::{Trouble, sync_warning};
 use crate::node::role::Role;
 use crate::node::services::is_ours;
-use crate::node::settings::answering;
+use crate::node::settings::{self, answering};
 use crate::vip::{AssignedAddress, LinkState, Placement, Scope};
 
 /// Above this a UDP flow is held for long: most clients repeat themselves less often than every
@@ -79,6 +79,19 @@ fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// What the planner says of a node.
+pub(super) struct Judged {
+    /// What would be done for the role that it has. `None`: it has none.
+    pub(super) plan: Option<Result<Plan, Error>>,
+    /// The first role that would be refused, and why.
+    pub(super) refused: Option<(Role, Error)>,
+    /// VIPs on interfaces that are not the node's.
+    pub(super) elsewhere: Vec<AssignedAddress>,
+    /// The sysctls of IPVS that the node needs, and does not set.
+    pub(super) unset: BTreeMap<String, String>,
+    pub(super) troubles: Vec<Trouble>,
+}
+
 /// All that is judged, and what was found so far.
 pub(super) struct Case<'a> {
     config: &'a Config,
@@ -86,8 +99,7 @@ pub(super) struct Case<'a> {
     seen: &'a Observation,
     around: &'a Environment,
     kept: &'a Table,
-    /// What would be done for the role.
-    plan: Option<&'a Result<Plan, Error>>,
+    judged: Judged,
     troubles: Vec<Trouble>,
     /// Its steps that no finding has taken for its remedy.
     left: Vec<Step>,
@@ -101,19 +113,20 @@ impl<'a> Case<'a> {
         seen: &'a Observation,
         around: &'a Environment,
         kept: &'a Table,
-        plan: Option<&'a Result<Plan, Error>>,
-        troubles: Vec<Trouble>,
+        mut judged: Judged,
     ) -> Self {
-        let steps = match plan {
+        let steps = match &judged.plan {
             Some(Ok(plan)) => plan.steps().iter().filter(|step| step.leaves_a_trace()).cloned().collect(),
             _ => Vec::new(),
         };
-        Case { config, role, seen, around, kept, plan, troubles, left: steps, found: Vec::new() }
+        let troubles = std::mem::take(&mut judged.troubles);
+        Case { config, role, seen, around, kept, judged, troubles, left: steps, found: Vec::new() }
     }
 
     /// The worst first.
     pub(super) fn findings(mut self) -> Vec<Finding> {
         self.addresses();
+        self.elsewhere();
         self.interface();
         self.arp();
         self.destinations();
@@ -123,6 +136,7 @@ impl<'a> Case<'a> {
         self.marks();
         self.sync();
         self.sysctls();
+        self.unset_sysctls();
         self.table();
         self.paths();
         self.keepalived();
@@ -214,6 +228,37 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// VIPs on interfaces that are not the node's.
+    fn elsewhere(&mut self) {
+        let seen = self.seen;
+        for found in std::mem::take(&mut self.judged.elsewhere) {
+            let answers = |interface: &&String| {
+                let counts = seen.effective_arp(interface);
+                counts.is_some_and(|counts| {
+                    !counts.ignore.hides_loopback_vip(found.scope == Scope::Host, seen.route_localnet)
+                })
+            };
+            let answering: Vec<&String> = seen.lan.interfaces.iter().filter(answers).collect();
+            let harm = match found.address.is_ipv4() && !answering.is_empty() {
+                true => format!(
+                    ", and this node answers ARP requests for it on {}, and draws its traffic away from the director",
+                    list(&answering)
+                ),
+                false => String::new(),
+            };
+            let reason =
+                format!("{found}: the VIP belongs on {} or lo: no role can be taken on{harm}", self.config.interface);
+            let text = match found.interface.as_str() {
+                "kube-ipvs0" => {
+                    "but kube-proxy adds it again: take it out of the Service (externalIPs, loadBalancerIP), or use another VIP"
+                }
+                _ => "and take it out of what places it (netplan, ifupdown, a script)",
+            };
+            let command = format!("ip address delete {}/{} dev {}", found.address, found.prefix, found.interface);
+            self.add(Severity::Error, Kind::VipElsewhere { found }, reason, Remedy::command(command).or_text(text));
+        }
+    }
+
     /// The VIPs that the plan adds or mends.
     fn added(&self) -> Vec<(IpAddr, Placement)> {
         let added = self.left.iter().filter_map(|step| match step {
@@ -274,6 +319,9 @@ impl<'a> Case<'a> {
                 );
                 let steps = self.steps_of_arp(interface, |after| after.announce.hides_loopback_vip(true));
                 let remedy = match steps.is_empty() {
+                    true if self.seen.read_only.contains(&Tree::Arp) => {
+                        Remedy::command(set_arp(interface, "arp_announce", 2)).or_text(ON_THE_HOST)
+                    }
                     true => Remedy::command(set_arp(interface, "arp_announce", 2)),
                     false => Remedy::steps(steps),
                 };
@@ -318,6 +366,7 @@ impl<'a> Case<'a> {
             Some(wanted) if !hides(wanted.settings.ignore) => {
                 Remedy::text("configure arp_ignore 1 for this node, and take on the role again")
             }
+            Some(_) if self.seen.read_only.contains(&Tree::Arp) => by_hand(interface).or_text(ON_THE_HOST),
             Some(wanted) if wanted.scope == ArpScope::Reached => Remedy::text("take on a role: that sets it"),
             _ => by_hand(interface),
         }
@@ -659,7 +708,11 @@ impl<'a> Case<'a> {
                 "sync_threshold is {found}, required 2 0: a director that sees the client's packets only does not send every session at the \
                  end of its handshake, and one that is silent from then on never"
             );
-            self.add(Severity::Warning, Kind::SyncThreshold { found }, reason, Remedy::steps(steps));
+            let remedy = match steps.is_empty() {
+                true => Remedy::command("sysctl -w net.ipv4.vs.sync_threshold=\"2 0\"").or_text(ON_THE_HOST),
+                false => Remedy::steps(steps),
+            };
+            self.add(Severity::Warning, Kind::SyncThreshold { found }, reason, remedy);
         }
         let is_daemon =
             |change: &ipvs::Change| matches!(change, ipvs::Change::StartDaemon(_) | ipvs::Change::StopDaemon(_));
@@ -719,6 +772,33 @@ impl<'a> Case<'a> {
             let remedy = Remedy::command("ipvsadm --set 0 0 30").or_text(ONE_PACKET);
             self.add(Severity::Notice, Kind::UdpTimeout { services, timeout }, reason, remedy);
         }
+    }
+
+    /// Sysctls of IPVS that the node does not set, and that no other finding names.
+    fn unset_sysctls(&mut self) {
+        let mut unset = std::mem::take(&mut self.judged.unset);
+        for finding in &self.found {
+            unset.remove(match finding.kind {
+                Kind::SyncThreshold { .. } => "sync_threshold",
+                Kind::ExpireQuiescentTemplate { .. } => "expire_quiescent_template",
+                Kind::ExpireNodestConn | Kind::UdpDropped { .. } => "expire_nodest_conn",
+                Kind::BackupOnly => "backup_only",
+                _ => continue,
+            });
+        }
+        if unset.is_empty() {
+            return;
+        }
+        let settings = settings::shown_sysctls(&unset).join(" ");
+        let (severity, why) = match self.config.ipvs_sysctls {
+            IpvsSysctls::Managed => (Severity::Warning, "cannot be set here, as /proc/sys is read-only"),
+            IpvsSysctls::LeftAlone => (Severity::Notice, "are left alone ([sysctl] manage = false)"),
+        };
+        let reason = format!(
+            "sysctls of IPVS {why}, and differ from what this node needs: {settings}; connections may break when the director changes"
+        );
+        let remedy = Remedy::command(format!("sysctl -w {settings}")).or_text(ON_THE_HOST);
+        self.add(severity, Kind::SysctlsDiffer { names: unset.into_keys().collect() }, reason, remedy);
     }
 
     fn sysctl_remedy(&self, steps: Vec<Step>, name: &str) -> Remedy {
@@ -901,10 +981,10 @@ impl<'a> Case<'a> {
 
     /// What no finding has explained.
     fn rest(&mut self) {
-        if let Some(Err(error)) = self.plan
-            && !self.has(|kind| matches!(kind, Kind::LoopbackMask { .. }))
-        {
-            let reason = format!("no role can be taken on: {error}");
+        // These say the same.
+        let is_told = self.has(|kind| matches!(kind, Kind::LoopbackMask { .. } | Kind::VipElsewhere { .. }));
+        if let Some((role, error)) = self.judged.refused.take().filter(|_| !is_told) {
+            let reason = format!("role {role} would be refused: {error}");
             let remedy = Remedy::text("do as the message says");
             self.add(Severity::Error, Kind::Blocked, reason, remedy);
         }
@@ -920,6 +1000,8 @@ impl<'a> Case<'a> {
         }
     }
 }
+
+const ON_THE_HOST: &str = "on the host, where /proc/sys is read-only here (a container with a network of its own: `nsenter --net --target PID`)";
 
 const ONE_PACKET: &str = "or, where each packet stands for itself (DNS, syslog), configure one-packet scheduling";
 

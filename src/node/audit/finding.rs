@@ -186,6 +186,15 @@ pub enum Kind {
         /// The interface.
         interface: String,
     },
+    /// A VIP on an interface that is neither the one that is named nor `lo`: kube-proxy has put it
+    /// on kube-ipvs0, a boot script on a dummy. No role can be taken on. Where ARP is not silenced
+    /// this node answers for the VIP, which is an address of its own. Helps: to remove it there,
+    /// and from what places it.
+    #[non_exhaustive]
+    VipElsewhere {
+        /// The address.
+        found: AssignedAddress,
+    },
     /// A director without the VIP, which keepalived would have put on its interface: a
     /// notification was lost, or `virtual_ipaddress` lacks the VIP.
     #[non_exhaustive]
@@ -351,6 +360,14 @@ pub enum Kind {
         /// What was found.
         found: String,
     },
+    /// Sysctls of IPVS that the fence and the sync daemons need are not set here: /proc/sys is
+    /// read-only, as in a container, or they are to be left alone. Connections may break when the
+    /// director changes. Helps: to set them on the host.
+    #[non_exhaustive]
+    SysctlsDiffer {
+        /// Their names, behind `net.ipv4.vs.`.
+        names: Vec<String>,
+    },
     /// The sync daemon of the role does not run, or is another one: sessions are not sent, or not
     /// received.
     SyncDaemon,
@@ -487,8 +504,9 @@ pub enum Kind {
         /// The timeout.
         timeout: Duration,
     },
-    /// No role can be taken on: an object of another program is in the way, or the
-    /// table does not suit the fence.
+    /// A role would be refused: an object of another program is in the way, the table does not suit
+    /// the fence, or ARP settings cannot be set in a container. It is judged before the first role
+    /// too, and for promotion as well as demotion.
     Blocked,
     /// Anything else that the role wants otherwise.
     #[non_exhaustive]
@@ -510,6 +528,7 @@ impl Kind {
             Kind::VipUnusable { .. } => "vip-unusable",
             Kind::VipMissing { .. } => "vip-missing",
             Kind::VipOnInterface { .. } => "vip-on-interface",
+            Kind::VipElsewhere { .. } => "vip-elsewhere",
             Kind::RoleDiffers { .. } => "role-differs",
             Kind::Unfenced { .. } => "unfenced",
             Kind::UnlistedVip { .. } => "unlisted-vip",
@@ -529,6 +548,7 @@ impl Kind {
             Kind::DestinationOrder { .. } => "destination-order",
             Kind::BackupOnly => "backup-only",
             Kind::SyncThreshold { .. } => "sync-threshold",
+            Kind::SysctlsDiffer { .. } => "sysctls-differ",
             Kind::SyncDaemon => "sync-daemon",
             Kind::SyncInterface { .. } => "sync-interface",
             Kind::ExpireQuiescentTemplate { .. } => "expire-quiescent-template",

@@ -32,9 +32,10 @@ use super::job::{self, Task};
 use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::planner::{self, Judgement};
+use super::role::Role;
 use crate::error::Result;
-use checks::Case;
 pub(in crate::node) use checks::mended;
+use checks::{Case, Judged};
 use environment::Environment;
 
 /// The sysctls of IPVS that an audit looks at, below net.ipv4.vs.
@@ -56,11 +57,14 @@ impl Node {
         // A peer that was never asked for its MAC address is not unknown.
         let (memory, seen) = self.look(None, Look::AllAndResolve)?;
         // What a fix would do is decided where a role is, so that there is one way to do a thing.
-        let judged = planner::judge(&self.config, &memory, &seen, |kept| mended(kept, &seen));
-        let around = Environment::of(self, &judged.table, &seen.table, keepalived)?;
+        let asked = [Role::Master, Role::Backup];
+        let judged = planner::judge(&self.config, &memory, &seen, &asked, |kept| mended(kept, &seen));
+        let Judgement { plan, refused, table, troubles, unset } = judged;
+        let around = Environment::of(self, &table, &seen.table, keepalived)?;
+        let elsewhere = planner::elsewhere(&self.config, &memory.state, &seen).into_iter().cloned().collect();
         let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
-        let Judgement { plan, table, troubles } = judged;
-        Ok(Case::new(&self.config, role, &seen, &around, &table, plan.as_ref(), troubles).findings())
+        let judged = Judged { plan, refused, elsewhere, unset, troubles };
+        Ok(Case::new(&self.config, role, &seen, &around, &table, judged).findings())
     }
 
     /// Plans what [`Node::fix`] would do. Changes nothing.

@@ -1,9 +1,9 @@
 //! What happens to a node in its life.
 
-use lvs_dr::node::Role;
 use lvs_dr::node::audit::Severity;
+use lvs_dr::node::{IpvsSysctls, Role};
 
-use super::{config, expect, expect_nothing, failing, failing_on, node, node_as, server, sh, web};
+use super::{audit, config, expect, expect_nothing, failing, failing_on, node, node_as, server, sh, web};
 use crate::lan::{VIP, enter_switch, host};
 
 /// The sync daemons have an interface of their own, which goes, or was never there.
@@ -120,4 +120,110 @@ fn a_vip_that_was_on_lo_before_is_there_after_a_release() {
             sh(&own, &format!("ip address delete {VIP}/32 dev lo"));
         }
     }
+}
+
+/// What a role would be refused for is found before the first one, and after a release.
+#[test]
+fn an_audit_before_the_first_role_finds_what_refuses_one() {
+    enter_switch();
+    let client = host(1);
+    let own = server(12);
+    let mut director = node_as(&server(11), config("bond0", &web("rr", &[11, 12])), Role::Master);
+    let answering = || {
+        let limit = std::time::Duration::from_millis(60);
+        lvs_dr::marks::who_has(&client, "bond0", VIP.parse().unwrap(), limit, limit).unwrap().len()
+    };
+    // Services of another VIP are refused by the plan: a server behind no route.
+    let mut far =
+        node(&own, config("bond0", &(web("rr", &[11, 12]) + &format!("-a -t {VIP}:80 -r 203.0.113.9:80 -g -w 1\n"))));
+    let found = audit(&mut far);
+    assert!(
+        found.iter().any(|finding| finding.kind.name() == "blocked" && finding.reason.contains("203.0.113.9")),
+        "{found:?}"
+    );
+
+    // kube-proxy does so, and ifupdown.
+    for name in ["kube-ipvs0", "dummy0"] {
+        let mut node = node(&own, config("bond0", &web("rr", &[11, 12])));
+        expect_nothing(&mut node);
+        sh(&own, &format!("ip link add {name} type dummy"));
+        sh(&own, &format!("ip address add {VIP}/32 dev {name}"));
+        assert_eq!(answering(), 2, "the director, and this node");
+        let [finding] = expect(&mut node, [("vip-elsewhere", Severity::Error)]);
+        let words = format!("{VIP}/32 on {name} (scope global): the VIP belongs on bond0 or lo");
+        assert!(
+            finding.reason.starts_with(&words) && finding.reason.contains("answers ARP requests for it on bond0"),
+            "{finding}"
+        );
+        assert_eq!(finding.remedy.text.contains("kube-proxy"), name == "kube-ipvs0", "{finding}");
+        let refused = node.become_role(Role::Backup).unwrap_err().to_string();
+        assert!(refused.contains("the VIP belongs on bond0 or lo"), "{refused}");
+        finding.remedy.commands.iter().for_each(|command| drop(sh(&own, command)));
+        assert_eq!(answering(), 1);
+        expect_nothing(&mut node);
+        node.become_role(Role::Backup).unwrap();
+        assert_eq!(failing(&client, 6), 0);
+        // It comes to a node that has a role, which hides it.
+        sh(&own, &format!("ip address add {VIP}/32 dev {name}"));
+        assert_eq!((answering(), failing(&client, 6)), (1, 0));
+        let [finding] = expect(&mut node, [("vip-elsewhere", Severity::Error)]);
+        assert!(!finding.reason.contains("answers ARP"), "{finding}");
+        node.become_role(Role::Master).unwrap_err();
+        finding.remedy.commands.iter().for_each(|command| drop(sh(&own, command)));
+        expect_nothing(&mut node);
+        node.release(|_| ()).unwrap();
+        sh(&own, &format!("ip link delete {name}"));
+    }
+    expect_nothing(&mut director);
+}
+
+/// As in a container: ARP settings and sysctls are the host's to set.
+#[test]
+fn with_read_only_settings_the_command_of_the_host_is_named() {
+    crate::arp::enter_new_mount_namespace();
+    enter_switch();
+    let client = host(1);
+    let services = web("rr", &[11, 12]);
+    let hosts = [11, 12].map(server);
+    let mut director = node_as(&hosts[0], config("bond0", &services), Role::Master);
+    sh(&hosts[1], "mount -o bind /proc/sys /proc/sys");
+    sh(&hosts[1], "mount -o remount,bind,ro /proc/sys");
+    let on_the_host = |command: &str| {
+        sh(&hosts[1], "mount -o remount,bind,rw /proc/sys");
+        let by_shell = || std::process::Command::new("sh").args(["-c", command]).status().unwrap();
+        assert!(hosts[1].run(by_shell).unwrap().success(), "{command}");
+        sh(&hosts[1], "mount -o remount,bind,ro /proc/sys");
+    };
+    let command_of = |text: &str| text.split('`').find(|part| part.starts_with("sysctl -w")).unwrap().to_owned();
+
+    // Before the first role: what is safety is an error, what is tuning a warning.
+    let mut backup = node(&hosts[1], config("bond0", &services));
+    let found = audit(&mut backup);
+    let short: Vec<_> = found.iter().map(|finding| (finding.kind.name(), finding.severity)).collect();
+    assert_eq!(short, [("blocked", Severity::Error), ("sysctls-differ", Severity::Warning)], "{found:?}");
+    let refused = backup.become_role(Role::Backup).unwrap_err().to_string();
+    assert!(found[0].reason.contains(&refused), "{refused}\n{}", found[0]);
+    assert!(!sh(&hosts[1], "ip -o address show").contains(VIP));
+    on_the_host(&command_of(&refused));
+    let plan = backup.become_role(Role::Backup).unwrap();
+    let [warning] = plan.warnings() else { panic!("{plan}") };
+    assert_eq!(failing(&client, 12), 0);
+    let [threshold, differ] =
+        expect(&mut backup, [("sync-threshold", Severity::Warning), ("sysctls-differ", Severity::Warning)]);
+    assert!(threshold.remedy.text.contains("on the host"), "{threshold}");
+    // Left alone, it is for the operator to know.
+    let alone = lvs_dr::node::Config { ipvs_sysctls: IpvsSysctls::LeftAlone, ..backup.config().clone() };
+    let mut alone = node(&hosts[1], alone);
+    expect(&mut alone, [("sync-threshold", Severity::Warning), ("sysctls-differ", Severity::Notice)]);
+    assert_eq!(alone.plan(Role::Master).unwrap().warnings(), [""; 0]);
+    [&differ, &threshold].iter().for_each(|finding| on_the_host(&finding.remedy.commands[0]));
+    expect_nothing(&mut backup);
+    on_the_host(&command_of(warning));
+    expect_nothing(&mut backup);
+    // Both change sides.
+    director.become_role(Role::Backup).unwrap();
+    assert_eq!(backup.become_role(Role::Master).unwrap().warnings(), [""; 0]);
+    assert_eq!(failing(&client, 12), 0);
+    expect_nothing(&mut backup);
+    sh(&hosts[1], "umount /proc/sys");
 }

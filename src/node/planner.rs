@@ -981,7 +981,8 @@ pub(super) fn elsewhere<'a>(config: &Config, state: &State, seen: &'a Observatio
         // Placed by this node, when the configuration named another interface.
         let place = (located.address, located.interface.clone());
         let placed = state.groups.values().any(|group| group.vips.contains(&place));
-        !(own.contains(&located.interface.as_str()) || config.vip_owner == VipOwner::Node && placed)
+        let obsolete = config.vip_owner == VipOwner::Node && placed;
+        !own.contains(&located.interface.as_str()) && !obsolete
     };
     config.vips.iter().filter_map(|vip| seen.vips.get(vip)).flatten().filter(is_elsewhere).collect()
 }

@@ -3,8 +3,20 @@
 use lvs_dr::node::Node;
 use lvs_dr::node::audit::{Finding, Severity};
 
+/// The list of all findings, made of the code's comments.
+const LIST: &str = include_str!("../../docs/findings.md");
+
+/// The findings, each of which the list has with its severity.
 pub(crate) fn audit(node: &mut Node) -> Vec<Finding> {
-    node.audit(None).unwrap()
+    let found = node.audit(None).unwrap();
+    for finding in &found {
+        let heading = format!("\n## {}\n\n", finding.kind.name());
+        let (_, section) = LIST.split_once(&heading).unwrap_or_else(|| panic!("docs/findings.md lacks {finding}"));
+        let severities = section.lines().next().unwrap_or_default().to_lowercase();
+        let severity = finding.severity.to_string();
+        assert!(severities.contains(&severity), "docs/findings.md has other severities ({severities}): {finding}");
+    }
+    found
 }
 
 #[track_caller]

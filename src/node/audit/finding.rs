@@ -115,6 +115,8 @@ pub enum Kind {
     /// net/ipv4/arp.c). Found on each interface whose link reaches clients: also on the interface
     /// below a macvlan, or on a second one in the same LAN, which the settings of the first do not
     /// cover. Helps: `arp_ignore=1` there.
+    ///
+    /// Severity: error, on a director a warning.
     #[non_exhaustive]
     ArpAnswer {
         /// The VIP.
@@ -127,6 +129,8 @@ pub enum Kind {
     /// This node names a VIP on `lo` as sender of its own ARP requests: a host that hears one
     /// sends the VIP's packets here, until the director announces itself again (`arp_solicit()` in
     /// net/ipv4/arp.c). Helps: `arp_announce=2`.
+    ///
+    /// Severity: error, on a director a warning.
     #[non_exhaustive]
     ArpAnnounce {
         /// The interface.
@@ -138,6 +142,8 @@ pub enum Kind {
     /// it receives to that one (`rx_handler` of the port in net/core/dev.c): no ARP request for a
     /// VIP on it is answered. Or an address on another link has the VIP in its subnet, and none on
     /// the link of the interface has. Helps: to name the other interface.
+    ///
+    /// Severity: error for a port, else a warning.
     #[non_exhaustive]
     WrongInterface {
         /// The interface that is named.
@@ -148,6 +154,8 @@ pub enum Kind {
     /// A VIP on `lo` without scope host, which `arp_ignore=3` does not hide: as
     /// [`Kind::ArpAnswer`]. `ip address add` makes it so where it is not told `scope host`, and
     /// `ip address replace` does not mend it. Helps: to remove and to add it.
+    ///
+    /// Severity: error, on a director a warning.
     #[non_exhaustive]
     LoopbackScope {
         /// The address.
@@ -156,6 +164,8 @@ pub enum Kind {
     /// A VIP on `lo` with a prefix shorter than the host's: the whole subnet becomes local (IPv4:
     /// `fib_add_ifaddr()` in net/ipv4/fib_frontend.c) or is routed to `lo` (IPv6), and its
     /// neighbours cannot be reached from here. Helps: to remove it.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     LoopbackMask {
         /// The address.
@@ -164,13 +174,18 @@ pub enum Kind {
     /// An IPv6 VIP that does not work, or not yet: duplicate detection found it elsewhere
     /// (`dadfailed`), or has not ended (RFC 4862, section 5.4; net/ipv6/addrconf.c). Helps: to add
     /// it with `nodad`.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     VipUnusable {
         /// The address.
         found: AssignedAddress,
     },
     /// A VIP is missing where the role wants it: the node does not serve, or clients do not find
-    /// the director.
+    /// the director. Helps: the fix places it; with `vip_owner = "keepalived"` keepalived places
+    /// the one on the interface.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     VipMissing {
         /// The VIP.
@@ -178,7 +193,10 @@ pub enum Kind {
         /// Where.
         placement: Placement,
     },
-    /// A VIP on the interface of a backup: two nodes answer for it.
+    /// A VIP on the interface of a backup: two nodes answer for it. Helps: the fix removes it;
+    /// keepalived's is removed by hand, unless keepalived is MASTER here.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     VipOnInterface {
         /// The VIP.
@@ -190,13 +208,18 @@ pub enum Kind {
     /// on kube-ipvs0, a boot script on a dummy. No role can be taken on. Where ARP is not silenced
     /// this node answers for the VIP, which is an address of its own. Helps: to remove it there,
     /// and from what places it.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     VipElsewhere {
         /// The address.
         found: AssignedAddress,
     },
-    /// A director without the VIP, which keepalived would have put on its interface: a
-    /// notification was lost, or `virtual_ipaddress` lacks the VIP.
+    /// A director without the VIP, which keepalived would have put on its interface: a notification
+    /// was lost, or `virtual_ipaddress` lacks the VIP. Helps: role backup where keepalived is not
+    /// MASTER; else the VIP in its `virtual_ipaddress`.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     RoleDiffers {
         /// What the node takes itself for.
@@ -207,6 +230,8 @@ pub enum Kind {
     /// Fence `clear`, and a backup has services: it schedules the packets that the director sends
     /// it once more, and sends them to a third node. Such packets loop until their TTL ends, and
     /// the client gets EHOSTUNREACH. Helps: the fence. See [`Fence`](crate::node::Fence).
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     Unfenced {
         /// The services that are live.
@@ -215,6 +240,8 @@ pub enum Kind {
     /// A service on an address that is on `lo` of this node and is no VIP of its configuration: a
     /// script has placed it. While another node directs, this one schedules what it is sent for that
     /// address once more, as in [`Kind::Unfenced`]. Helps: to name it among the VIPs.
+    ///
+    /// Severity: error, on a director a warning.
     #[non_exhaustive]
     UnlistedVip {
         /// The address.
@@ -224,10 +251,14 @@ pub enum Kind {
     },
     /// Fence `marks`, and its rules or services are not those of the role: another program has
     /// removed the qdisc, say. As [`Kind::Unfenced`]. Helps: to add them.
+    ///
+    /// Severity: error, a notice where something is only to be removed.
     MarksDiffer,
     /// The MAC address of another node is unknown. While that node directs as well, this one
     /// schedules what it sends once more. Helps: a node that answers ARP, or its MAC address in
     /// the configuration.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     PeerUnknown {
         /// The addresses of these nodes, as destinations.
@@ -237,6 +268,8 @@ pub enum Kind {
     /// answers ARP requests for it (proxy ARP), and its packets then take the gateway's way. A
     /// rule for that address would mark what clients send, and this node would serve all, so there
     /// is none. Helps: an address of the server on the node's own link.
+    ///
+    /// Severity: error, a warning where the node is the gateway itself.
     #[non_exhaustive]
     PeerIsGateway {
         /// The node.
@@ -246,6 +279,8 @@ pub enum Kind {
     },
     /// A destination with direct routing behind a gateway: the gateway routes the VIP back, or
     /// drops it. Helps: a server on the node's own link, or tunnelling.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     BehindGateway {
         /// The destination.
@@ -256,6 +291,8 @@ pub enum Kind {
     /// A destination 127.0.0.1, ::1 or a VIP: the other nodes learn its connections, and each sends
     /// their packets to itself. They break when another node becomes the director. Helps: the
     /// node's own address.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     LoopbackDestination {
         /// The destination.
@@ -265,6 +302,8 @@ pub enum Kind {
     },
     /// A destination that this node has no route to: its share of connections fails (EHOSTUNREACH).
     /// Helps: a server on the node's own link.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     NoRoute {
         /// The destination.
@@ -274,6 +313,8 @@ pub enum Kind {
     },
     /// A destination that is the first or last address of a subnet of this node: no host has it, and
     /// its share of connections fails. Helps: to remove it.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     NoHost {
         /// The destination.
@@ -285,6 +326,8 @@ pub enum Kind {
     /// as it is (`ip_vs_dr_xmit()` in net/netfilter/ipvs/ip_vs_xmit.c), so the server gets the
     /// packets on the service's port, and one that listens on the other port only refuses them.
     /// Helps: the service's port; NAT where the server cannot listen there.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     OtherPort {
         /// The destination.
@@ -298,6 +341,8 @@ pub enum Kind {
     /// refused. Sockets are those of sock_diag(7); NAT and proxies in other network namespaces have
     /// none: [`Config::without_listener`](crate::node::Config::without_listener). Helps: a server
     /// that listens on all addresses (0.0.0.0, ::), or on the VIP too.
+    ///
+    /// Severity: error, before the first role a warning.
     #[non_exhaustive]
     NotListening {
         /// The service.
@@ -306,7 +351,9 @@ pub enum Kind {
         only: Vec<IpAddr>,
     },
     /// Whether a socket of this node listens for a service cannot be seen: the kernel lacks the
-    /// module tcp_diag, udp_diag or sctp_diag.
+    /// module tcp_diag, udp_diag or sctp_diag. Helps: to load the module, or to look with `ss -ln`.
+    ///
+    /// Severity: notice.
     #[non_exhaustive]
     ListenersUnseen {
         /// The service.
@@ -316,19 +363,26 @@ pub enum Kind {
     /// get one, whose answer does not reach the program. Another program has removed the rules
     /// (`nft flush ruleset`), or neither nftables nor xtables works here. Helps: to add the rules;
     /// nftables.
+    ///
+    /// Severity: notice.
     OwnRequests,
     /// The marks of the node's rules do not reach IPVS: a tc filter of another program sets a mark
     /// behind them, or keeps them from being tried, or a rule of the firewall sets a mark without
     /// a test that there is none yet. What another node sends is then scheduled once more. Helps:
     /// a lower priority number and `continue` for the filter; `-m mark --mark 0` or `meta mark 0`
     /// for the rule.
+    ///
+    /// Severity: error, on a director a warning.
     #[non_exhaustive]
     MarkOverwritten {
         /// The filter or rule.
         by: String,
     },
     /// Services of firewall marks of other programs, and no rule was found that sets these marks:
-    /// whether it leaves the node's marks alone is unknown. As [`Kind::MarkOverwritten`].
+    /// whether it leaves the node's marks alone is unknown. As [`Kind::MarkOverwritten`]. Helps: a
+    /// test in that rule that the packet has no mark yet.
+    ///
+    /// Severity: notice.
     #[non_exhaustive]
     MarkedServices {
         /// The services.
@@ -340,6 +394,8 @@ pub enum Kind {
     /// servers, 0.2 to 0.35 % each). The hash depends on each destination's last weight other than
     /// 0, too, which the kernel does not show: a destination that was added with weight 0 is not
     /// found. Helps: to load the service again.
+    ///
+    /// Severity: notice.
     #[non_exhaustive]
     DestinationOrder {
         /// The services.
@@ -347,7 +403,9 @@ pub enum Kind {
     },
     /// `backup_only=1` where a backup sync daemon runs, as on every node: IPVS ignores all
     /// packets, and a director serves alone (`backup_only` in
-    /// Documentation/networking/ipvs-sysctl.rst). Helps: 0.
+    /// Documentation/networking/ipvs-sysctl.rst). Helps: `backup_only=0`.
+    ///
+    /// Severity: error, on a backup a warning.
     BackupOnly,
     /// `sync_threshold` other than `2 0`: with direct routing a director sees the client's packets
     /// only, and the last of the handshake is number 2. With 1 nothing is sent before packet 51,
@@ -355,6 +413,8 @@ pub enum Kind {
     /// with `2 50` those whose first packet was sent twice (`ip_vs_sync_conn_needed()` in
     /// net/netfilter/ipvs/ip_vs_sync.c). They break when the director crashes. Helps: `2 0`, with
     /// `sync_refresh_period`.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     SyncThreshold {
         /// What was found.
@@ -363,18 +423,24 @@ pub enum Kind {
     /// Sysctls of IPVS that the fence and the sync daemons need are not set here: /proc/sys is
     /// read-only, as in a container, or they are to be left alone. Connections may break when the
     /// director changes. Helps: to set them on the host.
+    ///
+    /// Severity: warning, a notice where they are to be left alone.
     #[non_exhaustive]
     SysctlsDiffer {
         /// Their names, behind `net.ipv4.vs.`.
         names: Vec<String>,
     },
     /// The sync daemon of the role does not run, or is another one: sessions are not sent, or not
-    /// received.
+    /// received. Helps: the fix starts it.
+    ///
+    /// Severity: warning.
     SyncDaemon,
     /// The interface of the sync daemons does not exist, or is down: a daemon that runs on it neither
     /// sends nor receives, and the kernel starts none (`ENODEV`; `ENETUNREACH` for one that sends).
     /// Roles are taken on all the same; connections break when the director changes. Helps: the
     /// interface, or another one.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     SyncInterface {
         /// The interface.
@@ -384,6 +450,8 @@ pub enum Kind {
     /// go on to a server that a checker gave weight 0, dead or not, until its template expires,
     /// which each of them puts off (`ip_vs_check_template()` in net/netfilter/ipvs/ip_vs_conn.c).
     /// Helps: to set it to 1.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     ExpireQuiescentTemplate {
         /// The services.
@@ -392,12 +460,16 @@ pub enum Kind {
     /// Fence `clear` without `expire_nodest_conn`: entries of connections outlive the table, and
     /// while other services keep IPVS at work, their packets are dropped instead of served here
     /// (Documentation/networking/ipvs-sysctl.rst). Helps: to set it to 1.
+    ///
+    /// Severity: warning, on a backup with services of other programs an error.
     ExpireNodestConn,
     /// Strict `rp_filter` drops packets that the director sends here, as answers to their client
     /// leave by another interface (RFC 3704; `rp_filter` in
     /// Documentation/networking/ip-sysctl.rst). It is judged on the interface that is named, and on
     /// those with an address of this node that is a destination: there the director's packets
     /// arrive. IPv6 has no such setting. Helps: 2 on this interface.
+    ///
+    /// Severity: error.
     #[non_exhaustive]
     RpFilter {
         /// The interface.
@@ -411,6 +483,8 @@ pub enum Kind {
     /// before the node has learned the sessions made meanwhile, and those that send just then
     /// break (`nopreempt` in keepalived.conf(5)). With either fence: `nopreempt` with `state MASTER`,
     /// which keepalived ignores. Helps: `nopreempt`, with `state BACKUP`.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     PreemptingVrrp {
         /// The instance's name.
@@ -422,6 +496,8 @@ pub enum Kind {
     /// nobody answers for up to 3.6 s after a crash of the director: three adverts, and up to one
     /// second by priority (RFC 3768, section 6.1). keepalived rounds an interval to whole seconds in
     /// VRRPv2. Helps: VRRPv3 with `advert_int 0.3`: 0.9 to 1.2 s.
+    ///
+    /// Severity: notice.
     #[non_exhaustive]
     SlowVrrp {
         /// The instance's name.
@@ -433,6 +509,8 @@ pub enum Kind {
     },
     /// `authentication` in an instance of VRRPv3, which has none (RFC 5798, section 9): keepalived
     /// ignores it. Helps: a firewall.
+    ///
+    /// Severity: notice.
     #[non_exhaustive]
     VrrpAuthentication {
         /// The instance's name.
@@ -443,6 +521,8 @@ pub enum Kind {
     /// Fence `clear`, and keepalived checks the servers of a service: a backup has no table that
     /// the checks could edit, and after a promotion a server that died meanwhile gets requests.
     /// Helps: fence `marks`.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     ChecksWithoutTable {
         /// The service, as keepalived's file names it.
@@ -452,6 +532,8 @@ pub enum Kind {
     },
     /// Scheduler mh, and keepalived removes a server that is down instead of giving it weight 0: as
     /// [`Kind::DestinationOrder`]. Helps: `inhibit_on_failure`.
+    ///
+    /// Severity: notice.
     #[non_exhaustive]
     ChecksReorder {
         /// The service, as keepalived's file names it.
@@ -462,6 +544,8 @@ pub enum Kind {
     /// `lvs_sync_daemon` in keepalived's file: the kernel has one sync daemon of each role. With the
     /// settings of the node's, keepalived stops those of the node; with others, the node takes on no
     /// role while one runs. Helps: to remove it.
+    ///
+    /// Severity: error with the settings of another daemon, else a warning.
     #[non_exhaustive]
     KeepalivedSync {
         /// Its sync id.
@@ -469,25 +553,36 @@ pub enum Kind {
         /// keepalived's file.
         file: PathBuf,
     },
-    /// The kernel's table is not what the role wants.
+    /// The kernel's table is not what the role wants. Helps: the fix changes it; what a health
+    /// check or an operator has changed is no difference.
+    ///
+    /// Severity: error, on a backup a warning.
     #[non_exhaustive]
     TableDiffers {
         /// How many changes are between them.
         changes: usize,
     },
     /// The kernel refuses a service of the table, mostly as it lacks the scheduler or persistence
-    /// engine: a promotion would fail. That was tried in a network namespace made for it.
+    /// engine: a promotion would fail. That was tried in a network namespace made for it. Helps:
+    /// the kernel's module, or another scheduler.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     ServiceRefused {
         /// The service.
         service: ServiceId,
     },
-    /// The director has no services: it serves alone.
+    /// The director has no services: it serves alone. Helps: services in the configuration, or
+    /// added with ipvsadm.
+    ///
+    /// Severity: error.
     NoServices,
     /// A UDP service without one-packet scheduling, and `expire_nodest_conn` is 0: a flow (a
     /// resolver that uses one port, say) whose server was removed is dropped for as long as it
     /// goes on, and the timeout after (`ip_vs_in_hook()` in net/netfilter/ipvs/ip_vs_core.c).
     /// Helps: `expire_nodest_conn=1`, or one-packet.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     UdpDropped {
         /// The services.
@@ -497,6 +592,8 @@ pub enum Kind {
     /// though that be dead and have weight 0, until it was silent for so long. Helps: a timeout
     /// shorter than the pauses of clients that repeat themselves (`--set` in ipvsadm(8)), or
     /// one-packet.
+    ///
+    /// Severity: notice.
     #[non_exhaustive]
     UdpTimeout {
         /// The services.
@@ -506,9 +603,13 @@ pub enum Kind {
     },
     /// A role would be refused: an object of another program is in the way, the table does not suit
     /// the fence, or ARP settings cannot be set in a container. It is judged before the first role
-    /// too, and for promotion as well as demotion.
+    /// too, and for promotion as well as demotion. Helps: what the message says.
+    ///
+    /// Severity: error.
     Blocked,
-    /// Anything else that the role wants otherwise.
+    /// Anything else that the role wants otherwise. Helps: the fix.
+    ///
+    /// Severity: warning.
     #[non_exhaustive]
     OutOfPlace {
         /// What would be done.

@@ -21,6 +21,8 @@ mod checks;
 mod environment;
 mod finding;
 mod keepalived;
+#[cfg(test)]
+mod list;
 mod listeners;
 
 pub use finding::{Finding, Kind, Remedy, Severity};

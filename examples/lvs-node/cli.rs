@@ -543,7 +543,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                     head(node);
                 }
                 let plan = node.release(|step| tell(step))?;
-                if plan.is_empty() {
+                plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+                if plan.is_empty() && plan.warnings().is_empty() {
                     tell(&"nothing to give back");
                 }
             }

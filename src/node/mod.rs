@@ -46,6 +46,7 @@ mod fence;
 mod handle;
 mod job;
 mod lan;
+mod leftovers;
 mod limit;
 mod membership;
 mod memory;

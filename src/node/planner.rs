@@ -11,7 +11,8 @@ use super::config::{Config, Loopback, OwnRequests, VipOwner};
 use super::destinations::{self, Unreached};
 use super::fence::marks::{self as fence, Facts};
 use super::fence::{Fence, daemons, no_daemons};
-use super::observation::Observation;
+use super::leftovers::{self, Leftovers};
+use super::observation::{Observation, Tree};
 use super::plan::{Plan, Step};
 use super::role::Role;
 use super::services::{Apply, desired, is_of_group, is_ours, sign, take_in, thawed};
@@ -896,10 +897,14 @@ fn arrives(config: &Config, seen: &Observation, vip: IpAddr) -> bool {
 /// them share.
 pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) -> Result<Plan> {
     let (during, last) = (memory.state.clone(), is_last(config, &memory.state));
+    let forgotten = leftovers::of(config, &memory.state, seen);
     let memory = &if last { united(config, memory) } else { memory.clone() };
     let state = &memory.state;
     let case = Case::new(config, Role::Stop, Apply::Changes, memory, seen);
-    let mut steps = Vec::new();
+    let mut steps: Vec<Step> = Vec::new();
+    if let Some(found) = &forgotten {
+        steps.extend(found.vips.iter().map(|(vip, place)| Step::RemoveVip(*vip, place.clone())));
+    }
     for (vip, interface) in &case.group.vips {
         let is_theirs = case.group.found.contains(vip);
         if is_theirs && !seen.sits(*vip, &Placement::Loopback) {
@@ -940,18 +945,33 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
         now.daemons.clone_from(&seen.daemons);
         wanted.daemons = no_daemons();
         steps.extend(change(&now, &wanted));
+    } else if let Some(found) = &forgotten {
+        let (mut now, mut wanted) = (Table::new(), Table::new());
+        now.daemons.clone_from(&seen.daemons);
+        wanted.daemons.clone_from(&seen.daemons);
+        found.daemons.iter().for_each(|role| drop(wanted.daemons.insert(*role, None)));
+        steps.extend(change(&now, &wanted));
     }
     let mut after = state.clone();
     after.groups.remove(&config.group);
+    let mut warnings: Vec<String> = forgotten.as_ref().and_then(Leftovers::warning).into_iter().collect();
     if last {
         after = State::default();
-        steps.extend(state.arp.iter().filter(|change| counts_still(change, seen)).cloned().map(Step::GiveBackArp));
-        steps.extend(state.sysctls.iter().filter_map(|(name, values)| sysctl_back(name, values, seen)));
+        let arp = state.arp.iter().filter(|change| counts_still(change, seen)).cloned().map(Step::GiveBackArp);
+        let sysctls = state.sysctls.iter().filter_map(|(name, values)| sysctl_back(name, values, seen));
+        let is_left = |step: &Step| match step {
+            Step::GiveBackArp(_) => seen.read_only.contains(&Tree::Arp),
+            _ => seen.read_only.contains(&Tree::Ipvs),
+        };
+        let (left, due): (Vec<Step>, Vec<Step>) = arp.chain(sysctls).partition(is_left);
+        steps.extend(due);
+        warnings
+            .extend(left.iter().map(|step| format!("/proc/sys is read-only here: left for the host to do: {step}")));
     }
     if after != *state {
         steps.push(Step::Forget);
     }
-    Ok(Plan { steps, warnings: Vec::new(), during: Box::new(during), after: Box::new(after) })
+    Ok(Plan { steps, warnings, during: Box::new(during), after: Box::new(after) })
 }
 
 /// Whether no other group of the configuration has a role.

@@ -604,7 +604,7 @@ impl StateDir {
         };
         let text = String::from_utf8(octets).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
         parse(&text).map(Some).map_err(|reason| {
-            let reason = format!("{reason}; look into it, then remove it: the node starts anew from what it finds");
+            let reason = format!("{reason}; look into it, then remove it: the node starts anew from what it finds, and a release gives back what it recognises");
             Error::State { path, reason }
         })
     }

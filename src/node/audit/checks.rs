@@ -90,6 +90,8 @@ pub(super) struct Judged {
     /// The sysctls of IPVS that the node needs, and does not set.
     pub(super) unset: BTreeMap<String, String>,
     pub(super) troubles: Vec<Trouble>,
+    /// What shows that the node had a role that it does not remember.
+    pub(super) signs: Vec<String>,
 }
 
 /// All that is judged, and what was found so far.
@@ -140,6 +142,7 @@ impl<'a> Case<'a> {
         self.table();
         self.paths();
         self.keepalived();
+        self.forgotten();
         self.rest();
         self.found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         self.found
@@ -977,6 +980,22 @@ impl<'a> Case<'a> {
             "remove `lvs_sync_daemon` from global_defs on every node, and restart keepalived: the node runs the sync daemons",
         );
         self.add(severity, Kind::KeepalivedSync { sync_id: *sync_id, file }, reason, remedy);
+    }
+
+    fn forgotten(&mut self) {
+        let signs = std::mem::take(&mut self.judged.signs);
+        if signs.is_empty() {
+            return;
+        }
+        let reason = format!(
+            "{} remembers no role, and this node has what a role leaves: {}",
+            self.config.state_dir.display(),
+            list(&signs)
+        );
+        let remedy = Remedy::text(
+            "take on its role again, or release it: that gives back what is recognised as the node's, and names the rest",
+        );
+        self.add(Severity::Warning, Kind::Forgotten { signs }, reason, remedy);
     }
 
     /// What no finding has explained.

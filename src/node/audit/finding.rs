@@ -601,6 +601,17 @@ pub enum Kind {
         /// The timeout.
         timeout: Duration,
     },
+    /// The node remembers no role, and has what a role leaves: its state directory was lost, or is
+    /// another one. A role that is taken on goes on from there; what it had changed before (ARP
+    /// settings, sysctls, services) is not known any more. Helps: to take on a role again, or to
+    /// release the node, which gives back what bears its marks and names the rest.
+    ///
+    /// Severity: warning.
+    #[non_exhaustive]
+    Forgotten {
+        /// What was found, in words.
+        signs: Vec<String>,
+    },
     /// A role would be refused: an object of another program is in the way, the table does not suit
     /// the fence, or ARP settings cannot be set in a container. It is judged before the first role
     /// too, and for promotion as well as demotion. Helps: what the message says.
@@ -666,6 +677,7 @@ impl Kind {
             Kind::NoServices => "no-services",
             Kind::UdpDropped { .. } => "udp-dropped",
             Kind::UdpTimeout { .. } => "udp-timeout",
+            Kind::Forgotten { .. } => "forgotten",
             Kind::Blocked => "blocked",
             Kind::OutOfPlace { .. } => "out-of-place",
         }

@@ -31,6 +31,7 @@ use std::path::Path;
 
 use super::Node;
 use super::job::{self, Task};
+use super::leftovers;
 use super::observe::Look;
 use super::plan::{Plan, Step};
 use super::planner::{self, Judgement};
@@ -65,7 +66,8 @@ impl Node {
         let around = Environment::of(self, &table, &seen.table, keepalived)?;
         let elsewhere = planner::elsewhere(&self.config, &memory.state, &seen).into_iter().cloned().collect();
         let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
-        let judged = Judged { plan, refused, elsewhere, unset, troubles };
+        let signs = leftovers::of(&self.config, &memory.state, &seen).map_or_else(Vec::new, |found| found.signs);
+        let judged = Judged { plan, refused, elsewhere, unset, troubles, signs };
         Ok(Case::new(&self.config, role, &seen, &around, &table, judged).findings())
     }
 

@@ -227,3 +227,54 @@ fn with_read_only_settings_the_command_of_the_host_is_named() {
     expect_nothing(&mut backup);
     sh(&hosts[1], "umount /proc/sys");
 }
+
+/// The state directory was on a tmpfs that was unmounted, or was damaged and removed.
+#[test]
+fn a_node_that_has_lost_its_memory_gives_back_what_is_recognised() {
+    enter_switch();
+    let own = server(11);
+    server(12);
+    let services = web("rr", &[11, 12]);
+    let left = |what: &str| sh(&own, what);
+    for role in [Role::Master, Role::Backup] {
+        let mut node = node_as(&own, config("bond0", &services), Role::Backup);
+        node.become_role(role).unwrap();
+        let state_dir = node.config().state_dir.clone();
+        // Damaged, it is not guessed at.
+        std::fs::write(state_dir.join("state"), "lvs-dr state 2\nrole ma").unwrap();
+        let error = node.release(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("remove it") && error.contains("a release gives back what it recognises"), "{error}");
+        std::fs::remove_dir_all(&state_dir).unwrap();
+        let [finding] = expect(&mut node, [("forgotten", Severity::Warning)]);
+        assert!(finding.reason.contains(&format!("{VIP}/32 on lo")), "{finding}");
+        let plan = node.release(|_| ()).unwrap();
+        assert!(!left("ip -o address show").contains(VIP), "{plan}");
+        assert!(!left("tc filter show dev bond0 ingress").contains("bpf"), "{plan}");
+        assert_eq!(left("ipvsadm -ln --daemon"), "", "{plan}");
+        let table = left("ipvsadm -Sn");
+        assert!(!table.contains("-f ") && table.contains(VIP), "{table}");
+        let [warning] = plan.warnings() else { panic!("{plan}") };
+        for part in [
+            "tcp 192.0.2.254:80",
+            "arp_ignore=1 arp_announce=2 on bond0",
+            "net.ipv4.vs.sloppy_tcp=1",
+            "qdisc clsact on bond0",
+        ] {
+            assert!(warning.contains(part), "{part}: {warning}");
+        }
+        // It is not forgotten that something is left.
+        expect_nothing(&mut node);
+        let again = node.release(|_| ()).unwrap();
+        assert!(again.is_empty() && again.warnings()[0].contains("tcp 192.0.2.254:80"), "{again}");
+        // A role goes on from there.
+        node.become_role(role).unwrap();
+        expect_nothing(&mut node);
+        std::fs::remove_dir_all(&state_dir).unwrap();
+        node.become_role(role).unwrap();
+        expect_nothing(&mut node);
+        node.release(|_| ()).unwrap();
+        assert!(!left("ip -o address show").contains(VIP));
+        left("ipvsadm -C");
+        left("tc qdisc del dev bond0 clsact");
+    }
+}

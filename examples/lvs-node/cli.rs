@@ -11,14 +11,16 @@ mod metrics;
 #[cfg(feature = "serde")]
 #[path = "recording.rs"]
 mod recording;
+#[path = "syslog.rs"]
+mod syslog;
 #[path = "watch.rs"]
 mod watch;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
@@ -26,7 +28,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use lvs_dr::node::{Apply, Asked, Config, Fence, Learned, Node, Role, Status, Step, role_of_state};
+use lvs_dr::node::{Apply, Asked, Config, Fence, Learned, Node, Role, Status, Step, note_failure, role_of_state};
 use lvs_dr::{Error, Netns};
 use serde_json::{Value, json};
 
@@ -261,6 +263,16 @@ enum Failure {
     Missing,
 }
 
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Usage(message) => f.write_str(message),
+            Failure::Error(error) => error.fmt(f),
+            Failure::Missing => f.write_str("not all of it is in place"),
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Failure::Error(error)
@@ -276,7 +288,14 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match run(&cli) {
+    let result = run(&cli);
+    match &result {
+        Err(Failure::Usage(message)) => unheard(&cli, syslog::Level::Error, message),
+        Err(Failure::Error(Error::Superseded { .. })) => {}
+        Err(Failure::Error(error)) => unheard(&cli, syslog::Level::Error, error),
+        Err(Failure::Missing) | Ok(()) => {}
+    }
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Missing) => ExitCode::from(1),
         Err(Failure::Usage(message)) => {
@@ -368,6 +387,22 @@ fn check(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Logs a message of a role: keepalived gives the programs that it starts no standard error.
+fn unheard(cli: &Cli, level: syslog::Level, text: impl Display) {
+    if let Some(role) = role_of(cli).filter(|_| !io::stderr().is_terminal()) {
+        syslog::send(level, format_args!("{role}: {text}"));
+    }
+}
+
+/// The role that is asked for.
+fn role_of(cli: &Cli) -> Option<Role> {
+    match &cli.command {
+        Command::Role { role } => Some(*role),
+        Command::Notify { state, .. } => role_of_state(state),
+        _ => None,
+    }
+}
+
 fn run(cli: &Cli) -> Result<(), Failure> {
     if let Command::Check { file } = &cli.command {
         return check(file.as_ref().unwrap_or(&cli.config));
@@ -404,8 +439,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         true => vec![file.config(group).map_err(Failure::Usage)?],
         false => file.configs.iter().collect(),
     };
-    let mut nodes =
-        configs.into_iter().map(|config| open(cli, config, &netns)).collect::<Result<Vec<Node>, Failure>>()?;
+    let opened = |config: &Config| {
+        open(cli, config, &netns).inspect_err(|failure| {
+            if let Some(role) = role_of(cli) {
+                note_failure(config, role, &failure.to_string());
+            }
+        })
+    };
+    let mut nodes = configs.into_iter().map(opened).collect::<Result<Vec<Node>, Failure>>()?;
     match &cli.command {
         Command::Role { role } => become_role(cli, &file, &mut nodes[0], *role, tell),
         Command::Notify { state, name, .. } => match role_of_state(state) {
@@ -585,11 +626,18 @@ fn become_role(
     tell: impl Fn(&dyn Display),
 ) -> Result<(), Failure> {
     let config = node.config().clone();
-    let plan = node.become_role_reading(role, || file.services(&config), |step| tell(step))?.map_err(Failure::Usage)?;
+    let plan = node.become_role_reading(role, || file.services(&config), |step| tell(step))?;
+    let plan = plan.map_err(|unreadable| {
+        note_failure(&config, role, &unreadable);
+        Failure::Usage(unreadable)
+    })?;
     if plan.steps().iter().any(|step| matches!(step, Step::Announce(..))) {
         announce_again(cli, &config.group);
     }
-    plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+    plan.warnings().iter().for_each(|warning| {
+        complain(format_args!("warning: {warning}"));
+        unheard(cli, syslog::Level::Warning, warning);
+    });
     if plan.is_empty() {
         tell(&format_args!("{role}: in place already"));
     }
@@ -663,6 +711,10 @@ fn status_text(node: &Node, status: &Status) -> String {
     lines.push(format!("known    {}", plural(status.connections() as usize, "connection")));
     let known = watch::known(&watch::known_file(node)).unwrap_or_default();
     lines.extend(known.lines().map(|known| format!("watch    {known}")));
+    lines.extend(status.failure.iter().map(|failure| {
+        let reason = failure.reason.replace('\n', " ");
+        format!("failed   {} {} s ago: {reason}", failure.task, failure.age().as_secs())
+    }));
     lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
     lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
     lines.join("\n") + "\n"
@@ -702,6 +754,11 @@ fn status_json(node: &Node, status: &Status) -> Value {
         })).collect::<Vec<_>>(),
         "kept": status.kept.to_string().lines().collect::<Vec<_>>(),
         "connections": status.connections(),
+        "failure": status.failure.as_ref().map(|failure| json!({
+            "task": failure.task,
+            "time": failure.unix_time(),
+            "reason": failure.reason,
+        })),
         "missing": status.missing,
         "warnings": status.warnings,
         "peers": status.peers.iter().map(|(peer, macs)| json!({

@@ -48,6 +48,11 @@ pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Strin
     };
     let reached = |status: &Status| usize::from(status.role.is_some_and(|(_, reached)| reached));
     each("lvs_node_role_reached", "1: the role was reached.", &reached);
+    each(
+        "lvs_node_role_failed_timestamp_seconds",
+        "When the last role failed, where none was reached since; else 0.",
+        &|status| status.failure.as_ref().map_or(0, |failure| failure.unix_time() as usize),
+    );
     each("lvs_node_missing_steps", "Steps that are missing for the role to be in place.", &|status| {
         status.missing.len()
     });

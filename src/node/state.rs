@@ -473,6 +473,11 @@ impl StateDir {
         self.path.join("state")
     }
 
+    /// See [`failure`](super::failure).
+    pub(super) fn failure_file(&self) -> PathBuf {
+        self.path.join(format!("failed{}", self.suffix))
+    }
+
     fn new_file(&self) -> PathBuf {
         self.path.join("state.new")
     }

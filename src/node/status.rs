@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::digest::{TableDigest, fnv};
+use super::failure::RoleFailure;
 use super::handle::Node;
 use super::observation::Observation;
 use super::plan::{Plan, Step};
@@ -55,6 +56,8 @@ pub struct Status {
     pub missing: Vec<String>,
     /// What [`Node::repair`] would do.
     pub drift: Vec<String>,
+    /// The last role that was not reached, where none was reached since.
+    pub failure: Option<RoleFailure>,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
@@ -153,6 +156,7 @@ impl Node {
             director: group.director,
             missing,
             drift,
+            failure: self.failure(),
             warnings,
         })
     }

@@ -233,6 +233,7 @@ impl Node {
             Next::Nothing => return Progress::Waits,
             Next::Do(Action::End(result)) => {
                 self.end(work);
+                self.note_end(work.task(), result.as_ref().map(drop));
                 return Progress::Ended(result);
             }
             Next::Do(action) => self.perform(work, action, hooks),

@@ -168,9 +168,13 @@ fn what_is_in_the_way_of_every_role() {
     host.sh("ip link add other0 up type dummy");
     host.sh("ip address add 192.0.2.254/32 dev other0");
     nodes[1].become_role(Role::Master).unwrap_err();
-    let [finding] = expect(&mut nodes[1], [("vip-elsewhere", Severity::Error)]);
-    assert!(finding.reason.contains("192.0.2.254/32 on other0"), "{finding}");
+    let [finding, failed] =
+        expect(&mut nodes[1], [("vip-elsewhere", Severity::Error), ("role-failed", Severity::Warning)]);
+    for found in [finding, failed] {
+        assert!(found.reason.contains("192.0.2.254/32 on other0"), "{found}");
+    }
     host.sh("ip address delete 192.0.2.254/32 dev other0");
+    nodes[1].become_role(Role::Backup).unwrap();
     expect_nothing(&mut nodes[1]);
     for fence in Fence::ALL {
         // A director of nothing.

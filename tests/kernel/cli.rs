@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -1048,4 +1049,104 @@ fn a_file_is_checked_by_itself() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains("line 3: state_dir is not usable: /tmp is a directory of all programs"), "{stderr}");
     fs::remove_file("/run/lvs-node-of-all").unwrap();
+}
+
+/// keepalived gives its scripts no standard error.
+#[test]
+fn a_notification_that_fails_leaves_a_trace() {
+    const LOG: &str = "/dev/log";
+    let lab = Lab::new("vip_owner = \"keepalived\"\nservices = \"web.ipvs\"\n");
+    fs::write(lab.dir.join("web.ipvs"), "-A -t 192.0.2.254:80 -s wrr\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1\n")
+        .unwrap();
+    let notify = |state: &str, code: i32| {
+        let mut notify = lab.command(&format!("notify INSTANCE web {state} 100"));
+        let status = notify.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{state}");
+    };
+    let _ = fs::remove_file(LOG);
+    let journal = UnixDatagram::bind(LOG).unwrap();
+    journal.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let logged = |words: &str| {
+        let mut octets = [0; 4096];
+        let length = journal.recv(&mut octets).unwrap();
+        let text = String::from_utf8_lossy(&octets[..length]).into_owned();
+        assert!(text.starts_with("<27>lvs-node[") && text.contains(words), "no {words} in {text}");
+    };
+    let failure = || {
+        let status: Value = serde_json::from_str(&lab.try_run("status --json").1).unwrap();
+        (status["failure"]["task"].clone(), status["failure"]["reason"].to_string())
+    };
+
+    notify("BACKUP", 0);
+    assert_eq!(failure(), (Value::Null, "null".into()));
+    // Another program's address is in the way.
+    ip("link add dummy0 up type dummy");
+    ip("address add 192.0.2.254/32 dev dummy0");
+    notify("FAULT", 1);
+    logged("fault: 192.0.2.254/32 on dummy0 (scope global) is not ours");
+    ip("link del dummy0");
+    assert_eq!(failure().0, json!("fault"));
+    let (_, status, _) = lab.try_run("status");
+    assert!(status.contains("\nfailed   fault ") && status.contains(" s ago: 192.0.2.254/32 on dummy0"), "{status}");
+    let (code, audit, _) = lab.try_run("audit");
+    assert!(
+        code == Some(1)
+            && audit
+                .contains("error: role-failed: fault failed, and no role was reached since: 192.0.2.254/32 on dummy0"),
+        "{audit}"
+    );
+    assert!(audit.contains("fix: record: fault is reached"), "{audit}");
+    let metrics = lab.dir.join("metrics");
+    let watch = Follower(lab.command(&format!("--quiet watch --metrics {}", metrics.display())).spawn().unwrap());
+    let until = |shown: &dyn Fn(&str) -> bool| {
+        let start = Instant::now();
+        let name = "lvs_node_role_failed_timestamp_seconds ";
+        let text = || fs::read_to_string(&metrics).unwrap_or_default();
+        while !text().lines().any(|line| line.strip_prefix(name).is_some_and(shown)) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{}", text());
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    until(&|value| value.len() == 10);
+    assert!(lab.try_run("audit --fix").1.contains("record: fault is reached"));
+    until(&|value| value == "0");
+    drop(watch);
+    assert_eq!(failure(), (Value::Null, "null".into()));
+
+    // Services that cannot be read, by the name of their file, and a node that cannot be opened.
+    fs::write(lab.dir.join("web.ipvs"), "-A -t 192.0.2.254:80 -s wrr\n-a -t 192").unwrap();
+    ipvsadm("-C");
+    notify("BACKUP", 2);
+    logged("web.ipvs: the last line does not end");
+    fs::write(lab.dir.join("web.ipvs"), "-A -t 192.0.2.254:80 -s wrr\n").unwrap();
+    assert!(failure().1.contains("web.ipvs: the last line does not end"), "{:?}", failure());
+    notify("BACKUP", 0);
+    assert_eq!(failure().0, Value::Null);
+    let good = fs::read_to_string(lab.file()).unwrap();
+    lab.write(&good.replace("bond0", "bond7"));
+    lab.run("release");
+    notify("MASTER", 1);
+    logged("cannot find interface bond7");
+    lab.write(&good);
+    assert_eq!(failure().0, json!("master"));
+    lab.write(&format!("{good}what = 7\n"));
+    notify("MASTER", 2);
+    logged("unknown field `what`");
+    lab.write(&good);
+    lab.run("release");
+    assert_eq!(failure().0, Value::Null);
+
+    // Nothing is held up where nobody listens, or nothing can be written.
+    drop(journal);
+    ip("link add dummy0 up type dummy");
+    ip("address add 192.0.2.254/32 dev dummy0");
+    notify("BACKUP", 1);
+    fs::remove_file(LOG).unwrap();
+    fs::remove_dir_all(lab.state_dir()).unwrap();
+    fs::write(lab.state_dir(), "").unwrap();
+    notify("BACKUP", 1);
+    fs::remove_file(lab.state_dir()).unwrap();
+    ip("link del dummy0");
+    notify("BACKUP", 0);
+    lab.run("release");
 }

@@ -15,6 +15,7 @@ use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, Virtua
 use crate::marks::{self, Mac, Packets};
 use crate::node::config::{ArpScope, Config, IpvsSysctls, VipOwner};
 use crate::node::destinations::{Reason, Unreached};
+use crate::node::failure::RoleFailure;
 use crate::node::fence::Fence;
 use crate::node::lan::{self, Doubt};
 use crate::node::observation::{Observation, Tree};
@@ -90,6 +91,10 @@ pub(super) struct Judged {
     /// The sysctls of IPVS that the node needs, and does not set.
     pub(super) unset: BTreeMap<String, String>,
     pub(super) troubles: Vec<Trouble>,
+    /// Whether the node has reached the role that it remembers.
+    pub(super) reached: bool,
+    /// The last role that was not reached.
+    pub(super) failure: Option<RoleFailure>,
     /// What shows that the node had a role that it does not remember.
     pub(super) signs: Vec<String>,
 }
@@ -142,6 +147,7 @@ impl<'a> Case<'a> {
         self.table();
         self.paths();
         self.keepalived();
+        self.failure();
         self.forgotten();
         self.rest();
         self.found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
@@ -980,6 +986,30 @@ impl<'a> Case<'a> {
             "remove `lvs_sync_daemon` from global_defs on every node, and restart keepalived: the node runs the sync daemons",
         );
         self.add(severity, Kind::KeepalivedSync { sync_id: *sync_id, file }, reason, remedy);
+    }
+
+    fn failure(&mut self) {
+        let Some(RoleFailure { task, reason, .. }) = self.judged.failure.take() else { return };
+        // A fix takes on the role that was asked for last, once more.
+        let reaches = |step: &&Step| matches!(step, Step::Record { role, reached: true } if role.to_string() == task);
+        let steps: Vec<Step> = match &self.judged.plan {
+            Some(Ok(plan)) => plan.steps().iter().filter(reaches).cloned().collect(),
+            _ => Vec::new(),
+        };
+        let remedy = match task.as_str() {
+            _ if !steps.is_empty() => Remedy::steps(steps),
+            "release" => Remedy::text("do as the message says, then release the node again"),
+            _ => Remedy::text(
+                "do as the message says, then take on the role again; under keepalived that of its state now",
+            ),
+        };
+        let reason = format!("{task} failed, and no role was reached since: {reason}");
+        // The node is what it was before: a backup that could not be promoted.
+        let severity = match self.judged.reached {
+            true => Severity::Warning,
+            false => Severity::Error,
+        };
+        self.add(severity, Kind::RoleFailed { task }, reason, remedy);
     }
 
     fn forgotten(&mut self) {

@@ -601,6 +601,16 @@ pub enum Kind {
         /// The timeout.
         timeout: Duration,
     },
+    /// The last role that was asked for, or a release, failed, and none was reached since: the
+    /// program that keepalived starts for its notifications has nobody who reads its messages.
+    /// keepalived does not notify again. Helps: what the message says, then the role once more.
+    ///
+    /// Severity: error, a warning where the node is as it was before.
+    #[non_exhaustive]
+    RoleFailed {
+        /// The role, or `release`.
+        task: String,
+    },
     /// The node remembers no role, and has what a role leaves: its state directory was lost, or is
     /// another one. A role that is taken on goes on from there; what it had changed before (ARP
     /// settings, sysctls, services) is not known any more. Helps: to take on a role again, or to
@@ -677,6 +687,7 @@ impl Kind {
             Kind::NoServices => "no-services",
             Kind::UdpDropped { .. } => "udp-dropped",
             Kind::UdpTimeout { .. } => "udp-timeout",
+            Kind::RoleFailed { .. } => "role-failed",
             Kind::Forgotten { .. } => "forgotten",
             Kind::Blocked => "blocked",
             Kind::OutOfPlace { .. } => "out-of-place",

@@ -64,10 +64,18 @@ impl Node {
         let judged = planner::judge(&self.config, &memory, &seen, &asked, |kept| mended(kept, &seen));
         let Judgement { plan, refused, table, troubles, unset } = judged;
         let around = Environment::of(self, &table, &seen.table, keepalived)?;
-        let elsewhere = planner::elsewhere(&self.config, &memory.state, &seen).into_iter().cloned().collect();
-        let role = memory.state.group(&self.config.group).role.map(|(role, _)| role);
-        let signs = leftovers::of(&self.config, &memory.state, &seen).map_or_else(Vec::new, |found| found.signs);
-        let judged = Judged { plan, refused, elsewhere, unset, troubles, signs };
+        let remembered = memory.state.group(&self.config.group).role;
+        let role = remembered.map(|(role, _)| role);
+        let judged = Judged {
+            plan,
+            refused,
+            elsewhere: planner::elsewhere(&self.config, &memory.state, &seen).into_iter().cloned().collect(),
+            unset,
+            troubles,
+            reached: remembered.is_some_and(|(_, reached)| reached),
+            failure: self.failure(),
+            signs: leftovers::of(&self.config, &memory.state, &seen).map_or_else(Vec::new, |found| found.signs),
+        };
         Ok(Case::new(&self.config, role, &seen, &around, &table, judged).findings())
     }
 

@@ -160,8 +160,9 @@ fn an_audit_before_the_first_role_finds_what_refuses_one() {
         assert!(refused.contains("the VIP belongs on bond0 or lo"), "{refused}");
         finding.remedy.commands.iter().for_each(|command| drop(sh(&own, command)));
         assert_eq!(answering(), 1);
-        expect_nothing(&mut node);
+        expect(&mut node, [("role-failed", Severity::Error)]);
         node.become_role(Role::Backup).unwrap();
+        expect_nothing(&mut node);
         assert_eq!(failing(&client, 6), 0);
         // It comes to a node that has a role, which hides it.
         sh(&own, &format!("ip address add {VIP}/32 dev {name}"));
@@ -170,6 +171,8 @@ fn an_audit_before_the_first_role_finds_what_refuses_one() {
         assert!(!finding.reason.contains("answers ARP"), "{finding}");
         node.become_role(Role::Master).unwrap_err();
         finding.remedy.commands.iter().for_each(|command| drop(sh(&own, command)));
+        expect(&mut node, [("role-failed", Severity::Warning)]);
+        node.become_role(Role::Backup).unwrap();
         expect_nothing(&mut node);
         node.release(|_| ()).unwrap();
         sh(&own, &format!("ip link delete {name}"));

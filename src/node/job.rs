@@ -16,7 +16,7 @@ use super::plan::{Plan, Step};
 use super::planner::{self, Memory};
 use super::requests::Pauses;
 use super::role::Role;
-use super::services::Apply;
+use super::services::{Apply, Trial};
 use crate::error::{Error, Result};
 
 /// Time limit for the work of other requests and processes before this one.
@@ -85,6 +85,8 @@ pub(super) enum Action {
     ReadServices,
     /// Read what is remembered, and look at the kernel. Answered by [`Event::Seen`].
     Look(Extent),
+    /// Try what the kernel may lack. Answered by [`Event::Done`].
+    Try(Vec<Trial>),
     /// Carry out this step of the job's plan, unless another request came. Answered by
     /// [`Event::Done`].
     Act(usize),
@@ -117,7 +119,7 @@ pub(super) enum Event {
     Services(Result<()>),
     /// What is remembered, and what the kernel shows.
     Seen(Result<Box<(Memory, Observation)>>),
-    /// The step was carried out.
+    /// The step was carried out, or the kernel lacks nothing.
     Done(Result<()>),
     /// The search for the director has ended.
     Searched(Result<()>),
@@ -144,6 +146,8 @@ enum Phase {
     Services,
     /// The kernel is looked at, to make a plan.
     Looking(Extent),
+    /// What the plan needs of the kernel is tried.
+    Trying { plan: Plan, check: Check },
     /// The plan is carried out, from this step on.
     Running { plan: Plan, next: usize, check: Check },
     /// The kernel is looked at, to see whether the plan was carried out.
@@ -244,6 +248,15 @@ impl Job {
                 let (memory, seen) = *seen?;
                 let plan = self::plan(config, self.task, &memory, &seen)?;
                 let check = if self.task == Task::Release { Check::None } else { Check::Whole(1) };
+                let trials = plan.trials(&seen.table, config.marks.values);
+                if !trials.is_empty() {
+                    self.phase = Phase::Trying { plan, check };
+                    return Ok(Action::Try(trials));
+                }
+                Ok(self.run(config, plan, check))
+            }
+            (Phase::Trying { plan, check }, Event::Done(tried)) => {
+                tried?;
                 Ok(self.run(config, plan, check))
             }
             (Phase::Running { plan, next, check }, Event::Done(done)) => {
@@ -458,7 +471,7 @@ mod tests {
     use super::*;
     use crate::arp::{ArpTarget, Settings};
     use crate::ipvs::SyncRole;
-    use crate::node::model::{World, config};
+    use crate::node::model::{SERVICES, World, config};
     use crate::node::state::State;
 
     /// What happens while an action is carried out. An error is the answer to the action.
@@ -496,6 +509,7 @@ mod tests {
             Action::Look(Extent::Whole(Look::AllAndResolve)) => "whole".into(),
             Action::Look(Extent::Whole(Look::All)) => "again".into(),
             Action::Look(extent) => format!("{extent:?}"),
+            Action::Try(trials) => format!("try {}", trials.len()),
             Action::Act(_) => "act".into(),
             Action::FindDirector(role) => format!("find as {role}"),
             Action::GiveUp(role, error) => format!("give up {role}: {error}"),
@@ -532,6 +546,7 @@ mod tests {
                     let plan = job.plan().unwrap();
                     Event::Done(answer.map(|()| world.act(&plan.steps[step], plan)))
                 }
+                Action::Try(_) => Event::Done(answer),
                 Action::FindDirector(_) => Event::Searched(answer),
                 Action::GiveUp(_, error) => Event::GaveUp(answer.err().unwrap_or(error)),
                 Action::End(result) => {
@@ -572,6 +587,10 @@ mod tests {
         world.edit("192.0.2.12:80 -g -w 1", "192.0.2.12:80 -g -w 0");
         Ok(())
     };
+    const OTHER_SCHEDULER: Meanwhile = |world| {
+        world.config.services = Some(SERVICES.replace("wrr", "mh").parse()?);
+        Ok(())
+    };
     const NO_STATE: Meanwhile = |world| {
         world.memory.state = State::default();
         Ok(())
@@ -594,7 +613,7 @@ mod tests {
                 "end: `{step}` did not take effect: it is still to be done: does another program change the same thing?"
             )
         };
-        let first = "turn, brief, services, whole, act, again, find as backup, end: 12";
+        let first = "turn, brief, services, whole, try 2, act, again, find as backup, end: 12";
         let vip_stays_away = not_verified("VIP: add 192.0.2.254 to lo (scope host)");
         let daemon_stays_away =
             not_verified("IPVS: 1 change\n  --start-daemon backup --mcast-interface eth0 --syncid 254");
@@ -685,13 +704,21 @@ mod tests {
             (BACKUP, none, &[("turn", FULL)], &format!("turn, {gives_up}")),
             (BACKUP, none, &[("brief", FULL)], &format!("turn, brief, {gives_up}")),
             (BACKUP, none, &[("services", FULL)], &format!("turn, brief, services, {gives_up}")),
-            (BACKUP, none, &[("act", FULL)], &format!("turn, brief, services, whole, act, {gives_up}")),
+            // A scheduler that the kernel lacks, before anything is done.
+            (BACKUP, none, &[("try", FULL)], &format!("turn, brief, services, whole, try 2, {gives_up}")),
+            (
+                Task::Apply(Apply::Changes),
+                backup,
+                &[("turn", OTHER_SCHEDULER), ("try", FULL)],
+                "turn, whole, try 1, end: the disk is not usable: it is full",
+            ),
+            (BACKUP, none, &[("act", FULL)], &format!("turn, brief, services, whole, try 2, act, {gives_up}")),
             (BACKUP, backup, &[("find", FULL)], &format!("turn, brief, services, whole, find as backup, {gives_up}")),
             (Task::Release, backup, &[("act", FULL)], "turn, again, act, end: the disk is not usable: it is full"),
             (Task::Repair, backup, &[("turn", FULL)], "turn, end: the disk is not usable: it is full"),
             // Later requests: a role and a release have their turn again if those are killed.
             (BACKUP, none, &[("turn", SUPERSEDED)], &format!("turn, {yields}")),
-            (BACKUP, none, &[("act", SUPERSEDED)], &format!("turn, brief, services, whole, act, {first}")),
+            (BACKUP, none, &[("act", SUPERSEDED)], &format!("turn, brief, services, whole, try 2, act, {first}")),
             (BACKUP, none, &[("turn", FULL), ("give up", SUPERSEDED)], &{
                 let (gives_up, _) = gives_up.split_once(", ").unwrap();
                 format!("turn, {gives_up}, {first}")

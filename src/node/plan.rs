@@ -5,7 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+use super::fence::marks::MarkValues;
 use super::role::Role;
+use super::services::{Trial, trials};
 use super::state::{State, StoredTable};
 use crate::arp;
 use crate::ipvs;
@@ -168,6 +170,15 @@ impl Plan {
     /// The same, with what was done before it.
     pub(super) fn preceded_by(self, steps: Vec<Step>) -> Self {
         Plan { steps: steps.into_iter().chain(self.steps).collect(), ..self }
+    }
+
+    /// What is to be tried before any of it is done.
+    pub(super) fn trials(&self, seen: &ipvs::Table, values: MarkValues) -> Vec<Trial> {
+        let changes = self.steps.iter().flat_map(|step| match step {
+            Step::Table(plan) => plan.changes(),
+            _ => &[],
+        });
+        trials(changes, seen, values)
     }
 
     /// The first step that would show in the kernel.

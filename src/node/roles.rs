@@ -19,10 +19,12 @@ use crate::ipvs::Table;
 use crate::vip::Vips;
 
 impl Node {
-    /// Plans a role. Changes nothing.
+    /// Plans a role. Changes nothing; a scheduler that no service has yet is tried for a moment with
+    /// one of the node's own marks.
     ///
     /// # Errors
-    /// [`Error::Foreign`]: a VIP, a mark or a sync daemon belongs to another program;
+    /// [`Error::Refused`] with [`Cause::NoModule`]: the kernel lacks a scheduler or persistence
+    /// engine; [`Error::Foreign`]: a VIP, a mark or a sync daemon belongs to another program;
     /// [`Error::Invalid`]: the kernel cannot do what the fence needs; [`Error::State`]: what was
     /// remembered cannot be believed; the errors of reading the kernel's state.
     pub fn plan(&mut self, role: Role) -> Result<Plan> {
@@ -31,7 +33,9 @@ impl Node {
 
     fn plan_task(&mut self, task: Task) -> Result<Plan> {
         let (memory, seen) = self.look(Some(task), Look::All)?;
-        job::plan(&self.config, task, &memory, &seen)
+        let plan = job::plan(&self.config, task, &memory, &seen)?;
+        self.try_services(&plan.trials(&seen.table, self.config.marks.values))?;
+        Ok(plan)
     }
 
     pub(super) fn check_interface_for(&mut self, role: Role) -> Result<()> {

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::config::Config;
+use super::fence::marks::MarkValues;
 use super::state::Legacy;
-use crate::ipvs::{Destination, ServiceId, Table};
+use crate::ipvs::{Change, Destination, Service, ServiceId, Table};
 
 /// How a configuration is brought into a table that others edit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,6 +108,32 @@ pub(super) fn thawed(legacy: Legacy, before: &Table, live: &Table) -> Table {
     table
 }
 
+/// A service that may have a scheduler or persistence engine which the kernel lacks, and the
+/// firewall mark to try that with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trial {
+    pub(super) service: Service,
+    pub(super) id: ServiceId,
+}
+
+/// What is to be tried before these changes are made, in a table that is seen: one service for each
+/// scheduler, persistence engine and address family that no service there has.
+pub(super) fn trials<'a>(changes: impl Iterator<Item = &'a Change>, seen: &Table, values: MarkValues) -> Vec<Trial> {
+    let kind = |service: &Service| (service.scheduler.clone(), service.engine.clone(), service.id.family());
+    let mut known: BTreeSet<_> = seen.services().map(|content| kind(content.service)).collect();
+    let added = changes.filter_map(|change| match change {
+        Change::AddService(service) | Change::ReplaceService(service) => Some(service),
+        _ => None,
+    });
+    let unknown: Vec<&Service> = added.filter(|service| known.insert(kind(service))).collect();
+    let trial = |service: &Service| {
+        let of = |mark| ServiceId::Fwmark { mark, family: service.id.family() };
+        let id = values.all().rev().map(of).find(|id| seen.service(id).is_none())?;
+        Some(Trial { service: service.clone(), id })
+    };
+    unknown.into_iter().filter_map(trial).collect()
+}
+
 /// Adds the services of `more` that `table` lacks.
 pub(super) fn take_in(table: &mut Table, more: &Table) {
     for content in more.services() {
@@ -129,6 +156,7 @@ pub(super) fn sign(config: &Config) -> Option<ServiceId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipvs;
 
     const LOADED: &str = "\
 -A -t 192.0.2.1:80 -s wrr
@@ -170,6 +198,25 @@ mod tests {
             });
             assert_eq!(found.collect::<Vec<_>>(), expected, "{id}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_may_lack_is_tried_once() {
+        let values = MarkValues::new(100).unwrap();
+        let seen = read("-A -t 192.0.2.9:80 -s rr\n-A -f 355 -s rr\n");
+        let tried = |wanted: &str| {
+            let wanted = read(wanted);
+            let changes = ipvs::Plan::between(&Table::new(), &wanted);
+            let tried = trials(changes.changes().iter(), &seen, values);
+            let words: Vec<String> = tried.iter().map(|trial| format!("{} as {}", trial.service, trial.id)).collect();
+            words.join(", ")
+        };
+        assert_eq!(tried("-A -t 192.0.2.1:80 -s rr\n"), "");
+        assert_eq!(tried(LOADED), "-A -t 192.0.2.1:80 -s wrr as fwmark 354");
+        assert_eq!(
+            tried("-A -u 192.0.2.1:5060 -s rr -p 60 --pe sip -o\n-A -t [2001:db8::1]:80 -s rr\n"),
+            "-A -u 192.0.2.1:5060 -s rr -p 60 --pe sip -o as fwmark 354, -A -t [2001:db8::1]:80 -s rr as fwmark 355 ipv6"
+        );
     }
 
     #[test]

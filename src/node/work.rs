@@ -20,6 +20,7 @@ use super::plan::{Plan, Step};
 use super::planner::Memory;
 use super::requests::{self, Later, Lock, Request};
 use super::role::Role;
+use super::services::Trial;
 use crate::background::Background;
 use crate::error::{Error, Result};
 use crate::ipvs::Table;
@@ -276,6 +277,7 @@ impl Node {
             Action::ReadServices => Outcome::Event(Event::Services(self.read_services(hooks))),
             Action::Look(Extent::Brief) => seen(self.begin_brief_look(work.task())),
             Action::Look(Extent::Whole(look)) => seen(self.begin_look(Some(work.task()), look)),
+            Action::Try(trials) => Outcome::Event(Event::Done(self.try_services(&trials))),
             Action::Act(index) => {
                 self.act_on(work, index, hooks).unwrap_or_else(|error| Outcome::Event(Event::Done(Err(error))))
             }
@@ -462,6 +464,11 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Says now, and not half-way, that the kernel lacks a scheduler or persistence engine.
+    pub(super) fn try_services(&mut self, trials: &[Trial]) -> Result<()> {
+        trials.iter().try_for_each(|Trial { service, id }| self.ipvs.try_service(service, *id))
     }
 
     fn local_marks(&mut self) -> LocalMarks {

@@ -638,6 +638,56 @@ fn apply_brings_in_what_was_changed_in_the_file() {
     assert_eq!(saved(), sorted(&changed));
 }
 
+/// The kernel alone knows its schedulers and persistence engines: they are tried before the first
+/// step, and a role or a changed file that needs another one changes nothing.
+#[test]
+fn an_unknown_scheduler_leaves_nothing_behind() {
+    let lab = Lab::new("services = \"web.ipvs\"\n");
+    let write = |table: &str| fs::write(lab.dir.join("web.ipvs"), table).unwrap();
+    let found = || {
+        [
+            ip("-o address show"),
+            saved_marks(),
+            saved(),
+            rules("bond0").join("\n"),
+            sync_daemons().join("\n"),
+            arp_of_bond(),
+        ]
+    };
+    let before = found();
+    let unknown = WEB.replacen("-s wrr", "-s nosuch", 1);
+    let engine = WEB.replacen("-s wrr", "-s wrr -p 60 --pe nosuch", 1);
+    for (file, object) in [(&unknown, "(scheduler nosuch)"), (&engine, "(scheduler wrr)")] {
+        write(file);
+        for command in ["role backup", "role master", "plan backup"] {
+            let (code, stdout, stderr) = lab.try_run(command);
+            assert_eq!((code, stdout.as_str()), (Some(1), ""), "{command}: {stderr}");
+            let words = [object, "errno 2", "modprobe ip_vs_NAME"];
+            assert!(words.iter().all(|word| stderr.contains(word)), "{command}: {stderr}");
+            assert_eq!(found(), before, "{command}");
+        }
+    }
+    // The same in the file of a node that directs: it goes on.
+    write(WEB);
+    lab.run("role master");
+    let before = found();
+    write(&unknown);
+    for command in ["apply", "apply --dry-run", "apply --all"] {
+        let (code, stdout, stderr) = lab.try_run(command);
+        assert!(code == Some(1) && stdout.is_empty() && stderr.contains("(scheduler nosuch)"), "{stdout}{stderr}");
+        assert_eq!(found(), before, "{command}");
+    }
+    // One that the kernel has and no service uses yet.
+    write(&WEB.replacen("-s wrr", "-s sed", 1));
+    assert!(lab.run("apply").contains("-s sed"));
+    assert!(saved().contains("-s sed") && saved_marks() == before[1]);
+}
+
+fn arp_of_bond() -> String {
+    let read = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/conf/bond0/{name}")).unwrap();
+    ["arp_ignore", "arp_announce"].map(read).concat()
+}
+
 #[test]
 fn words_of_an_earlier_version_are_read_and_explained() {
     let lab = Lab::new("");

@@ -87,6 +87,11 @@ impl MarkValues {
         self.base.saturating_add(1 + u32::from(slot))
     }
 
+    /// All of them, from the first on.
+    pub(in crate::node) fn all(self) -> impl DoubleEndedIterator<Item = NonZeroU32> {
+        (0..Self::COUNT).map(move |number| self.base.saturating_add(number))
+    }
+
     /// Whether this mark is one of the range.
     pub fn contains(self, mark: NonZeroU32) -> bool {
         (self.base.get()..self.base.get() + Self::COUNT).contains(&mark.get())

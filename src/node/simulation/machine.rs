@@ -234,6 +234,7 @@ impl Machine {
                 self.processes[index].disturbed = false;
                 Event::Seen(Ok(Box::new(self.look(extent))))
             }
+            Action::Try(_) => Event::Done(Ok(())),
             Action::Act(step) => Event::Done(self.act(index, step)),
             Action::FindDirector(_) => Event::Searched(Ok(())),
             Action::GiveUp(role, error) => Event::GaveUp(self.give_up(index, role, error)),

@@ -210,8 +210,9 @@ enum Command {
     /// resynchronise nodes that join late, and write metrics. For a service (examples/systemd); it
     /// takes less than one hundredth of a processor.
     Watch(watch::Options),
-    /// Bring the services of the file into the kernel's table: what was changed in the file.
-    /// Prints the changes, and makes them.
+    /// Bring what was changed in the file into the running node: VIPs, interface, settings, other
+    /// nodes, services. The role stays, and so do sessions. Prints the changes, and makes them; a
+    /// running `watch` reads the file, too.
     Apply {
         /// Print the changes only.
         #[arg(long)]
@@ -259,6 +260,8 @@ enum Failure {
     /// The file or the command line.
     Usage(String),
     Error(Error),
+    /// Not the command line's fault.
+    Refused(String),
     /// Told already.
     Missing,
 }
@@ -301,6 +304,10 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Failure::Usage(message)) => {
             complain(message);
             ExitCode::from(2)
+        }
+        Err(Failure::Refused(message)) => {
+            complain(message);
+            ExitCode::from(1)
         }
         Err(Failure::Error(error @ Error::Superseded { .. })) => {
             complain(error);
@@ -463,7 +470,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         },
         Command::Fifo { path, instance } => {
             let options = watch::Options::follow(path.clone(), instance.clone());
-            match watch::run(nodes, &options, None, false, |line| tell(line))? {}
+            match watch::run(nodes, &options, None, false, || read(&cli.config), |line| tell(line))? {}
         }
         Command::Watch(options) => {
             let log = |line: &watch::Line| match options.json {
@@ -471,22 +478,46 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 false => tell(line),
             };
             let options = options.clone().or(&file.watch);
-            match watch::run(nodes, &options, track_file, true, log)? {}
+            match watch::run(nodes, &options, track_file, true, || read(&cli.config), log)? {}
         }
         Command::Apply { dry_run, all } => {
             let apply = if *all { Apply::All } else { Apply::Changes };
+            // A watch that goes on with the earlier file would undo it. It brings in the same.
+            let watched = !dry_run && watch::runs(&nodes[0]);
+            if watched && nodes.iter().all(|node| matches!(node.role(), Ok(None))) {
+                watch::reload(&nodes[0]).map_err(Failure::Refused)?;
+                tell(&"no role is taken on yet: the first one brings it in");
+                return Ok(());
+            }
+            let mut plans = Vec::new();
+            if *dry_run || watched {
+                for node in &mut nodes {
+                    plans.push(node.plan_apply(apply)?);
+                }
+            }
+            if watched {
+                watch::reload(&nodes[0]).map_err(Failure::Refused)?;
+            }
+            let mut plans = plans.into_iter();
             for node in &mut nodes {
                 if *dry_run || !cli.quiet {
                     head(node);
                 }
-                let plan = match dry_run {
-                    true => {
-                        let plan = node.plan_apply(apply)?;
+                let plan = match (plans.next(), dry_run) {
+                    (Some(plan), true) => {
                         say(&plan);
                         plan
                     }
-                    false => node.apply(apply, |step| tell(step))?,
+                    (Some(plan), false) => {
+                        plan.steps().iter().for_each(|step| tell(step));
+                        node.apply(apply, |_| ())?;
+                        plan
+                    }
+                    (None, _) => node.apply(apply, |step| tell(step))?,
                 };
+                if !dry_run {
+                    plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+                }
                 if plan.is_empty() {
                     tell(&"nothing to do");
                 }

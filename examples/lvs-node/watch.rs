@@ -3,22 +3,30 @@
 
 use std::convert::Infallible;
 use std::fmt::{self, Display};
-use std::fs;
+use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{fs, io, ptr, thread};
 
 use clap::Args;
 use lvs_dr::Result;
 use lvs_dr::files::Replacement;
 use lvs_dr::node::{Counts, Fence, Node, Notice, Status, Supervisor, SupervisorConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 
-use super::file::WatchFiles;
+use super::file::{NodeFile, WatchFiles};
 use super::metrics;
 #[cfg(feature = "serde")]
 use super::recording::Recording;
+
+/// How long a watch has to answer, and how often it is looked whether it has.
+const ANSWER: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How often systemd's watchdog is notified.
 const WATCHDOG: Duration = Duration::from_secs(1);
@@ -38,7 +46,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
     /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen,
-    /// learned, told, elections, director, warning or failure), text.
+    /// learned, told, elections, director, reload, warning or failure), text.
     #[arg(long)]
     pub json: bool,
     /// Record what happens and what is decided, an object in JSON on each line, some each second,
@@ -57,6 +65,21 @@ impl Options {
             metrics: self.metrics.or_else(|| files.metrics.clone()),
             ..self
         }
+    }
+
+    /// What a file names otherwise than these options, which stay.
+    fn kept(&self, file: &NodeFile, track_file: Option<&Path>) -> Vec<String> {
+        let names = Options::default().or(&file.watch);
+        let differs = |now: Option<&Path>, new: Option<&PathBuf>| new.is_some_and(|new| now != Some(new.as_path()));
+        [
+            ("[watch] fifo", differs(self.fifo.as_deref(), names.fifo.as_ref())),
+            ("[watch] metrics", differs(self.metrics.as_deref(), names.metrics.as_ref())),
+            ("[handover] file", differs(track_file, file.track_file.as_ref())),
+        ]
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(name, _)| format!("reload: {name} is read at the start only: `systemctl restart lvs-node` brings it in"))
+        .collect()
     }
 
     /// What `lvs-node fifo` is asked for.
@@ -99,19 +122,22 @@ impl Display for Line {
     }
 }
 
-/// Supervises the node for ever. `all`: not only the roles that keepalived notifies.
+/// Supervises the node for ever. `all`: not only the roles that keepalived notifies. `read` reads
+/// the node's file again.
 pub fn run(
     nodes: Vec<Node>,
     options: &Options,
     track_file: Option<PathBuf>,
     all: bool,
+    read: impl Fn() -> std::result::Result<NodeFile, String>,
     log: impl Fn(&Line),
 ) -> Result<Infallible> {
-    let (fence, known_file) = (nodes[0].config().fence, known_file(&nodes[0]));
+    let (mut fence, known_file) = (nodes[0].config().fence, known_file(&nodes[0]));
+    let mut reloads = Reloads::of(&nodes[0])?;
     let mut config = SupervisorConfig::default();
     config.fifo.clone_from(&options.fifo);
     config.instance.clone_from(&options.instance);
-    (config.track_file, config.only_roles) = (track_file, !all);
+    (config.track_file, config.only_roles) = (track_file.clone(), !all);
     config.statuses = options.metrics.is_some();
     #[cfg(feature = "serde")]
     let mut recording = Recording::new(options.record.as_deref(), &mut config);
@@ -136,6 +162,24 @@ pub fn run(
             }
             failed = error;
         }
+        if let Some(by) = reloads.next() {
+            let result = read().and_then(|file| {
+                let kept = options.kept(&file, track_file.as_deref());
+                kept.into_iter().for_each(|text| log(&Line { event: "warning", text }));
+                let new_fence = file.configs[0].fence;
+                supervisor.reconfigure(file.configs).map_err(|error| error.to_string())?;
+                fence = new_fence;
+                Ok(())
+            });
+            let (event, text) = match &result {
+                Ok(()) => ("reload", "the file is read again".to_owned()),
+                Err(reason) => ("failure", format!("reload: {reason}")),
+            };
+            log(&Line { event, text });
+            reloads.answer(by, result);
+            // What is to be done is done without waiting.
+            continue;
+        }
         // systemd's socket holds few messages.
         if notified.elapsed() >= WATCHDOG {
             notified = Instant::now();
@@ -148,6 +192,100 @@ pub fn run(
         // Interrupted by a signal it looks, and waits again.
         let _ = poll(&mut [PollFd::new(&supervisor, PollFlags::IN)], Some(&timeout));
     }
+}
+
+/// Another process asks for the file to be read again by a signal, or by a file beside the state.
+/// `lvs-node apply` makes that file, finds here whether a watch runs, and waits for its answer.
+struct Reloads {
+    asked: PathBuf,
+    /// Is locked while the watch runs.
+    _running: Option<fs::File>,
+}
+
+/// How a reload was asked for.
+enum By {
+    Signal,
+    File,
+}
+
+/// Whether SIGHUP has come.
+static HUNG_UP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn hang_up(_: libc::c_int) {
+    HUNG_UP.store(true, Ordering::Relaxed);
+}
+
+impl Reloads {
+    fn of(node: &Node) -> Result<Self> {
+        let mut hup = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: the handler stores a flag, and the set is made before it is read. The starting
+        // program may have blocked the signal.
+        unsafe {
+            libc::signal(libc::SIGHUP, hang_up as *const () as libc::sighandler_t);
+            libc::sigemptyset(hup.as_mut_ptr());
+            libc::sigaddset(hup.as_mut_ptr(), libc::SIGHUP);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, hup.as_ptr(), ptr::null_mut());
+        }
+        node.prepare_state_dir()?;
+        let file = fs::File::create(running_file(node)).ok();
+        // Of two that watch one node, the first is asked.
+        let running = file.filter(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok());
+        Ok(Reloads { asked: asked_file(node), _running: running })
+    }
+
+    fn next(&mut self) -> Option<By> {
+        if HUNG_UP.swap(false, Ordering::Relaxed) {
+            return Some(By::Signal);
+        }
+        // One that holds an answer waits for its reader.
+        fs::metadata(&self.asked).is_ok_and(|file| file.len() == 0).then_some(By::File)
+    }
+
+    fn answer(&self, by: By, result: std::result::Result<(), String>) {
+        let By::File = by else { return };
+        let answered = match result {
+            Ok(()) => fs::remove_file(&self.asked),
+            Err(reason) => fs::write(&self.asked, reason),
+        };
+        if answered.is_err() {
+            let _ = fs::remove_file(&self.asked);
+        }
+    }
+}
+
+fn running_file(node: &Node) -> PathBuf {
+    node.config().state_dir.join("watch")
+}
+
+fn asked_file(node: &Node) -> PathBuf {
+    node.config().state_dir.join("reload")
+}
+
+/// Whether a watch runs for this node.
+pub fn runs(node: &Node) -> bool {
+    let file = fs::File::open(running_file(node));
+    file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+}
+
+/// Has the node's watch read its file again. The error is its answer, or that there is none.
+pub fn reload(node: &Node) -> std::result::Result<(), String> {
+    let asked = asked_file(node);
+    let failed = |error: io::Error| format!("{}: {error}", asked.display());
+    fs::write(&asked, "").map_err(failed)?;
+    let start = Instant::now();
+    while start.elapsed() < ANSWER {
+        thread::sleep(LOOK);
+        match fs::read_to_string(&asked) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(reason) if !reason.is_empty() => {
+                fs::remove_file(&asked).map_err(failed)?;
+                return Err(format!("the running `lvs-node watch` has refused it: {reason}"));
+            }
+            _ => {}
+        }
+    }
+    fs::remove_file(&asked).map_err(failed)?;
+    Err(format!("the running `lvs-node watch` has not answered within {ANSWER:?}: see its log, or start it again"))
 }
 
 fn show(path: Option<&Path>, groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Result<()> {

@@ -90,6 +90,8 @@ pub struct Driver {
     announce: Option<(Instant, u64)>,
     reports: VecDeque<Report>,
     readiness: Readiness,
+    /// The node's next configuration, once the task under way has ended.
+    reconfigured: Option<Config>,
     node: Node,
 }
 
@@ -100,7 +102,8 @@ impl Driver {
     /// [`Error::System`](crate::Error::System) with the errno: `EMFILE`, `ENFILE`, `ENOMEM`.
     pub fn new(node: Node) -> Result<Self> {
         let (waiting, reports) = (VecDeque::new(), VecDeque::new());
-        Ok(Driver { work: None, waiting, announce: None, reports, readiness: Readiness::new()?, node })
+        let readiness = Readiness::new()?;
+        Ok(Driver { work: None, waiting, announce: None, reports, readiness, reconfigured: None, node })
     }
 
     /// Asks for a task. It has its number at once, and is carried out by [`Driver::dispatch`].
@@ -129,8 +132,34 @@ impl Driver {
             self.node.end(&mut before);
             self.reports.push_back(Report::Ended { task: before.task(), result });
         }
+        self.take_configuration();
         self.take(next, drawn);
         self.arm()
+    }
+
+    /// As [`Node::reconfigure`], for the tasks behind the one that is under way.
+    /// [`Task::Apply`] brings it in.
+    ///
+    /// # Errors
+    /// As [`Node::reconfigure`].
+    pub fn reconfigure(&mut self, config: Config) -> Result<()> {
+        let config = self.node.accepted(config)?;
+        self.adopt(config);
+        Ok(())
+    }
+
+    /// The same for a configuration that was accepted.
+    pub(super) fn adopt(&mut self, config: Config) {
+        self.reconfigured = Some(config);
+        if self.work.is_none() {
+            self.take_configuration();
+        }
+    }
+
+    fn take_configuration(&mut self) {
+        if let Some(config) = self.reconfigured.take() {
+            self.node.config = config;
+        }
     }
 
     fn take(&mut self, work: Work, progress: Progress) {
@@ -146,6 +175,7 @@ impl Driver {
         if let Some(mut work) = self.work.take() {
             self.node.end(&mut work);
         }
+        self.take_configuration();
         self.waiting.clear();
         self.announce = None;
         // A time that has come without a task to do is nothing.
@@ -162,6 +192,7 @@ impl Driver {
         let start = Instant::now();
         loop {
             let Some(work) = &mut self.work else {
+                self.take_configuration();
                 let Some(task) = self.waiting.pop_front() else { break };
                 self.work = Some(Work::new(task));
                 continue;
@@ -177,6 +208,7 @@ impl Driver {
                 Progress::Ended(result) => {
                     let task = work.task();
                     self.work = None;
+                    self.take_configuration();
                     self.announce_later(task, result.is_ok());
                     self.reports.push_back(Report::Ended { task, result });
                 }

@@ -1,5 +1,6 @@
 //! The handle of a node, for one group of VIPs.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -50,26 +51,53 @@ impl Node {
     /// # Errors
     /// As [`Node::open`], and [`Error::System`](crate::Error::System) when the namespace cannot be
     /// entered.
-    pub fn open_in(mut config: Config, netns: Netns) -> Result<Self> {
-        config.check()?;
+    pub fn open_in(config: Config, netns: Netns) -> Result<Self> {
         let (arp, mut vips) = (Arp::open_in(netns.clone()), Vips::open_in(netns.clone())?);
-        for name in [&mut config.interface, &mut config.sync.interface] {
-            if let Some(own) = vips.name_of(name)? {
-                *name = own;
-            }
-        }
+        let config = resolved(config, &mut vips)?;
         let dir = StateDir::new(&config.state_dir, &config.group);
         // A node that has lost an interface must still be able to let go of what it holds.
         if dir.load().map_or(true, |state| state.group(&config.group).role.is_none()) {
-            check_interface(&config, &arp, &mut vips)?;
-            let (addresses, links) = vips.all_with_links()?;
-            if let Some(port @ Doubt::Port { .. }) = lan::doubt(&config.interface, &config.vips, &links, &addresses) {
-                return Err(Error::invalid(format!("interface {}", config.interface), port.to_string()));
-            }
+            refuse_interface(&config, &arp, &mut vips)?;
         }
         let marks = Marks::open_in(netns.clone(), dir.owner())?;
         let ipvs = Ipvs::open_in(netns)?;
         Ok(Node { config, ipvs, vips, arp, marks, local: None, dir })
+    }
+
+    /// Gives the node another configuration, for its next task: [`Node::apply`] brings it in.
+    ///
+    /// # Errors
+    /// As [`Node::open`], and [`Error::Invalid`](crate::Error::Invalid) for what cannot be changed
+    /// while the node lives: [`Config::state_dir`], [`Config::group`] and [`Config::groups`]. The
+    /// node keeps its configuration then.
+    pub fn reconfigure(&mut self, config: Config) -> Result<()> {
+        self.config = self.accepted(config)?;
+        Ok(())
+    }
+
+    /// Returns this configuration as the node would have it.
+    pub(super) fn accepted(&mut self, config: Config) -> Result<Config> {
+        let now = &self.config;
+        if config.state_dir != now.state_dir {
+            let reason = format!(
+                "the node keeps its state in {}, and forgets it with another directory: write that one, or release the node with the \
+                 earlier configuration before (`lvs-node release`)",
+                now.state_dir.display()
+            );
+            return Err(Error::invalid(format!("state_dir {}", config.state_dir.display()), reason));
+        }
+        if (&config.group, &config.groups) != (&now.group, &now.groups) {
+            let names = |groups: &BTreeSet<String>| groups.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>();
+            let reason = format!(
+                "the groups of a node cannot change while it is watched (now {}): stop its `lvs-node watch`, take on a role for each \
+                 group, and start it again",
+                names(&now.groups).join(", ")
+            );
+            return Err(Error::invalid(format!("groups {}", names(&config.groups).join(", ")), reason));
+        }
+        let config = resolved(config, &mut self.vips)?;
+        refuse_interface(&config, &self.arp, &mut self.vips)?;
+        Ok(config)
     }
 
     /// What this node is to be. Interfaces have their own names here, also where they were given by
@@ -143,5 +171,27 @@ impl Node {
     /// directory, or not only this user's.
     pub fn prepare_state_dir(&self) -> Result<()> {
         self.dir.prepare()
+    }
+}
+
+/// A configuration that makes sense, in which interfaces have their own names.
+fn resolved(mut config: Config, vips: &mut Vips) -> Result<Config> {
+    config.check()?;
+    for name in [&mut config.interface, &mut config.sync.interface] {
+        if let Some(own) = vips.name_of(name)? {
+            *name = own;
+        }
+    }
+    Ok(config)
+}
+
+fn refuse_interface(config: &Config, arp: &Arp, vips: &mut Vips) -> Result<()> {
+    check_interface(config, arp, vips)?;
+    let (addresses, links) = vips.all_with_links()?;
+    match lan::doubt(&config.interface, &config.vips, &links, &addresses) {
+        Some(port @ Doubt::Port { .. }) => {
+            Err(Error::invalid(format!("interface {}", config.interface), port.to_string()))
+        }
+        _ => Ok(()),
     }
 }

@@ -43,6 +43,11 @@ impl View {
         View { vips: all_digests(vips), ..View::default() }
     }
 
+    /// Takes in which VIPs this node has now.
+    pub(super) fn has(&mut self, vips: impl IntoIterator<Item = IpAddr>) {
+        self.vips = all_digests(vips);
+    }
+
     /// Takes in a beacon. `false`: it is another cluster's.
     pub(super) fn heard(&mut self, now: Instant, beacon: Beacon) -> bool {
         if self.foreign.get(&beacon.node).is_some_and(|(at, _)| now.duration_since(*at) < DEAD) {

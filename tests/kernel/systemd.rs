@@ -135,6 +135,18 @@ fn the_unit_follows_keepalived_within_its_confinement() {
     });
     assert_eq!(run("cat /proc/sys/net/ipv4/conf/eth0/arp_ignore"), "1\n");
 
+    // A changed file, a wrong one, and the old one again.
+    let table = fs::read_to_string("/etc/lvs-dr/web.ipvs").unwrap();
+    let write = |text: &str| fs::write("/etc/lvs-dr/web.ipvs", text).unwrap();
+    write(&table.replace("-w 1", "-w 7"));
+    let reloaded = systemd.ctl("reload lvs-node");
+    assert!(reloaded.status.success() && ipvsadm("-Sn").contains("-w 7"), "{reloaded:?} {}", ipvsadm("-Sn"));
+    write(&table.replace("wrr", "nosuch"));
+    assert!(!systemd.ctl("reload lvs-node").status.success());
+    write(&table);
+    assert!(systemd.ctl("reload lvs-node").status.success() && ipvsadm("-Sn").contains("-w 1"));
+    assert_eq!((systemd.show("MainPID"), vips("eth0").contains("scope global")), (main.clone(), true));
+
     // What others remove comes back, also after the watch was killed.
     assert!(systemd.enter(&format!("kill -9 {main}")).status.success());
     systemd.until("it is restarted", || {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::cli::lvs_node;
 use crate::lab::{cable, feed, ip, ipvsadm, keep, new_netns, rules, run, without_checksum};
-use crate::lan::{INTERFACE, Session, VIP, VIP6, enter_switch, failing_during, host, kept, serve, session};
+use crate::lan::{INTERFACE, Session, VIP, VIP6, add_vips, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::new_path;
 
 /// The marks of a node begin with this one; the next one leads to the director of the first group.
@@ -291,6 +291,94 @@ fn comes_late(sync: &str) {
     ip("link set port11 down");
     nodes[2].tell("MASTER");
     soon("the late node directs", &nodes, || nodes[2].directs());
+    assert_eq!(kept(&mut sessions), sessions.len());
+}
+
+/// Another service, another server and another weight, a VIP less and one more, other ARP settings:
+/// on each node, while clients come and go. What is brought in stays.
+#[test]
+fn a_changed_file_is_brought_in_while_sessions_live() {
+    let (client, nodes) = cluster("");
+    let _third = {
+        let third = host(13);
+        serve(&third, 13);
+        // A server and no node: what scripts do there.
+        add_vips(&third, "lo");
+        third
+    };
+    let mut sessions: Vec<(Session, u8)> = (0..12).map(|_| session(&client, VIP)).collect();
+    let more = "192.0.2.253";
+    let changed = |node: &Node, more: &str, servers: &[u8], extra: &str| {
+        let head = format!("interface = \"{INTERFACE}\"\nvips = [\"{VIP}\"{more}]\nannounce_again = 0.0\n{extra}");
+        let state_dir = format!("state_dir = {:?}\n", node.dir.join("state"));
+        fs::write(node.dir.join("node.toml"), state_dir + &head + &service(VIP, servers)).unwrap();
+    };
+    let second = service(more, &[11, 12]);
+    let (failed, all) = failing_during(&client, &[VIP], || {
+        for node in &nodes {
+            let vips = format!(", \"{more}\"");
+            changed(node, &vips, &[11, 12, 13], &format!("[arp]\nignore = 3\n{second}"));
+            let dry = node.run("apply --dry-run");
+            let done = node.run("apply");
+            for words in [
+                format!("VIP: remove {VIP6} from lo"),
+                format!("VIP: add {more} to lo"),
+                format!("-a -t {VIP}:80 -r 192.0.2.13:80 -g -w 1"),
+                format!("-A -t {more}:80 -s wrr"),
+                format!("-D -t [{VIP6}]:80"),
+                "arp_ignore=3".to_owned(),
+            ] {
+                assert!(dry.contains(&words) && done.contains(&words), "{words}:\n{dry}\n{done}");
+            }
+            assert!(node.run("apply").ends_with("nothing to do\n"));
+        }
+        // The watches look at the whole meanwhile, and leave it.
+        thread::sleep(Duration::from_secs(3));
+    });
+    assert!(failed == 0 && all > 50, "{failed} of {all} failed");
+    assert_eq!(kept(&mut sessions), sessions.len());
+    for (node, role) in nodes.iter().zip(["master", "backup"]) {
+        assert!(node.run("status").starts_with(&format!("role     {role}, request 1\n")), "{}", node.run("status"));
+        assert!(node.run("apply --dry-run").ends_with("nothing to do\n"));
+        assert!(node.table().contains(&format!("-a -t {VIP}:80 -r 192.0.2.13:80 -g -w 1")), "{}", node.table());
+        assert!(!node.log().contains("repair: "), "{}", node.log());
+    }
+    let answers: std::collections::BTreeSet<u8> = (0..12).map(|_| session(&client, VIP).1).collect();
+    assert_eq!(answers, [11, 12, 13].into());
+    assert!((0..6).all(|_| Session::open(&client, more).and_then(|mut session| session.ask()).is_some()));
+
+    // The same by a signal. A wrong file changes nothing, and says why.
+    let node = &nodes[1];
+    let hang_up = |log: &str| {
+        let before = node.log().matches(log).count();
+        run(&format!("kill -HUP {}", node.watch.as_ref().unwrap().id()));
+        soon(log, &nodes, || node.log().matches(log).count() > before);
+    };
+    let table = node.table();
+    for (extra, reason) in [
+        ("fence = \"none\"\n", "unknown variant `none`"),
+        ("state_dir = \"/run/elsewhere\"\n", "the node keeps its state in"),
+        ("interface = \"nosuch\"\n", "nosuch"),
+    ] {
+        changed(node, "", &[11, 12], "");
+        let path = node.dir.join("node.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let (key, _) = extra.split_once(' ').unwrap();
+        let rest = text.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n"));
+        fs::write(&path, format!("{extra}{}", rest.collect::<String>())).unwrap();
+        hang_up("reload: ");
+        assert!(node.log().lines().last().unwrap().contains(reason), "{}", node.log());
+    }
+    assert_eq!(node.table(), table);
+    changed(node, "", &[11, 12], "");
+    hang_up("the file is read again");
+    soon("the earlier services", &nodes, || !node.table().contains("192.0.2.13") && !node.table().contains(more));
+    soon("the earlier role", &nodes, || node.state().contains("role backup reached\n"));
+    assert!(node.ip("-o address show dev lo").contains(&format!("{VIP}/32 scope host")));
+    // And the watch that has read it is the one that follows keepalived.
+    node.tell("MASTER");
+    nodes[0].tell("BACKUP");
+    soon("the other director", &nodes, || node.directs() && !nodes[0].directs());
     assert_eq!(kept(&mut sessions), sessions.len());
 }
 

@@ -17,6 +17,7 @@ use crate::node::job::Task;
 use crate::node::limit::{Bucket, ResyncRequests};
 use crate::node::membership::View;
 use crate::node::role::Role;
+use crate::node::services::Apply;
 
 /// How often a beacon is sent.
 pub(in crate::node) const BEACON: Duration = Duration::from_secs(1);
@@ -89,6 +90,8 @@ pub(in crate::node) enum Event {
     Director(Group, Option<IpAddr>),
     /// A later request of another process came: the role is not tried again.
     NotRetried(Group),
+    /// The node has another configuration.
+    Configured { groups: Vec<Supervised>, sync_interface: String, sync_id: u8 },
     /// Something has failed that no event of its own stands for.
     Failed { what: String, error: String },
 }
@@ -309,6 +312,10 @@ impl Member {
     }
 }
 
+fn other_cluster(interface: &str, id: u8) -> String {
+    format!("another cluster on {interface} uses sync id {id}: give one of the two another [sync] id")
+}
+
 fn is_master(role: Role) -> bool {
     role == Role::Master
 }
@@ -322,6 +329,7 @@ impl Engine {
         sync: &SyncConfig,
     ) -> Self {
         let view = View::of(groups.iter().flat_map(|group| group.vips.clone()));
+        let other_cluster = other_cluster(&sync.interface, sync.id);
         let member = |group: Supervised| Member {
             show_at: (group.follows && group.owner == VipOwner::Keepalived).then_some(now),
             name: group.name,
@@ -356,10 +364,7 @@ impl Engine {
             director_heard: false,
             directed: false,
             learned_lines: Bucket::new(BURST, INTERVAL),
-            other_cluster: format!(
-                "another cluster on {} uses sync id {}: give one of the two another [sync] id",
-                sync.interface, sync.id
-            ),
+            other_cluster,
             table: None,
             unequal: BTreeMap::new(),
             told: (0, 0),
@@ -461,8 +466,25 @@ impl Engine {
                     member.has_taken_on(now);
                 }
             }
+            Event::Configured { groups, sync_interface, sync_id } => {
+                self.other_cluster = other_cluster(&sync_interface, sync_id);
+                self.configured(now, groups, actions);
+            }
             Event::Failed { what, error } => self.fail(now, &what, &error, actions),
         }
+    }
+
+    /// Brings in another configuration. The role stays.
+    fn configured(&mut self, now: Instant, groups: Vec<Supervised>, actions: &mut Vec<Action>) {
+        for (index, (member, group)) in self.members.iter_mut().zip(groups).enumerate() {
+            (member.vips, member.owner) = (group.vips, group.owner);
+            // A node without a role takes one on with it.
+            if member.remembered.role.is_some() {
+                actions.push(Action::Request(index, Task::Apply(Apply::Changes)));
+            }
+        }
+        self.view.has(self.members.iter().flat_map(|member| member.vips.clone()));
+        self.show_all(now);
     }
 
     /// Only what is shown twice was not about to be notified.
@@ -574,7 +596,7 @@ impl Engine {
                 member.failed = Some(Failed { role, at: now, pause, request });
                 self.fail(now, &role.to_string(), &error, actions);
             }
-            (Task::Repair, End::Done(done)) => {
+            (Task::Repair | Task::Apply(_), End::Done(done)) => {
                 self.counts.repairs += u64::from(repaired);
                 match done.started_backup {
                     // Nothing was learned without one, and the director was not asked.
@@ -588,7 +610,7 @@ impl Engine {
                 self.tell_repair(now, group, done.steps, actions);
             }
             (_, End::Done(_) | End::Superseded) => {}
-            (_, End::Failed(error)) => self.fail(now, "repair", &error, actions),
+            (task, End::Failed(error)) => self.fail(now, &task.name(), &error, actions),
         }
         if let Task::Role(_) = task {
             self.send_beacon(now, actions);
@@ -947,6 +969,38 @@ mod tests {
         assert_eq!(bench.on(200_500, Event::Notified(0, Role::Fault)), ["Request(0, Role(Fault))"]);
         bench.end(200_600, Role::Fault, done(), 9);
         assert_eq!(bench.on(300_000, Event::Time), [""; 0]);
+    }
+
+    #[test]
+    fn another_configuration_is_applied_and_the_role_stays() {
+        let mut bench = bench(VipOwner::Keepalived, Extent::All);
+        let configured = |vip: &str| Event::Configured {
+            groups: vec![Supervised {
+                name: "web".into(),
+                vips: vec![ip(vip)],
+                owner: VipOwner::Node,
+                follows: true,
+                director: None,
+            }],
+            sync_interface: "eth1".into(),
+            sync_id: 9,
+        };
+        let applied = ["Request(0, Apply(Changes))"];
+        let requested = bench.on(0, configured("192.0.2.253"));
+        assert!(requested.contains(&applied[0].to_owned()), "{requested:?}");
+        let end = |end: End| Event::Ended { group: 0, task: Task::Apply(Apply::Changes), end, request: 1 };
+        let failed = bench.on(10, end(End::Failed("it is full".into())));
+        assert_eq!(failed, ["tell failure: apply: it is full"]);
+        // Its VIP is the other one, and it moves that itself.
+        let gone = |vip: &str| Event::Address { address: ip(vip), index: 2, gone: true };
+        assert_eq!(bench.on(20, gone(VIP)), [""; 0]);
+        assert_eq!(bench.on(30, gone("192.0.2.253")), ["Request(0, RestoreVips)"]);
+        let presence = Presence { vips: Presence::digests([ip(VIP)]), node: 3, id: 9, ..Presence::default() };
+        bench.on(40, Event::Heard(Heard::Presence(presence)));
+        assert_eq!(bench.engine.view.other_clusters(bench.now(50)), 1);
+        // A node without a role takes one on with it.
+        bench.remember(60, None);
+        assert_eq!(bench.on(70, configured(VIP)), [""; 0]);
     }
 
     #[test]

@@ -24,8 +24,10 @@ use crate::ipvs::{self, ConnectionReader, SyncRole};
 use crate::marks::{self, Mac, Monitor};
 use crate::netns::Netns;
 use crate::node::Node;
+use crate::node::config::Config;
 use crate::node::connections::{LASTING, SLICE, Sending};
 use crate::node::driver::{Driver, Report};
+use crate::node::fence::SyncConfig;
 use crate::node::job::Task;
 use crate::node::peers::{Peers, Plane, number};
 use crate::node::plan::{Plan, Step};
@@ -89,7 +91,8 @@ pub struct Supervisor {
     monitor: Option<Monitor>,
     plane: Option<Plane>,
     peers: Option<Peers>,
-    /// Its index.
+    /// How the nodes are reached, and the index of the interface.
+    sync: SyncConfig,
     sync_interface: Option<u32>,
     resync: Option<Resync>,
     counting: Option<Counting>,
@@ -164,6 +167,7 @@ impl Supervisor {
             monitor: None,
             plane: None,
             peers: None,
+            sync,
             sync_interface: None,
             resync: None,
             counting: None,
@@ -194,6 +198,43 @@ impl Supervisor {
         // Where the timer fails, the next dispatch reports it.
         let _ = self.readiness.wake_at(Some(Instant::now()));
         true
+    }
+
+    /// Gives the node another configuration, of each group in the same order, and brings it in: as
+    /// [`Node::apply`] does. Roles, and what is known of the other nodes, stay. Does not wait.
+    ///
+    /// # Errors
+    /// As [`Node::reconfigure`], for the first group that is refused. Then every group keeps its
+    /// configuration.
+    pub fn reconfigure(&mut self, configs: Vec<Config>) -> Result<()> {
+        if configs.len() != self.drivers.len() {
+            let groups = |count: usize| format!("{count} group{}", if count == 1 { "" } else { "s" });
+            let reason = format!(
+                "the groups of a node cannot change while it is watched, and it has {}: start its supervisor again",
+                self.drivers.len()
+            );
+            return Err(Error::invalid(groups(configs.len()), reason));
+        }
+        let accepted = self.drivers.iter_mut().zip(configs).map(|(driver, config)| driver.node_mut().accepted(config));
+        let accepted = accepted.collect::<Result<Vec<_>>>()?;
+        let sync = accepted[0].sync.clone();
+        let mut groups = Vec::new();
+        for (driver, config) in self.drivers.iter_mut().zip(accepted) {
+            groups.push(Supervised {
+                name: config.group.clone(),
+                vips: config.vips.clone(),
+                owner: config.vip_owner,
+                follows: self.config.fifo.is_some(),
+                director: None,
+            });
+            driver.adopt(config);
+        }
+        self.survey.forget();
+        self.reopen_at = Instant::now();
+        self.events.push_back(Event::Configured { groups, sync_interface: sync.interface, sync_id: sync.id });
+        // Where the timer fails, the next dispatch reports it.
+        let _ = self.readiness.wake_at(Some(Instant::now()));
+        Ok(())
     }
 
     /// What was counted.
@@ -298,6 +339,12 @@ impl Supervisor {
                 Err(error) => self.fail("notifications", &error),
             }
         }
+        let sync = &self.drivers[0].config().sync;
+        if *sync != self.sync {
+            // The daemons are started by the task that brings it in.
+            self.sync = sync.clone();
+            (self.plane, self.peers, self.sync_interface) = (None, None, None);
+        }
         if self.peers.is_none() && !self.config.only_roles {
             self.open_peers()?;
         }
@@ -305,7 +352,7 @@ impl Supervisor {
     }
 
     fn open_peers(&mut self) -> Result<()> {
-        let sync = self.drivers[0].config().sync.clone();
+        let sync = self.sync.clone();
         let plane = match self.plane.clone().map_or_else(|| Plane::open(&sync), Ok) {
             Ok(plane) => self.plane.insert(plane),
             Err(error) => {
@@ -406,6 +453,9 @@ impl Supervisor {
                         Some(steps) => steps.push(step.to_string()),
                         None => self.notices.push_back(Notice::Step(step.to_string())),
                     },
+                    Report::Step { task: Task::Apply(_), step } => {
+                        self.notices.push_back(Notice::Step(step.to_string()));
+                    }
                     Report::Step { .. } => {}
                     Report::Ended { task, result } => self.ended(group, task, result),
                 }

@@ -88,7 +88,7 @@ pub(crate) fn roles(shape: Shape) -> Result<()> {
     for command in ["status", "audit"] {
         ours(command, computed(start(&[command])?.end(&[1])?));
     }
-    lvs_node(&["release"])?;
+    lvs_node(&["release", "--now"])?;
     Ok(())
 }
 
@@ -106,7 +106,7 @@ pub(crate) fn watch(shape: Shape) -> Result<()> {
     report("watch", Column::Programs, idle / 1e6 / IDLE.as_secs_f64());
     report("watch-memory", Column::Programs, most_memory(watch.child())?);
     watch.stop()?;
-    lvs_node(&["release"])?;
+    lvs_node(&["release", "--now"])?;
     Ok(())
 }
 

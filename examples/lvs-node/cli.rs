@@ -25,11 +25,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use lvs_dr::node::{Apply, Asked, Config, Fence, Learned, Node, Role, Status, Step, note_failure, role_of_state};
-use lvs_dr::{Error, Netns};
+use lvs_dr::node::{
+    Apply, Asked, Config, Fence, Learned, Node, Role, Status, Step, Weigh, note_failure, role_of_state,
+};
+use lvs_dr::{Cause, Error, Netns};
 use serde_json::{Value, json};
 
 use file::NodeFile;
@@ -109,8 +111,12 @@ KEEPALIVED
   }
   with vip_owner = "keepalived"; or notify_master, notify_backup, notify_fault and notify_stop with `role ...`. In global_defs:
   script_user root, enable_script_security. Or, better where states follow each other quickly: `notify_fifo /run/lvs-dr.fifo`
-  in global_defs, no notify, and a service that runs `lvs-node fifo /run/lvs-dr.fifo`. Leave roles to keepalived then; to take a
-  node out, stop keepalived first, then call `lvs-node release`.
+  in global_defs, no notify, and a service that runs `lvs-node fifo /run/lvs-dr.fifo`. Leave roles to keepalived then.
+
+TO TAKE A SERVER OUT
+  `lvs-node drain ADDRESS` on each node, with `--wait 5m` on the director; stop keepalived on the server, then call `lvs-node release`
+  there. `lvs-node undrain ADDRESS` on each node puts it back. A health check that edits the table is told first: a server that it
+  puts back is in again.
 
   So that a director that is to stop hands over first, and no session notices:
   track_file lvs_dr {
@@ -131,9 +137,9 @@ PACEMAKER, OR A SCRIPT
   `lvs-node status` says whether all is in place. For Pacemaker examples/ocf has a resource agent that calls them.
 
 EXIT CODES
-  0  the role is reached (status: and all is in place; audit, check: nothing is found)
+  0  the role is reached (status: and all is in place; audit, check: nothing is found; drain --wait: no session is left)
   1  something failed; the message says what, and the same command goes on from there (status: something is missing;
-     audit, check: something is found)
+     audit, check: something is found; drain --wait: sessions are left; release: the node still gets new connections)
   2  the command line or the file is wrong
   3  a later request superseded this one"#;
 
@@ -221,6 +227,39 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Take a server out for new connections: weight 0 in the table of this node. To be called on
+    /// each node, as any of them may direct next. Sessions stay. Exit code 1: some are left.
+    Drain {
+        /// The server's address. Left out: this node.
+        server: Option<IpAddr>,
+        /// Wait so long for its sessions to end, in seconds (or 90s, 5m). Where it passes, they are
+        /// left, and the server is out all the same.
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        wait: Option<Duration>,
+        /// Print the changes only.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give a drained server the weights from before, in the table of this node. What another
+    /// program has set meanwhile stays.
+    Undrain {
+        /// The server's address. Left out: this node.
+        server: Option<IpAddr>,
+        /// Print the changes only.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Set a server's weight in the table of this node, until the file's is changed.
+    SetWeight {
+        /// The server's address.
+        server: IpAddr,
+        /// For all its services.
+        #[arg(value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+        weight: u32,
+        /// Print the changes only.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// On the director: send all connections to the other nodes. Elsewhere: have the director's
     /// `watch` do so, and wait until this node knows them.
     Resync {
@@ -251,8 +290,13 @@ enum Command {
     },
     /// Print what harms now, or will at the next failover. Exit code 1: something is found.
     Audit(audit::Audit),
-    /// Give back all that was changed: VIPs, ARP settings, the table.
-    Release,
+    /// Give back all that was changed: VIPs, ARP settings, the table. Refused while the node's
+    /// table sends new connections to its own server: see `drain`.
+    Release {
+        /// All the same.
+        #[arg(long)]
+        now: bool,
+    },
 }
 
 /// What ended the program, besides success.
@@ -342,6 +386,116 @@ fn resync(node: &mut Node, limit: Duration, tell: impl Fn(&dyn Display)) -> Resu
     };
     complain(reason);
     Err(Failure::Missing)
+}
+
+/// `60`, `60s` or `5m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(number) => (number, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let seconds = number.parse::<u32>().map_err(|_| "seconds were expected, as in 60, 60s or 5m".to_owned())?;
+    Ok(Duration::from_secs(u64::from(seconds) * unit))
+}
+
+/// Changes the weights of a server in each group that has it.
+fn weigh(cli: &Cli, nodes: &mut [Node], server: Option<IpAddr>, to: Weigh, dry_run: bool) -> Result<(), Failure> {
+    let (mut unknown, mut found) = (None, false);
+    for node in nodes {
+        let plan = match node.plan_weigh(server, to) {
+            // Another group may have it.
+            Err(error) if error.cause() == Some(Cause::NoDestination) => {
+                unknown = Some(error);
+                continue;
+            }
+            plan => plan?,
+        };
+        found = true;
+        let tell = |text: &dyn Display| {
+            if dry_run || !cli.quiet {
+                say(format_args!("{text}\n"));
+            }
+        };
+        match dry_run {
+            true => say(&plan),
+            false => drop(node.weigh(server, to, |step| tell(step))?),
+        }
+        plan.warnings().iter().filter(|_| !dry_run).for_each(|warning| complain(format_args!("warning: {warning}")));
+        if plan.is_empty() {
+            tell(&"nothing to do");
+        }
+    }
+    match unknown.filter(|_| !found) {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+/// How often sessions are counted.
+const COUNT: Duration = Duration::from_millis(500);
+
+/// Drains a server, and waits for its sessions.
+fn drain(
+    cli: &Cli,
+    nodes: &mut [Node],
+    server: Option<IpAddr>,
+    wait: Option<Duration>,
+    dry_run: bool,
+) -> Result<(), Failure> {
+    weigh(cli, nodes, server, Weigh::Drain, dry_run)?;
+    if dry_run {
+        return Ok(());
+    }
+    let start = Instant::now();
+    let mut count = || {
+        nodes.iter_mut().try_fold((0, 0), |(active, ending), node| {
+            let sessions = node.sessions_of(server)?;
+            Ok::<_, Error>((active + sessions.active, ending + sessions.ending))
+        })
+    };
+    let mut left = count()?;
+    while let Some(limit) = wait
+        && left.0 > 0
+        && start.elapsed() < limit
+    {
+        thread::sleep(COUNT.min(limit.saturating_sub(start.elapsed())));
+        left = count()?;
+    }
+    let name = server.map_or_else(|| "this node".to_owned(), |server| server.to_string());
+    let sessions = plural(left.0 as usize, "session");
+    if !cli.quiet {
+        say(format_args!("{name}: {sessions} left, and {} ending\n", left.1));
+        let others: BTreeSet<String> = nodes
+            .iter_mut()
+            .filter_map(|node| node.status().ok())
+            .flat_map(|status| status.peers.into_keys())
+            .filter(|peer| Some(*peer) != server)
+            .map(|peer| peer.to_string())
+            .collect();
+        if !others.is_empty() {
+            let of = server.map_or_else(|| "this node's address".to_owned(), |server| server.to_string());
+            let others = others.into_iter().collect::<Vec<_>>().join(", ");
+            say(format_args!("each node has a table of its own: `lvs-node drain {of}` on {others} too\n"));
+        }
+    }
+    // What a health check has set since counts.
+    let mut again = Vec::new();
+    for node in nodes.iter_mut() {
+        if let Ok(plan) = node.plan_weigh(server, Weigh::Drain) {
+            again.extend(plan.steps().iter().map(ToString::to_string));
+        }
+    }
+    if !again.is_empty() {
+        complain(format_args!(
+            "drain: another program has given {name} weight again: take it out there first (a health check, say)"
+        ));
+        return Err(Failure::Missing);
+    }
+    if wait.is_some() && left.0 > 0 {
+        complain(format_args!("drain: {sessions} of {name} left after {:?}", wait.unwrap_or_default()));
+        return Err(Failure::Missing);
+    }
+    Ok(())
 }
 
 /// How long what keepalived's VIPs show must last.
@@ -524,6 +678,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Drain { server, wait, dry_run } => drain(cli, &mut nodes, *server, *wait, *dry_run),
+        Command::Undrain { server, dry_run } => weigh(cli, &mut nodes, *server, Weigh::Undrain, *dry_run),
+        Command::SetWeight { server, weight, dry_run } => {
+            weigh(cli, &mut nodes, Some(*server), Weigh::Set(*weight), *dry_run)
+        }
         Command::Resync { limit } => {
             // A node directs where it directs one group.
             let directs = |node: &Node| matches!(node.role(), Ok(Some((Role::Master, _))));
@@ -609,7 +768,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
             if good { Ok(()) } else { Err(Failure::Missing) }
         }
-        Command::Release => {
+        Command::Release { now } => {
+            // Nothing of any group is given back before each has been looked at.
+            for node in nodes.iter_mut().take_while(|_| !now) {
+                if let Some(reason) = node.plan_release()?.warnings().first() {
+                    complain(format_args!("release: {reason}; or `lvs-node release --now`"));
+                    return Err(Failure::Missing);
+                }
+            }
             for node in &mut nodes {
                 if !cli.quiet {
                     head(node);

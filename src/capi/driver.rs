@@ -83,7 +83,8 @@ impl lvs_report {
         let (number, role) = match task {
             Task::Role(role) => (LVS_TASK_ROLE, Some(role)),
             Task::Release => (LVS_TASK_RELEASE, None),
-            Task::Apply(_) => (LVS_TASK_APPLY, None),
+            // C has no task that changes weights.
+            Task::Apply(_) | Task::Weigh { .. } => (LVS_TASK_APPLY, None),
             Task::Repair | Task::Fix => (LVS_TASK_REPAIR, None),
             Task::RestoreVips => (LVS_TASK_RESTORE_VIPS, None),
         };

@@ -26,6 +26,7 @@ impl Node {
         match step {
             Step::Record { reached: false, .. } => self.dir.save(&plan.during),
             Step::Record { reached: true, .. } => self.dir.save(&plan.after).and_then(|()| self.remove_tables(plan)),
+            Step::Weights(_) => self.dir.save(&plan.after),
             Step::Keep { kept, table } => self.dir.save_table(*kept, table),
             Step::Forget => self.dir.forget(&plan.after).and_then(|()| self.remove_tables(plan)),
             Step::Arp(change) => match self.arp.apply(change) {

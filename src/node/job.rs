@@ -5,10 +5,12 @@
 //! does it, for callers that wait and for callers that have a loop of their own; the simulation
 //! does it in a model.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::audit;
 use super::config::Config;
+use super::drain::{self, Weigh};
 use super::fence::Fence;
 use super::observation::Observation;
 use super::observe::Look;
@@ -38,6 +40,13 @@ pub enum Task {
     /// Bring the configured services into the kernel's table, see
     /// [`Node::apply`](super::Node::apply).
     Apply(Apply),
+    /// Change the weights of a server's destinations, see [`Node::weigh`](super::Node::weigh).
+    Weigh {
+        /// The server; `None`: this node.
+        server: Option<IpAddr>,
+        /// What its weights become.
+        to: Weigh,
+    },
     /// Set right what other programs have changed, see [`Node::repair`](super::Node::repair).
     Repair,
     /// Place VIPs that other programs have removed, see
@@ -68,6 +77,7 @@ impl Task {
             Task::Role(role) => role.to_string(),
             Task::Release => "release".into(),
             Task::Apply(_) => "apply".into(),
+            Task::Weigh { to, .. } => to.name().into(),
             Task::Repair | Task::RestoreVips => "repair".into(),
             Task::Fix => "fix".into(),
         }
@@ -292,6 +302,7 @@ impl Job {
         match self.task {
             Task::Role(_) | Task::RestoreVips => self.look(Extent::Brief),
             Task::Release => self.look(Extent::Whole(Look::All)),
+            Task::Weigh { .. } => self.look(Extent::Whole(Look::All)),
             Task::Apply(_) | Task::Repair | Task::Fix => self.look(Extent::Whole(Look::AllAndResolve)),
         }
     }
@@ -448,6 +459,10 @@ pub(super) fn plan(config: &Config, task: Task, memory: &Memory, seen: &Observat
             let role = remembered.ok_or_else(|| without("apply"))?;
             planner::refuse_unreached(config, seen)?;
             (role, apply)
+        }
+        Task::Weigh { server, to } => {
+            remembered.ok_or_else(|| without(to.name()))?;
+            return drain::plan(config, server, to, memory, seen);
         }
         Task::Fix => {
             let judged = planner::judge(config, memory, seen, &[], |kept| audit::mended(kept, seen));

@@ -117,7 +117,9 @@ impl World {
         };
         match step {
             Step::Record { reached: false, .. } => self.memory.state = *plan.during.clone(),
-            Step::Record { reached: true, .. } | Step::Forget => self.memory.state = *plan.after.clone(),
+            Step::Record { reached: true, .. } | Step::Weights(_) | Step::Forget => {
+                self.memory.state = *plan.after.clone()
+            }
             Step::Keep { kept: StoredTable::Loaded, table } => self.memory.loaded = table.clone(),
             Step::Keep { kept: StoredTable::Held, table } => self.memory.held = table.clone(),
             Step::Keep { kept: StoredTable::Legacy, table } => self.memory.legacy = table.clone(),

@@ -36,6 +36,8 @@ pub enum Step {
         /// The table.
         table: ipvs::Table,
     },
+    /// Record the weights of so many drained destinations.
+    Weights(usize),
     /// Change ARP settings.
     Arp(arp::Change),
     /// Give ARP settings back.
@@ -86,7 +88,15 @@ impl Step {
 
     /// Whether the kernel shows afterwards that it was done.
     pub(super) fn leaves_a_trace(&self) -> bool {
-        !matches!(self, Step::Record { .. } | Step::Keep { .. } | Step::Announce(..) | Step::Resync(_) | Step::Forget)
+        !matches!(
+            self,
+            Step::Record { .. }
+                | Step::Keep { .. }
+                | Step::Weights(_)
+                | Step::Announce(..)
+                | Step::Resync(_)
+                | Step::Forget
+        )
     }
 }
 
@@ -105,6 +115,9 @@ impl fmt::Display for Step {
             Step::Keep { kept: StoredTable::Legacy, table } => {
                 write!(f, "record: {} of the earlier version", services(table.len()))
             }
+            Step::Weights(0) => write!(f, "record: no destination is drained"),
+            Step::Weights(1) => write!(f, "record: the weight of 1 drained destination"),
+            Step::Weights(count) => write!(f, "record: the weights of {count} drained destinations"),
             Step::Arp(change) => write!(f, "ARP: {change}"),
             Step::GiveBackArp(change) => write!(f, "ARP: restore {} {}", change.target, change.before),
             Step::Sysctl { name, value, back: false } => write!(f, "sysctl: net.ipv4.vs.{name} = {value}"),
@@ -147,6 +160,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Steps that come to what is remembered afterwards.
+    pub(super) fn to(state: &State, after: State, steps: Vec<Step>) -> Self {
+        Plan { after: Box::new(after), ..Plan::beside(state, steps) }
+    }
+
     /// Steps that change nothing of what is remembered.
     pub(super) fn beside(state: &State, steps: Vec<Step>) -> Self {
         Plan { steps, warnings: Vec::new(), during: Box::new(state.clone()), after: Box::new(state.clone()) }

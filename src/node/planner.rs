@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 
 use super::config::{Config, Loopback, OwnRequests, VipOwner};
 use super::destinations::{self, Unreached};
+use super::drain::{at_rest, still_used};
 use super::fence::marks::{self as fence, Facts};
 use super::fence::{Fence, daemons, no_daemons};
 use super::leftovers::{self, Leftovers};
@@ -48,7 +49,7 @@ pub(super) struct Memory {
 impl Memory {
     /// The services of this group as they were loaded last, by this version or by version 1, whose
     /// node had one table for all VIPs.
-    fn loaded(&self, config: &Config, group: &Group) -> Cow<'_, Table> {
+    pub(super) fn loaded(&self, config: &Config, group: &Group) -> Cow<'_, Table> {
         match self.legacy_of(group) {
             Some(_) => Cow::Owned(self.legacy.filtered(|id| is_of_group(config, id))),
             None => Cow::Borrowed(&self.loaded),
@@ -148,7 +149,8 @@ impl<'a> Case<'a> {
             take_in(&mut table, &live);
         }
         if let Some(services) = &config.services {
-            table = desired(services, loaded, &table, apply);
+            let [services, loaded] = [services, loaded].map(|services| at_rest(services, &group.drained));
+            table = desired(&services, &loaded, &table, apply);
         }
         let peers = peers(config, state, seen, &table);
         let persistent = [&seen.table, &table].iter().any(|table| has_persistent(config, state, table));
@@ -836,7 +838,7 @@ fn remembered_qdiscs(state: &State, steps: &[Step]) -> BTreeMap<String, QdiscOwn
     qdiscs
 }
 
-fn change(seen: &Table, wanted: &Table) -> Option<Step> {
+pub(super) fn change(seen: &Table, wanted: &Table) -> Option<Step> {
     let plan = ipvs::Plan::between(seen, wanted);
     (!plan.is_empty()).then_some(Step::Table(plan))
 }
@@ -971,6 +973,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     if after != *state {
         steps.push(Step::Forget);
     }
+    warnings.extend(case.group.role.and_then(|_| still_used(&case.table, &seen.own)));
     Ok(Plan { steps, warnings, during: Box::new(during), after: Box::new(after) })
 }
 

@@ -31,7 +31,7 @@ impl Node {
         self.plan_task(Task::Role(role))
     }
 
-    fn plan_task(&mut self, task: Task) -> Result<Plan> {
+    pub(super) fn plan_task(&mut self, task: Task) -> Result<Plan> {
         let (memory, seen) = self.look(Some(task), Look::All)?;
         let plan = job::plan(&self.config, task, &memory, &seen)?;
         self.try_services(&plan.trials(&seen.table, self.config.marks.values))?;

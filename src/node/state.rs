@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use super::config::Config;
 use super::digest::fnv;
+use super::drain::Drained;
 use super::fence::Fence;
 use super::fence::marks::MarkValues;
 use super::names;
@@ -107,6 +108,8 @@ pub(super) struct Group {
     pub(super) loaded: Option<ServiceId>,
     /// Fence `clear` has emptied the kernel's table: the group's table is [`StoredTable::Held`].
     pub(super) held: bool,
+    /// Destinations that were drained, and their weights before.
+    pub(super) drained: Drained,
     /// Lines of a later version for this group, as they were read.
     pub(super) unknown: Vec<String>,
 }
@@ -177,6 +180,10 @@ impl fmt::Display for State {
             if group.held {
                 writeln!(f, "table held")?;
             }
+            group
+                .drained
+                .iter()
+                .try_for_each(|((service, address), weight)| writeln!(f, "drained {weight} {address} {service}"))?;
             group.found.iter().try_for_each(|vip| writeln!(f, "found {vip}"))?;
             group.vips.iter().try_for_each(|(vip, interface)| writeln!(f, "vip {vip} {interface}"))?;
             group.unknown.iter().try_for_each(|line| writeln!(f, "{line}"))?;
@@ -268,6 +275,11 @@ impl State {
                     let vip = vip.parse().map_err(|_| unknown())?;
                     state.group_mut(name).vips.insert((vip, interface.to_owned()));
                 }
+                ("drained", Some((weight, destination))) => {
+                    let (address, service) = destination.split_once(' ').ok_or_else(unknown)?;
+                    let key = (service.parse().map_err(|_| unknown())?, address.parse().map_err(|_| unknown())?);
+                    state.group_mut(name).drained.insert(key, weight.parse().map_err(|_| unknown())?);
+                }
                 ("table", _) if matches!(value, "held" | "live") => {
                     state.group_mut(name).held = value == "held";
                     if version == 1 {
@@ -276,8 +288,8 @@ impl State {
                 }
                 // No version writes such a value.
                 (
-                    "checksum" | "sync" | "marks" | "qdisc" | "legacy" | "slot" | "role" | "fence" | "found"
-                    | "director" | "vip" | "table",
+                    "checksum" | "drained" | "sync" | "marks" | "qdisc" | "legacy" | "slot" | "role" | "fence"
+                    | "found" | "director" | "vip" | "table",
                     _,
                 ) => return Err(unknown()),
                 // `boot_of` reads this line. It is not kept, because each file names its own boot.
@@ -674,6 +686,7 @@ mod tests {
 
     fn some_state() -> State {
         let group = Group {
+            drained: [(("tcp 192.0.2.254:80".parse().unwrap(), "192.0.2.12:80".parse().unwrap()), 3)].into(),
             slot: 3,
             role: Some((Role::Backup, false)),
             fence: Some(Fence::Clear),
@@ -803,6 +816,8 @@ mod tests {
             ("slot 3", "slot 3 4"),
             ("backup under-way", "backup under way"),
             ("table held", "table hold"),
+            ("drained 3 192.0.2.12:80", "drained x 192.0.2.12:80"),
+            ("drained 3 192.0.2.12:80 tcp 192.0.2.254:80", "drained 3"),
             ("found 192.0.2.1", "found 192.0.2.1 eth0"),
             ("vip 192.0.2.1 eth0", "vip 192.0.2.1"),
             ("eth0\nweight 7\nvips 2 of 3\nend\n", "eth0*end\n"),

@@ -166,9 +166,9 @@ fn roles_with_services_in_the_file_in_another_one_and_in_neither() {
         lab.run("role master");
         assert!(on("bond0") && !on("lo"));
         assert_eq!(saved(), sorted(table));
-        lab.run("release");
+        lab.run("release --now");
         assert_eq!(sorted(&ipvsadm("-Sn")), sorted(hand));
-        assert_eq!(lab.run("release"), "nothing to give back\n");
+        assert_eq!(lab.run("release --now"), "nothing to give back\n");
         assert!(!on("bond0") && !on("lo"));
     }
 }
@@ -197,7 +197,7 @@ fn keepalived_says(fence: &str) {
     }
     assert_eq!(lab.run("--quiet notify INSTANCE web MASTER 100"), "");
     assert_eq!(lab.run("-q role backup"), "");
-    assert_eq!(lab.run("release -q"), "");
+    assert_eq!(lab.run("release -q --now"), "");
 }
 
 #[test]
@@ -712,7 +712,7 @@ fn words_of_an_earlier_version_are_read_and_explained() {
         assert!(stderr.starts_with(&wanted) && stderr.contains(says), "{words}: {stderr}");
         // They are marks.
         assert_eq!(rule_count("bond0"), 8, "{words}");
-        lab.try_run("release");
+        lab.try_run("release --now");
     }
 }
 
@@ -764,7 +764,7 @@ fn marks_in_the_file() {
         assert_eq!((saved(), run("tc filter show dev bond0 ingress")), before);
     }
     lab.run("role master");
-    lab.run("release");
+    lab.run("release --now");
     assert_eq!(saved_marks(), "");
 }
 
@@ -903,14 +903,14 @@ fn groups_of_vips() {
         assert!(!saved().contains("-r [2001:db8::12]:80"));
 
         // One is released, and then the other.
-        lab.run("release --group mail");
+        lab.run("release --now --group mail");
         assert_eq!(roles(&lab), ["backup", "none"]);
         assert_eq!(sync_daemons(), ["backup"]);
         assert!(on(VIPS[0], "lo") && !on(VIPS[1], "lo") && !on(VIPS[1], "bond0"));
         lab.run("role master --group `my web`");
-        lab.run("release");
+        lab.run("release --now");
         assert_eq!((ipvsadm("-Sn"), sync_daemons()), (String::new(), vec![]));
-        assert_eq!(lab.run("release"), "group my web\nnothing to give back\ngroup mail\nnothing to give back\n");
+        assert_eq!(lab.run("release --now"), "group my web\nnothing to give back\ngroup mail\nnothing to give back\n");
     }
 }
 
@@ -1064,7 +1064,7 @@ fn a_file_is_divided_into_groups() {
     lab.run("role master");
     assert_eq!(saved(), table);
     lab.run("status");
-    lab.run("release");
+    lab.run("release --now");
     assert_eq!((ipvsadm("-Sn"), sync_daemons()), (String::new(), vec![]));
 }
 

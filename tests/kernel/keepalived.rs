@@ -336,7 +336,7 @@ fn lives(follow: Option<fn(&Lab) -> Process>) {
     running.ends();
     lab.becomes(&["stop"], "stopped again");
     drop(follower);
-    run(&lab.command_line("release"));
+    run(&lab.command_line("release --now"));
     assert!(!on("bond0") && !on("lo"));
     drop(monitor);
     // What happened to the VIPs: on the interface they came and went with keepalived's state; on

@@ -394,6 +394,6 @@ fn a_state_directory_on_a_full_disk_keeps_what_it_holds() {
     fs::remove_file(state.join("filler")).unwrap();
     node.run("role master");
     assert!(node.state().contains("role master reached\n"));
-    node.run("release");
+    node.run("release --now");
     run(&format!("umount {}", state.display()));
 }

@@ -382,6 +382,69 @@ fn a_changed_file_is_brought_in_while_sessions_live() {
     assert_eq!(kept(&mut sessions), sessions.len());
 }
 
+/// As the README says, with the commands.
+#[test]
+fn a_server_is_taken_out_with_commands() {
+    let (client, mut nodes) = cluster_of(&[11, 12, 13], "");
+    let mut sessions: Vec<(Session, u8)> = (0..9).map(|_| session(&client, VIP)).collect();
+    let there = sessions.iter().filter(|(_, server)| *server == 13).count();
+    let (fine, text) = nodes[2].try_run("release");
+    let words = ["192.0.2.13:80 still gets new connections", "`lvs-node drain 192.0.2.13` here and on each other node"];
+    assert!(!fine && words.iter().all(|word| text.contains(word)), "{text}");
+    let before = nodes[0].table();
+
+    let dry = nodes[0].run("drain 192.0.2.13 --dry-run");
+    assert!(dry.contains("-e -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 0"), "{dry}");
+    assert_eq!(nodes[0].table(), before);
+    let (failed, all) = failing_during(&client, &[VIP, VIP6], || {
+        for node in &nodes {
+            for server in ["192.0.2.13", "2001:db8::13"] {
+                let done = node.run(&format!("drain {server}"));
+                assert!(done.contains("record: the weight") && done.contains("-g -w 0"), "{done}");
+                assert!(done.contains(&format!("each node has a table of its own: `lvs-node drain {server}` on ")));
+            }
+        }
+    });
+    assert!(failed == 0 && all > 10, "{failed} of {all}");
+    let (fine, text) = nodes[0].try_run("drain 192.0.2.13 --wait 1s");
+    let left = format!("{there} sessions of 192.0.2.13 left after 1s");
+    assert!(!fine && text.contains(&left) && there > 1, "{text}");
+    assert_eq!(kept(&mut sessions), sessions.len());
+    let undrained = nodes[0].run("undrain 192.0.2.13 --dry-run");
+    assert!(undrained.contains("192.0.2.13:80 -g -w 1"), "{undrained}");
+
+    // A health check puts it back: told, and left.
+    nodes[0].ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 3");
+    nodes[0].run("set-weight 192.0.2.13 2");
+    assert!(nodes[0].table().contains("192.0.2.13:80 -g -w 2"), "{}", nodes[0].table());
+    let (fine, text) = nodes[0].try_run("drain 192.0.2.99");
+    assert!(!fine && text.contains("192.0.2.99") && text.contains("192.0.2.11, 192.0.2.12, 192.0.2.13"), "{text}");
+    let (fine, text) = nodes[0].try_run("set-weight 192.0.2.13 9999999999");
+    assert!(!fine && text.contains("9999999999"), "{text}");
+
+    // Its sessions end, and it is released, which no client notices. The watch does not undo it.
+    nodes[0].run("drain 192.0.2.13");
+    sessions.retain(|(_, server)| *server != 13);
+    let done = nodes[0].run("drain 192.0.2.13 --wait 30s");
+    assert!(done.contains("192.0.2.13: 0 sessions left"), "{done}");
+    nodes[2].kill();
+    let (failed, all) = failing_during(&client, &[VIP, VIP6], || drop(nodes[2].run("release")));
+    assert!(failed == 0 && all > 5, "{failed} of {all}");
+    assert_eq!(kept(&mut sessions), sessions.len());
+
+    // And back.
+    nodes[2].watch("");
+    nodes[2].tell("BACKUP");
+    soon("the third node", &nodes, || nodes[2].state().contains("role backup reached\n"));
+    for node in &nodes[..2] {
+        node.run("undrain 192.0.2.13");
+        node.run("undrain 2001:db8::13");
+    }
+    assert_eq!(nodes[0].table(), before.replace("192.0.2.13:80 -g -w 1", "192.0.2.13:80 -g -w 2"));
+    let answers: std::collections::BTreeSet<u8> = (0..12).map(|_| session(&client, VIP).1).collect();
+    assert_eq!(answers, [11, 12, 13].into());
+}
+
 fn damages_are_repaired(nodes: &[Node]) {
     let arp_ignore = format!("/proc/sys/net/ipv4/conf/{INTERFACE}/arp_ignore");
     let rules = nodes[1].rules();

@@ -40,7 +40,7 @@ impl Trouble {
         match self {
             Trouble::Nothing => false,
             Trouble::DiskFull | Trouble::ReadOnly => {
-                matches!(step, Step::Record { .. } | Step::Keep { .. } | Step::Forget)
+                matches!(step, Step::Record { .. } | Step::Keep { .. } | Step::Weights(_) | Step::Forget)
             }
             Trouble::Sysctls => matches!(step, Step::Sysctl { .. } | Step::Arp(_) | Step::GiveBackArp(_)),
             Trouble::Ipvs => matches!(step, Step::Table(_)),

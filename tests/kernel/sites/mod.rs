@@ -3,6 +3,7 @@
 
 mod arp;
 mod destinations;
+mod drain;
 mod listeners;
 mod lives;
 mod paths;

@@ -893,6 +893,15 @@ fn status_text(node: &Node, status: &Status) -> String {
         let count = status.rules.iter().filter(|rule| rule.interface == interface).count();
         lines.push(format!("rules    {count} on {interface}"));
     }
+    for ((service, address), weight) in &status.drained {
+        let now = status.kept.service(service).and_then(|content| content.destination(*address)).map(|d| d.weight);
+        let now = match now {
+            Some(0) => String::new(),
+            Some(now) => format!(", {now} now: another program has set it"),
+            None => ", removed now: another program has done so".to_owned(),
+        };
+        lines.push(format!("drained  {address} of {service}, weight {weight} before{now}"));
+    }
     for (peer, macs) in &status.peers {
         let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
         let macs = if macs.is_empty() { "MAC address unknown".to_owned() } else { macs.join(" ") };
@@ -950,6 +959,11 @@ fn status_json(node: &Node, status: &Status) -> Value {
             "id": daemon.sync_id,
         })).collect::<Vec<_>>(),
         "kept": status.kept.to_string().lines().collect::<Vec<_>>(),
+        "drained": status.drained.iter().map(|((service, address), weight)| json!({
+            "service": service.to_string(),
+            "address": address.to_string(),
+            "weight_before": weight,
+        })).collect::<Vec<_>>(),
         "connections": status.connections(),
         "failure": status.failure.as_ref().map(|failure| json!({
             "task": failure.task,

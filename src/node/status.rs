@@ -1,7 +1,7 @@
 //! The status of a node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::digest::{TableDigest, fnv};
 use super::failure::RoleFailure;
@@ -52,6 +52,8 @@ pub struct Status {
     pub peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
     /// The other node that directs, or directed last, as far as it is known.
     pub director: Option<IpAddr>,
+    /// Destinations that were drained (see [`Node::weigh`]), and their weights before.
+    pub drained: BTreeMap<(ServiceId, SocketAddr), u32>,
     /// The steps that are missing for the role to be in place: none, if all is well.
     pub missing: Vec<String>,
     /// What [`Node::repair`] would do.
@@ -154,6 +156,7 @@ impl Node {
             rules: seen.marks.rules,
             peers: memory.state.peers,
             director: group.director,
+            drained: group.drained,
             missing,
             drift,
             failure: self.failure(),

@@ -382,6 +382,33 @@ fn a_changed_file_is_brought_in_while_sessions_live() {
     assert_eq!(kept(&mut sessions), sessions.len());
 }
 
+/// The sync daemons and the nodes' beacons move to another link.
+#[test]
+fn another_sync_interface_is_brought_in() {
+    let (client, nodes) = cluster("");
+    connect(&nodes);
+    let mut sessions: Vec<(Session, u8)> = (0..10).map(|_| session(&client, VIP)).collect();
+    let (failed, _) = failing_during(&client, &[VIP], || {
+        for node in &nodes {
+            let text = fs::read_to_string(node.dir.join("node.toml")).unwrap();
+            let text = text.replace("[sync]\n", "[sync]\ninterface = \"side0\"\nid = 9\n");
+            fs::write(node.dir.join("node.toml"), text).unwrap();
+            let done = node.run("apply");
+            assert!(done.contains("--mcast-interface side0 --syncid 9"), "{done}");
+        }
+    });
+    assert_eq!(failed, 0);
+    // Sent there, and known by the other node, which directs next.
+    sessions.extend((0..10).map(|_| session(&client, VIP)));
+    soon("sessions known", &nodes, || nodes[1].knows(&sessions) && nodes[1].metric("lvs_node_knows_all") == 1);
+    soon("the director is heard", &nodes, || nodes[1].points_to(0) == to(11));
+    nodes[1].tell("MASTER");
+    nodes[0].tell("BACKUP");
+    soon("the other director", &nodes, || nodes[1].directs() && !nodes[0].directs());
+    assert_eq!(kept(&mut sessions), sessions.len());
+    assert!(!nodes[1].log().contains("repair: "), "{}", nodes[1].log());
+}
+
 /// As the README says, with the commands.
 #[test]
 fn a_server_is_taken_out_with_commands() {
@@ -410,11 +437,18 @@ fn a_server_is_taken_out_with_commands() {
     let left = format!("{there} sessions of 192.0.2.13 left after 1s");
     assert!(!fine && text.contains(&left) && there > 1, "{text}");
     assert_eq!(kept(&mut sessions), sessions.len());
+    let drained = "drained  192.0.2.13:80 of tcp 192.0.2.254:80, weight 1 before";
+    assert!(nodes[0].run("status").contains(&format!("{drained}\n")), "{}", nodes[0].run("status"));
+    let status: Value = serde_json::from_str(&nodes[0].run("status --json")).unwrap();
+    let expected = json!({ "service": "tcp 192.0.2.254:80", "address": "192.0.2.13:80", "weight_before": 1 });
+    assert_eq!((&status["drained"][0], status["drained"].as_array().unwrap().len()), (&expected, 2));
     let undrained = nodes[0].run("undrain 192.0.2.13 --dry-run");
     assert!(undrained.contains("192.0.2.13:80 -g -w 1"), "{undrained}");
 
     // A health check puts it back: told, and left.
     nodes[0].ipvsadm("-e -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 3");
+    let status = nodes[0].run("status");
+    assert!(status.contains(&format!("{drained}, 3 now: another program has set it\n")), "{status}");
     nodes[0].run("set-weight 192.0.2.13 2");
     assert!(nodes[0].table().contains("192.0.2.13:80 -g -w 2"), "{}", nodes[0].table());
     let (fine, text) = nodes[0].try_run("drain 192.0.2.99");

@@ -313,7 +313,7 @@ enum Failure {
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(message) => f.write_str(message),
+            Failure::Usage(message) | Failure::Refused(message) => f.write_str(message),
             Failure::Error(error) => error.fmt(f),
             Failure::Missing => f.write_str("not all of it is in place"),
         }
@@ -337,7 +337,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let result = run(&cli);
     match &result {
-        Err(Failure::Usage(message)) => unheard(&cli, syslog::Level::Error, message),
+        Err(Failure::Usage(message) | Failure::Refused(message)) => unheard(&cli, syslog::Level::Error, message),
         Err(Failure::Error(Error::Superseded { .. })) => {}
         Err(Failure::Error(error)) => unheard(&cli, syslog::Level::Error, error),
         Err(Failure::Missing) | Ok(()) => {}

@@ -1,10 +1,10 @@
 //! What happens to a node in its life.
 
 use lvs_dr::node::audit::Severity;
-use lvs_dr::node::{IpvsSysctls, Role};
+use lvs_dr::node::{Apply, Config, IpvsSysctls, Role};
 
 use super::{audit, config, expect, expect_nothing, failing, failing_on, node, node_as, server, sh, web};
-use crate::lan::{VIP, enter_switch, host};
+use crate::lan::{VIP, enter_switch, failing_during, host, kept, session};
 
 /// The sync daemons have an interface of their own, which goes, or was never there.
 #[test]
@@ -280,4 +280,37 @@ fn a_node_that_has_lost_its_memory_gives_back_what_is_recognised() {
         left("ipvsadm -C");
         left("tc qdisc del dev bond0 clsact");
     }
+/// The director's VIP moves to another interface of the same link, while clients come and go.
+#[test]
+fn another_interface_is_brought_in_while_sessions_live() {
+    enter_switch();
+    let client = host(1);
+    let hosts = [11, 12].map(server);
+    let services = web("rr", &[11, 12]);
+    let _backup = node_as(&hosts[1], config("bond0", &services), Role::Backup);
+    let mut director = node_as(&hosts[0], config("bond0", &services), Role::Master);
+    sh(&hosts[0], "ip link add mv0 link bond0 up type macvlan mode bridge");
+    sh(&hosts[0], "ip address add 192.0.2.21/24 dev mv0");
+    let mut sessions: Vec<_> = (0..8).map(|_| session(&client, VIP)).collect();
+    let held = |name: &str| sh(&hosts[0], &format!("ip -o address show dev {name}")).contains(&format!("{VIP}/32"));
+    let state_dir = director.config().state_dir.clone();
+    let other = |name: &str| Config { state_dir: state_dir.clone(), ..config(name, &services) };
+    for (name, before) in [("mv0", "bond0"), ("bond0", "mv0")] {
+        let (failed, all) = failing_during(&client, &[VIP], || {
+            director.reconfigure(other(name)).unwrap();
+            assert!(!director.apply(Apply::Changes, |_| ()).unwrap().is_empty());
+        });
+        assert!(failed == 0 && all > 5, "{name}: {failed} of {all}");
+        assert_eq!([held(name), held(before), held("lo")], [true, false, true], "{name}");
+        assert_eq!((failing(&client, 12), kept(&mut sessions)), (0, sessions.len()), "{name}");
+        assert!(director.status().unwrap().missing.is_empty());
+    }
+    // What cannot change while it lives.
+    let elsewhere = Config { state_dir: "/run/elsewhere".into(), ..other("bond0") };
+    let groups = Config { group: "web".into(), groups: ["web".to_owned()].into(), ..other("bond0") };
+    for (config, words) in [(elsewhere, "lvs-node release"), (groups, "take on a role for each group")] {
+        let refused = director.reconfigure(config).unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+    }
+    assert_eq!(director.config().state_dir, state_dir);
 }

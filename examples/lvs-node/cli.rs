@@ -823,6 +823,8 @@ fn become_role(
     tell: impl Fn(&dyn Display),
 ) -> Result<(), Failure> {
     let config = node.config().clone();
+    let files: Vec<&Path> = [cli.config.as_path()].into_iter().chain(file.services_path()).collect();
+    watch::reload_outdated(node, &files);
     let plan = node.become_role_reading(role, || file.services(&config), |step| tell(step))?;
     let plan = plan.map_err(|unreadable| {
         note_failure(&config, role, &unreadable);

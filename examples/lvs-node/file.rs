@@ -44,6 +44,11 @@ impl NodeFile {
         Ok(services)
     }
 
+    /// The other file that has the services, unless they were read.
+    pub fn services_path(&self) -> Option<&Path> {
+        self.services_file.as_ref().map(|(_, path)| path.as_path())
+    }
+
     /// Whether the file names groups of VIPs.
     pub fn has_groups(&self) -> bool {
         self.configs.iter().any(|config| !config.group.is_empty())

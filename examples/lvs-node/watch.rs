@@ -198,8 +198,8 @@ pub fn run(
 /// `lvs-node apply` makes that file, finds here whether a watch runs, and waits for its answer.
 struct Reloads {
     asked: PathBuf,
-    /// Is locked while the watch runs.
-    _running: Option<fs::File>,
+    /// Is locked while the watch runs, and as old as what it has read.
+    running: Option<fs::File>,
 }
 
 /// How a reload was asked for.
@@ -230,15 +230,16 @@ impl Reloads {
         let file = fs::File::create(running_file(node)).ok();
         // Of two that watch one node, the first is asked.
         let running = file.filter(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_ok());
-        Ok(Reloads { asked: asked_file(node), _running: running })
+        Ok(Reloads { asked: asked_file(node), running })
     }
 
     fn next(&mut self) -> Option<By> {
-        if HUNG_UP.swap(false, Ordering::Relaxed) {
-            return Some(By::Signal);
-        }
         // One that holds an answer waits for its reader.
-        fs::metadata(&self.asked).is_ok_and(|file| file.len() == 0).then_some(By::File)
+        let asked = || fs::metadata(&self.asked).is_ok_and(|file| file.len() == 0).then_some(By::File);
+        let by = HUNG_UP.swap(false, Ordering::Relaxed).then_some(By::Signal).or_else(asked)?;
+        // Before the files are read: a later change is another one.
+        let _ = self.running.as_ref().map(|file| file.set_modified(SystemTime::now()));
+        Some(by)
     }
 
     fn answer(&self, by: By, result: std::result::Result<(), String>) {
@@ -265,6 +266,17 @@ fn asked_file(node: &Node) -> PathBuf {
 pub fn runs(node: &Node) -> bool {
     let file = fs::File::open(running_file(node));
     file.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
+}
+
+/// Has the node's watch read its file again where one of these is newer than what it has read. Does
+/// not wait: a role that is taken on from the newer one would be undone.
+pub fn reload_outdated(node: &Node, files: &[&Path]) {
+    let modified = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let Some(read) = modified(&running_file(node)) else { return };
+    if files.iter().any(|file| modified(file).is_some_and(|at| at > read)) && runs(node) {
+        // The watch logs what it cannot bring in.
+        let _ = fs::write(asked_file(node), "");
+    }
 }
 
 /// Has the node's watch read its file again. The error is its answer, or that there is none.

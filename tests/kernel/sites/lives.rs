@@ -280,6 +280,8 @@ fn a_node_that_has_lost_its_memory_gives_back_what_is_recognised() {
         left("ipvsadm -C");
         left("tc qdisc del dev bond0 clsact");
     }
+}
+
 /// The director's VIP moves to another interface of the same link, while clients come and go.
 #[test]
 fn another_interface_is_brought_in_while_sessions_live() {

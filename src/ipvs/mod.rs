@@ -51,6 +51,7 @@ mod table;
 mod text;
 mod timeouts;
 mod transaction;
+mod trial;
 mod watch;
 mod wire;
 
@@ -384,19 +385,6 @@ impl Ipvs {
             Change::StopDaemon(role) => self.stop_sync_daemon(*role),
             _ => self.send(change).map_err(|failure| explain(change, failure)),
         }
-    }
-
-    /// Tries whether the kernel takes this service, whose scheduler or persistence engine may be
-    /// unknown: adds one like it under `id`, a firewall mark that no packet has, and removes it.
-    ///
-    /// # Errors
-    /// As [`Ipvs::add_service`].
-    pub(crate) fn try_service(&mut self, service: &Service, id: ServiceId) -> Result<()> {
-        check(&Change::AddService(service.clone()))?;
-        let added = self.send(&Change::AddService(Service { id, ..service.clone() }));
-        // Another process that repairs may have removed it.
-        let _ = added.is_ok().then(|| self.send(&Change::RemoveService(id)));
-        added.map_err(|failure| explain(&Change::AddService(service.clone()), failure))
     }
 
     fn send(&mut self, change: &Change) -> Result<(), Failure> {

@@ -2,8 +2,6 @@
 
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -60,9 +58,8 @@ async fn attempt(waits: &Waits) -> Result<()> {
     let (modules, requests): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
     let no_namespace = |error: io::Error| Error::system("create", "a network namespace to try tc filters in", error);
     let mut trial = Trial::start(requests, NLM_F_CREATE | NLM_F_EXCL).map_err(no_namespace)?;
-    let descriptor = Arc::new(trial.as_fd().try_clone_to_owned().map_err(no_namespace)?);
     let until = Instant::now() + LIMIT;
-    match answer(&mut trial, waits, &descriptor, until).await {
+    match trial.answer(waits, until).await {
         Err(Failure::Socket(error)) if error.raw_os_error() == Some(libc::EPERM) => return Ok(()),
         Err(failure) => {
             return Err(failure.explain("create", "a network namespace to try tc filters in", |_| Cause::Other));
@@ -70,19 +67,7 @@ async fn attempt(waits: &Waits) -> Result<()> {
         Ok(()) => {}
     }
     for module in modules {
-        answer(&mut trial, waits, &descriptor, until)
-            .await
-            .map_err(|failure| explain_missing(failure, "use", module))?;
+        trial.answer(waits, until).await.map_err(|failure| explain_missing(failure, "use", module))?;
     }
     Ok(())
-}
-
-async fn answer(trial: &mut Trial, waits: &Waits, descriptor: &Arc<OwnedFd>, until: Instant) -> Result<(), Failure> {
-    loop {
-        match trial.next() {
-            Some(answer) => return answer,
-            None if Instant::now() >= until => return Err(Failure::NoAnswer(LIMIT)),
-            None => waits.wait(Some(descriptor), until).await,
-        }
-    }
 }

@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::attribute::{attributes, push_attribute};
-use super::socket::{BATCH, Failure, Outcome, Socket};
+use super::process::Within;
+use super::socket::{BATCH, Failure, Outcome, Socket, request_octets};
+use super::trial::Trial;
 use crate::netns::Netns;
 
 /// `struct genlmsghdr`: command u8, version u8, reserved u16.
@@ -127,6 +129,25 @@ impl GenericSocket {
             }
         }
         Ok(())
+    }
+
+    /// Starts a process that makes these requests, one after the other. `write` appends the
+    /// attributes of the request of this index and returns its command.
+    pub(crate) fn trial(&mut self, count: usize, write: impl Fn(usize, &mut Vec<u8>) -> u8) -> Result<Trial, Failure> {
+        // Looked up each time: a family that was reloaded has another number.
+        self.open = None;
+        let (version, family) = (self.family.version, self.connected()?.family);
+        let message = |index| {
+            request_octets(|octets| {
+                let header = octets.len();
+                octets.extend_from_slice(&[0, version, 0, 0]);
+                octets[header] = write(index, octets);
+                family
+            })
+        };
+        let messages = (0..count).map(message).collect();
+        let start = || Trial::begin(libc::NETLINK_GENERIC, Within::Namespace, messages);
+        self.netns.run(start).map_err(|e| Failure::Socket(std::io::Error::other(e)))?.map_err(Failure::Socket)
     }
 
     fn exchange<R>(&mut self, mut attempt: impl FnMut(&mut Open) -> Result<R, Failure>) -> Result<R, Failure> {

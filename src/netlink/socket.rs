@@ -215,17 +215,8 @@ impl Socket {
         octets.clear();
         for index in 0..count {
             self.sequence = self.sequence.wrapping_add(1);
-            let start = octets.len();
-            octets.extend_from_slice(&[0; HEADER]);
-            let kind = write(index, octets);
             let flags = if index + 1 == count { flags | last } else { flags };
-            let length = (octets.len() - start) as u32;
-            let header = &mut octets[start..start + HEADER];
-            header[..4].copy_from_slice(&length.to_ne_bytes());
-            header[4..6].copy_from_slice(&kind.to_ne_bytes());
-            header[6..8].copy_from_slice(&flags.to_ne_bytes());
-            header[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
-            octets.resize(octets.len().next_multiple_of(4), 0);
+            push_message(octets, flags, self.sequence, |octets| write(index, octets));
         }
         match self.inner.send(octets, 0) {
             Ok(sent) if sent == octets.len() => Ok(sequences),
@@ -281,6 +272,28 @@ impl Socket {
             }
         }
     }
+}
+
+/// Appends a message, whose part behind the header `write` appends, and whose type it returns.
+#[inline]
+fn push_message(octets: &mut Vec<u8>, flags: u16, sequence: u32, write: impl FnOnce(&mut Vec<u8>) -> u16) {
+    let start = octets.len();
+    octets.extend_from_slice(&[0; HEADER]);
+    let kind = write(octets);
+    let length = (octets.len() - start) as u32;
+    let header = &mut octets[start..start + HEADER];
+    header[..4].copy_from_slice(&length.to_ne_bytes());
+    header[4..6].copy_from_slice(&kind.to_ne_bytes());
+    header[6..8].copy_from_slice(&flags.to_ne_bytes());
+    header[8..12].copy_from_slice(&sequence.to_ne_bytes());
+    octets.resize(octets.len().next_multiple_of(4), 0);
+}
+
+/// One request as octets, to be acknowledged.
+pub(super) fn request_octets(write: impl FnOnce(&mut Vec<u8>) -> u16) -> Vec<u8> {
+    let mut octets = Vec::new();
+    push_message(&mut octets, NLM_F_REQUEST | NLM_F_ACK, 0, write);
+    octets
 }
 
 /// A socket that receives the kernel's notifications about routes, neighbours and interfaces, and

@@ -1,56 +1,80 @@
-//! Requests that are tried in a network namespace made for them, and gone with it.
+//! Requests that may have the kernel load modules, made by a process that lives for that.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Instant;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
 use super::TIME_LIMIT;
-use super::process::Process;
+use super::process::{Process, Within};
 use super::route::RouteMessage;
 use super::socket::{Failure, acknowledgement};
+use crate::background::Waits;
 
 /// The longest answer that is looked at.
 const ANSWER: usize = 4096;
 
-/// Requests of rtnetlink that are tried one after the other, by a process that lives for that: its
-/// network namespace is its own, and the kernel may load modules meanwhile.
+/// Requests that a process makes one after the other: a loop is not held up while the kernel loads
+/// modules for them.
 #[derive(Debug)]
 pub(crate) struct Trial {
-    answers: OwnedFd,
+    answers: Arc<OwnedFd>,
     /// Is killed with it.
     _process: Process,
 }
 
 impl Trial {
-    /// Starts it.
+    /// Starts requests of rtnetlink, in a network namespace made for them.
     ///
     /// # Errors
     /// Those of socketpair(2) and fork(2).
     pub(crate) fn start(requests: impl IntoIterator<Item = RouteMessage>, flags: u16) -> io::Result<Self> {
-        let requests: Vec<Vec<u8>> = requests.into_iter().map(|request| octets(request, flags)).collect();
+        let requests = requests.into_iter().map(|request| octets(request, flags)).collect();
+        Self::begin(libc::NETLINK_ROUTE, Within::OwnNamespace, requests)
+    }
+
+    /// Starts whole messages of this netlink protocol. The process begins in the network namespace
+    /// of the calling thread.
+    ///
+    /// # Errors
+    /// Those of socketpair(2) and fork(2).
+    pub(super) fn begin(protocol: i32, within: Within, messages: Vec<Vec<u8>>) -> io::Result<Self> {
         let (answers, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let child = || {
             // SAFETY: this is the child, and the socket is open in it.
             #[allow(unsafe_code)]
             unsafe {
-                attempt(theirs.as_raw_fd(), &requests);
+                attempt(theirs.as_raw_fd(), protocol, within, &messages);
                 libc::_exit(0)
             }
         };
         // SAFETY: `attempt` is written for it.
         #[allow(unsafe_code)]
         let process = unsafe { Process::fork(child) }?;
-        Ok(Trial { answers, _process: process })
+        Ok(Trial { answers: Arc::new(answers), _process: process })
     }
 
-    /// The next answer: first that of the namespace, then one for each request. `None`: it is not
-    /// there yet.
-    pub(crate) fn next(&mut self) -> Option<Result<(), Failure>> {
+    /// Waits for the next answer until then: first that of the process itself, then one for each
+    /// request.
+    pub(crate) async fn answer(&mut self, waits: &Waits, until: Instant) -> Result<(), Failure> {
+        let start = Instant::now();
+        loop {
+            match self.next() {
+                Some(answer) => return answer,
+                None if Instant::now() >= until => return Err(Failure::NoAnswer(start.elapsed())),
+                None => waits.wait(Some(&self.answers), until).await,
+            }
+        }
+    }
+
+    /// `None`: it is not there yet.
+    fn next(&mut self) -> Option<Result<(), Failure>> {
         let mut answer = [0; ANSWER];
-        let length = match recv(&self.answers, &mut answer, RecvFlags::DONTWAIT) {
+        let length = match recv(&*self.answers, &mut answer, RecvFlags::DONTWAIT) {
             Err(Errno::AGAIN | Errno::INTR) => return None,
             Err(error) => return Some(Err(Failure::Socket(error.into()))),
             Ok((length, _)) => length,
@@ -64,13 +88,6 @@ impl Trial {
     }
 }
 
-/// Its descriptor is readable when an answer is there.
-impl AsFd for Trial {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.answers.as_fd()
-    }
-}
-
 fn octets(request: RouteMessage, flags: u16) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
@@ -81,13 +98,12 @@ fn octets(request: RouteMessage, flags: u16) -> Vec<u8> {
     octets
 }
 
-/// Sends the requests in a new network namespace, and passes each answer on: four octets where it
-/// is an errno.
+/// Sends the requests, and passes each answer on: four octets where it is an errno.
 ///
 /// # Safety
 /// Calls only functions that are async-signal-safe, and allocates nothing: see signal-safety(7).
 #[allow(unsafe_code)]
-unsafe fn attempt(to: RawFd, requests: &[Vec<u8>]) {
+unsafe fn attempt(to: RawFd, protocol: i32, within: Within, requests: &[Vec<u8>]) {
     let mut answer = [0_u8; ANSWER];
     // SAFETY: system calls with buffers that are there.
     unsafe {
@@ -95,11 +111,11 @@ unsafe fn attempt(to: RawFd, requests: &[Vec<u8>]) {
         let fail = |errno: i32| send(errno.to_ne_bytes().as_ptr(), 4);
         let limit = libc::timeval { tv_sec: TIME_LIMIT.as_secs() as libc::time_t, tv_usec: 0 };
         let on: libc::c_int = 1;
-        if libc::unshare(libc::CLONE_NEWNET) != 0 {
+        if within == Within::OwnNamespace && libc::unshare(libc::CLONE_NEWNET) != 0 {
             fail(*libc::__errno_location());
             return;
         }
-        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
+        let socket = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol);
         if socket < 0 {
             fail(*libc::__errno_location());
             return;

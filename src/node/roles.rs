@@ -34,7 +34,7 @@ impl Node {
     pub(super) fn plan_task(&mut self, task: Task) -> Result<Plan> {
         let (memory, seen) = self.look(Some(task), Look::All)?;
         let plan = job::plan(&self.config, task, &memory, &seen)?;
-        self.try_services(&plan.trials(&seen.table, self.config.marks.values))?;
+        self.try_services(plan.trials(&seen.table, self.config.marks.values))?;
         Ok(plan)
     }
 

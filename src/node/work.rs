@@ -97,6 +97,8 @@ enum Operation {
         seen: Box<(Memory, Observation)>,
         listed: Background<Listed>,
     },
+    /// Services are tried, for which the kernel may load modules.
+    Trying(Background<Result<()>>),
     /// Programs mark the node's own requests.
     Marking(Background<(LocalMarks, Result<()>)>),
     /// Connections are sent.
@@ -132,6 +134,7 @@ impl Operation {
             Operation::Resolving { unanswered, .. } => unanswered.as_ref().map(|unanswered| unanswered.next),
             Operation::Looking { .. } => None,
             Operation::Listing { listed, .. } => Some(listed.until()),
+            Operation::Trying(trying) => Some(trying.until()),
             Operation::Marking(marked) => Some(marked.until()),
             Operation::Searching(search) => search.until(),
         }
@@ -140,6 +143,7 @@ impl Operation {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Operation::Listing { listed, .. } => listed.descriptor(),
+            Operation::Trying(trying) => trying.descriptor(),
             Operation::Marking(marked) => marked.descriptor(),
             Operation::Searching(search) => search.descriptor(),
             _ => None,
@@ -277,7 +281,10 @@ impl Node {
             Action::ReadServices => Outcome::Event(Event::Services(self.read_services(hooks))),
             Action::Look(Extent::Brief) => seen(self.begin_brief_look(work.task())),
             Action::Look(Extent::Whole(look)) => seen(self.begin_look(Some(work.task()), look)),
-            Action::Try(trials) => Outcome::Event(Event::Done(self.try_services(&trials))),
+            Action::Try(trials) => match self.begin_trial(trials) {
+                Ok(trying) => Outcome::waits(Operation::Trying(trying)),
+                Err(error) => Outcome::Event(Event::Done(Err(error))),
+            },
             Action::Act(index) => {
                 self.act_on(work, index, hooks).unwrap_or_else(|error| Outcome::Event(Event::Done(Err(error))))
             }
@@ -310,6 +317,10 @@ impl Node {
                         seen
                     })))
                 }
+            },
+            Operation::Trying(mut trying) => match trying.poll() {
+                None => Outcome::waits(Operation::Trying(trying)),
+                Some(tried) => Outcome::Event(Event::Done(tried)),
             },
             Operation::Marking(mut marked) => match marked.poll() {
                 None => Outcome::waits(Operation::Marking(marked)),
@@ -467,8 +478,22 @@ impl Node {
     }
 
     /// Says now, and not half-way, that the kernel lacks a scheduler or persistence engine.
-    pub(super) fn try_services(&mut self, trials: &[Trial]) -> Result<()> {
-        trials.iter().try_for_each(|Trial { service, id }| self.ipvs.try_service(service, *id))
+    pub(super) fn try_services(&mut self, trials: Vec<Trial>) -> Result<()> {
+        if trials.is_empty() {
+            return Ok(());
+        }
+        let mut trying = self.begin_trial(trials)?;
+        loop {
+            match trying.poll() {
+                Some(result) => return result,
+                None => wait(trying.descriptor(), Some(trying.until())),
+            }
+        }
+    }
+
+    fn begin_trial(&mut self, trials: Vec<Trial>) -> Result<Background<Result<()>>> {
+        let trial = self.ipvs.begin_trial(trials.into_iter().map(|Trial { service, id }| (service, id)))?;
+        Ok(Background::start(|waits| async move { trial.end(&waits).await }))
     }
 
     fn local_marks(&mut self) -> LocalMarks {

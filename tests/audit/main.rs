@@ -150,6 +150,9 @@ fn nothing_is_found_on_a_right_set_up() {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let text = "vrrp_instance web {\n version 3\n advert_int 0.3\n state BACKUP\n nopreempt\n virtual_ipaddress {\n 192.0.2.254/32\n }\n}\n";
         std::fs::write(&file, text).unwrap();
+        let program = file.with_file_name("keepalived");
+        std::fs::copy("/bin/sleep", &program).unwrap();
+        let mut keepalived = host.run(|| std::process::Command::new(&program).arg("600").spawn().unwrap());
         for role in [Role::Backup, Role::Master, Role::Backup] {
             let verb = if role == Role::Master { "add" } else { "delete" };
             if role == Role::Master || node.status().unwrap().vips[0].1.len() > 1 {
@@ -159,6 +162,7 @@ fn nothing_is_found_on_a_right_set_up() {
             node.become_role(role).unwrap();
             assert_eq!(node.audit(Some(&file)).unwrap(), [], "{fence:?} {role}");
         }
+        keepalived.kill().and_then(|()| keepalived.wait()).unwrap();
         node.release(|_| ()).unwrap();
     }
 }

@@ -55,7 +55,11 @@ impl Systemd {
     }
 
     fn show(&self, property: &str) -> String {
-        said(&self.ctl(&format!("show --value -p {property} lvs-node"))).trim().to_owned()
+        self.show_of("lvs-node", property)
+    }
+
+    fn show_of(&self, unit: &str, property: &str) -> String {
+        said(&self.ctl(&format!("show --value -p {property} {unit}"))).trim().to_owned()
     }
 
     /// A file of its /run.
@@ -78,6 +82,8 @@ impl Drop for Systemd {
         let _ = try_run(&format!("kill -9 {}", self.first()));
         let _ = self.outer.wait();
         let _ = fs::remove_file("/etc/systemd/system/lvs-node.service");
+        let _ = fs::remove_file("/etc/systemd/system/keepalived.service");
+        let _ = fs::remove_dir_all("/etc/systemd/system/keepalived.service.d");
     }
 }
 
@@ -162,4 +168,57 @@ fn the_unit_follows_keepalived_within_its_confinement() {
     assert_eq!((systemd.show("ActiveState"), systemd.show("Result")), ("inactive".into(), "success".into()));
     // The node serves on.
     assert!(vips("lo").contains("scope host"), "{}", vips("lo"));
+}
+
+#[test]
+fn the_drop_in_starts_keepalived_again_after_a_crash() {
+    enter_new_netns();
+    ip("link add eth0 type veth peer name eth1");
+    ip("link set eth1 up");
+    ip("link set eth0 up");
+    ip("addr add 192.0.2.11/24 dev eth0");
+    fs::create_dir_all("/usr/local/bin").unwrap();
+    fs::copy(lvs_node(), "/usr/local/bin/lvs-node").unwrap();
+    fs::create_dir_all("/etc/lvs-dr").unwrap();
+    let config = format!(
+        "interface = \"eth0\"\nvips = [\"{VIP}\"]\nvip_owner = \"keepalived\"\n[handover]\nfile = \"/run/lvs-dr.handover\"\n"
+    );
+    fs::write("/etc/lvs-dr/node.toml", config).unwrap();
+    let conf = format!(
+        "global_defs {{\n vrrp_version 3\n}}\nvrrp_instance web {{\n state BACKUP\n nopreempt\n interface eth0\n virtual_router_id 51\n \
+         priority 100\n advert_int 0.2\n virtual_ipaddress {{\n {VIP}/32 dev eth0\n }}\n}}\n"
+    );
+    fs::write("/etc/lvs-dr/keepalived.conf", conf).unwrap();
+    let program = run("which keepalived");
+    fs::create_dir_all("/etc/systemd/system/keepalived.service.d").unwrap();
+    // As Debian's, without its other units.
+    let unit = format!(
+        "[Unit]\nDescription=keepalived\n[Service]\nType=simple\nKillMode=process\nExecStart={} --dont-fork --vrrp --use-file \
+         /etc/lvs-dr/keepalived.conf --pid /run/ka.pid --vrrp_pid /run/ka-vrrp.pid\n",
+        program.trim()
+    );
+    fs::write("/etc/systemd/system/keepalived.service", unit).unwrap();
+    let drop_in = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd/keepalived.conf");
+    fs::copy(drop_in, "/etc/systemd/system/keepalived.service.d/lvs-node.conf").unwrap();
+    let verified = try_run("systemd-analyze verify /etc/systemd/system/keepalived.service");
+    assert!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}");
+
+    let systemd = Systemd::start();
+    let started = systemd.ctl("start keepalived");
+    assert!(started.status.success(), "{started:?}");
+    systemd.until("the node directs", || vips("eth0").contains(VIP));
+    let main = systemd.show_of("keepalived", "MainPID");
+    let child = fs::read_to_string(systemd.file("ka-vrrp.pid")).unwrap();
+    // Its child would give up the VIP.
+    assert!(systemd.enter(&format!("kill -STOP {main}")).status.success());
+    assert!(systemd.enter(&format!("kill -KILL {} {main}", child.trim())).status.success());
+    systemd.until("it is started again", || {
+        let now = systemd.show_of("keepalived", "MainPID");
+        systemd.show_of("keepalived", "ActiveState") == "active" && ![String::from("0"), main.clone()].contains(&now)
+    });
+    systemd.until("the node directs again", || vips("eth0").contains(VIP));
+    // Stopped by hand, it stays so.
+    assert!(systemd.ctl("stop keepalived").status.success());
+    assert_eq!(systemd.show_of("keepalived", "ActiveState"), "inactive");
+    systemd.until("the VIP is given up", || !vips("eth0").contains(VIP));
 }

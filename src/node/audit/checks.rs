@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::elections::{Answered, Keepalived};
 use super::environment::{Astray, Environment};
 use super::finding::{Finding, Kind, Remedy, Severity};
 use super::keepalived::{Checked, Instance, SyncLine};
@@ -134,6 +135,7 @@ impl<'a> Case<'a> {
     pub(super) fn findings(mut self) -> Vec<Finding> {
         self.addresses();
         self.elsewhere();
+        self.elections();
         self.interface();
         self.arp();
         self.destinations();
@@ -266,6 +268,55 @@ impl<'a> Case<'a> {
             let command = format!("ip address delete {}/{} dev {}", found.address, found.prefix, found.interface);
             self.add(Severity::Error, Kind::VipElsewhere { found }, reason, Remedy::command(command).or_text(text));
         }
+    }
+
+    /// Who takes itself for the director.
+    fn elections(&mut self) {
+        let (config, seen, around) = (self.config, self.seen, self.around);
+        let holds = |vip: IpAddr| seen.found_on(vip, &config.interface).next().is_some();
+        for Answered { vip, macs } in &around.answered {
+            // One is the director: a backup with the VIP has a finding of its own.
+            let directs = holds(*vip) && !self.is_backup();
+            let is_wrong = if directs { !macs.is_empty() } else { macs.len() > 1 };
+            if !is_wrong {
+                continue;
+            }
+            let named = |mac: &Mac| match seen.link.macs.iter().find(|(_, known)| *known == mac) {
+                Some((peer, _)) => format!("{peer} ({mac})"),
+                None => mac.to_string(),
+            };
+            let named: Vec<String> = macs.iter().map(named).collect();
+            let too = if directs { " beside this node" } else { "" };
+            let reason = format!(
+                "hosts that answer for {vip}{too}: {}. More than one has it, and clients go to one or the other",
+                list(&named)
+            );
+            let remedy = Remedy::text(
+                "see with `lvs-node status` and `lvs-node audit` there which of them is not to direct: its keepalived was killed \
+                 perhaps (start it), or its ARP settings do not hide the VIP (take on role backup)",
+            );
+            let kind = Kind::OtherDirector { vip: *vip, macs: macs.iter().copied().collect() };
+            self.add(Severity::Error, kind, reason, remedy);
+        }
+        let missing = around.process == Keepalived::Missing;
+        let Some(file) = around.keepalived.as_ref().filter(|_| missing) else { return };
+        let is_own = |instance: &&Instance| instance.addresses.iter().any(|vip| config.vips.contains(vip));
+        let Some(instance) = file.instances.iter().find(is_own).filter(|_| config.vip_owner == VipOwner::Keepalived)
+        else {
+            return;
+        };
+        let (severity, harm) = match config.vips.iter().any(|vip| holds(*vip)) {
+            true => (Severity::Error, "this node keeps the VIP while another one takes it too"),
+            false => (Severity::Warning, "this node is not promoted when the director fails"),
+        };
+        let reason = format!(
+            "{} elects the director by instance {}, and no process keepalived runs in this network namespace: {harm}",
+            file.path.display(),
+            instance.name
+        );
+        let remedy = Remedy::command("systemctl start keepalived")
+            .or_text("and let its unit restart it: the drop-in of examples/systemd has Restart=always");
+        self.add(severity, Kind::KeepalivedMissing { instance: instance.name.clone() }, reason, remedy);
     }
 
     /// The VIPs that the plan adds or mends.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use super::elections::{self, Answered, Keepalived};
 use super::keepalived;
 use super::listeners::{self, Unserved};
 use crate::error::{Cause, Error, Result};
@@ -29,6 +30,10 @@ pub(super) struct Environment {
     /// Services with scheduler mh whose destinations the kernel has in another order than the one
     /// in which a node loads them.
     pub(super) unordered: Vec<ServiceId>,
+    /// Who answers for the node's VIPs.
+    pub(super) answered: Vec<Answered>,
+    /// Whether keepalived runs.
+    pub(super) process: Keepalived,
     /// keepalived's file.
     pub(super) keepalived: Option<keepalived::File>,
 }
@@ -60,6 +65,8 @@ impl Environment {
                 Fence::Clear => Firewall::default(),
             },
             unordered: unordered(node, seen)?,
+            answered: elections::answered(node),
+            process: elections::keepalived(node.ipvs.netns())?,
             keepalived: match keepalived {
                 Some(path) => Some(keepalived::read(path).map_err(|e| Error::system("read", path.display(), e))?),
                 None => None,

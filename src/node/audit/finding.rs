@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::arp::{AnnounceMode, IgnoreMode};
 use crate::ipvs::ServiceId;
+use crate::marks::Mac;
 use crate::node::{Role, Step};
 use crate::vip::{AssignedAddress, Placement};
 
@@ -226,6 +227,31 @@ pub enum Kind {
         role: Role,
         /// The VIP.
         vip: IpAddr,
+    },
+    /// Hosts beside the director answer for a VIP: clients go to one or the other, by chance. The
+    /// keepalived of a former director was killed, say, and has left the VIP on its interface; or
+    /// another host has the address, or a backup does not hide it. The link is asked for the VIP.
+    /// Helps: to remove the VIP where it does not belong; keepalived there, started again; ARP
+    /// settings on a backup.
+    ///
+    /// Severity: error.
+    #[non_exhaustive]
+    OtherDirector {
+        /// The VIP.
+        vip: IpAddr,
+        /// Who answers, beside this node.
+        macs: Vec<Mac>,
+    },
+    /// keepalived is to elect the director and does not run here, as far as processes show: none of
+    /// its name is in this network namespace. A director keeps the VIP while another node takes it
+    /// too; a backup is not promoted. It is judged where keepalived's file is read and has the VIP.
+    /// Helps: to start it, and units that restart it (examples/systemd).
+    ///
+    /// Severity: error for a node with the VIP on its interface, else a warning.
+    #[non_exhaustive]
+    KeepalivedMissing {
+        /// The instance's name.
+        instance: String,
     },
     /// Fence `clear`, and a backup has services: it schedules the packets that the director sends
     /// it once more, and sends them to a third node. Such packets loop until their TTL ends, and
@@ -652,6 +678,8 @@ impl Kind {
             Kind::VipOnInterface { .. } => "vip-on-interface",
             Kind::VipElsewhere { .. } => "vip-elsewhere",
             Kind::RoleDiffers { .. } => "role-differs",
+            Kind::OtherDirector { .. } => "other-director",
+            Kind::KeepalivedMissing { .. } => "keepalived-missing",
             Kind::Unfenced { .. } => "unfenced",
             Kind::UnlistedVip { .. } => "unlisted-vip",
             Kind::MarksDiffer => "marks-differ",

@@ -18,6 +18,7 @@
 //! ```
 
 mod checks;
+mod elections;
 mod environment;
 mod finding;
 mod keepalived;

@@ -4,6 +4,7 @@
 mod arp;
 mod destinations;
 mod drain;
+mod elections;
 mod listeners;
 mod lives;
 mod paths;

@@ -497,6 +497,21 @@
 #define LVS_NODE_APPLY_ALL 1
 
 /**
+ * The weight becomes 0, and what it was is remembered.
+ */
+#define LVS_WEIGH_DRAIN 1
+
+/**
+ * The weight becomes what it was before it was drained, where it is 0 still.
+ */
+#define LVS_WEIGH_UNDRAIN 2
+
+/**
+ * The weight becomes the one that is given.
+ */
+#define LVS_WEIGH_SET 3
+
+/**
  * The size of an address in a structure, in octets, with the NUL at its end.
  */
 #define LVS_ADDRESS_SIZE 48
@@ -1281,6 +1296,28 @@ typedef struct lvs_node_config {
  * LVS_ERR_BUSY within it.
  */
 typedef void (*lvs_log)(const char *text, void *context);
+
+/**
+ * The sessions of a server, see lvs_node_sessions().
+ */
+typedef struct lvs_sessions {
+    /**
+     * sizeof(struct lvs_sessions).
+     */
+    size_t size;
+    /**
+     * Connections of TCP and SCTP that are established, and flows of UDP.
+     */
+    uint64_t active;
+    /**
+     * Connections in other states, which end by themselves.
+     */
+    uint64_t ending;
+    /**
+     * Clients of persistent services that are bound to the server.
+     */
+    uint64_t templates;
+} lvs_sessions;
 
 /**
  * The status of a node, in numbers.
@@ -2173,6 +2210,50 @@ int lvs_node_plan_apply(struct lvs_node *node, uint32_t extent, char **plan);
 int lvs_node_apply(struct lvs_node *node, uint32_t extent, char **done);
 
 /**
+ * Gives the node another configuration, for its next task: lvs_node_apply() brings it in, with
+ * the smallest change. Does not block.
+ *
+ * `config`: as with lvs_node_open(). Fails as lvs_node_open(), and with LVS_ERR_INVALID for what
+ * cannot be changed while the node lives: `state_dir`, `group` and `groups`. The node keeps its
+ * configuration then.
+ */
+int lvs_node_reconfigure(struct lvs_node *node, const struct lvs_node_config *config);
+
+/**
+ * Plans what lvs_node_weigh() would do. Changes nothing. `plan`: as with lvs_node_plan(). Fails as
+ * lvs_node_weigh().
+ */
+int lvs_node_plan_weigh(struct lvs_node *node,
+                        const char *server,
+                        uint32_t change,
+                        uint32_t weight,
+                        char **plan);
+
+/**
+ * Changes the weights of a server in all services of this node's table. Sessions stay. The other
+ * nodes have tables of their own: a server is out once it is drained on all.
+ *
+ * `server`: its address, without a port; NULL: this node. `change`: LVS_WEIGH_... `weight`: with
+ * LVS_WEIGH_SET the weight, 0 to 2147483647, otherwise 0. `done`: as with lvs_node_become_role().
+ * Blocks as lvs_node_become_role(). Fails as that, with LVS_ERR_NO_DESTINATION, and with
+ * LVS_ERR_INVALID where a scheduler drops connections while a server has weight 0 (mh and sh
+ * without their fallback, dh).
+ */
+int lvs_node_weigh(struct lvs_node *node,
+                   const char *server,
+                   uint32_t change,
+                   uint32_t weight,
+                   char **done);
+
+/**
+ * Counts the sessions of a server that this node knows, of the services of its table.
+ *
+ * `server`: its address, without a port; NULL: this node. `sessions`: is filled; set its `size`
+ * before. Reads the whole list of connections. Fails as lvs_ipvs_connections().
+ */
+int lvs_node_sessions(struct lvs_node *node, const char *server, struct lvs_sessions *sessions);
+
+/**
  * Plans what lvs_node_repair() would do. Changes nothing, and takes no lock. `plan` and the
  * errors: as with lvs_node_plan().
  */
@@ -2473,6 +2554,12 @@ int lvs_driver_open(const char *netns,
                     struct lvs_driver **driver);
 
 /**
+ * Gives the driver's node another configuration, for the tasks behind the one that is under way:
+ * LVS_TASK_APPLY brings it in. Otherwise as lvs_node_reconfigure().
+ */
+int lvs_driver_reconfigure(struct lvs_driver *driver, const struct lvs_node_config *config);
+
+/**
  * Frees a driver. A task that is under way is given up, as by a process that is killed: what was
  * done stays, and the next request goes on from there. NULL is ignored.
  */
@@ -2552,6 +2639,17 @@ int lvs_supervisor_open(const char *netns,
                         size_t count,
                         const struct lvs_supervisor_config *config,
                         struct lvs_supervisor **supervisor);
+
+/**
+ * Gives the node another configuration, of each group in the same order, and brings it in as
+ * lvs_node_apply() does. Roles stay. Does not block.
+ *
+ * `nodes`, `count`: as with lvs_supervisor_open(). Fails as lvs_node_reconfigure(), and with
+ * LVS_ERR_INVALID for another number of groups; every group keeps its configuration then.
+ */
+int lvs_supervisor_reconfigure(struct lvs_supervisor *supervisor,
+                               const struct lvs_node_config *nodes,
+                               size_t count);
 
 /**
  * Frees a supervisor. What it has changed stays. NULL is ignored.

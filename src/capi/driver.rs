@@ -113,6 +113,18 @@ pub unsafe extern "C" fn lvs_driver_open(
     })
 }
 
+/// Gives the driver's node another configuration, for the tasks behind the one that is under way:
+/// LVS_TASK_APPLY brings it in. Otherwise as lvs_node_reconfigure().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_driver_reconfigure(driver: Handle<lvs_driver>, config: *const lvs_node_config) -> c_int {
+    guard(|| {
+        let mut driver = driver.lock("driver")?;
+        // SAFETY: a structure of C's.
+        let config = unsafe { read(config)?.to_config()? };
+        Ok(driver.reconfigure(config)?)
+    })
+}
+
 /// Frees a driver. A task that is under way is given up, as by a process that is killed: what was
 /// done stays, and the next request goes on from there. NULL is ignored.
 #[unsafe(no_mangle)]

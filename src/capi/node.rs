@@ -9,7 +9,8 @@ use std::ptr;
 use std::time::Duration;
 
 use super::ffi::{
-    Grows, Handle, Held, NAME, Opened, PATH, Result, TABLE, Text, c_text, choice, given, invalid, put, put_text, read,
+    Grows, Handle, Held, NAME, Opened, PATH, Place, Result, TABLE, Text, c_text, choice, given, invalid, put, put_text,
+    read,
 };
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::Settings;
@@ -17,6 +18,7 @@ use crate::ipvs::ServiceId;
 use crate::marks::Mac;
 use crate::node::{
     Apply, ArpConfig, ArpScope, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step, VipOwner,
+    Weigh,
 };
 
 /// No role yet.
@@ -243,6 +245,46 @@ pub(super) const ROLES: [(u32, Role); 4] = [
 ];
 
 const APPLY: [(u32, Apply); 2] = [(LVS_NODE_APPLY_CHANGES, Apply::Changes), (LVS_NODE_APPLY_ALL, Apply::All)];
+
+/// The weight becomes 0, and what it was is remembered.
+pub const LVS_WEIGH_DRAIN: u32 = 1;
+/// The weight becomes what it was before it was drained, where it is 0 still.
+pub const LVS_WEIGH_UNDRAIN: u32 = 2;
+/// The weight becomes the one that is given.
+pub const LVS_WEIGH_SET: u32 = 3;
+
+/// The sessions of a server, see lvs_node_sessions().
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lvs_sessions {
+    /// sizeof(struct lvs_sessions).
+    pub size: usize,
+    /// Connections of TCP and SCTP that are established, and flows of UDP.
+    pub active: u64,
+    /// Connections in other states, which end by themselves.
+    pub ending: u64,
+    /// Clients of persistent services that are bound to the server.
+    pub templates: u64,
+}
+
+// SAFETY: `repr(C)` and numbers; that there is no padding follows from its size, which is checked
+// here.
+unsafe impl Grows for lvs_sessions {
+    const NAME: &'static str = "lvs_sessions";
+    const FIRST: usize = size_of::<usize>() + 3 * 8;
+}
+const _: () = assert!(size_of::<lvs_sessions>() == lvs_sessions::FIRST);
+
+fn weigh(change: u32, weight: u32) -> Result<Weigh> {
+    let changes =
+        [(LVS_WEIGH_DRAIN, Weigh::Drain), (LVS_WEIGH_UNDRAIN, Weigh::Undrain), (LVS_WEIGH_SET, Weigh::Set(weight))];
+    match choice("change", change, &changes)? {
+        Weigh::Drain | Weigh::Undrain if weight != 0 => {
+            Err(invalid(&format!("`weight` {weight}"), "0 was expected unless `change` is LVS_WEIGH_SET"))
+        }
+        to => Ok(to),
+    }
+}
 
 const MAX_VIPS: usize = 4096;
 const MAX_GROUPS: usize = 255;
@@ -560,6 +602,84 @@ pub extern "C" fn lvs_node_apply(
     guard(|| {
         let (mut node, extent) = (node.lock("node")?, choice("extent", extent, &APPLY)?);
         node.carry_out(done, |node, before| node.apply(extent, before))
+    })
+}
+
+/// Gives the node another configuration, for its next task: lvs_node_apply() brings it in, with
+/// the smallest change. Does not block.
+///
+/// `config`: as with lvs_node_open(). Fails as lvs_node_open(), and with LVS_ERR_INVALID for what
+/// cannot be changed while the node lives: `state_dir`, `group` and `groups`. The node keeps its
+/// configuration then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_node_reconfigure(node: Handle<lvs_node>, config: *const lvs_node_config) -> c_int {
+    guard(|| {
+        let mut node = node.lock("node")?;
+        // SAFETY: a structure of C's.
+        let config = unsafe { read(config)?.to_config()? };
+        Ok(node.reconfigure(config)?)
+    })
+}
+
+/// Plans what lvs_node_weigh() would do. Changes nothing. `plan`: as with lvs_node_plan(). Fails as
+/// lvs_node_weigh().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_plan_weigh(
+    node: Handle<lvs_node>,
+    server: Text,
+    change: u32,
+    weight: u32,
+    plan: Option<&mut MaybeUninit<*mut c_char>>,
+) -> c_int {
+    guard(|| {
+        let (mut node, result) = (node.lock("node")?, given(plan, "plan")?);
+        let (server, to) = (server.optional_address("server")?, weigh(change, weight)?);
+        put_text(Some(result), node.plan_weigh(server, to)?.to_string());
+        Ok(())
+    })
+}
+
+/// Changes the weights of a server in all services of this node's table. Sessions stay. The other
+/// nodes have tables of their own: a server is out once it is drained on all.
+///
+/// `server`: its address, without a port; NULL: this node. `change`: LVS_WEIGH_... `weight`: with
+/// LVS_WEIGH_SET the weight, 0 to 2147483647, otherwise 0. `done`: as with lvs_node_become_role().
+/// Blocks as lvs_node_become_role(). Fails as that, with LVS_ERR_NO_DESTINATION, and with
+/// LVS_ERR_INVALID where a scheduler drops connections while a server has weight 0 (mh and sh
+/// without their fallback, dh).
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_weigh(
+    node: Handle<lvs_node>,
+    server: Text,
+    change: u32,
+    weight: u32,
+    done: Option<&mut MaybeUninit<*mut c_char>>,
+) -> c_int {
+    guard(|| {
+        let mut node = node.lock("node")?;
+        let (server, to) = (server.optional_address("server")?, weigh(change, weight)?);
+        node.carry_out(done, |node, before| node.weigh(server, to, before))
+    })
+}
+
+/// Counts the sessions of a server that this node knows, of the services of its table.
+///
+/// `server`: its address, without a port; NULL: this node. `sessions`: is filled; set its `size`
+/// before. Reads the whole list of connections. Fails as lvs_ipvs_connections().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_node_sessions(node: Handle<lvs_node>, server: Text, sessions: *mut lvs_sessions) -> c_int {
+    guard(|| {
+        let (mut node, server) = (node.lock("node")?, server.optional_address("server")?);
+        // SAFETY: a structure of C's.
+        let place = unsafe { Place::new(sessions) }?;
+        let found = node.sessions_of(server)?;
+        place.put(lvs_sessions {
+            size: size_of::<lvs_sessions>(),
+            active: found.active,
+            ending: found.ending,
+            templates: found.templates,
+        });
+        Ok(())
     })
 }
 

@@ -10,7 +10,7 @@ use super::ffi::{
 };
 use super::node::{LVS_ROLE_NONE, ROLES, lvs_node_config, number_of};
 use super::status::{caught, guard};
-use crate::node::{Learned, Node, Notice, Supervisor, SupervisorConfig};
+use crate::node::{Config, Learned, Node, Notice, Supervisor, SupervisorConfig};
 
 /// For lvs_supervisor_config: roles only. Nothing is repaired, and the other nodes are not heard.
 pub const LVS_SUPERVISOR_ONLY_ROLES: u32 = 0x1;
@@ -202,27 +202,54 @@ pub unsafe extern "C" fn lvs_supervisor_open(
             // SAFETY: a structure of C's.
             false => unsafe { read(config) }?.to_config()?,
         };
-        given((!nodes.is_null()).then_some(()), "nodes")?;
-        if !(1..=MAX_NODES).contains(&count) {
-            return Err(invalid(&format!("{count} nodes"), format!("1 to {MAX_NODES} were expected")));
-        }
-        let netns = netns.netns()?;
-        let (mut opened, mut groups, mut next) = (Vec::new(), Vec::new(), nodes);
-        for _ in 0..count {
-            // SAFETY: a structure of C's; the next one follows where this one ends, as it says
-            // itself.
-            let node = unsafe {
-                let node = read(next)?;
-                next = next.byte_add(node.size);
-                node.to_config()?
-            };
-            groups.push(node.group.clone());
-            opened.push(Node::open_in(node, netns.clone())?);
-        }
+        // SAFETY: structures of C's.
+        let (nodes, netns) = (unsafe { configs(nodes, count) }?, netns.netns()?);
+        let groups = nodes.iter().map(|node| node.group.clone()).collect();
+        let opened = nodes.into_iter().map(|node| Node::open_in(node, netns.clone())).collect::<Result<_, _>>()?;
         let supervisor = Supervisor::new(opened, config)?;
         let descriptor = supervisor.as_fd().as_raw_fd();
         result.write(Box::new(lvs_supervisor { held: Held::new(Supervised { supervisor, groups }), descriptor }));
         Ok(())
+    })
+}
+
+/// Reads configurations, one behind the other.
+///
+/// # Safety
+/// `nodes` is NULL or has as many structures as `count` says.
+unsafe fn configs(nodes: *const lvs_node_config, count: usize) -> Result<Vec<Config>> {
+    given((!nodes.is_null()).then_some(()), "nodes")?;
+    if !(1..=MAX_NODES).contains(&count) {
+        return Err(invalid(&format!("{count} nodes"), format!("1 to {MAX_NODES} were expected")));
+    }
+    let mut next = nodes;
+    let config = |_| {
+        // SAFETY: a structure of C's; the next one follows where this one ends, as it says itself.
+        unsafe {
+            let node = read(next)?;
+            next = next.byte_add(node.size);
+            node.to_config()
+        }
+    };
+    (0..count).map(config).collect()
+}
+
+/// Gives the node another configuration, of each group in the same order, and brings it in as
+/// lvs_node_apply() does. Roles stay. Does not block.
+///
+/// `nodes`, `count`: as with lvs_supervisor_open(). Fails as lvs_node_reconfigure(), and with
+/// LVS_ERR_INVALID for another number of groups; every group keeps its configuration then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_supervisor_reconfigure(
+    supervisor: Handle<lvs_supervisor>,
+    nodes: *const lvs_node_config,
+    count: usize,
+) -> c_int {
+    guard(|| {
+        let mut supervised = supervisor.lock("supervisor")?;
+        // SAFETY: structures of C's.
+        let nodes = unsafe { configs(nodes, count) }?;
+        Ok(supervised.supervisor.reconfigure(nodes)?)
     })
 }
 

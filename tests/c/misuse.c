@@ -850,6 +850,7 @@ static void misuse_marks(void)
     struct lvs_rule rule = { .size = sizeof rule }, each = rule;
     struct lvs_peer peer = { .size = sizeof peer };
     struct lvs_destination checked = { .size = sizeof checked, .address = "192.168.0.12:80", .weight = 0 };
+    struct lvs_sessions sessions = { .size = sizeof sessions };
     lvs_ipvs *ipvs = NULL;
     lvs_node *node = NULL;
     lvs_status *whole = NULL;
@@ -918,6 +919,40 @@ static void misuse_marks(void)
     CHECK(strstr(text, "-r 192.168.0.12:80 -g -w 1") != NULL);
     lvs_text_free(text);
 
+    /* A server is drained, and put back. */
+    EXPECT(LVS_ERR_NULL, lvs_node_weigh(NULL, NULL, LVS_WEIGH_DRAIN, 0, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_plan_weigh(node, NULL, LVS_WEIGH_DRAIN, 0, NULL));
+    EXPECT(LVS_ERR_INVALID, lvs_node_weigh(node, NULL, 0, 0, &text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_weigh(node, NULL, LVS_WEIGH_DRAIN, 1, &text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_weigh(node, NULL, LVS_WEIGH_SET, 0x80000000u, &text));
+    EXPECT(LVS_ERR_INVALID, lvs_node_weigh(node, "192.168.0.12:80", LVS_WEIGH_DRAIN, 0, &text));
+    EXPECT(LVS_ERR_NO_DESTINATION, lvs_node_weigh(node, "192.168.0.99", LVS_WEIGH_DRAIN, 0, &text));
+    EXPECT(LVS_OK, lvs_node_plan_weigh(node, "192.168.0.12", LVS_WEIGH_DRAIN, 0, &text));
+    CHECK(strstr(text, "192.168.0.12:80 -g -w 0") != NULL);
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_weigh(node, "192.168.0.12", LVS_WEIGH_DRAIN, 0, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_sessions(NULL, NULL, &sessions));
+    EXPECT(LVS_ERR_NULL, lvs_node_sessions(node, NULL, NULL));
+    BAD_SIZE(sessions, lvs_node_sessions(node, NULL, &sessions));
+    BAD_TEXT(lvs_node_sessions(node, text, &sessions));
+    EXPECT(LVS_OK, lvs_node_sessions(node, "192.168.0.12", &sessions));
+    CHECK(sessions.active == 0 && sessions.ending == 0 && sessions.templates == 0);
+    EXPECT(LVS_OK, lvs_node_weigh(node, "192.168.0.12", LVS_WEIGH_UNDRAIN, 0, &text));
+    CHECK(strstr(text, "192.168.0.12:80 -g -w 1") != NULL);
+    lvs_text_free(text);
+
+    /* Another configuration: what can change while it lives, and what cannot. */
+    EXPECT(LVS_ERR_NULL, lvs_node_reconfigure(NULL, &config));
+    EXPECT(LVS_ERR_NULL, lvs_node_reconfigure(node, NULL));
+    config.state_dir = "/run/elsewhere";
+    EXPECT(LVS_ERR_INVALID, lvs_node_reconfigure(node, &config));
+    config.state_dir = "/run/misuse";
+    config.services = "-A -t 192.0.2.1:80 -s wrr\n-a -t 192.0.2.1:80 -r 192.168.0.12:80 -g -w 4\n";
+    EXPECT(LVS_OK, lvs_node_reconfigure(node, &config));
+    EXPECT(LVS_OK, lvs_node_apply(node, LVS_NODE_APPLY_CHANGES, &text));
+    CHECK(strstr(text, "192.168.0.12:80 -g -w 4") != NULL && strstr(text, "-d -t 192.0.2.1:80 -r 192.168.0.11:80") != NULL);
+    lvs_text_free(text);
+
     EXPECT(LVS_OK, lvs_node_restart_sync_daemons(node));
     EXPECT(LVS_OK, lvs_node_become_role(node, LVS_ROLE_MASTER, NULL));
     EXPECT(LVS_OK, lvs_node_release(node, NULL));
@@ -948,6 +983,8 @@ static void misuse_loops(void)
 
     EXPECT(LVS_ERR_NULL, lvs_driver_open(NULL, NULL, &driver));
     EXPECT(LVS_ERR_NULL, lvs_driver_open(NULL, &config, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_driver_reconfigure(NULL, &config));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_reconfigure(NULL, two, 1));
     BAD_SIZE(config, lvs_driver_open(NULL, &config, &driver));
     EXPECT(LVS_ERR_NULL, lvs_driver_request(NULL, LVS_TASK_REPAIR, 0));
     EXPECT(LVS_ERR_NULL, lvs_driver_dispatch(NULL));
@@ -1016,6 +1053,10 @@ static void misuse_loops(void)
     BAD_TEXT((bad.fifo = text, lvs_supervisor_open(NULL, two, 1, &bad, &supervisor)));
     CHECK(supervisor == NULL);
     EXPECT(LVS_OK, lvs_supervisor_open(NULL, two, 1, NULL, &supervisor));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_reconfigure(supervisor, NULL, 1));
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_reconfigure(supervisor, two, 0));
+    EXPECT(LVS_ERR_INVALID, lvs_supervisor_reconfigure(supervisor, two, 2));
+    EXPECT(LVS_OK, lvs_supervisor_reconfigure(supervisor, two, 1));
     EXPECT(LVS_ERR_NULL, lvs_supervisor_request(NULL, "", LVS_ROLE_STOP));
     BAD_OR_NULL(lvs_supervisor_request(supervisor, text, LVS_ROLE_STOP));
     EXPECT(LVS_ERR_INVALID, lvs_supervisor_request(supervisor, "mail", LVS_ROLE_STOP));

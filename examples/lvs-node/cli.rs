@@ -732,6 +732,11 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 if plan.is_empty() {
                     say("nothing to do\n");
                 }
+                if role == "release"
+                    && let Some(reason) = node.still_used()?
+                {
+                    complain(format_args!("warning: {reason}"));
+                }
             }
             Ok(())
         }
@@ -771,7 +776,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Release { now } => {
             // Nothing of any group is given back before each has been looked at.
             for node in nodes.iter_mut().take_while(|_| !now) {
-                if let Some(reason) = node.plan_release()?.warnings().first() {
+                if let Some(reason) = node.still_used()? {
                     complain(format_args!("release: {reason}; or `lvs-node release --now`"));
                     return Err(Failure::Missing);
                 }

@@ -14,8 +14,9 @@ use super::config::Config;
 use super::handle::Node;
 use super::job::Task;
 use super::observation::Observation;
+use super::observe::Look;
 use super::plan::{Plan, Step};
-use super::planner::{Memory, change};
+use super::planner::{Memory, change, judge};
 use super::services::is_ours;
 use super::state::StoredTable;
 use crate::error::{Cause, Error, Result};
@@ -115,6 +116,19 @@ impl Node {
             }
         })?;
         Ok(found)
+    }
+}
+
+impl Node {
+    /// Says why a release of this node would break connections now: its table sends new ones to this
+    /// node, beside other servers, and so do those of the other nodes. `None`: it breaks none, as far
+    /// as the table says. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Node::plan_release`].
+    pub fn still_used(&mut self) -> Result<Option<String>> {
+        let (memory, seen) = self.look(Some(Task::Release), Look::Services)?;
+        Ok(still_used(&self.config, &memory, &seen))
     }
 }
 
@@ -251,11 +265,11 @@ pub(super) fn at_rest<'a>(services: &'a Table, drained: &Drained) -> Cow<'a, Tab
     Cow::Owned(table)
 }
 
-/// Why a release of this node would break connections: it is a server to which the node's table
-/// sends new ones, beside others. Each node has this table.
-pub(super) fn still_used(table: &Table, own: &BTreeSet<IpAddr>) -> Option<String> {
+fn still_used(config: &Config, memory: &Memory, seen: &Observation) -> Option<String> {
+    memory.state.group(&config.group).role?;
+    let table = judge(config, memory, seen, &[], |_| Vec::new()).table;
     table.services().find_map(|content| {
-        let is_own = |d: &&ipvs::Destination| own.contains(&d.address.ip());
+        let is_own = |d: &&ipvs::Destination| seen.own.contains(&d.address.ip());
         let here = content.destinations().filter(is_own).find(|d| d.weight > 0)?;
         content.destinations().any(|d| !is_own(&d)).then(|| {
             format!(
@@ -274,7 +288,6 @@ pub(super) fn still_used(table: &Table, own: &BTreeSet<IpAddr>) -> Option<String
 mod tests {
     use super::super::fence::Fence;
     use super::super::model::{SERVICES, World, config, ip};
-    use super::super::planner::for_release;
     use super::super::role::Role;
     use super::super::state::State;
     use super::*;
@@ -380,10 +393,7 @@ mod tests {
     fn a_server_that_gets_new_connections_is_not_released_without_a_word() {
         let mut world = World::new(config(Fence::Marks));
         world.take_on(Role::Backup);
-        let warned = |world: &World| {
-            let plan = for_release(&world.config, &world.memory, &world.seen).unwrap();
-            plan.warnings().join("\n")
-        };
+        let warned = |world: &World| still_used(&world.config, &world.memory, &world.seen).unwrap_or_default();
         assert!(warned(&world).contains("`lvs-node drain 192.0.2.11` here and on each other node"));
         weigh(&mut world, Some("192.0.2.12"), Weigh::Drain).unwrap();
         assert!(warned(&world).contains("drain 192.0.2.11"));

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 
 use super::config::{Config, Loopback, OwnRequests, VipOwner};
 use super::destinations::{self, Unreached};
-use super::drain::{at_rest, still_used};
+use super::drain::at_rest;
 use super::fence::marks::{self as fence, Facts};
 use super::fence::{Fence, daemons, no_daemons};
 use super::leftovers::{self, Leftovers};
@@ -973,7 +973,6 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     if after != *state {
         steps.push(Step::Forget);
     }
-    warnings.extend(case.group.role.and_then(|_| still_used(&case.table, &seen.own)));
     Ok(Plan { steps, warnings, during: Box::new(during), after: Box::new(after) })
 }
 

@@ -198,7 +198,7 @@ fn the_drop_in_starts_keepalived_again_after_a_crash() {
         program.trim()
     );
     fs::write("/etc/systemd/system/keepalived.service", unit).unwrap();
-    let drop_in = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd/keepalived.conf");
+    let drop_in = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd/keepalived.service.d/lvs-node.conf");
     fs::copy(drop_in, "/etc/systemd/system/keepalived.service.d/lvs-node.conf").unwrap();
     let verified = try_run("systemd-analyze verify /etc/systemd/system/keepalived.service");
     assert!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}");

@@ -146,7 +146,7 @@ EXIT CODES
 /// Makes this node the director for its VIPs, or one of the servers behind it.
 #[derive(Debug, Parser)]
 #[command(name = "lvs-node", version, after_help = AFTER_HELP, arg_required_else_help = true)]
-struct Cli {
+pub(crate) struct Cli {
     /// What the node is to be.
     #[arg(short, long, value_name = "FILE", default_value = "/etc/lvs-dr/node.toml", global = true)]
     config: PathBuf,

@@ -11,6 +11,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Anything that can go wrong. Every message names the operation, the object and the cause, and
 /// says what to do where that is known. A message is complete: the error has no
 /// [`source()`](std::error::Error::source), which programs that print the chain would repeat.
+///
+/// ```no_run
+/// use lvs_dr::ipvs::{Ipvs, Scheduler, Service, ServiceId};
+/// use lvs_dr::Cause;
+///
+/// let web = ServiceId::tcp(([192, 168, 0, 254], 80).into());
+/// match Ipvs::open().and_then(|mut ipvs| ipvs.add_service(&Service::new(web, Scheduler::WRR))) {
+///     Ok(()) => {}
+///     Err(error) if error.cause() == Some(Cause::ServiceExists) => {}
+///     // The message says what to do; the errno is for programs.
+///     Err(error) => eprintln!("{error} ({:?})", error.errno()),
+/// }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

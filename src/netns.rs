@@ -18,6 +18,16 @@ const OWN: &str = "/proc/thread-self/ns/net";
 ///
 /// Everything in this crate that touches the kernel belongs to one namespace, chosen when it is
 /// opened, whatever thread it is used from later. See network_namespaces(7).
+///
+/// ```no_run
+/// use lvs_dr::Netns;
+/// use lvs_dr::ipvs::Ipvs;
+///
+/// // As `ip netns exec blue ipvsadm -Ln` reads it.
+/// let mut ipvs = Ipvs::open_in(Netns::named("blue")?)?;
+/// print!("{}", ipvs.table()?);
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Netns {
     handle: Arc<OwnedFd>,

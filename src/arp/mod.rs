@@ -164,6 +164,14 @@ impl fmt::Display for AnnounceMode {
 }
 
 /// Both settings.
+///
+/// ```
+/// use lvs_dr::arp::Settings;
+///
+/// let settings = Settings { ignore: 1.into(), announce: 2.into() };
+/// assert!(settings.ignore.hides_loopback_vip(true, false));
+/// assert!(settings.check().is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Settings {

@@ -44,6 +44,15 @@ pub enum Origin {
 
 /// An entry of the connection table: a connection, or a persistence template (state `NONE`, a
 /// client port of 0).
+///
+/// ```no_run
+/// use lvs_dr::ipvs::{Ipvs, Origin};
+///
+/// let connections = Ipvs::open()?.connections()?;
+/// let learned = connections.iter().filter(|found| found.origin == Some(Origin::Sync) && !found.is_template());
+/// println!("{} connections are another director's", learned.count());
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Connection {

@@ -29,6 +29,16 @@ impl fmt::Display for SyncRole {
 ///
 /// What is `None` is the kernel's choice when a daemon is started; of a daemon that was read, all
 /// is known.
+///
+/// ```no_run
+/// use lvs_dr::ipvs::{Ipvs, SyncDaemon, SyncRole};
+///
+/// let mut ipvs = Ipvs::open()?;
+/// ipvs.start_sync_daemon(&SyncDaemon::new(SyncRole::Backup, "eth0", 7))?;
+/// assert_eq!(ipvs.sync_daemons()?[0].role, SyncRole::Backup);
+/// ipvs.stop_sync_daemon(SyncRole::Backup)?;
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SyncDaemon {

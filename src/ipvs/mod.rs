@@ -89,6 +89,20 @@ use wire::Command;
 ///
 /// Reading needs `CAP_NET_ADMIN` in the initial user namespace as well as changing
 /// ([`Cause::Permission`], `EPERM`): the kernel's IPVS asks for it with every request.
+///
+/// ```no_run
+/// use lvs_dr::ipvs::{Ipvs, ServiceId};
+///
+/// let mut ipvs = Ipvs::open()?;
+/// for entry in ipvs.services()? {
+///     println!("{}: {} connections", entry.service, entry.stats.connections);
+/// }
+/// let web = ServiceId::tcp("192.168.0.254:80".parse()?);
+/// for entry in ipvs.destinations(&web)? {
+///     println!("{}: {} active", entry.destination.address, entry.active);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Ipvs {
     socket: GenericSocket,
     /// The list of services has one of its own: it is long, and makes the receives of a socket

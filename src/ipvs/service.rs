@@ -38,6 +38,16 @@ impl Family {
 /// As text: `tcp 192.168.0.254:80`, `udp [2001:db8::fe]:53`, `fwmark 1`, `fwmark 1 ipv6`.
 ///
 /// The order is by kind (marks first), family, protocol, address and port.
+///
+/// ```
+/// use lvs_dr::ipvs::{Family, ServiceId};
+///
+/// let web: ServiceId = "tcp 192.168.0.254:80".parse()?;
+/// assert_eq!(web.address(), Some(([192, 168, 0, 254], 80).into()));
+/// assert_eq!(ServiceId::fwmark(7, Family::V6)?.to_string(), "fwmark 7 ipv6");
+/// assert!("tcp 192.168.0.254".parse::<ServiceId>().is_err());
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ServiceId {
     /// A TCP service. Port 0 stands for every port, and needs persistence.
@@ -167,6 +177,15 @@ impl FromStr for ServiceId {
 /// The name of a scheduler: how the next destination is chosen, see `-s` in ipvsadm(8).
 ///
 /// The constants are those that come with the kernel; a module may add more.
+///
+/// ```
+/// use lvs_dr::ipvs::Scheduler;
+///
+/// assert_eq!(Scheduler::new("mh")?, Scheduler::MH);
+/// assert_eq!(Scheduler::new("own_module")?.name(), "own_module");
+/// assert!(Scheduler::new("two words").is_err());
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Scheduler(Cow<'static, str>);
 
@@ -317,6 +336,16 @@ bitflags::bitflags! {
 }
 
 /// Connections of one client go to one destination for a while, see `-p` in ipvsadm(8).
+///
+/// ```
+/// use std::time::Duration;
+/// use lvs_dr::ipvs::{Family, Persistence, Scheduler, Service, ServiceId};
+///
+/// let persistence = Persistence::new(Duration::from_secs(300), Family::V4);
+/// let web = ServiceId::tcp(([192, 168, 0, 254], 80).into());
+/// let service = Service::new(web, Scheduler::WRR).persistence(persistence);
+/// assert_eq!(service.to_string(), "-A -t 192.168.0.254:80 -s wrr -p 300");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Persistence {

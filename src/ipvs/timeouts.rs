@@ -6,6 +6,16 @@ use crate::error::{Error, Result};
 
 /// After how much silence a connection is forgotten, see `--set` in ipvsadm(8): whole seconds.
 /// When they are written, 0 leaves one as it is.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use lvs_dr::ipvs::{Ipvs, Timeouts};
+///
+/// // The others stay as they are.
+/// let timeouts = Timeouts { tcp: Duration::from_secs(7200), ..Timeouts::default() };
+/// Ipvs::open()?.set_timeouts(&timeouts)?;
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Timeouts {

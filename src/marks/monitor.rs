@@ -15,6 +15,21 @@ use crate::netns::Netns;
 /// Wait for its descriptor to become readable (poll(2)), then call [`Monitor::next`] until it
 /// returns `None`. Open it before reading the neighbours, so that no change is missed between the
 /// two.
+///
+/// ```no_run
+/// use lvs_dr::marks::Monitor;
+/// use rustix::event::{PollFd, PollFlags, poll};
+///
+/// let mut monitor = Monitor::open()?;
+/// loop {
+///     poll(&mut [PollFd::new(&monitor, PollFlags::IN)], None)?;
+///     while let Some(event) = monitor.next()? {
+///         println!("{event:?}");
+///     }
+/// }
+/// # #[allow(unreachable_code)]
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Monitor {
     listener: Listener,

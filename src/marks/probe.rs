@@ -51,6 +51,19 @@ const FRAME: usize = 512;
 ///   (`ENETDOWN`) where the interface is switched off.
 /// - [`Error::System`] where `CAP_NET_RAW` is missing (`EPERM`), where the namespace cannot be
 ///   entered, and where the socket fails otherwise.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use lvs_dr::{Netns, marks};
+///
+/// let vip = "192.168.0.254".parse()?;
+/// let limit = Duration::from_millis(500);
+/// let holders = marks::who_has(&Netns::current()?, "eth0", vip, limit, limit)?;
+/// if holders.len() > 1 {
+///     println!("{vip} is on several hosts: {holders:?}");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn who_has(netns: &Netns, interface: &str, address: IpAddr, limit: Duration, linger: Duration) -> Result<Vec<Mac>> {
     let mut probe = Probe::send(netns, interface, address, limit, linger)?;
     loop {

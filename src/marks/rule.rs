@@ -9,6 +9,14 @@ use crate::error::{Error, Result};
 use crate::interface;
 
 /// An Ethernet address. Printed and parsed as `02:00:00:00:00:01`.
+///
+/// ```
+/// use lvs_dr::marks::Mac;
+///
+/// let mac: Mac = "02:00:00:00:00:01".parse()?;
+/// assert_eq!((mac.0[5], mac.is_unicast()), (1, true));
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 

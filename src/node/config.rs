@@ -104,6 +104,19 @@ pub enum OwnRequests {
 /// A node has one group, or several that share a state directory and a network namespace: a
 /// [`Node`](super::Node) for each, and all but [`Config::group`], [`Config::interface`],
 /// [`Config::vips`] and [`Config::services`] the same.
+///
+/// ```
+/// use lvs_dr::node::{Config, VipOwner};
+///
+/// let services = "-A -t 192.168.0.254:80 -s wrr\n-a -t 192.168.0.254:80 -r 192.168.0.11:80 -g -w 1\n";
+/// let config = Config {
+///     vip_owner: VipOwner::Keepalived,
+///     services: Some(services.parse()?),
+///     ..Config::new("bond0", ["192.168.0.254".parse()?])
+/// };
+/// config.check()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The group's name; "" for a node that has only one.

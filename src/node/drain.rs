@@ -26,6 +26,18 @@ use crate::ipvs::{self, Protocol, Service, ServiceFlags, ServiceId, Table};
 pub(super) type Drained = BTreeMap<(ServiceId, SocketAddr), u32>;
 
 /// What the weights of a server's destinations become.
+///
+/// ```no_run
+/// use lvs_dr::node::{Config, Node, Weigh};
+///
+/// let mut node = Node::open(Config::new("bond0", ["192.168.0.254".parse()?]))?;
+/// let server = Some("192.168.0.13".parse()?);
+/// node.weigh(server, Weigh::Drain, |step| println!("{step}"))?;
+/// while node.sessions_of(server)?.active > 0 {
+///     std::thread::sleep(std::time::Duration::from_secs(1));
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

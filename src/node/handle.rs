@@ -20,6 +20,18 @@ use crate::netns::Netns;
 use crate::vip::Vips;
 
 /// A node of the cluster, for one group of VIPs.
+///
+/// ```no_run
+/// use lvs_dr::node::{Config, Node, Role};
+///
+/// let mut node = Node::open(Config::new("bond0", ["192.168.0.254".parse()?]))?;
+/// node.become_role_with(Role::Backup, |step| println!("{step}"))?;
+/// for step in node.status()?.missing {
+///     println!("missing: {step}");
+/// }
+/// node.release(|step| println!("{step}"))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Node {
     pub(super) config: Config,

@@ -6,6 +6,14 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 
 /// What a node is for its VIPs, as VRRP names it.
+///
+/// ```
+/// use lvs_dr::node::Role;
+///
+/// assert_eq!("backup".parse::<Role>()?, Role::Backup);
+/// assert_eq!(Role::Master.to_string(), "master");
+/// # Ok::<(), lvs_dr::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

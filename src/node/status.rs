@@ -20,6 +20,16 @@ use crate::marks::Mac;
 use crate::vip::AssignedAddress;
 
 /// What a node is, as far as it remembers and as the kernel shows.
+///
+/// ```no_run
+/// use lvs_dr::node::{Config, Node, Role};
+///
+/// let mut node = Node::open(Config::new("bond0", ["192.168.0.254".parse()?]))?;
+/// let status = node.status()?;
+/// let directs = status.role == Some((Role::Master, true));
+/// println!("directs: {directs}, {} connections, {} peers", status.connections(), status.peers.len());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Status {

@@ -61,6 +61,13 @@ use crate::sysctl;
 pub const MARK: u8 = b'V';
 
 /// Where a VIP sits.
+///
+/// ```
+/// use lvs_dr::vip::Placement;
+///
+/// assert_eq!(Placement::Loopback.interface(), "lo");
+/// assert_eq!(Placement::Interface("eth0".into()).interface(), "eth0");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]

@@ -78,6 +78,25 @@ pub struct SupervisorConfig {
 /// One descriptor is readable when there is something to do, see [`Driver`]; then
 /// [`Supervisor::dispatch`] does it, without waiting. It looks at the whole once a second, which
 /// takes as long as the table is large; less often where that takes long.
+///
+/// ```no_run
+/// use lvs_dr::node::{Config, Node, Supervisor, SupervisorConfig};
+/// use rustix::event::{PollFd, PollFlags, poll};
+///
+/// let node = Node::open(Config::new("bond0", ["192.168.0.254".parse()?]))?;
+/// let mut config = SupervisorConfig::default();
+/// config.fifo = Some("/run/lvs-dr.fifo".into());
+/// let mut supervisor = Supervisor::new(vec![node], config)?;
+/// loop {
+///     poll(&mut [PollFd::new(&supervisor, PollFlags::IN)], None)?;
+///     supervisor.dispatch()?;
+///     while let Some(notice) = supervisor.next_notice() {
+///         println!("{notice}");
+///     }
+/// }
+/// # #[allow(unreachable_code)]
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Supervisor {
     drivers: Vec<Driver>,

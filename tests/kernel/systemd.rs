@@ -222,3 +222,64 @@ fn the_drop_in_starts_keepalived_again_after_a_crash() {
     assert_eq!(systemd.show_of("keepalived", "ActiveState"), "inactive");
     systemd.until("the VIP is given up", || !vips("eth0").contains(VIP));
 }
+
+/// The commands of a section of README.md, in order; of a block with a prompt, those behind it.
+fn commands(section: &str) -> Vec<String> {
+    let readme = include_str!("../../README.md");
+    let section = &readme[readme.find(section).unwrap()..];
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section.split("```console\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let of_block = |block: &str| -> Vec<String> {
+        let lines = block.lines().map(str::trim);
+        let prompted = block.contains("$ lvs-node");
+        let lines = lines.filter_map(|line| if prompted { line.strip_prefix("$ ") } else { Some(line) });
+        lines.map(|line| line.split(" #").next().unwrap().trim().to_owned()).collect()
+    };
+    blocks.flat_map(of_block).collect()
+}
+
+/// On one node, with Debian's unit of keepalived and all files as they ship. Not run are the build, and
+/// what goes to other nodes by ssh.
+#[test]
+fn the_five_minutes_of_the_readme() {
+    enter_new_netns();
+    ip("link add eth0 type veth peer name eth1");
+    ip("link set eth1 up");
+    ip("link set eth0 up");
+    ip("addr add 192.168.0.11/24 dev eth0");
+    let systemd = Systemd::start();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let program = lvs_node();
+    let (mut ran, mut directs) = (0, false);
+    for line in commands("## Three real servers in five minutes") {
+        if line.starts_with("cargo ") || line.starts_with("for ") {
+            continue;
+        }
+        let command = line.replace("built/bin/lvs-node", program.to_str().unwrap());
+        let command = command.replace(" examples/", &format!(" {root}/examples/"));
+        let mut output = systemd.enter(&command);
+        if command == "lvs-node status" {
+            let start = Instant::now();
+            let in_place = |shown: &str| !shown.contains("missing ") && !shown.contains("not reached");
+            while !said(&output).contains("role     master") || !in_place(&said(&output)) {
+                assert!(start.elapsed() < Duration::from_secs(30), "it does not direct: {output:?}");
+                thread::sleep(Duration::from_millis(200));
+                output = systemd.enter(&command);
+            }
+            let shown = said(&output);
+            for words in ["VIP      192.168.0.254 on eth0 (scope global) and lo (scope host)", "table    1 service"] {
+                assert!(shown.contains(words), "{shown}");
+            }
+            directs = true;
+        }
+        // No web server listens, and the other nodes are not there: an audit and the status say so.
+        let codes: &[i32] = if ["lvs-node audit", "lvs-node status"].contains(&&*command) { &[0, 1] } else { &[0] };
+        let code = output.status.code().unwrap();
+        assert!(codes.contains(&code), "{command}: {output:?}\n{}", fs::read_to_string("/tmp/systemd.log").unwrap());
+        ran += 1;
+    }
+    assert!(directs && ran >= 18, "{ran}");
+    // The upgrade has restarted the watch, and nothing else has changed.
+    let vip = ip("-o -4 addr show to 192.168.0.254 dev eth0");
+    assert!(vip.contains("scope global") && ipvsadm("-Sn").contains("-r 192.168.0.13:80 -g -w 0"), "{vip}");
+}

@@ -6,6 +6,8 @@ mod audit;
 mod file;
 #[path = "handover.rs"]
 mod handover;
+#[path = "man.rs"]
+mod man;
 #[path = "metrics.rs"]
 mod metrics;
 #[cfg(feature = "serde")]
@@ -27,7 +29,7 @@ use std::process::{self, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use lvs_dr::node::{
     Apply, Asked, Config, Fence, Learned, Node, Role, Status, Step, Weigh, note_failure, role_of_state,
 };
@@ -36,118 +38,17 @@ use serde_json::{Value, json};
 
 use file::NodeFile;
 
-const AFTER_HELP: &str = r#"THE FILE
-  interface = "bond0"             # what clients reach; it holds the director's VIP. Alternative names are names too
-  vips = ["192.168.0.254"]        # IPv4 and IPv6
-  vip_owner = "node"              # or "keepalived": its virtual_ipaddress moves the VIP on the interface
-  fence = "marks"                 # all nodes have the live table; packets from another node's MAC address are marked, and
-                                  # served here. "clear": a backup has no table, for kernels without cls_bpf
-  loopback = "always"             # or "backup": the VIP leaves lo while this node directs
-  state_dir = "/run/lvs-dr"       # a directory for root alone; below /var/lib it outlives a reboot
-  announcements = 5               # gratuitous ARP (IPv6: neighbour advertisements) after a move
-  announce_again = 5.0            # seconds after which they are repeated; 0: not
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 failed, or something is found; 2 the command line or the file is wrong; 3 superseded by a later request.
 
-  [arp]                           # left out: ignore = 1, announce = 2, on each interface whose link reaches clients
-  manage = true                   # false: ARP settings are left alone
-  ignore = 3                      # arp_ignore; 1 is safe with route_localnet too
-  announce = 2                    # arp_announce
-  on = "interface"                # the one above, those on the same link (below a macvlan), and those with an address near a
-                                  # VIP; or "all", of which and the interface's own the greater counts
-
-  [sysctl]
-  manage = true                   # false: the sysctls of IPVS are left alone, for the host of a container to set
-
-  [marks]                         # of fence = "marks"
-  base = 1280725760               # the first of 256 packet marks that nothing else on this node uses
-  own_requests = "served-here"    # requests of this node's own programs to a VIP, marked by nftables or xtables; or "left-alone"
-  macs = { "192.168.0.12" = ["02:00:00:00:00:12"] }   # of other nodes, beside those that this one sees
-
-  [sync]                          # how the nodes synchronise connections
-  interface = "bond0"             # left out: the interface above
-  id = 254                        # 1 to 255, the same on all nodes; left out: the last number of the first VIP
-  group = "224.0.0.81"            # multicast group, port, routers that a message may pass: left out, these
-  port = 8848
-  ttl = 1
-  max_length = 1                  # octets that make a message full: 1 sends each connection at once; 1472 saves packets
-                                  # where a thousand connections are opened in a second
-  key_file = "/etc/lvs-dr/key"    # left out: none. The nodes' beacons prove with it that they come from a node of the cluster. The same
-                                  # on all nodes, 16 octets or more, readable by root alone (`openssl rand -hex 32`, mode 600). `watch`
-                                  # reads it at its start: give it to the director first. The kernel's sync messages have no key
-
-  [handover]                      # for `lvs-node handover`
-  file = "/run/lvs-dr.handover"   # what keepalived watches, see below
-
-  [watch]                         # for `lvs-node watch`, where its command line does not name them
-  fifo = "/run/lvs-dr.fifo"       # keepalived's vrrp_notify_fifo
-  metrics = "/run/lvs-dr.prom"
-
-  [[group]]                       # instead of interface and vips: VIPs that different elections decide about (active/active)
-  name = "my web"                 # the VRRP instance's name
-  interface = "bond0"             # left out: the interface above
-  vips = ["192.168.0.254"]
-
-  [[service]]                     # one for each virtual service
-  listen = "tcp 192.168.0.254:80" # tcp, udp, sctp ADDRESS:PORT; fwmark MARK [ipv6]
-  scheduler = "wrr"
-  flags = []                      # of the scheduler: "mh-port", "sh-fallback" ...
-  one_packet = false              # of UDP: schedule each packet
-  persistence = 300               # seconds; left out: none
-  check_listener = true           # whether `audit` looks for a socket that listens on this node; false where NAT or another network
-                                  # namespace serves it
-  destinations = [ { address = "192.168.0.11:80", weight = 1 },
-                   { address = "192.168.0.12:80", weight = 1, upper_threshold = 900, lower_threshold = 800 } ]
-
-  Instead of [[service]]: services = "saved.ipvs", as written by `ipvsadm -Sn`. Services of the file are loaded where the kernel has
-  none of them (first role, reboot, flush), and then belong to the editors of the table: health checks, ipvsadm. `lvs-node apply` brings
-  in what was changed in the file. With neither, lvs-node loads nothing.
-
-KEEPALIVED
-  vrrp_instance web {
-      ...
-      virtual_ipaddress {
-          192.168.0.254/32 dev bond0
-      }
-      notify "/usr/local/bin/lvs-node --config /etc/lvs-dr/node.toml notify"
-  }
-  with vip_owner = "keepalived"; or notify_master, notify_backup, notify_fault and notify_stop with `role ...`. In global_defs:
-  script_user root, enable_script_security. Or, better where states follow each other quickly: `notify_fifo /run/lvs-dr.fifo`
-  in global_defs, no notify, and a service that runs `lvs-node fifo /run/lvs-dr.fifo`. Leave roles to keepalived then.
-
-TO TAKE A SERVER OUT
-  `lvs-node drain ADDRESS` on each node, with `--wait 5m` on the director; stop keepalived on the server, then call `lvs-node release`
-  there. `lvs-node undrain ADDRESS` on each node puts it back. A health check that edits the table is told first: a server that it
-  puts back is in again.
-
-  So that a director that is to stop hands over first, and no session notices:
-  track_file lvs_dr {
-      file /run/lvs-dr.handover
-      init_file 0
-  }
-  vrrp_instance web {
-      ...
-      track_file {
-          lvs_dr weight 0         # without nopreempt: weight -253
-      }
-  }
-  `lvs-node handover` before a planned stop (ExecStop= in a drop-in of keepalived.service), `lvs-node handover --end` to take part
-  again (ExecStartPre=).
-
-PACEMAKER, OR A SCRIPT
-  With vip_owner = "node": `lvs-node role master` on the node that is to direct, `lvs-node role backup` on the others;
-  `lvs-node status` says whether all is in place. For Pacemaker examples/ocf has a resource agent that calls them.
-
-EXIT CODES
-  0  the role is reached (status: and all is in place; audit, check: nothing is found; drain --wait: no session is left)
-  1  something failed; the message says what, and the same command goes on from there (status: something is missing;
-     audit, check: something is found; drain --wait: sessions are left; release: the node still gets new connections)
-  2  the command line or the file is wrong
-  3  a later request superseded this one"#;
+lvs-node(8) describes each command, lvs-node.toml(5) the file, lvs-dr(7) the concepts. Where the pages are not installed: \
+`lvs-node man DIRECTORY` writes them.";
 
 /// Makes this node the director for its VIPs, or one of the servers behind it.
 #[derive(Debug, Parser)]
 #[command(name = "lvs-node", version, after_help = AFTER_HELP, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// What the node is to be.
+    /// The configuration of the node, see lvs-node.toml(5).
     #[arg(short, long, value_name = "FILE", default_value = "/etc/lvs-dr/node.toml", global = true)]
     config: PathBuf,
 
@@ -169,12 +70,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take on a role: master, backup, fault or stop. Does nothing where it is in place.
+    /// Take on a role: master, backup, fault or stop.
+    ///
+    /// Does nothing where the role is in place.
     Role {
         /// master directs and serves; the others serve.
         role: Role,
     },
-    /// What keepalived's `notify` calls, with its own words behind: INSTANCE web MASTER 100.
+    /// Take on the role that keepalived's `notify` names.
+    ///
+    /// keepalived appends its own words: INSTANCE web MASTER 100.
     Notify {
         /// INSTANCE or GROUP.
         kind: String,
@@ -185,8 +90,10 @@ enum Command {
         /// Its priority.
         priority: Option<u32>,
     },
-    /// Follow keepalived's notify_fifo, for ever: one process for all changes, in their order,
-    /// that also looks for itself.
+    /// Follow keepalived's notify_fifo.
+    ///
+    /// One process takes on all roles, in their order. It ends when it is terminated. `watch` does
+    /// this and more.
     Fifo {
         /// The FIFO, as in keepalived.conf.
         path: PathBuf,
@@ -195,8 +102,10 @@ enum Command {
         #[arg(long)]
         instance: Option<String>,
     },
-    /// Hand over to another node, through keepalived, and wait until it has taken over. This node
-    /// does not direct again before `handover --end`. On a node that does not direct: only that.
+    /// Hand over to another node, through keepalived, and wait until it has taken over.
+    ///
+    /// This node does not direct again before `handover --end`. On a node that does not direct,
+    /// only that is done.
     Handover {
         /// Ignored: no successor has to be known.
         #[arg(long, value_name = "ADDRESS", hide = true)]
@@ -212,13 +121,15 @@ enum Command {
         #[arg(long, requires = "end")]
         held: bool,
     },
-    /// Watch over the node, for ever: repair what others change, follow keepalived's FIFO,
-    /// resynchronise nodes that join late, and write metrics. For a service (examples/systemd); it
-    /// takes less than one hundredth of a processor.
+    /// Watch over the node, as a service: follow keepalived, repair, write metrics.
+    ///
+    /// Follows keepalived's FIFO, repairs what other programs change, resynchronises nodes that
+    /// join late, and writes metrics. It takes less than one hundredth of a processor.
     Watch(watch::Options),
-    /// Bring what was changed in the file into the running node: VIPs, interface, settings, other
-    /// nodes, services. The role stays, and so do sessions. Prints the changes, and makes them; a
-    /// running `watch` reads the file, too.
+    /// Bring what was changed in the file into the running node.
+    ///
+    /// VIPs, interface, settings, other nodes, services. The role stays, and so do sessions. Prints
+    /// the changes, and makes them; a running `watch` reads the file, too.
     Apply {
         /// Print the changes only.
         #[arg(long)]
@@ -227,8 +138,10 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Take a server out for new connections: weight 0 in the table of this node. To be called on
-    /// each node, as any of them may direct next. Sessions stay. Exit code 1: some are left.
+    /// Take a server out for new connections: weight 0 in the table of this node.
+    ///
+    /// Call it on each node, as any of them may direct next. Sessions stay. With --wait, exit code
+    /// 1: some are left.
     Drain {
         /// The server's address. Left out: this node.
         server: Option<IpAddr>,
@@ -240,8 +153,9 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Give a drained server the weights from before, in the table of this node. What another
-    /// program has set meanwhile stays.
+    /// Give a drained server the weights from before, in the table of this node.
+    ///
+    /// A weight that another program has set meanwhile stays.
     Undrain {
         /// The server's address. Left out: this node.
         server: Option<IpAddr>,
@@ -260,8 +174,10 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// On the director: send all connections to the other nodes. Elsewhere: have the director's
-    /// `watch` do so, and wait until this node knows them.
+    /// Send all connections of the director to the other nodes.
+    ///
+    /// Not on the director: ask the director's `watch` to do so, and wait until this node knows
+    /// the connections.
     Resync {
         /// How long to wait, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
@@ -270,32 +186,53 @@ enum Command {
     /// Announce the VIPs of a director once more, after a while.
     #[command(hide = true)]
     Announce,
-    /// Judge the file alone: no kernel is looked at, and no privileges are needed. Exit code 1:
-    /// something is probably not meant; 2: it is wrong. `audit` looks at the machine.
+    /// Judge the file alone, without privileges.
+    ///
+    /// No kernel is looked at: `audit` looks at the machine. Exit code 1: something is probably not
+    /// meant; 2: the file is wrong.
     Check {
         /// The file. Left out: that of --config.
         #[arg(value_name = "CONFIG")]
         file: Option<PathBuf>,
     },
-    /// Print what would be done for a role, or to release the node. Changes nothing.
+    /// Print what would be done for a role, or to release the node.
+    ///
+    /// Changes nothing.
     Plan {
         /// master, backup, fault, stop or release.
         role: String,
     },
-    /// Print what the node is. Exit code 1: not all of it is in place.
+    /// Print the state of the node.
+    ///
+    /// Exit code 1: not all of it is in place.
     Status {
         /// As JSON, on one line.
         #[arg(long)]
         json: bool,
     },
-    /// Print what harms now, or will at the next failover. Exit code 1: something is found.
+    /// Print what harms now, or will at the next failover.
+    ///
+    /// Exit code 1: something is found.
     Audit(audit::Audit),
-    /// Give back all that was changed: VIPs, ARP settings, the table. Refused while the node's
-    /// table sends new connections to its own server: see `drain`.
+    /// Give back all that was changed: VIPs, ARP settings, the table.
+    ///
+    /// Refused while the node's table sends new connections to its own server: see `drain`.
     Release {
         /// All the same.
         #[arg(long)]
         now: bool,
+    },
+    /// Write the man pages into a directory.
+    ///
+    /// They are made from this program: lvs-node(8), lvs-node.toml(5) and lvs-dr(7).
+    Man {
+        /// A directory that exists. `man ./lvs-node.8` shows a page of it.
+        directory: PathBuf,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
     },
 }
 
@@ -568,6 +505,17 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     if let Command::Check { file } = &cli.command {
         return check(file.as_ref().unwrap_or(&cli.config));
     }
+    match &cli.command {
+        Command::Man { directory } => {
+            return man::write(&Cli::command(), directory)
+                .map_err(|error| Failure::Refused(format!("{}: man pages: {error}", directory.display())));
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "lvs-node", &mut io::stdout());
+            return Ok(());
+        }
+        _ => {}
+    }
     let netns = match &cli.netns {
         Some(name) => Netns::named(name).map_err(|error| Failure::Usage(error.to_string()))?,
         None => Netns::current()?,
@@ -695,7 +643,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 return Ok(());
             }
             handover::check(&nodes[0]).map_err(Failure::Usage)?;
-            let needed = "handover: [handover] with the file that keepalived watches was expected (see --help)";
+            let needed =
+                "handover: [handover] with the file that keepalived watches was expected, see lvs-node.toml(5)";
             let file = track_file.ok_or_else(|| Failure::Usage(format!("{}: {needed}", cli.config.display())))?;
             let limit = Duration::from_secs((*limit).into());
             let done = match end {
@@ -719,7 +668,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
         }
         // Needs no node: see above.
-        Command::Check { .. } => Ok(()),
+        Command::Check { .. } | Command::Man { .. } | Command::Completions { .. } => Ok(()),
         Command::Announce => nodes.iter_mut().try_for_each(|node| Ok(node.announce_again()?)),
         Command::Plan { role } => {
             for node in &mut nodes {

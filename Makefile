@@ -1,15 +1,28 @@
-# The C library: liblvs_dr, lvs_dr.h and lvs_dr.pc. Rust programs do not need this: they `cargo add lvs-dr`.
+# The C library liblvs_dr with lvs_dr.h and lvs_dr.pc, and the programs lvs-node and lvs-ipvsadm with what belongs to them: systemd
+# unit, resource agent, man pages, completions, documents, examples. Rust programs do not need this: they `cargo add lvs-dr`.
 #
-#   make                    builds the shared and the static library
-#   make install            below PREFIX (/usr/local), with DESTDIR before it for packages
-#   make check              builds and runs the C programs, in the lab where they need a kernel (see tests/lab);
+#   make                    builds all of it; `make library` and `make programs` a part
+#   make install            below PREFIX (/usr/local), with DESTDIR before it for packages; `make install-library`,
+#                           `make install-programs`
+#   make check              builds and runs the C programs, in the lab where they need a kernel (see tests/lab), and what is installed;
 #                           takes gcc and g++, pkg-config, valgrind, and python3 with cffi
 #   make header             brings include/lvs_dr.h up to date with src/capi/
 #   make uninstall
+#
+# Pacemaker looks for resource agents below /usr/lib/ocf alone: with another PREFIX, set OCFDIR.
 
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+BINDIR ?= $(PREFIX)/bin
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
+DOCDIR ?= $(DATADIR)/doc/lvs-dr
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+OCFDIR ?= $(PREFIX)/lib/ocf/resource.d/lvs-dr
+BASHDIR ?= $(DATADIR)/bash-completion/completions
+ZSHDIR ?= $(DATADIR)/zsh/site-functions
+FISHDIR ?= $(DATADIR)/fish/vendor_completions.d
 CARGO ?= cargo
 CARGOFLAGS ?= --locked
 INSTALL ?= install
@@ -30,7 +43,14 @@ PRIVATE := -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
 SOURCES := Cargo.toml Cargo.lock build.rs $(shell find src -name '*.rs' -o -name '*.h')
 
-all: $(OUT)/liblvs_dr.so
+PROGRAM_SOURCES := $(shell find examples/lvs-node examples/ipvsadm -type f)
+PAGES := lvs-node.8 lvs-node.toml.5 lvs-dr.7
+# Made by lvs-node itself.
+MADE := $(OUT)/lvs-node.made
+
+all: library programs
+library: $(OUT)/liblvs_dr.so
+programs: $(MADE)
 
 $(OUT)/liblvs_dr.a: $(SOURCES)
 	$(CARGO) rustc $(CARGOFLAGS) --lib --features capi --profile $(PROFILE) --crate-type staticlib
@@ -43,7 +63,18 @@ $(OUT)/liblvs_dr.so: $(OUT)/liblvs_dr.a
 	    -Wl,--whole-archive $< -Wl,--no-whole-archive $(PRIVATE) $(LDFLAGS)
 	ln -sf liblvs_dr.so $(OUT)/$(SONAME)
 
-install: all
+$(OUT)/examples/lvs-node $(OUT)/examples/ipvsadm &: $(SOURCES) $(PROGRAM_SOURCES)
+	$(CARGO) build $(CARGOFLAGS) --profile $(PROFILE) --example lvs-node --example ipvsadm
+	touch $(OUT)/examples/lvs-node $(OUT)/examples/ipvsadm
+
+$(MADE): $(OUT)/examples/lvs-node
+	rm -rf $@ && mkdir -p $@
+	$< man $@
+	for shell in bash zsh fish; do $< completions $$shell >$@/$$shell || exit; done
+
+install: install-library install-programs
+
+install-library: library
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
 	$(INSTALL) -m 644 include/lvs_dr.h $(DESTDIR)$(INCLUDEDIR)/lvs_dr.h
 	$(INSTALL) -m 644 $(OUT)/liblvs_dr.a $(DESTDIR)$(LIBDIR)/liblvs_dr.a
@@ -55,10 +86,37 @@ install: all
 	    'Version: $(VERSION)' 'Libs: -L$${libdir} -llvs_dr' 'Libs.private: $(PRIVATE)' \
 	    'Cflags: -I$${includedir}' >$(DESTDIR)$(LIBDIR)/pkgconfig/lvs_dr.pc
 
+# The unit of systemd and the examples name the programs where they are installed.
+PLACED = sed 's|/usr/local/bin/|$(BINDIR)/|g'
+
+install-programs: programs
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(UNITDIR) $(OCFDIR) $(BASHDIR) $(ZSHDIR) $(FISHDIR) $(DOCDIR)/docs)
+	$(INSTALL) -m 755 $(OUT)/examples/lvs-node $(DESTDIR)$(BINDIR)/lvs-node
+	$(INSTALL) -m 755 $(OUT)/examples/ipvsadm $(DESTDIR)$(BINDIR)/lvs-ipvsadm
+	$(PLACED) examples/systemd/lvs-node.service >$(DESTDIR)$(UNITDIR)/lvs-node.service
+	$(INSTALL) -m 755 examples/ocf/lvs-node $(DESTDIR)$(OCFDIR)/lvs-node
+	for page in $(PAGES); do \
+	    $(INSTALL) -D -m 644 $(MADE)/$$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page || exit; done
+	$(INSTALL) -m 644 $(MADE)/bash $(DESTDIR)$(BASHDIR)/lvs-node
+	$(INSTALL) -m 644 $(MADE)/zsh $(DESTDIR)$(ZSHDIR)/_lvs-node
+	$(INSTALL) -m 644 $(MADE)/fish $(DESTDIR)$(FISHDIR)/lvs-node.fish
+	$(INSTALL) -m 644 README.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
+	$(INSTALL) -m 644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
+	for example in $(EXAMPLES); do $(INSTALL) -d $(DESTDIR)$(DOCDIR)/$$(dirname $$example) && \
+	    $(PLACED) $$example >$(DESTDIR)$(DOCDIR)/$$example || exit; done
+
+# What is of use without a clone of the repository.
+EXAMPLES := $(wildcard examples/systemd/* examples/c/*.c examples/c/*.cpp examples/ldirectord/*) examples/keepalived/keepalived.conf \
+    examples/keepalived/node.toml examples/lvs-node/man/node.toml
+
 uninstall:
 	rm -f $(DESTDIR)$(INCLUDEDIR)/lvs_dr.h $(DESTDIR)$(LIBDIR)/pkgconfig/lvs_dr.pc
 	rm -f $(DESTDIR)$(LIBDIR)/liblvs_dr.a $(DESTDIR)$(LIBDIR)/liblvs_dr.so $(DESTDIR)$(LIBDIR)/$(SONAME)
 	rm -f $(DESTDIR)$(LIBDIR)/liblvs_dr.so.$(VERSION)
+	rm -f $(DESTDIR)$(BINDIR)/lvs-node $(DESTDIR)$(BINDIR)/lvs-ipvsadm $(DESTDIR)$(UNITDIR)/lvs-node.service
+	rm -f $(DESTDIR)$(OCFDIR)/lvs-node $(foreach page,$(PAGES),$(DESTDIR)$(MANDIR)/man$(lastword $(subst ., ,$(page)))/$(page))
+	rm -f $(DESTDIR)$(BASHDIR)/lvs-node $(DESTDIR)$(ZSHDIR)/_lvs-node $(DESTDIR)$(FISHDIR)/lvs-node.fish
+	rm -rf $(DESTDIR)$(DOCDIR)
 
 # The programs of the kernel tests (tests/kernel/capi.rs), and what needs no kernel: C99 and C++ take the header, and a program
 # builds against what is installed, by pkg-config, with either library.
@@ -71,8 +129,9 @@ check: $(CHECKED)/misuse $(CHECKED)/control $(CHECKED)/guest
 	$(MAKE) -C examples/c
 	for standard in c90 c99 c17; do $(CC) -std=$$standard $(STRICT) -fsyntax-only -x c include/lvs_dr.h || exit; done
 	$(CXX) -std=c++11 $(STRICT) -fsyntax-only -x c++ include/lvs_dr.h
+	$(MAKE) check-install
 	rm -rf $(STAGE)
-	$(MAKE) install DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
+	$(MAKE) install-library DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
 	$(CC) -std=c99 $(STRICT) examples/c/director.c $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/shared
 	$(CC) -std=c99 $(STRICT) examples/c/loop.c $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/loop
 	$(CXX) -std=c++11 $(STRICT) examples/c/table.cpp $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/table
@@ -83,9 +142,11 @@ check: $(CHECKED)/misuse $(CHECKED)/control $(CHECKED)/guest
 	$(CC) -std=c99 $(STRICT) examples/c/director.c -Wl,-Bstatic $$($(PKG_CONFIG) --cflags --libs lvs_dr) \
 	    -Wl,-Bdynamic $$($(PKG_CONFIG) --static --libs-only-l lvs_dr | sed 's/-llvs_dr//') -o $(STAGE)/static
 	! ldd $(STAGE)/static | grep lvs_dr
-	$(MAKE) uninstall DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
-	[ -z "$$(find $(STAGE)/lib $(STAGE)/include -type f -o -type l)" ]
 	$(CARGO) test $(CARGOFLAGS) --features capi --test kernel capi::
+
+# What is installed, where, and that it runs from there.
+check-install:
+	tests/install
 
 # A caller that does everything wrong. (The address sanitizer wants more address space than a process of the lab's guest has;
 # valgrind does its part there, and tests/c/sanitizers runs it under QEMU.)
@@ -102,4 +163,4 @@ header:
 	mkdir -p include
 	UPDATE_HEADER=1 $(CARGO) test $(CARGOFLAGS) --features capi --lib capi::tests
 
-.PHONY: all install uninstall check header
+.PHONY: all library programs install install-library install-programs uninstall check check-install header

@@ -4,6 +4,7 @@
 #   make                    builds all of it; `make library` and `make programs` a part
 #   make install            below PREFIX (/usr/local), with DESTDIR before it for packages; `make install-library`,
 #                           `make install-programs`
+#   make deb                packages for Debian and Ubuntu, in target/deb: lvs-dr, liblvs-dr0.1, liblvs-dr-dev
 #   make check              builds and runs the C programs, in the lab where they need a kernel (see tests/lab), and what is installed;
 #                           takes gcc and g++, pkg-config, valgrind, and python3 with cffi
 #   make header             brings include/lvs_dr.h up to date with src/capi/
@@ -130,6 +131,7 @@ check: $(CHECKED)/misuse $(CHECKED)/control $(CHECKED)/guest
 	for standard in c90 c99 c17; do $(CC) -std=$$standard $(STRICT) -fsyntax-only -x c include/lvs_dr.h || exit; done
 	$(CXX) -std=c++11 $(STRICT) -fsyntax-only -x c++ include/lvs_dr.h
 	$(MAKE) check-install
+	$(if $(shell command -v dpkg-shlibdeps),$(MAKE) check-packages)
 	rm -rf $(STAGE)
 	$(MAKE) install-library DESTDIR= PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib INCLUDEDIR=$(STAGE)/include
 	$(CC) -std=c99 $(STRICT) examples/c/director.c $$($(PKG_CONFIG) --cflags --libs lvs_dr) -o $(STAGE)/shared
@@ -144,9 +146,15 @@ check: $(CHECKED)/misuse $(CHECKED)/control $(CHECKED)/guest
 	! ldd $(STAGE)/static | grep lvs_dr
 	$(CARGO) test $(CARGOFLAGS) --features capi --test kernel capi::
 
-# What is installed, where, and that it runs from there.
+# What is installed, where, and that it runs from there; and what packages are made of it.
 check-install:
 	tests/install
+
+check-packages:
+	tests/packages
+
+deb:
+	packaging/deb
 
 # A caller that does everything wrong. (The address sanitizer wants more address space than a process of the lab's guest has;
 # valgrind does its part there, and tests/c/sanitizers runs it under QEMU.)
@@ -163,4 +171,4 @@ header:
 	mkdir -p include
 	UPDATE_HEADER=1 $(CARGO) test $(CARGOFLAGS) --features capi --lib capi::tests
 
-.PHONY: all library programs install install-library install-programs uninstall check check-install header
+.PHONY: all library programs install install-library install-programs uninstall check check-install check-packages deb header

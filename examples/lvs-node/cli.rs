@@ -6,6 +6,8 @@ mod audit;
 mod file;
 #[path = "handover.rs"]
 mod handover;
+#[path = "init.rs"]
+mod init;
 #[path = "man.rs"]
 mod man;
 #[path = "metrics.rs"]
@@ -222,6 +224,10 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Write the first files of a node: /etc/lvs-dr/node.toml and keepalived.conf.
+    ///
+    /// Says what comes next. A file that is there is not overwritten: then nothing is written.
+    Init(init::Init),
     /// Write the man pages into a directory.
     ///
     /// They are made from this program: lvs-node(8), lvs-node.toml(5) and lvs-dr(7).
@@ -510,6 +516,16 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             return man::write(&Cli::command(), directory)
                 .map_err(|error| Failure::Refused(format!("{}: man pages: {error}", directory.display())));
         }
+        Command::Init(options) => {
+            return init::run(options).map(say).map_err(|(path, error)| {
+                Failure::Refused(match error.kind() {
+                    io::ErrorKind::AlreadyExists => {
+                        format!("init: {} is there already: move it away, or use --root", path.display())
+                    }
+                    _ => format!("init: write {}: {error}", path.display()),
+                })
+            });
+        }
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "lvs-node", &mut io::stdout());
             return Ok(());
@@ -668,7 +684,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             }
         }
         // Needs no node: see above.
-        Command::Check { .. } | Command::Man { .. } | Command::Completions { .. } => Ok(()),
+        Command::Check { .. } | Command::Init(_) | Command::Man { .. } | Command::Completions { .. } => Ok(()),
         Command::Announce => nodes.iter_mut().try_for_each(|node| Ok(node.announce_again()?)),
         Command::Plan { role } => {
             for node in &mut nodes {

@@ -11,7 +11,7 @@
 mod cluster;
 // Its tests run with the demo's.
 mod draw;
-#[allow(unused_imports)]
+#[allow(dead_code, unused_imports)]
 #[path = "../../examples/lvs-node/cli.rs"]
 mod lvs_node;
 mod measure;

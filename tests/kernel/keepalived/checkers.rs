@@ -281,6 +281,11 @@ fn ldirectord() -> String {
     format!("{text}{}{}        quiescent = no\n", persistent(81), persistent(82))
 }
 
+/// A node that directs from the beginning says nothing of it.
+fn takes_part(log: &str) -> bool {
+    log.rfind("takes part in elections") >= log.rfind("takes no part in elections")
+}
+
 impl Site {
     /// keepalived elects on every node, and lvs-node watches: the recipes.
     fn start(&mut self, checks: Checks) {
@@ -307,7 +312,7 @@ impl Site {
                 && members.iter().all(|member| {
                     member.role().is_some()
                         && member.has_vip() == (member.role().as_deref() == Some("master"))
-                        && member.log().contains("takes part in elections")
+                        && takes_part(&member.log())
                 })
         });
         masters(&self.members)[0]

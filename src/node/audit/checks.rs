@@ -1014,8 +1014,8 @@ impl<'a> Case<'a> {
     }
 
     fn sync_line(&mut self, file: PathBuf, line: &SyncLine) {
-        let SyncLine { interface, sync_id } = line;
-        let here = format!("{}: lvs_sync_daemon {interface}, id {sync_id}", file.display());
+        let SyncLine { keyword, interface, sync_id } = line;
+        let here = format!("{}: {keyword} {interface}, id {sync_id}", file.display());
         let own = self.config.sync.daemon(SyncRole::Backup);
         let is_same = *sync_id == own.sync_id && *interface == own.interface;
         let (severity, reason) = match (is_same, self.config.fence) {
@@ -1033,9 +1033,9 @@ impl<'a> Case<'a> {
             // keepalived's daemons do what the node's would.
             (false, Fence::Clear) => return,
         };
-        let remedy = Remedy::text(
-            "remove `lvs_sync_daemon` from global_defs on every node, and restart keepalived: the node runs the sync daemons",
-        );
+        let remedy = Remedy::text(format!(
+            "remove `{keyword}` on every node, and restart keepalived: the node runs the sync daemons"
+        ));
         self.add(severity, Kind::KeepalivedSync { sync_id: *sync_id, file }, reason, remedy);
     }
 

@@ -567,9 +567,9 @@ pub enum Kind {
         /// keepalived's file.
         file: PathBuf,
     },
-    /// `lvs_sync_daemon` in keepalived's file: the kernel has one sync daemon of each role. With the
-    /// settings of the node's, keepalived stops those of the node; with others, the node takes on no
-    /// role while one runs. Helps: to remove it.
+    /// `lvs_sync_daemon` in keepalived's file (or `lvs_sync_daemon_interface`): the kernel has one
+    /// sync daemon of each role. With the settings of the node's, keepalived stops those of the node;
+    /// with others, the node takes on no role while one runs. Helps: to remove it.
     ///
     /// Severity: error with the settings of another daemon, else a warning.
     #[non_exhaustive]

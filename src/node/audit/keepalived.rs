@@ -73,12 +73,17 @@ pub(super) struct Checked {
     pub(super) removes: bool,
 }
 
-/// `lvs_sync_daemon`.
+/// `lvs_sync_daemon`, or `lvs_sync_daemon_interface` of an instance, as files for old versions have
+/// it: keepalived takes it still.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SyncLine {
+    pub(super) keyword: &'static str,
     pub(super) interface: String,
     pub(super) sync_id: u8,
 }
+
+const SYNC: &str = "lvs_sync_daemon";
+const OLD_SYNC: &str = "lvs_sync_daemon_interface";
 
 /// How deep files may include each other: as deep as keepalived's own limit is far from here.
 const DEPTH: usize = 8;
@@ -284,18 +289,23 @@ fn parse(text: &str) -> File {
     let (version, missed) = (number("vrrp_version").unwrap_or(2), number("vrrp_down_timer_adverts").unwrap_or(3));
     let named = |keyword: &'static str| lines.iter().filter(move |line| line.keyword() == keyword);
     let instances: Vec<Instance> = named("vrrp_instance").map(|line| instance(line, version as u8, missed)).collect();
-    let sync = global("lvs_sync_daemon").map(|line| {
+    let sync = global(SYNC).map(|line| {
         // Without a number, which older versions take without `id`, it is that of the instance.
         let of_instance = || instances.iter().find(|instance| instance.name == line.word(2)).map(|i| i.router_id);
         let id = line.words.iter().position(|word| word == "id").map_or(3, |place| place + 1);
         SyncLine {
+            keyword: SYNC,
             interface: line.word(1).to_owned(),
             sync_id: line.word(id).parse().ok().or_else(of_instance).unwrap_or_default(),
         }
     });
+    let of_old = named("vrrp_instance").zip(&instances).find_map(|(line, instance)| {
+        let interface = line.find(OLD_SYNC)?.word(1).to_owned();
+        Some(SyncLine { keyword: OLD_SYNC, interface, sync_id: instance.router_id })
+    });
     let groups: BTreeMap<&str, &Line> = named("virtual_server_group").map(|line| (line.word(1), line)).collect();
     let checked = named("virtual_server").map(|line| checked(line, &groups)).collect();
-    File { path: PathBuf::new(), instances, checked, sync }
+    File { path: PathBuf::new(), sync: sync.or(of_old), instances, checked }
 }
 
 fn instance(line: &Line, version: u8, missed: u32) -> Instance {
@@ -417,6 +427,17 @@ mod tests {
         assert_eq!(takes("vrrp_down_timer_adverts 2", ""), 2_609_375.0);
     }
 
+    /// As in acassen/keepalived's issues 98 and 380.
+    #[test]
+    fn the_sync_daemon_of_old_files_is_read() {
+        let text = "vrrp_instance LB1 {\n state BACKUP\n interface eth0\n lvs_sync_daemon_interface eth1\n virtual_router_id 50\n nopreempt\n\
+                    virtual_ipaddress {\n 192.0.2.10/24\n}\n}\n";
+        let expected = SyncLine { keyword: OLD_SYNC, interface: "eth1".into(), sync_id: 50 };
+        assert_eq!(parse(text).sync, Some(expected));
+        let both = format!("global_defs {{\nlvs_sync_daemon eth0 LB1 id 7\n}}\n{text}");
+        assert_eq!(parse(&both).sync.map(|line| (line.keyword, line.sync_id)), Some((SYNC, 7)));
+    }
+
     #[test]
     fn checks_and_the_sync_daemon_are_read() {
         let service = "real_server 10.0.0.1 80 {\n inhibit_on_failure\n}\nreal_server 10.0.0.2 80 {\n}\n";
@@ -436,7 +457,8 @@ mod tests {
             let text = format!(
                 "vrrp_instance web {{\nvirtual_router_id 51\n}}\nglobal_defs {{\nlvs_sync_daemon eth0 web {line}\n}}\n"
             );
-            assert_eq!(parse(&text).sync, Some(SyncLine { interface: "eth0".into(), sync_id: id }), "{line}");
+            let expected = SyncLine { keyword: SYNC, interface: "eth0".into(), sync_id: id };
+            assert_eq!(parse(&text).sync, Some(expected), "{line}");
         }
     }
 

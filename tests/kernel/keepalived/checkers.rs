@@ -431,6 +431,7 @@ fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
         found.filter(|(name, _)| name != "keepalived-missing").collect()
     };
     let sync = |id| with("script_user root", &format!("script_user root\n    lvs_sync_daemon {INTERFACE} web id {id}"));
+    let old_sync = with("nopreempt", &format!("nopreempt\n    lvs_sync_daemon_interface {INTERFACE}"));
     let authentication = "nopreempt\n    authentication {\n auth_type PASS\n auth_pass secret\n    }";
     for (text, expected) in [
         (shipped.clone(), None),
@@ -444,6 +445,7 @@ fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
         (with("inhibit_on_failure", "").replace("wrr", "mh"), Some(("checks-reorder", Severity::Notice))),
         (sync(254), Some(("keepalived-sync", Severity::Warning))),
         (sync(51), Some(("keepalived-sync", Severity::Error))),
+        (old_sync.clone(), Some(("keepalived-sync", Severity::Error))),
         // Of another VIP.
         (with(VIP, "192.0.2.250").replace("vrrp_version 3", ""), None),
     ] {
@@ -462,6 +464,13 @@ fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
     until("keepalived's sync daemon", || daemons_in(&netns) == ["master"]);
     let error = node.become_role(Role::Master).unwrap_err().to_string();
     assert!(error.contains("lvs_sync_daemon"), "{error}");
+    member.stop("keepalived");
+    until("no sync daemon", || daemons_in(&netns).is_empty());
+    // As files for old versions have it: with the number of the instance.
+    member.start_keepalived(&old_sync);
+    until("keepalived's sync daemon", || daemons_in(&netns) == ["master"]);
+    let shown = netns.run(|| ipvsadm("-Ln --daemon")).unwrap();
+    assert!(shown.contains("syncid=51"), "{shown}");
     member.stop("keepalived");
     until("no sync daemon", || daemons_in(&netns).is_empty());
 

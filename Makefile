@@ -107,7 +107,7 @@ install-programs: programs
 	    $(PLACED) $$example >$(DESTDIR)$(DOCDIR)/$$example || exit; done
 
 # What is of use without a clone of the repository.
-EXAMPLES := $(wildcard examples/systemd/* examples/c/*.c examples/c/*.cpp examples/ldirectord/*) examples/keepalived/keepalived.conf \
+EXAMPLES := $(wildcard examples/systemd/*.service examples/systemd/*.d/* examples/c/*.c examples/c/*.cpp examples/ldirectord/*) examples/keepalived/keepalived.conf \
     examples/keepalived/node.toml examples/lvs-node/man/node.toml
 
 uninstall:

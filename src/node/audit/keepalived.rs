@@ -299,9 +299,11 @@ fn parse(text: &str) -> File {
             sync_id: line.word(id).parse().ok().or_else(of_instance).unwrap_or_default(),
         }
     });
-    let of_old = named("vrrp_instance").zip(&instances).find_map(|(line, instance)| {
-        let interface = line.find(OLD_SYNC)?.word(1).to_owned();
-        Some(SyncLine { keyword: OLD_SYNC, interface, sync_id: instance.router_id })
+    // keepalived 2.2.7 gives it the number 0.
+    let of_old = named("vrrp_instance").find_map(|line| line.find(OLD_SYNC)).map(|line| SyncLine {
+        keyword: OLD_SYNC,
+        interface: line.word(1).to_owned(),
+        sync_id: 0,
     });
     let groups: BTreeMap<&str, &Line> = named("virtual_server_group").map(|line| (line.word(1), line)).collect();
     let checked = named("virtual_server").map(|line| checked(line, &groups)).collect();
@@ -432,7 +434,7 @@ mod tests {
     fn the_sync_daemon_of_old_files_is_read() {
         let text = "vrrp_instance LB1 {\n state BACKUP\n interface eth0\n lvs_sync_daemon_interface eth1\n virtual_router_id 50\n nopreempt\n\
                     virtual_ipaddress {\n 192.0.2.10/24\n}\n}\n";
-        let expected = SyncLine { keyword: OLD_SYNC, interface: "eth1".into(), sync_id: 50 };
+        let expected = SyncLine { keyword: OLD_SYNC, interface: "eth1".into(), sync_id: 0 };
         assert_eq!(parse(text).sync, Some(expected));
         let both = format!("global_defs {{\nlvs_sync_daemon eth0 LB1 id 7\n}}\n{text}");
         assert_eq!(parse(&both).sync.map(|line| (line.keyword, line.sync_id)), Some((SYNC, 7)));

@@ -466,11 +466,11 @@ fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
     assert!(error.contains("lvs_sync_daemon"), "{error}");
     member.stop("keepalived");
     until("no sync daemon", || daemons_in(&netns).is_empty());
-    // As files for old versions have it: with the number of the instance.
+    // As files for old versions have it: with the number 0.
     member.start_keepalived(&old_sync);
     until("keepalived's sync daemon", || daemons_in(&netns) == ["master"]);
     let shown = netns.run(|| ipvsadm("-Ln --daemon")).unwrap();
-    assert!(shown.contains("syncid=51"), "{shown}");
+    assert!(shown.contains("syncid=0,"), "{shown}");
     member.stop("keepalived");
     until("no sync daemon", || daemons_in(&netns).is_empty());
 

@@ -700,7 +700,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 if role == "release"
                     && let Some(reason) = node.still_used()?
                 {
-                    complain(format_args!("warning: {reason}"));
+                    say(format_args!("warning: {reason}\n"));
                 }
             }
             Ok(())

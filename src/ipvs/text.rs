@@ -413,6 +413,7 @@ const LETTERS: [(&str, bool); 20] = [
 
 impl<'a> Words<'a> {
     /// The next word, up to a comment.
+    #[inline]
     fn next(&mut self) -> Option<&'a str> {
         let word = self.words.next().filter(|word| !word.starts_with('#'));
         if word.is_none() {
@@ -422,17 +423,26 @@ impl<'a> Words<'a> {
     }
 
     /// The next option, by its name.
+    #[inline]
     fn option(&mut self) -> Result<Option<&'a str>, Reason> {
-        if let Some(value) = self.attached {
-            return Err(format!("{value:?} is joined to an option that takes no value"));
+        if self.attached.is_none() && self.letters.is_empty() {
+            return match self.next() {
+                // The usual form.
+                Some(word) if word.len() == 2 => Ok(Some(word)),
+                Some(word) => self.joined(word),
+                None => Ok(None),
+            };
         }
-        if !self.letters.is_empty() {
-            return Ok(Some(self.letter()));
+        match self.attached {
+            Some(value) => Err(format!("{value:?} is joined to an option that takes no value")),
+            None => Ok(Some(self.letter())),
         }
-        let Some(word) = self.next() else { return Ok(None) };
+    }
+
+    /// An option that a word of this form begins with.
+    fn joined(&mut self, word: &'a str) -> Result<Option<&'a str>, Reason> {
         match word.strip_prefix('-') {
-            // The usual form.
-            Some(letters) if letters.len() < 2 => Ok(Some(word)),
+            Some("") => Ok(Some(word)),
             Some(long) if long.starts_with('-') => Ok(Some(match word.split_once('=') {
                 Some((option, value)) => {
                     self.attached = Some(value);

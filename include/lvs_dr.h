@@ -2220,8 +2220,8 @@ int lvs_node_apply(struct lvs_node *node, uint32_t extent, char **done);
 int lvs_node_reconfigure(struct lvs_node *node, const struct lvs_node_config *config);
 
 /**
- * Plans what lvs_node_weigh() would do. Changes nothing. `plan`: as with lvs_node_plan(). Fails as
- * lvs_node_weigh().
+ * Plans what lvs_node_weigh() would do. Changes nothing. `plan`: as with lvs_node_plan(). Fails
+ * as lvs_node_weigh().
  */
 int lvs_node_plan_weigh(struct lvs_node *node,
                         const char *server,

@@ -1,4 +1,4 @@
-//! Messages for syslog or the journal: nobody reads what a program that keepalived starts prints.
+//! Messages for syslog or the journal: keepalived drops what the programs that it starts print.
 
 use std::fmt::Display;
 use std::os::unix::net::UnixDatagram;

@@ -354,8 +354,8 @@ fn fence(number: u32) -> Result<Fence> {
 
 impl lvs_node_config {
     /// # Safety
-    /// `vips`, `groups`, `peer_macs` and `without_listener` are NULL or have as many entries as the count beside them
-    /// says, each NULL or a text.
+    /// `vips`, `groups`, `peer_macs` and `without_listener` are NULL or have as many entries as
+    /// the count beside them says, each NULL or a text.
     pub(super) unsafe fn to_config(self) -> Result<Config> {
         let interface = self.interface.name("interface")?;
         // SAFETY: as many texts as `vip_count` says, by the caller's promise.
@@ -621,8 +621,8 @@ pub unsafe extern "C" fn lvs_node_reconfigure(node: Handle<lvs_node>, config: *c
     })
 }
 
-/// Plans what lvs_node_weigh() would do. Changes nothing. `plan`: as with lvs_node_plan(). Fails as
-/// lvs_node_weigh().
+/// Plans what lvs_node_weigh() would do. Changes nothing. `plan`: as with lvs_node_plan(). Fails
+/// as lvs_node_weigh().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_weigh(
     node: Handle<lvs_node>,

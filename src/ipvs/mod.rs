@@ -80,6 +80,7 @@ use crate::netns::Netns;
 use destination::Named;
 use encode::{cause, check, command, encode, explain};
 use legacy::Legacy;
+pub(crate) use trial::Trial;
 use wire::Command;
 
 /// A client of IPVS in one network namespace.

@@ -1,5 +1,5 @@
-//! Services that are tried before others like them are added: the kernel alone knows its schedulers
-//! and persistence engines, and may load a module for one.
+//! Services that are tried before others like them are added: the kernel alone knows its
+//! schedulers and persistence engines, and may load a module for one.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ pub(crate) struct Trial {
 }
 
 impl Ipvs {
-    /// Starts to try services: each is added under a name of its own, a firewall mark that no packet
-    /// has, and removed.
+    /// Starts to try services: each is added under a name of its own, a firewall mark that no
+    /// packet has, and removed.
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid); [`Error::System`](crate::Error::System) with the

@@ -28,6 +28,14 @@ impl Family {
             family
         }
     }
+
+    /// The same, where `write` also returns the command.
+    fn push(self, family: u16, octets: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> u8) -> u16 {
+        let header = octets.len();
+        octets.extend_from_slice(&[0, self.version, 0, 0]);
+        octets[header] = write(octets);
+        family
+    }
 }
 
 /// A client of a generic netlink family in one network namespace. After a failure of its socket it
@@ -103,15 +111,12 @@ impl GenericSocket {
     /// Any number of requests, [`BATCH`] in a send. `write` appends the attributes of the request
     /// of this index and returns its command. No further send follows one that held a failure.
     pub(crate) fn batch(&mut self, count: usize, write: impl Fn(usize, &mut Vec<u8>) -> u8) -> Result<(), Stopped> {
-        let version = self.family.version;
+        let of = self.family;
         for start in (0..count).step_by(BATCH) {
             let sent = start..count.min(start + BATCH);
             let requests = |Open { socket, family }: &mut Open| {
                 socket.batch(sent.len(), 0, |index, octets| {
-                    let header = octets.len();
-                    octets.extend_from_slice(&[0, version, 0, 0]);
-                    octets[header] = write(start + index, octets);
-                    *family
+                    of.push(*family, octets, |octets| write(start + index, octets))
                 })
             };
             let unknown = |failure| Stopped::Unknown { sent: sent.clone(), failure };
@@ -136,15 +141,8 @@ impl GenericSocket {
     pub(crate) fn trial(&mut self, count: usize, write: impl Fn(usize, &mut Vec<u8>) -> u8) -> Result<Trial, Failure> {
         // Looked up each time: a family that was reloaded has another number.
         self.open = None;
-        let (version, family) = (self.family.version, self.connected()?.family);
-        let message = |index| {
-            request_octets(|octets| {
-                let header = octets.len();
-                octets.extend_from_slice(&[0, version, 0, 0]);
-                octets[header] = write(index, octets);
-                family
-            })
-        };
+        let (of, family) = (self.family, self.connected()?.family);
+        let message = |index| request_octets(0, |octets| of.push(family, octets, |octets| write(index, octets)));
         let messages = (0..count).map(message).collect();
         let start = || Trial::begin(libc::NETLINK_GENERIC, Within::Namespace, messages);
         self.netns.run(start).map_err(|e| Failure::Socket(std::io::Error::other(e)))?.map_err(Failure::Socket)

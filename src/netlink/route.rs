@@ -138,7 +138,7 @@ impl RouteClient {
 }
 
 /// Appends a message, and returns its type.
-fn write(message: &impl NetlinkSerializable, octets: &mut Vec<u8>) -> u16 {
+pub(super) fn write(message: &impl NetlinkSerializable, octets: &mut Vec<u8>) -> u16 {
     let start = octets.len();
     octets.resize(start + message.buffer_len(), 0);
     message.serialize(&mut octets[start..]);

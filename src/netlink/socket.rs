@@ -289,10 +289,10 @@ fn push_message(octets: &mut Vec<u8>, flags: u16, sequence: u32, write: impl FnO
     octets.resize(octets.len().next_multiple_of(4), 0);
 }
 
-/// One request as octets, to be acknowledged.
-pub(super) fn request_octets(write: impl FnOnce(&mut Vec<u8>) -> u16) -> Vec<u8> {
+/// One request with these flags as octets, to be acknowledged. `write` as in [`Socket::request`].
+pub(super) fn request_octets(flags: u16, write: impl FnOnce(&mut Vec<u8>) -> u16) -> Vec<u8> {
     let mut octets = Vec::new();
-    push_message(&mut octets, NLM_F_REQUEST | NLM_F_ACK, 0, write);
+    push_message(&mut octets, NLM_F_REQUEST | NLM_F_ACK | flags, 0, write);
     octets
 }
 

@@ -5,14 +5,13 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
 use super::TIME_LIMIT;
 use super::process::{Process, Within};
-use super::route::RouteMessage;
-use super::socket::{Failure, acknowledgement};
+use super::route::{RouteMessage, write};
+use super::socket::{Failure, acknowledgement, request_octets};
 use crate::background::Waits;
 
 /// The longest answer that is looked at.
@@ -33,7 +32,8 @@ impl Trial {
     /// # Errors
     /// Those of socketpair(2) and fork(2).
     pub(crate) fn start(requests: impl IntoIterator<Item = RouteMessage>, flags: u16) -> io::Result<Self> {
-        let requests = requests.into_iter().map(|request| octets(request, flags)).collect();
+        let octets = |request| request_octets(flags, |octets| write(&request, octets));
+        let requests = requests.into_iter().map(octets).collect();
         Self::begin(libc::NETLINK_ROUTE, Within::OwnNamespace, requests)
     }
 
@@ -88,16 +88,6 @@ impl Trial {
     }
 }
 
-fn octets(request: RouteMessage, flags: u16) -> Vec<u8> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
-    message.finalize();
-    let mut octets = vec![0; message.buffer_len()];
-    message.serialize(&mut octets);
-    octets
-}
-
 /// Sends the requests, and passes each answer on: four octets where it is an errno.
 ///
 /// # Safety
@@ -107,8 +97,8 @@ unsafe fn attempt(to: RawFd, protocol: i32, within: Within, requests: &[Vec<u8>]
     let mut answer = [0_u8; ANSWER];
     // SAFETY: system calls with buffers that are there.
     unsafe {
-        // The locks of the process that it comes from end with that, not with this one. Before Linux
-        // 5.9 they end a little later.
+        // The locks of the process that it comes from end with that, not with this one. Before
+        // Linux 5.9 they end a little later.
         for (first, last) in [(0, to - 1), (to + 1, RawFd::MAX)] {
             if first <= last {
                 libc::syscall(libc::SYS_close_range, first as libc::c_uint, last as libc::c_uint, 0);

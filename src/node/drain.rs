@@ -1,5 +1,6 @@
 //! Takes servers out of the table and puts them back: weight 0 for new connections, and the weight
-//! from before. Every node has the table, and any of them may direct next, so each is told.
+//! from before. Every node has a table of its own and may direct next: a drain is repeated on
+//! each.
 //!
 //! Other programs edit the same weights. What they set stays: only a weight that this node took
 //! away is given back, and only where it is still 0.
@@ -69,8 +70,8 @@ pub struct Sessions {
     /// Connections in other states, which end by themselves.
     pub ending: u64,
     /// Clients of persistent services that are bound to the server. They go elsewhere with their
-    /// next connection once its weight is 0, as the sysctl `expire_quiescent_template` is 1 with fence
-    /// [`Fence::Marks`](super::Fence::Marks).
+    /// next connection once its weight is 0, as the sysctl `expire_quiescent_template` is 1 with
+    /// fence [`Fence::Marks`](super::Fence::Marks).
     pub templates: u64,
 }
 
@@ -83,9 +84,8 @@ impl Node {
     /// Each node of the cluster has a table of its own: a server is out once it is drained on all.
     ///
     /// # Errors
-    /// As [`Node::become_role`]; [`Cause::NoDestination`]: the server is none;
-    /// [`Error::Invalid`]: a scheduler drops connections while a server has weight 0, or no role was
-    /// taken on yet.
+    /// As [`Node::become_role`]; [`Cause::NoDestination`]: the server is none; [`Error::Invalid`]:
+    /// a scheduler drops connections while a server has weight 0, or no role was taken on yet.
     pub fn weigh(&mut self, server: Option<IpAddr>, to: Weigh, mut before: impl FnMut(&Step)) -> Result<Plan> {
         self.carry_out(Task::Weigh { server, to }, &mut before)
     }
@@ -132,9 +132,9 @@ impl Node {
 }
 
 impl Node {
-    /// Says why a release of this node would break connections now: its table sends new ones to this
-    /// node, beside other servers, and so do those of the other nodes. `None`: it breaks none, as far
-    /// as the table says. Changes nothing.
+    /// Says why a release of this node would break connections now: its table sends new ones to
+    /// this node, beside other servers, and so do those of the other nodes. `None`: it breaks
+    /// none, as far as the table says. Changes nothing.
     ///
     /// # Errors
     /// As [`Node::plan_release`].
@@ -234,9 +234,9 @@ fn no_destination(server: Option<IpAddr>, table: &Table) -> Error {
     }
 }
 
-/// Schedulers that go on to choose a destination of weight 0, and drop the connection then: a share
-/// of the clients gets no answer (`is_unavailable()` in net/netfilter/ipvs/ip_vs_mh.c, ip_vs_sh.c
-/// and ip_vs_dh.c).
+/// Schedulers that go on to choose a destination of weight 0, and drop the connection then: a
+/// share of the clients gets no answer (`is_unavailable()` in net/netfilter/ipvs/ip_vs_mh.c,
+/// ip_vs_sh.c and ip_vs_dh.c).
 fn refuse_unfit(table: &Table, servers: &BTreeSet<IpAddr>) -> Result<()> {
     let flag = |service: &Service| match service.scheduler.name() {
         "mh" if !service.flags.contains(ServiceFlags::MH_FALLBACK) => Some("mh-fallback"),
@@ -351,7 +351,8 @@ mod tests {
     fn weights_of_others_stay() {
         let mut world = World::new(config(Fence::Marks));
         world.take_on(Role::Backup);
-        // A health check found it dead before: the drain takes nothing away, and gives nothing back.
+        // A health check found it dead before: the drain takes nothing away, and gives nothing
+        // back.
         world.edit("192.0.2.12:80 -g -w 1", "192.0.2.12:80 -g -w 0");
         for to in [Weigh::Drain, Weigh::Undrain] {
             assert!(weigh(&mut world, Some("192.0.2.12"), to).unwrap().is_empty());

@@ -1,9 +1,9 @@
-//! The last role that was not reached, and why: a program that keepalived starts has nobody who
-//! reads its messages.
+//! The last role that was not reached, and why: keepalived drops the messages of the programs that
+//! it starts.
 //!
 //! It has a file of its own in the state directory, `failed` (`failed.GROUP`), of three lines or
-//! more: `task NAME`, `time SECONDS` since 1970, and the reason. Without the lock, which may be what
-//! could not be had. To write or to read it never fails a task.
+//! more: `task NAME`, `time SECONDS` since 1970, and the reason. The file is written without the
+//! lock: a lock that is held may be the failure. An error of the file fails no task.
 
 use std::fs;
 use std::process;

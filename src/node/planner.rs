@@ -97,9 +97,12 @@ pub(super) fn judge(
     let role = memory.state.group(&config.group).role.map(|(role, _)| role);
     let case = Case::new(config, role.unwrap_or(Role::Stop), Apply::Changes, memory, seen);
     let (table, troubles) = (case.table.clone(), case.troubles());
-    let mut with_mended = memory.clone();
-    with_mended.state.mended.extend(mended(&table));
-    let mut case = Case { memory: &with_mended, ..case };
+    let mended = mended(&table);
+    let mut memory = Cow::Borrowed(memory);
+    if !mended.is_empty() {
+        memory.to_mut().state.mended.extend(mended);
+    }
+    let mut case = Case { memory: &memory, ..case };
     let plan = role.map(|_| case.for_role());
     let mut refuse = |role| {
         case.role = role;
@@ -110,7 +113,7 @@ pub(super) fn judge(
         Some(Ok(_)) => next.iter().filter(|next| role != Some(**next)).find_map(|role| refuse(*role)),
         _ => role.or(next.last().copied()).into_iter().chain(next.iter().copied()).find_map(refuse),
     };
-    let unset = unset_sysctls(config, &with_mended.state, seen, case.persistent);
+    let unset = unset_sysctls(config, &memory.state, seen, case.persistent);
     Judgement { plan, refused, table, troubles, unset }
 }
 

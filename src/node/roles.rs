@@ -19,8 +19,8 @@ use crate::ipvs::Table;
 use crate::vip::Vips;
 
 impl Node {
-    /// Plans a role. Changes nothing; a scheduler that no service has yet is tried for a moment with
-    /// one of the node's own marks.
+    /// Plans a role. Changes nothing; a scheduler that no service has yet is tried for a moment
+    /// with one of the node's own marks.
     ///
     /// # Errors
     /// [`Error::Refused`] with [`Cause::NoModule`]: the kernel lacks a scheduler or persistence

@@ -215,7 +215,7 @@ pub(super) fn needed_sysctls(config: &Config, state: &State, persistent: bool) -
     }
 }
 
-/// The same, whoever sets them.
+/// Sysctls that the node's fence and sync daemons need, also where another program sets them.
 pub(super) fn wanted_sysctls(config: &Config, state: &State, persistent: bool) -> BTreeMap<String, String> {
     let mut needed = state.mended.clone();
     needed.extend(fence::sysctls(config.fence, persistent).into_iter().map(|(name, value)| (name.to_owned(), value)));

@@ -98,8 +98,8 @@ pub(super) struct Group {
     /// VIPs that were placed, and the interface that the director's are on.
     pub(super) vips: BTreeSet<(IpAddr, String)>,
     /// VIPs that were on `lo` before the node's first role: they are there again when it is
-    /// released. Before Linux 5.18, which does not keep [`MARK`](crate::vip::MARK), one that a node
-    /// without its state finds there seems to be another program's.
+    /// released. Before Linux 5.18, which does not keep [`MARK`](crate::vip::MARK), one that a
+    /// node without its state finds there seems to be another program's.
     pub(super) found: BTreeSet<IpAddr>,
     /// The other node that directs, or directed last.
     pub(super) director: Option<IpAddr>,
@@ -590,8 +590,8 @@ impl StateDir {
         self.path.join(format!("{DEMOTED}{}", suffix(group)))
     }
 
-    /// A table; an empty one where none was saved. `expected`: it may be this one, and is then shared
-    /// with it in place of being read.
+    /// A table; an empty one where none was saved. `expected`: it may be this one, and is then
+    /// shared with it in place of being read.
     pub(super) fn load_table(&self, kept: StoredTable, expected: Option<&Table>) -> Result<Table> {
         let parse = |text: &str| {
             let body = text.strip_suffix(&format!("# {LAST_LINE}\n")).ok_or(CUT_SHORT)?;

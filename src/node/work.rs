@@ -21,9 +21,9 @@ use super::planner::Memory;
 use super::requests::{self, Later, Lock, Request};
 use super::role::Role;
 use super::services::Trial;
-use crate::background::Background;
+use crate::background::{Background, wait_for};
 use crate::error::{Error, Result};
-use crate::ipvs::Table;
+use crate::ipvs::{self, Table};
 use crate::marks::{self, LocalMarks, LocalObserved};
 use crate::wait::wait;
 
@@ -282,7 +282,10 @@ impl Node {
             Action::Look(Extent::Brief) => seen(self.begin_brief_look(work.task())),
             Action::Look(Extent::Whole(look)) => seen(self.begin_look(Some(work.task()), look)),
             Action::Try(trials) => match self.begin_trial(trials) {
-                Ok(trying) => Outcome::waits(Operation::Trying(trying)),
+                Ok(trial) => {
+                    let trying = Background::start(|waits| async move { trial.end(&waits).await });
+                    Outcome::waits(Operation::Trying(trying))
+                }
                 Err(error) => Outcome::Event(Event::Done(Err(error))),
             },
             Action::Act(index) => {
@@ -482,18 +485,12 @@ impl Node {
         if trials.is_empty() {
             return Ok(());
         }
-        let mut trying = self.begin_trial(trials)?;
-        loop {
-            match trying.poll() {
-                Some(result) => return result,
-                None => wait(trying.descriptor(), Some(trying.until())),
-            }
-        }
+        let trial = self.begin_trial(trials)?;
+        wait_for(|waits| async move { trial.end(&waits).await })
     }
 
-    fn begin_trial(&mut self, trials: Vec<Trial>) -> Result<Background<Result<()>>> {
-        let trial = self.ipvs.begin_trial(trials.into_iter().map(|Trial { service, id }| (service, id)))?;
-        Ok(Background::start(|waits| async move { trial.end(&waits).await }))
+    fn begin_trial(&mut self, trials: Vec<Trial>) -> Result<ipvs::Trial> {
+        self.ipvs.begin_trial(trials.into_iter().map(|Trial { service, id }| (service, id)))
     }
 
     fn local_marks(&mut self) -> LocalMarks {

@@ -911,8 +911,8 @@ fn round_trips(lab: &mut Lab) {
     }
 }
 
-/// What `ipvsadm -R` takes for the same, however it is spelt, is the same table. (4) A comment is one
-/// in both of ours.
+/// What `ipvsadm -R` takes for the same, however it is spelt, is the same table. (4) A comment is
+/// one in both of ours.
 fn spellings(lab: &mut Lab) {
     let mut random = Random(SEED);
     let restore = words("-R");

@@ -1,4 +1,5 @@
-//! The unit of examples/systemd under a real systemd: the first process of a PID namespace in the guest.
+//! The unit of examples/systemd under a real systemd: the first process of a PID namespace in the
+//! guest.
 
 use std::fs;
 use std::path::Path;
@@ -95,16 +96,25 @@ fn vips(interface: &str) -> String {
     ip(&format!("-o -4 addr show to {VIP} dev {interface}"))
 }
 
-#[test]
-fn the_unit_follows_keepalived_within_its_confinement() {
+/// Enters a namespace with this address on eth0.
+fn enter_server(address: &str) {
     enter_new_netns();
     ip("link add eth0 type veth peer name eth1");
     ip("link set eth1 up");
     ip("link set eth0 up");
-    ip("addr add 192.0.2.11/24 dev eth0");
+    ip(&format!("addr add {address}/24 dev eth0"));
+}
+
+fn install_program() {
     fs::create_dir_all("/usr/local/bin").unwrap();
     fs::copy(lvs_node(), "/usr/local/bin/lvs-node").unwrap();
     fs::create_dir_all("/etc/lvs-dr").unwrap();
+}
+
+#[test]
+fn the_unit_follows_keepalived_within_its_confinement() {
+    enter_server("192.0.2.11");
+    install_program();
     fs::write("/etc/lvs-dr/web.ipvs", format!("-A -t {VIP}:80 -s wrr\n-a -t {VIP}:80 -r 192.0.2.11:80 -g -w 1\n"))
         .unwrap();
     let config = format!(
@@ -172,14 +182,8 @@ fn the_unit_follows_keepalived_within_its_confinement() {
 
 #[test]
 fn the_drop_in_starts_keepalived_again_after_a_crash() {
-    enter_new_netns();
-    ip("link add eth0 type veth peer name eth1");
-    ip("link set eth1 up");
-    ip("link set eth0 up");
-    ip("addr add 192.0.2.11/24 dev eth0");
-    fs::create_dir_all("/usr/local/bin").unwrap();
-    fs::copy(lvs_node(), "/usr/local/bin/lvs-node").unwrap();
-    fs::create_dir_all("/etc/lvs-dr").unwrap();
+    enter_server("192.0.2.11");
+    install_program();
     let config = format!(
         "interface = \"eth0\"\nvips = [\"{VIP}\"]\nvip_owner = \"keepalived\"\n[handover]\nfile = \"/run/lvs-dr.handover\"\n"
     );
@@ -238,15 +242,11 @@ fn commands(section: &str) -> Vec<String> {
     blocks.flat_map(of_block).collect()
 }
 
-/// On one node, with Debian's unit of keepalived and all files as they ship. Not run are the build, and
-/// what goes to other nodes by ssh.
+/// On one node, with Debian's unit of keepalived and all files as they ship. Not run are the
+/// build, and what goes to other nodes by ssh.
 #[test]
 fn the_five_minutes_of_the_readme() {
-    enter_new_netns();
-    ip("link add eth0 type veth peer name eth1");
-    ip("link set eth1 up");
-    ip("link set eth0 up");
-    ip("addr add 192.168.0.11/24 dev eth0");
+    enter_server("192.168.0.11");
     let systemd = Systemd::start();
     let root = env!("CARGO_MANIFEST_DIR");
     let program = lvs_node();
@@ -272,7 +272,8 @@ fn the_five_minutes_of_the_readme() {
             }
             directs = true;
         }
-        // No web server listens, and the other nodes are not there: an audit and the status say so.
+        // No web server listens, and the other nodes are not there: an audit and the status say
+        // so.
         let codes: &[i32] = if ["lvs-node audit", "lvs-node status"].contains(&&*command) { &[0, 1] } else { &[0] };
         let code = output.status.code().unwrap();
         assert!(codes.contains(&code), "{command}: {output:?}\n{}", fs::read_to_string("/tmp/systemd.log").unwrap());

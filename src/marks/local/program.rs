@@ -51,8 +51,8 @@ impl Runner<'_> {
     /// Runs a program, with what it starts itself in a process group of its own, which is killed
     /// after `limit`.
     ///
-    /// Its output goes to memory, not through pipes: a process that it leaves behind cannot hold up
-    /// the caller.
+    /// Its output goes to memory, not through pipes: a process that it leaves behind cannot hold
+    /// up the caller.
     pub(super) async fn run(
         self,
         program: &Path,
@@ -135,7 +135,8 @@ mod tests {
             let output = shell(&format!("echo no luck >&2; exit {code}"), None, PROGRAM_LIMIT).unwrap();
             assert_eq!((output.status.code(), output.complaint().as_str()), (Some(code), "no luck"));
         }
-        // It does not take the processor from the loop beside: 3 is SCHED_BATCH, see proc_pid_stat(5).
+        // It does not take the processor from the loop beside: 3 is SCHED_BATCH, see
+        // proc_pid_stat(5).
         let stat = shell("cat /proc/self/stat", None, PROGRAM_LIMIT).unwrap().stdout;
         assert_eq!(stat.rsplit(')').next().unwrap().split(' ').nth(39), Some("3"), "{stat}");
     }

@@ -216,9 +216,9 @@ pub enum Kind {
         /// The address.
         found: AssignedAddress,
     },
-    /// A director without the VIP, which keepalived would have put on its interface: a notification
-    /// was lost, or `virtual_ipaddress` lacks the VIP. Helps: role backup where keepalived is not
-    /// MASTER; else the VIP in its `virtual_ipaddress`.
+    /// A director without the VIP, which keepalived would have put on its interface: a
+    /// notification was lost, or `virtual_ipaddress` lacks the VIP. Helps: role backup where
+    /// keepalived is not MASTER; else the VIP in its `virtual_ipaddress`.
     ///
     /// Severity: error.
     #[non_exhaustive]
@@ -242,10 +242,10 @@ pub enum Kind {
         /// Who answers, beside this node.
         macs: Vec<Mac>,
     },
-    /// keepalived is to elect the director and does not run here, as far as processes show: none of
-    /// its name is in this network namespace. A director keeps the VIP while another node takes it
-    /// too; a backup is not promoted. It is judged where keepalived's file is read and has the VIP.
-    /// Helps: to start it, and units that restart it (examples/systemd).
+    /// keepalived is to elect the director and does not run here, as far as processes show: none
+    /// of its name is in this network namespace. A director keeps the VIP while another node takes
+    /// it too; a backup is not promoted. It is judged where keepalived's file is read and has the
+    /// VIP. Helps: to start it, and units that restart it (examples/systemd).
     ///
     /// Severity: error for a node with the VIP on its interface, else a warning.
     #[non_exhaustive]
@@ -264,8 +264,8 @@ pub enum Kind {
         services: Vec<ServiceId>,
     },
     /// A service on an address that is on `lo` of this node and is no VIP of its configuration: a
-    /// script has placed it. While another node directs, this one schedules what it is sent for that
-    /// address once more, as in [`Kind::Unfenced`]. Helps: to name it among the VIPs.
+    /// script has placed it. While another node directs, this one schedules what it is sent for
+    /// that address once more, as in [`Kind::Unfenced`]. Helps: to name it among the VIPs.
     ///
     /// Severity: error, on a director a warning.
     #[non_exhaustive]
@@ -314,9 +314,9 @@ pub enum Kind {
         /// The gateway.
         gateway: IpAddr,
     },
-    /// A destination 127.0.0.1, ::1 or a VIP: the other nodes learn its connections, and each sends
-    /// their packets to itself. They break when another node becomes the director. Helps: the
-    /// node's own address.
+    /// A destination 127.0.0.1, ::1 or a VIP: the other nodes learn its connections, and each
+    /// sends their packets to itself. They break when another node becomes the director. Helps:
+    /// the node's own address.
     ///
     /// Severity: warning.
     #[non_exhaustive]
@@ -326,8 +326,8 @@ pub enum Kind {
         /// Its services.
         services: Vec<ServiceId>,
     },
-    /// A destination that this node has no route to: its share of connections fails (EHOSTUNREACH).
-    /// Helps: a server on the node's own link.
+    /// A destination that this node has no route to: its share of connections fails
+    /// (EHOSTUNREACH). Helps: a server on the node's own link.
     ///
     /// Severity: error.
     #[non_exhaustive]
@@ -337,8 +337,8 @@ pub enum Kind {
         /// Its services.
         services: Vec<ServiceId>,
     },
-    /// A destination that is the first or last address of a subnet of this node: no host has it, and
-    /// its share of connections fails. Helps: to remove it.
+    /// A destination that is the first or last address of a subnet of this node: no host has it,
+    /// and its share of connections fails. Helps: to remove it.
     ///
     /// Severity: error.
     #[non_exhaustive]
@@ -348,10 +348,10 @@ pub enum Kind {
         /// Its services.
         services: Vec<ServiceId>,
     },
-    /// A destination with another port than its service's. Direct routing and tunnels leave the port
-    /// as it is (`ip_vs_dr_xmit()` in net/netfilter/ipvs/ip_vs_xmit.c), so the server gets the
-    /// packets on the service's port, and one that listens on the other port only refuses them.
-    /// Helps: the service's port; NAT where the server cannot listen there.
+    /// A destination with another port than its service's. Direct routing and tunnels leave the
+    /// port as it is (`ip_vs_dr_xmit()` in net/netfilter/ipvs/ip_vs_xmit.c), so the server gets
+    /// the packets on the service's port, and one that listens on the other port only refuses
+    /// them. Helps: the service's port; NAT where the server cannot listen there.
     ///
     /// Severity: warning.
     #[non_exhaustive]
@@ -364,9 +364,9 @@ pub enum Kind {
     /// This node is a destination of a service, and no socket of it listens on the VIP and port:
     /// the web server does not run, or listens on the node's real address only, and with direct
     /// routing packets arrive with the VIP as their destination. Its share of connections is
-    /// refused. Sockets are those of sock_diag(7); NAT and proxies in other network namespaces have
-    /// none: [`Config::without_listener`](crate::node::Config::without_listener). Helps: a server
-    /// that listens on all addresses (0.0.0.0, ::), or on the VIP too.
+    /// refused. Sockets are those of sock_diag(7); NAT and proxies in other network namespaces
+    /// have none: [`Config::without_listener`](crate::node::Config::without_listener). Helps: a
+    /// server that listens on all addresses (0.0.0.0, ::), or on the VIP too.
     ///
     /// Severity: error, before the first role a warning.
     #[non_exhaustive]
@@ -377,7 +377,8 @@ pub enum Kind {
         only: Vec<IpAddr>,
     },
     /// Whether a socket of this node listens for a service cannot be seen: the kernel lacks the
-    /// module tcp_diag, udp_diag or sctp_diag. Helps: to load the module, or to look with `ss -ln`.
+    /// module tcp_diag, udp_diag or sctp_diag. Helps: to load the module, or to look with `ss
+    /// -ln`.
     ///
     /// Severity: notice.
     #[non_exhaustive]
@@ -461,10 +462,10 @@ pub enum Kind {
     ///
     /// Severity: warning.
     SyncDaemon,
-    /// The interface of the sync daemons does not exist, or is down: a daemon that runs on it neither
-    /// sends nor receives, and the kernel starts none (`ENODEV`; `ENETUNREACH` for one that sends).
-    /// Roles are taken on all the same; connections break when the director changes. Helps: the
-    /// interface, or another one.
+    /// The interface of the sync daemons does not exist, or is down: a daemon that runs on it
+    /// neither sends nor receives, and the kernel starts none (`ENODEV`; `ENETUNREACH` for one
+    /// that sends). Roles are taken on all the same; connections break when the director changes.
+    /// Helps: the interface, or another one.
     ///
     /// Severity: warning.
     #[non_exhaustive]
@@ -491,8 +492,8 @@ pub enum Kind {
     ExpireNodestConn,
     /// Strict `rp_filter` drops packets that the director sends here, as answers to their client
     /// leave by another interface (RFC 3704; `rp_filter` in
-    /// Documentation/networking/ip-sysctl.rst). It is judged on the interface that is named, and on
-    /// those with an address of this node that is a destination: there the director's packets
+    /// Documentation/networking/ip-sysctl.rst). It is judged on the interface that is named, and
+    /// on those with an address of this node that is a destination: there the director's packets
     /// arrive. IPv6 has no such setting. Helps: 2 on this interface.
     ///
     /// Severity: error.
@@ -507,8 +508,8 @@ pub enum Kind {
     },
     /// Fence `clear`, and an instance of keepalived takes the VIP back as soon as it is up again:
     /// before the node has learned the sessions made meanwhile, and those that send just then
-    /// break (`nopreempt` in keepalived.conf(5)). With either fence: `nopreempt` with `state MASTER`,
-    /// which keepalived ignores. Helps: `nopreempt`, with `state BACKUP`.
+    /// break (`nopreempt` in keepalived.conf(5)). With either fence: `nopreempt` with `state
+    /// MASTER`, which keepalived ignores. Helps: `nopreempt`, with `state BACKUP`.
     ///
     /// Severity: warning.
     #[non_exhaustive]
@@ -519,9 +520,9 @@ pub enum Kind {
         file: PathBuf,
     },
     /// An instance of keepalived that elects slowly: with the defaults, VRRPv2 and `advert_int 1`,
-    /// nobody answers for up to 3.6 s after a crash of the director: three adverts, and up to one
-    /// second by priority (RFC 3768, section 6.1). keepalived rounds an interval to whole seconds in
-    /// VRRPv2. Helps: VRRPv3 with `advert_int 0.3`: 0.9 to 1.2 s.
+    /// the VIP is unanswered for up to 3.6 s after a crash of the director: three adverts, and up
+    /// to one second by priority (RFC 3768, section 6.1). keepalived rounds an interval to whole
+    /// seconds in VRRPv2. Helps: VRRPv3 with `advert_int 0.3`: 0.9 to 1.2 s.
     ///
     /// Severity: notice.
     #[non_exhaustive]
@@ -556,8 +557,8 @@ pub enum Kind {
         /// keepalived's file.
         file: PathBuf,
     },
-    /// Scheduler mh, and keepalived removes a server that is down instead of giving it weight 0: as
-    /// [`Kind::DestinationOrder`]. Helps: `inhibit_on_failure`.
+    /// Scheduler mh, and keepalived removes a server that is down instead of giving it weight 0:
+    /// as [`Kind::DestinationOrder`]. Helps: `inhibit_on_failure`.
     ///
     /// Severity: notice.
     #[non_exhaustive]
@@ -568,8 +569,8 @@ pub enum Kind {
         file: PathBuf,
     },
     /// `lvs_sync_daemon` in keepalived's file (or `lvs_sync_daemon_interface`): the kernel has one
-    /// sync daemon of each role. With the settings of the node's, keepalived stops those of the node;
-    /// with others, the node takes on no role while one runs. Helps: to remove it.
+    /// sync daemon of each role. With the settings of the node's, keepalived stops those of the
+    /// node; with others, the node takes on no role while one runs. Helps: to remove it.
     ///
     /// Severity: error with the settings of another daemon, else a warning.
     #[non_exhaustive]
@@ -627,9 +628,9 @@ pub enum Kind {
         /// The timeout.
         timeout: Duration,
     },
-    /// The last role that was asked for, or a release, failed, and none was reached since: the
-    /// program that keepalived starts for its notifications has nobody who reads its messages.
-    /// keepalived does not notify again. Helps: what the message says, then the role once more.
+    /// The last role that was asked for, or a release, failed, and no role was reached since.
+    /// keepalived drops the messages of the programs that it starts, and does not notify again.
+    /// Helps: what the message says, then the role once more.
     ///
     /// Severity: error, a warning where the node is as it was before.
     #[non_exhaustive]
@@ -648,9 +649,9 @@ pub enum Kind {
         /// What was found, in words.
         signs: Vec<String>,
     },
-    /// A role would be refused: an object of another program is in the way, the table does not suit
-    /// the fence, or ARP settings cannot be set in a container. It is judged before the first role
-    /// too, and for promotion as well as demotion. Helps: what the message says.
+    /// A role would be refused: an object of another program is in the way, the table does not
+    /// suit the fence, or ARP settings cannot be set in a container. It is judged before the first
+    /// role too, and for promotion as well as demotion. Helps: what the message says.
     ///
     /// Severity: error.
     Blocked,

@@ -1,5 +1,5 @@
-//! What keepalived.conf says, as far as an audit asks. Pure, but for the files that it includes and
-//! the host's name.
+//! What keepalived.conf says, as far as an audit asks. Pure, but for the files that it includes
+//! and the host's name.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,8 +49,8 @@ impl Instance {
         }
     }
 
-    /// How long after a director's last advert this node is elected (RFC 3768 and RFC 5798, section
-    /// 6.1: Master_Down_Interval).
+    /// How long after a director's last advert this node is elected (RFC 3768 and RFC 5798,
+    /// section 6.1: Master_Down_Interval).
     pub(super) fn takeover(&self) -> Duration {
         self.takeover_with(self.version, self.interval())
     }
@@ -73,8 +73,8 @@ pub(super) struct Checked {
     pub(super) removes: bool,
 }
 
-/// `lvs_sync_daemon`, or `lvs_sync_daemon_interface` of an instance, as files for old versions have
-/// it: keepalived takes it still.
+/// `lvs_sync_daemon`, or `lvs_sync_daemon_interface` of an instance, as files for old versions
+/// have it: keepalived takes it still.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SyncLine {
     pub(super) keyword: &'static str,
@@ -192,7 +192,8 @@ fn matching(pattern: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A line's words, braces among them. Comments begin with # or !, and what is in quotes is one word.
+/// A line's words, braces among them. Comments begin with # or !, and what is in quotes is one
+/// word.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
     for c in line.chars() {

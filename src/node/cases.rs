@@ -238,17 +238,17 @@ const STORIES: &[Story] = &[
     ("own requests are marked", marks, |case| {
         case.world.seen.own_requests = Some(OwnMarked::default());
         case.roles(&UP);
-        let local = case.world.config.marks.values.local();
-        let others = (ip("198.51.100.9"), local);
-        let marked = BTreeSet::from([(ip(VIP), local), others]);
+        let own = case.world.config.marks.values.own();
+        let others = (ip("198.51.100.9"), own);
+        let marked = BTreeSet::from([(ip(VIP), own), others]);
         case.world.seen.own_requests = Some(OwnMarked { missing: None, marked });
         case.roles(&UP);
         case.release();
     }),
     ("own requests are left alone", marks, |case| {
-        let local = case.world.config.marks.values.local();
+        let own = case.world.config.marks.values.own();
         case.world.config.marks.own_requests = OwnRequests::LeftAlone;
-        case.world.seen.own_requests = Some(OwnMarked { missing: None, marked: [(ip(VIP), local)].into() });
+        case.world.seen.own_requests = Some(OwnMarked { missing: None, marked: [(ip(VIP), own)].into() });
         case.roles(&UP);
     }),
     ("own requests cannot be marked", marks, |case| {

@@ -249,8 +249,8 @@ impl Config {
                 return refuse("marks", format!("macs of {peer}: {mac} is not the MAC address of one node"));
             }
         }
-        if self.groups.len() > usize::from(u8::MAX) {
-            return refuse("group", format!("there are {} groups: 255 at most were expected", self.groups.len()));
+        if self.groups.len() > usize::from(MarkValues::SLOTS) {
+            return refuse("group", format!("there are {} groups: 254 at most were expected", self.groups.len()));
         }
         let Some(services) = &self.services else { return Ok(()) };
         services.check()?;

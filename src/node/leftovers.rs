@@ -146,7 +146,8 @@ VIP: remove 192.0.2.254 from lo (scope host)
 marks: 2 changes
   remove mark 1280725761 on eth0 for 192.0.2.254: TCP without SYN to port 80
   remove mark 1280725760 on eth0 for 192.0.2.254: all from 02:00:00:00:00:02
-IPVS: 2 changes
+IPVS: 3 changes
+  -D -f 1280726015
   -D -f 1280725761
   -D -f 1280725760
 IPVS: 2 changes

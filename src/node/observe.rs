@@ -311,7 +311,8 @@ impl Node {
     fn observe_mark_uses(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
         let values = self.config.marks.values;
         let slots = state.groups.values().map(|group| group.slot).chain([state.group(&self.config.group).slot]);
-        let marks: Vec<NonZeroU32> = slots.map(|slot| values.director(slot)).chain([values.local()]).collect();
+        let marks: Vec<NonZeroU32> =
+            slots.map(|slot| values.director(slot)).chain([values.local(), values.own()]).collect();
         let rules = self.marks.uses(&marks)?.into_iter().map(|used| used.to_string());
         let is_ours = |mark: u32| NonZeroU32::new(mark).is_some_and(|mark| values.contains(mark));
         let filters =

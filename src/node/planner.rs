@@ -397,9 +397,9 @@ impl<'a> Case<'a> {
             self.state().others(self.config).any(|group| self.config.marks.values.director(group.slot) == mark)
         };
         let ServiceId::Fwmark { mark, family } = id else { return false };
-        let shared = *mark == self.config.marks.values.local()
+        let shared = self.config.marks.values.is_shared(*mark)
             && self.others_vips().iter().any(|vip| ipvs::Family::of(*vip) == *family);
-        // The service that all groups share is wanted by this group too, or stays as it is.
+        // The services that all groups share are wanted by this group too, or stay as they are.
         let wanted_here = self.config.vips.iter().any(|vip| ipvs::Family::of(*vip) == *family);
         owned && !of_others(*mark) && (!shared || wanted_here)
     }
@@ -434,8 +434,8 @@ impl<'a> Case<'a> {
             self.config.fence == Fence::Marks && self.config.marks.own_requests == OwnRequests::ServedHere;
         let others = self.others_vips();
         let of_others = found.marked.iter().filter(|(vip, _)| others.contains(vip)).copied();
-        let local = self.config.marks.values.local();
-        let wanted: BTreeSet<_> = vips.filter(|_| served_here).map(|vip| (vip, local)).chain(of_others).collect();
+        let own = self.config.marks.values.own();
+        let wanted: BTreeSet<_> = vips.filter(|_| served_here).map(|vip| (vip, own)).chain(of_others).collect();
         (wanted != found.marked).then_some(Step::OwnRequests(wanted))
     }
 
@@ -737,7 +737,7 @@ pub(super) fn brief_services(config: &Config, state: &State) -> Vec<ServiceId> {
     let group = state.group(&config.group);
     let families: BTreeSet<_> = config.vips.iter().map(|vip| ipvs::Family::of(*vip)).collect();
     let values = config.marks.values;
-    let marks = [values.local(), values.director(group.slot)];
+    let marks = [values.local(), values.own(), values.director(group.slot)];
     let marked = families.into_iter().flat_map(|family| marks.map(|mark| ServiceId::Fwmark { mark, family }));
     marked.chain(group.loaded).collect()
 }
@@ -939,7 +939,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     let others = case.others_vips();
     let shared = |id: &ServiceId| {
         let ServiceId::Fwmark { mark, family } = id else { return false };
-        *mark == config.marks.values.local() && others.iter().any(|vip| ipvs::Family::of(*vip) == *family)
+        config.marks.values.is_shared(*mark) && others.iter().any(|vip| ipvs::Family::of(*vip) == *family)
     };
     steps.extend(change(&found, &found.filtered(shared)));
     steps.extend(case.own_requests(std::iter::empty()));
@@ -1478,8 +1478,10 @@ mod tests {
             names,
             [
                 "fwmark 1280725760",
+                "fwmark 1280726015",
                 "fwmark 1280725762",
                 "fwmark 1280725760 ipv6",
+                "fwmark 1280726015 ipv6",
                 "fwmark 1280725762 ipv6",
                 "tcp 192.0.2.254:80"
             ]

@@ -336,7 +336,7 @@ impl State {
 
     fn free_slot(&self) -> u8 {
         let taken = |slot: &u8| self.groups.values().any(|group| group.slot == *slot);
-        (0..u8::MAX).find(|slot| !taken(slot)).unwrap_or(u8::MAX)
+        (0..MarkValues::SLOTS).find(|slot| !taken(slot)).unwrap_or(MarkValues::SLOTS)
     }
 
     /// The other groups that have a role: those of the configuration and, until each of these has

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -191,10 +191,14 @@ impl Session {
 
     /// From this address of the client.
     pub fn open_from(client: &Host, from: IpAddr, address: IpAddr) -> io::Result<Self> {
+        // A port that was used lately may be used again, and IPVS still sends it to the server of
+        // that time.
+        static CALLS: AtomicU16 = AtomicU16::new(0);
+        let port = 20_000 + CALLS.fetch_add(1, Ordering::Relaxed) % 10_000;
         let connect = || -> io::Result<TcpStream> {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-            bind(&socket, &SocketAddr::new(from, 0))?;
+            bind(&socket, &SocketAddr::new(from, port))?;
             set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
             connect(&socket, &SocketAddr::new(address, 80))?;
             Ok(socket.into())

@@ -321,16 +321,18 @@ fn a_firewall_rule_that_overwrites_the_marks() {
 fn own_requests_that_are_not_marked() {
     let (cluster, mut nodes) = cluster(Fence::Marks);
     for (index, host) in cluster.nodes[..2].iter().enumerate() {
-        let failures =
-            || VIPS.into_iter().flat_map(|vip| (0..3).map(move |_| vip)).filter(|vip| host.get(*vip).is_err()).count();
-        assert_eq!(failures(), 0);
+        let failures = || {
+            let requests = VIPS.into_iter().flat_map(|vip| [vip; 3]);
+            requests.filter_map(|vip| Some(format!("{vip}: {}", host.get(vip).err()?)))
+        };
+        assert_eq!(failures().next(), None);
         for program in ["iptables-legacy", "ip6tables-legacy"] {
             host.sh(&format!("{program} -t mangle -F"));
         }
-        assert!(failures() > 0);
+        assert!(failures().next().is_some());
         let [finding] = expect(&mut nodes[index], [("own-requests", Severity::Notice)]);
         fix(&mut nodes[index], &finding);
-        assert_eq!(failures(), 0);
+        assert_eq!(failures().next(), None);
     }
     // Left alone.
     let marks = MarksConfig { own_requests: OwnRequests::LeftAlone, ..MarksConfig::default() };

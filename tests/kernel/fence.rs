@@ -152,6 +152,8 @@ fn every_role_has_the_whole_table_and_all_is_given_back() {
                 "1: 192.0.2.13:1 0",
                 "1: [2001:db8::11]:1 1",
                 "1: [2001:db8::12]:1 0",
+                "255: 127.0.0.1:1 1",
+                "255: [::1]:1 1",
             ],
             "{role}"
         );
@@ -178,7 +180,10 @@ fn every_role_has_the_whole_table_and_all_is_given_back() {
     assert!(ipvsadm("-Ln --daemon").contains("mcast=bond0, syncid=254,"));
     if try_run("iptables-legacy -t mangle -S OUTPUT").status.success() {
         let marks = run("iptables-legacy -t mangle -S OUTPUT");
-        assert!(marks.contains("-d 192.0.2.254/32 -o lo ") && marks.contains(&format!("{LOCAL:#x}")), "{marks}");
+        assert!(
+            marks.contains("-d 192.0.2.254/32 -o lo ") && marks.contains(&format!("{:#x}", LOCAL + 255)),
+            "{marks}"
+        );
     }
     node.release(|_| ()).unwrap();
     assert_eq!(everything(), before);
@@ -240,7 +245,7 @@ fn configured_services_are_loaded_once_and_then_their_editors() {
             Some(role) => drop(node.become_role(role).unwrap()),
         }
         assert_eq!(saved(), changed, "{role:?}");
-        assert_eq!(mark_services().len(), 7);
+        assert_eq!(mark_services().len(), 9);
     }
     node.release(|_| ()).unwrap();
     assert_eq!(ipvsadm("-Sn"), "");
@@ -518,7 +523,7 @@ fn another_fence_leaves_nothing_of_the_old_one() {
             assert_eq!(saved(), table, "{fence} {role}");
             let changed = ["sync_threshold", "sloppy_tcp", "expire_nodest_conn"].map(sysctl);
             assert_eq!(changed, if marks { ["2 0", "1", "0"] } else { ["2 0", "0", "1"] }, "{fence} {role}");
-            assert_eq!((mark_services().len(), rules()[0]), if marks { (7, 1) } else { (0, 0) }, "{fence} {role}");
+            assert_eq!((mark_services().len(), rules()[0]), if marks { (9, 1) } else { (0, 0) }, "{fence} {role}");
             assert_eq!(tc("qdisc show dev bond0").contains("clsact"), marks, "{fence} {role}");
         }
     }
@@ -570,7 +575,7 @@ fn weights_of_the_earlier_version_come_back_wherever_the_node_is_killed() {
                 }
                 node().become_role(then).unwrap();
                 let what = format!("{configured}: killed before step {step} of {then}");
-                assert_eq!((saved(), mark_services().len()), (WEB.to_owned(), 7), "{what}");
+                assert_eq!((saved(), mark_services().len()), (WEB.to_owned(), 9), "{what}");
                 if !died {
                     assert!(step > 3, "{step} steps only");
                     break;

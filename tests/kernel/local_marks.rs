@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use lvs_dr::Netns;
@@ -142,8 +143,13 @@ pub(crate) fn local_clients(host: &Netns, vip: &str, number: u8) -> (usize, usiz
     // time.
     static CALLS: AtomicU32 = AtomicU32::new(0);
     let first = 10_000 + CALLS.fetch_add(1, Ordering::Relaxed) % 50 * 1000;
+    local_clients_from(host, vip, number, first..=first + 999)
+}
+
+/// The same, from these ports.
+pub(crate) fn local_clients_from(host: &Netns, vip: &str, number: u8, ports: RangeInclusive<u32>) -> (usize, usize) {
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
-    host.run(|| fs::write(range, format!("{first} {}", first + 999)).unwrap()).unwrap();
+    host.run(|| fs::write(range, format!("{} {}", ports.start(), ports.end())).unwrap()).unwrap();
     let clients: Vec<_> = (0..30)
         .map(|_| {
             let (host, vip) = (host.clone(), vip.to_owned());

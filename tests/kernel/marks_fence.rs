@@ -19,7 +19,7 @@ use crate::lan::{
     address, kept, mac, mac_text, move_as_keepalived, serve_on, services, session, steer, until, vips_arrive,
     vips_leave,
 };
-use crate::local_marks::local_clients;
+use crate::local_marks::{local_clients, local_clients_from};
 
 /// The most nodes that a packet passes: the director, and the director before it. More would be a
 /// loop.
@@ -769,6 +769,14 @@ fn own_requests_are_served_and_disturb_nothing() {
         assert_eq!(cluster.sessions(9, &[vip]).served(), each(3), "{vip}");
     }
     tap.assert_hops(HOPS);
+    // The client is the VIP on each node, and the director's sync daemon sends its own requests too:
+    // from the same port, another node's own request is that node's all the same.
+    for vip in BOTH {
+        assert_eq!(local_clients_from(&cluster.hosts[0], vip, 11, 9000..=9063), (30, 30), "{vip}");
+        let known = || ipvsadm("-Lnc").lines().filter(|line| line.contains(":90") && line.contains(vip)).count();
+        until("the backup learns the director's own requests", || cluster.on(1, known) >= 15);
+        assert_eq!(local_clients_from(&cluster.hosts[1], vip, 12, 9000..=9063), (30, 30), "{vip}");
+    }
     // With a mark on all that leaves the node, what it forwards would be routed again, to itself.
     let rule = rules.lines().find(|line| line.contains("lvs-dr")).unwrap();
     assert!(rule.contains(" -o lo "), "{rule}");

@@ -53,7 +53,8 @@ pub(crate) const WEB: &str = "\
 -a -t [2001:db8::fe]:80 -r [2001:db8::12]:80 -g -w 1
 ";
 
-/// The mark services of fence `marks` for [`TABLE`]: the node itself, and the director of group 0.
+/// The mark services of fence `marks` for [`TABLE`]: the node itself, the director of group 0, and
+/// requests of own programs.
 /// No director is known.
 const MARKS: &str = "\
 -A -f 1280725760 -s rr
@@ -61,11 +62,15 @@ const MARKS: &str = "\
 -A -f 1280725761 -s rr -p 60 -M 128.0.0.0
 -a -f 1280725761 -r 192.0.2.11:1 -g -w 1
 -a -f 1280725761 -r 192.0.2.12:1 -g -w 0
+-A -f 1280726015 -s rr
+-a -f 1280726015 -r 127.0.0.1:1 -g -w 1
 -A -f 1280725760 -6 -s rr
 -a -f 1280725760 -6 -r [2001:db8::11]:1 -g -w 1
 -A -f 1280725761 -6 -s rr -p 60 -M 1
 -a -f 1280725761 -6 -r [2001:db8::11]:1 -g -w 1
 -a -f 1280725761 -6 -r [2001:db8::12]:1 -g -w 0
+-A -f 1280726015 -6 -s rr
+-a -f 1280726015 -6 -r [::1]:1 -g -w 1
 ";
 
 /// A service of another program.
@@ -1525,10 +1530,10 @@ impl Groups {
         if self.0[0].config.fence == Fence::Marks {
             let backups = roles.iter().filter(|role| **role != Role::Master).count();
             assert_eq!(rule_count("bond0"), 6 + backups, "{roles:?}");
-            // One for the node itself, and one for the director of each group.
+            // One for the node itself, one for the director of each group, and one for own requests.
             let marks: BTreeSet<String> =
                 saved_marks().lines().filter_map(|line| Some(line.split(' ').nth(2)?.to_owned())).collect();
-            assert!(marks.len() == 3 && marks.contains("1280725760"), "{marks:?}");
+            assert!(marks.len() == 4 && marks.contains("1280725760"), "{marks:?}");
         }
         for (bench, role) in self.0.iter().zip(roles) {
             let status = bench.node().status().unwrap();

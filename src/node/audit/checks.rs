@@ -703,7 +703,7 @@ impl<'a> Case<'a> {
             self.add(self.backups(), Kind::MarkOverwritten { by }, reason, remedy);
         }
         let slots = self.seen.marks.rules.iter().map(|rule| rule.mark).filter(|mark| values.contains(*mark));
-        let ours = slots.chain([values.local()]).collect();
+        let ours = slots.chain([values.local(), values.own()]).collect();
         for by in self.around.firewall.overwriting(&ours, &self.config.vips) {
             let reason = format!(
                 "`{by}` sets a mark without a test that the packet has none: what another node sends here is scheduled once more"

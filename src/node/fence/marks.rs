@@ -15,6 +15,13 @@
 //! exist yet. Rule 2 ends every loop: what another node has sent is served here. Rule 3 does so
 //! for clients that still send to a former director.
 //!
+//! Requests of the node's own programs to a VIP bear [`MarkValues::own`], set by a firewall
+//! program, and the service of that mark has the loopback address as destination. Their client is
+//! the VIP itself, the same on all nodes, and the director's sync daemon sends their connections
+//! too. On another node such a connection has the key of that node's own request from the same
+//! port: with the loopback address it is served there all the same, with the director's address it
+//! was lost.
+//!
 //! The service of mark 1 has this node's own address as destination, with port 1. The entry of
 //! such a connection then differs from the one that the director's sync daemon sends, which
 //! replaces it and counts for the right destination (`ip_vs_proc_conn()` in
@@ -30,7 +37,7 @@
 //! until its weight is 0 (`expire_quiescent_template`), also one that came from another node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
@@ -57,8 +64,12 @@ pub struct MarkValues {
 }
 
 impl MarkValues {
-    /// How many marks there are: one for the node itself, one for the director of each group.
+    /// How many marks there are: one for what this node serves itself, one for the director of each
+    /// group, one for the requests of its own programs.
     pub const COUNT: u32 = 256;
+
+    /// How many groups have a mark for their director.
+    pub(in crate::node) const SLOTS: u8 = 254;
 
     /// Marks from `base` on.
     ///
@@ -77,7 +88,7 @@ impl MarkValues {
         self.base
     }
 
-    /// The mark of packets that this node serves itself.
+    /// The mark of packets from the network that this node serves itself.
     pub fn local(self) -> NonZeroU32 {
         self.base
     }
@@ -85,6 +96,16 @@ impl MarkValues {
     /// The mark of packets for the director of the group with this slot.
     pub(in crate::node) fn director(self, slot: u8) -> NonZeroU32 {
         self.base.saturating_add(1 + u32::from(slot))
+    }
+
+    /// The mark of requests of this node's own programs.
+    pub fn own(self) -> NonZeroU32 {
+        self.base.saturating_add(Self::COUNT - 1)
+    }
+
+    /// Whether this mark is the same for all groups of the node.
+    pub(in crate::node) fn is_shared(self, mark: NonZeroU32) -> bool {
+        mark == self.local() || mark == self.own()
     }
 
     /// All of them, from the first on.
@@ -187,6 +208,7 @@ impl Facts<'_> {
             };
             let id = |mark| ServiceId::Fwmark { mark, family };
             insert(&mut table, Service::new(id(self.values.local()), Scheduler::RR), [(own.address, 1)])?;
+            insert(&mut table, Service::new(id(self.values.own()), Scheduler::RR), [(loopback(family), 1)])?;
             let later = self.vips.iter().any(|vip| Family::of(*vip) == family && !ports(self.table, *vip).is_empty());
             if later {
                 let peers = self.peers.keys().copied().filter(|peer| Family::of(*peer) == family);
@@ -208,6 +230,13 @@ fn insert(table: &mut Table, service: Service, destinations: impl IntoIterator<I
         let _ = table.insert_destination(&id, Destination::new(SocketAddr::new(address, PORT)).weight(weight));
     }
     Ok(())
+}
+
+fn loopback(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::LOCALHOST.into(),
+        Family::V6 => Ipv6Addr::LOCALHOST.into(),
+    }
 }
 
 /// All clients share one template, or two: the kernel takes no netmask of no bits.
@@ -279,7 +308,7 @@ fn ports(table: &Table, vip: IpAddr) -> BTreeSet<Option<NonZeroU16>> {
 /// ones are no nodes of the cluster.
 pub(in crate::node) fn peers(table: &Table, own: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let mut found = table.servers(|forward| forward == Forward::Direct);
-    found.retain(|address| !own.contains(address));
+    found.retain(|address| !own.contains(address) && !address.is_loopback());
     found
 }
 
@@ -407,17 +436,18 @@ mod tests {
         let services =
             |table: &str, director| facts_of(table, false, director, |facts| facts.services().unwrap().to_string());
         let local = "-A -f 100 -s rr\n-a -f 100 -r 10.0.0.1:1 -g -w 1\n";
+        let own = "-A -f 355 -s rr\n-a -f 355 -r 127.0.0.1:1 -g -w 1\n";
         let to = |one, two, three| {
             format!(
                 "{local}-A -f 102 -s rr -p 60 -M 128.0.0.0\n-a -f 102 -r 10.0.0.1:1 -g -w {one}\n-a -f 102 -r 10.0.0.2:1 -g -w {two}\n-a -f 102 -r \
-                 10.0.0.3:1 -g -w {three}\n"
+                 10.0.0.3:1 -g -w {three}\n{own}"
             )
         };
         assert_eq!(services(TABLE, None), to(1, 0, 0));
         assert_eq!(services(TABLE, Some("10.0.0.3")), to(0, 0, 1));
         // Not a node of this cluster.
         assert_eq!(services(TABLE, Some("10.0.0.9")), to(1, 0, 0));
-        assert_eq!(services(&TABLE.replace("wrr", "mh"), Some("10.0.0.3")), local);
+        assert_eq!(services(&TABLE.replace("wrr", "mh"), Some("10.0.0.3")), format!("{local}{own}"));
     }
 
     #[test]
@@ -470,7 +500,9 @@ mod tests {
     #[test]
     fn marks_have_a_range() {
         let values = MarkValues::default();
-        assert!(values.contains(values.local()) && values.contains(values.director(254)));
+        assert!(values.contains(values.local()) && values.contains(values.director(MarkValues::SLOTS - 1)));
+        let all: BTreeSet<_> = (0..MarkValues::SLOTS).map(|slot| values.director(slot)).collect();
+        assert!(values.contains(values.own()) && !all.contains(&values.own()) && !all.contains(&values.local()));
         assert!(!values.contains(NonZeroU32::MIN));
         assert!(values.owns(&"fwmark 1280725760 ipv6".parse().unwrap()) && !values.owns(&"fwmark 1".parse().unwrap()));
         assert!(MarkValues::new(0).is_err() && MarkValues::new(u32::MAX - 100).is_err());

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::netlink::Link;
 use crate::vip::AssignedAddress;
@@ -77,8 +77,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Whether the interface that is named may be the wrong one for these VIPs, of which those of IPv4
-/// are judged.
+/// Whether the interface that is named may be the wrong one for these VIPs.
 pub(super) fn doubt(named: &str, vips: &[IpAddr], links: &[Link], addresses: &[AssignedAddress]) -> Option<Doubt> {
     let port = links.iter().find(|link| link.name == named).and_then(|link| port_of(link, links));
     if let Some(master) = port {
@@ -133,31 +132,41 @@ fn port_of<'a>(link: &Link, links: &'a [Link]) -> Option<&'a Link> {
     links.iter().find(|master| Some(master.index) == link.master && master.kind != VRF)
 }
 
-/// An IPv4 subnet.
+/// A subnet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Subnet {
-    number: u32,
+    number: IpAddr,
     prefix: u8,
 }
 
 impl Subnet {
-    /// The subnet of an address. `None`: it stands alone, or is of IPv6.
+    /// The subnet of an address. `None`: it stands alone, or is link-local, as on every link.
     fn of(address: &AssignedAddress) -> Option<Self> {
-        match address.address {
-            IpAddr::V4(own) if address.prefix < 32 => {
-                Some(Subnet { number: masked(own, address.prefix), prefix: address.prefix })
-            }
-            _ => None,
-        }
+        let (bits, link_local) = match address.address {
+            IpAddr::V4(own) => (32, own.is_link_local()),
+            IpAddr::V6(own) => (128, own.is_unicast_link_local()),
+        };
+        let prefix = address.prefix;
+        (prefix < bits && !link_local).then(|| Subnet { number: masked(address.address, prefix), prefix })
     }
 
     fn contains(self, address: IpAddr) -> bool {
-        matches!(address, IpAddr::V4(address) if masked(address, self.prefix) == self.number)
+        masked(address, self.prefix) == self.number
     }
 }
 
-fn masked(address: Ipv4Addr, prefix: u8) -> u32 {
-    address.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
+fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    let prefix = u32::from(prefix);
+    match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix)).unwrap_or(0);
+            Ipv4Addr::from_bits(address.to_bits() & mask).into()
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
+            Ipv6Addr::from_bits(address.to_bits() & mask).into()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +249,13 @@ mod tests {
             ("red", "vrf", 0, 0),
             ("eth2", "", 5, 0),
         ]);
-        let addresses = [at("192.0.2.11", "eth0"), at("198.51.100.11", "bond0"), at("192.0.2.111", "eth2")];
+        let addresses = [
+            at("192.0.2.11", "eth0"),
+            at("198.51.100.11", "bond0"),
+            at("192.0.2.111", "eth2"),
+            at("2001:db8::11", "eth0"),
+            at("fe80::11", "bond0"),
+        ];
         let meant = |named: &str, vip: &str| {
             doubt(named, &[ip(vip)], &links, &addresses).map(|doubt| doubt.instead().to_owned())
         };
@@ -257,7 +272,9 @@ mod tests {
             ("eth0", "198.51.100.9", Some("bond0")),
             // Routers send it to one of the links.
             ("bond0", "203.0.113.9", None),
-            ("bond0", "2001:db8::fe", None),
+            ("bond0", "2001:db8::fe", Some("eth0")),
+            ("eth0", "2001:db8::fe", None),
+            ("bond0", "2001:db8:1::fe", None),
         ] {
             assert_eq!(meant(named, vip).as_deref(), instead, "{named} {vip}");
         }
@@ -283,8 +300,9 @@ mod tests {
         let routed = "203.0.113.9";
         assert_eq!(of(&[own, ("192.0.2.111", "eth1"), ("198.51.100.9", "eth2")], routed), "vrrp.51 eth0 eth1");
         assert_eq!(of(&[own, ("203.0.113.1", "eth2")], routed), "vrrp.51 eth0 eth2");
-        // An address that stands alone says nothing of the link; nor does one of IPv6.
-        assert_eq!(of(&[own, (VIP, "eth1"), ("2001:db8::1", "eth2")], "2001:db8::fe"), "vrrp.51 eth0");
+        // An address that stands alone says nothing of the link, and a link-local one neither.
+        assert_eq!(of(&[own, (VIP, "eth1"), ("2001:db8::1", "eth2")], "2001:db8::fe"), "vrrp.51 eth0 eth2");
+        assert_eq!(of(&[own, ("fe80::1", "eth0"), ("fe80::2", "eth2")], "2001:db8::fe"), "vrrp.51 eth0");
         assert!(is_near(ip(VIP), "eth0", &[at("192.0.2.11", "eth0")]));
         assert!(!is_near(ip(routed), "eth0", &[at("192.0.2.11", "eth0")]));
         assert!(!is_near(ip(VIP), "eth1", &[at("192.0.2.11", "eth0")]));

@@ -31,7 +31,11 @@ pub(in crate::node) fn ip(text: &str) -> IpAddr {
 pub(in crate::node) fn located(address: &str, interface: &str, scope: Scope) -> AssignedAddress {
     AssignedAddress {
         address: ip(address),
-        prefix: if scope == Scope::Global && address != VIP { 24 } else { 32 },
+        prefix: match (scope == Scope::Global && address != VIP, ip(address)) {
+            (true, IpAddr::V4(_)) => 24,
+            (true, IpAddr::V6(_)) => 64,
+            (false, _) => 32,
+        },
         peer: None,
         interface: interface.into(),
         index: 2,

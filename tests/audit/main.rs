@@ -148,7 +148,7 @@ fn nothing_is_found_on_a_right_set_up() {
         let mut node = host.node(Config { vip_owner: VipOwner::Keepalived, ..config(fence) });
         let file = new_path().with_extension("conf");
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let text = "vrrp_instance web {\n version 3\n advert_int 0.3\n state BACKUP\n nopreempt\n virtual_ipaddress {\n 192.0.2.254/32\n }\n}\n";
+        let text = "vrrp_instance web {\n version 3\n advert_int 0.3\n state BACKUP\n nopreempt\n virtual_ipaddress {\n 192.0.2.254/32\n }\n virtual_ipaddress_excluded {\n 2001:db8::fe/128\n }\n}\n";
         std::fs::write(&file, text).unwrap();
         let program = file.with_file_name("keepalived");
         std::fs::copy("/bin/sleep", &program).unwrap();

@@ -922,6 +922,11 @@ impl<'a> Case<'a> {
     fn keepalived(&mut self) {
         let Some(file) = self.around.keepalived.clone() else { return };
         let is_ours = |addresses: &[IpAddr]| addresses.iter().any(|address| self.config.vips.contains(address));
+        if self.config.vip_owner == VipOwner::Keepalived {
+            let has = |vip: &IpAddr| file.instances.iter().any(|instance| instance.addresses.contains(vip));
+            let without: Vec<IpAddr> = self.config.vips.iter().filter(|vip| !has(vip)).copied().collect();
+            without.into_iter().for_each(|vip| self.without_instance(&file.path, vip));
+        }
         let instances: Vec<Instance> = file.instances.into_iter().filter(|i| is_ours(&i.addresses)).collect();
         let checked: Vec<Checked> = file.checked.into_iter().filter(|c| is_ours(&c.addresses)).collect();
         instances.iter().for_each(|instance| self.instance(&file.path, instance));
@@ -929,6 +934,20 @@ impl<'a> Case<'a> {
         if let Some(line) = file.sync {
             self.sync_line(file.path, &line);
         }
+    }
+
+    fn without_instance(&mut self, file: &Path, vip: IpAddr) {
+        let reason = format!(
+            "{}: no vrrp_instance has {vip}, which keepalived is to place on the director's interface (vip_owner = \"keepalived\"): nobody \
+             answers for it",
+            file.display()
+        );
+        let remedy = Remedy::text(format!(
+            "put `{vip}/{}` into `virtual_ipaddress` of the group's instance on every node, or into `virtual_ipaddress_excluded` where the \
+             instance's first address is of the other family, and reload keepalived",
+            host(vip)
+        ));
+        self.add(Severity::Error, Kind::VipWithoutInstance { vip, file: file.to_owned() }, reason, remedy);
     }
 
     fn instance(&mut self, file: &Path, instance: &Instance) {

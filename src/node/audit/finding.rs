@@ -519,6 +519,19 @@ pub enum Kind {
         /// keepalived's file.
         file: PathBuf,
     },
+    /// keepalived places the VIPs (`vip_owner = "keepalived"`), and no instance of its file has this
+    /// one (`virtual_ipaddress`, `virtual_ipaddress_excluded` in keepalived.conf(5)): no director
+    /// answers for it. Helps: a line in the instance that has the other VIPs; an IPv6 address beside
+    /// IPv4 ones belongs into `virtual_ipaddress_excluded`.
+    ///
+    /// Severity: error.
+    #[non_exhaustive]
+    VipWithoutInstance {
+        /// The VIP.
+        vip: IpAddr,
+        /// keepalived's file.
+        file: PathBuf,
+    },
     /// An instance of keepalived that elects slowly: with the defaults, VRRPv2 and `advert_int 1`,
     /// the VIP is unanswered for up to 3.6 s after a crash of the director: three adverts, and up
     /// to one second by priority (RFC 3768, section 6.1). keepalived rounds an interval to whole
@@ -706,6 +719,7 @@ impl Kind {
             Kind::ExpireNodestConn => "expire-nodest-conn",
             Kind::RpFilter { .. } => "rp-filter",
             Kind::PreemptingVrrp { .. } => "preempting-vrrp",
+            Kind::VipWithoutInstance { .. } => "vip-without-instance",
             Kind::SlowVrrp { .. } => "slow-vrrp",
             Kind::VrrpAuthentication { .. } => "vrrp-authentication",
             Kind::ChecksWithoutTable { .. } => "checks-without-table",

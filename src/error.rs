@@ -256,6 +256,8 @@ pub enum Cause {
     /// The kernel lacks a module of traffic control (`sch_ingress`, `cls_bpf`, `act_skbedit`), and
     /// could not load it.
     NoTcModule,
+    /// The kernel does not let this process use bpf(2), or lacks what the program needs.
+    NoBpf,
     /// No such virtual service.
     NoService,
     /// No such destination.
@@ -306,6 +308,11 @@ impl fmt::Display for Cause {
             Cause::NoTcModule => {
                 "the kernel lacks a module for tc filters (sch_ingress, cls_bpf, act_skbedit): install the package that \
                  holds it (Debian: linux-image; RHEL: kernel-modules-core, kernel-modules-extra) for the running kernel"
+            }
+            Cause::NoBpf => {
+                "the kernel does not let this process use bpf(2): it takes CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN in the \
+                 initial user namespace and Linux 5.8 or later with CONFIG_BPF_SYSCALL; a seccomp filter, lockdown or a \
+                 security module may forbid it"
             }
             Cause::NoService => "there is no such virtual service: add it first",
             Cause::NoDestination => "the virtual service has no such destination: add it first",

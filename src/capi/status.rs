@@ -128,7 +128,7 @@ fn status_of_cause(cause: Cause) -> c_int {
         Cause::Permission => LVS_ERR_PERMISSION,
         Cause::NoIpvs => LVS_ERR_NO_IPVS,
         Cause::NoFamily => LVS_ERR_NO_FAMILY,
-        Cause::NoModule | Cause::NoTcModule => LVS_ERR_NO_MODULE,
+        Cause::NoModule | Cause::NoTcModule | Cause::NoBpf => LVS_ERR_NO_MODULE,
         Cause::NoService => LVS_ERR_NO_SERVICE,
         Cause::NoDestination => LVS_ERR_NO_DESTINATION,
         Cause::ServiceExists => LVS_ERR_SERVICE_EXISTS,

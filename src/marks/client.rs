@@ -7,11 +7,12 @@ use std::ops::Range;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rustix::io::Errno;
 
+use super::classifier;
 use super::explain;
 use super::filters::{self, Held, Request};
 use super::plan::{Change, Plan};
 use super::rule::Rule;
-use super::wire::{self, EGRESS, Filter, INGRESS, PRIORITY, Slot};
+use super::wire::{self, CLASSIFIER_PRIORITY, EGRESS, Filter, INGRESS, PRIORITY, Slot};
 use crate::error::{Cause, Error, Result};
 use crate::interface;
 use crate::netlink::{Failure, Outcome, RouteClient, RouteMessage, is};
@@ -32,7 +33,7 @@ use crate::netns::Netns;
 #[derive(Debug)]
 pub struct Marks {
     pub(super) client: RouteClient,
-    owner: u64,
+    pub(super) owner: u64,
 }
 
 /// The qdisc that holds the filters of arriving packets, see tc(8). An interface has at most one
@@ -197,6 +198,7 @@ impl Marks {
                     seen.strangers.extend(rules.into_iter().map(|rule| Stranger { owner, rule }));
                 }
                 _ if filter.is_container() => continue,
+                _ if classifier::is_ours(&filter) => {}
                 _ => seen.foreign.push(Foreign::of(&filter, name, self.owner)),
             }
             seen.others.insert(name.into());
@@ -288,7 +290,7 @@ impl Marks {
         Ok(())
     }
 
-    fn add_qdisc(&mut self, name: &str) -> Result<()> {
+    pub(super) fn add_qdisc(&mut self, name: &str) -> Result<()> {
         interface::check_name(name)?;
         let index = self.client.link_of_name(name)?.index;
         match self.client.request(wire::clsact(libc::RTM_NEWQDISC, index), NLM_F_CREATE | NLM_F_EXCL) {
@@ -408,21 +410,28 @@ impl Marks {
 
     /// Names the filter of another program that is in the way.
     fn explain_addition(&self, rule: &Rule, ipv6: bool, filters: &[Filter], failure: Failure) -> Error {
-        let slot = Slot::of(ipv6);
-        let in_the_way = filters
+        let in_the_way = self.in_the_way(&rule.interface, Slot::of(ipv6), filters, &failure);
+        in_the_way.unwrap_or_else(|| explain_missing(failure, "add", rule))
+    }
+
+    /// Names the filter of another program that has kept one of ours from this slot.
+    pub(super) fn in_the_way(
+        &self,
+        interface: &str,
+        slot: Slot,
+        filters: &[Filter],
+        failure: &Failure,
+    ) -> Option<Error> {
+        let filter = filters
             .iter()
-            .filter(|_| is(&failure, Errno::EXIST) || is(&failure, Errno::INVAL))
-            .find(|filter| filter.slot.priority == slot.priority && (filter.slot != slot || filter.kind != "bpf"));
-        match in_the_way {
-            Some(filter) => Error::Foreign {
-                object: Foreign::of(filter, &rule.interface, self.owner).text,
-                reason: format!(
-                    "priorities {PRIORITY} and {} belong to this program: move it to another one",
-                    PRIORITY + 1
-                ),
-            },
-            None => explain_missing(failure, "add", rule),
-        }
+            .filter(|_| is(failure, Errno::EXIST) || is(failure, Errno::INVAL))
+            .find(|filter| filter.slot.priority == slot.priority && (filter.slot != slot || filter.kind != "bpf"))?;
+        Some(Error::Foreign {
+            object: Foreign::of(filter, interface, self.owner).text,
+            reason: format!(
+                "priorities {PRIORITY} to {CLASSIFIER_PRIORITY} belong to this program: move it to another one"
+            ),
+        })
     }
 
     fn remove_outdated(
@@ -477,7 +486,7 @@ impl Marks {
     }
 
     /// The interface's index. `None`: there is no such interface.
-    fn index(&mut self, name: &str) -> Result<Option<u32>> {
+    pub(super) fn index(&mut self, name: &str) -> Result<Option<u32>> {
         interface::check_name(name)?;
         match self.client.link_of_name(name) {
             Ok(link) => Ok(Some(link.index)),
@@ -491,7 +500,7 @@ impl Marks {
         Ok(found.map_err(|failure| explain(failure, "list", "qdiscs"))?.into_iter().collect())
     }
 
-    fn filters(&mut self, name: &str, index: u32, parent: u32) -> Result<Vec<Filter>> {
+    pub(super) fn filters(&mut self, name: &str, index: u32, parent: u32) -> Result<Vec<Filter>> {
         let found = self.client.list(&wire::list_filters(index, parent), |message| Filter::read(&message));
         match found {
             // The interface has just gone, or its qdisc.

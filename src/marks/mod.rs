@@ -61,6 +61,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod classifier;
 mod client;
 mod filters;
 mod local;
@@ -76,6 +77,7 @@ mod samples;
 mod support;
 mod wire;
 
+pub use classifier::{Attached, Classification, Classifier, Counters, ServiceMarks, classifier_supported};
 pub use client::{Foreign, Marks, Observed, Qdisc, Stranger};
 pub(crate) use local::Firewall;
 pub use local::{Backend, LocalMarks, Observed as LocalObserved};
@@ -88,7 +90,7 @@ pub use routing::MarkUse;
 pub use rule::{Mac, Packets, Rule};
 pub use support::supported;
 pub(crate) use support::trying;
-pub use wire::PRIORITY;
+pub use wire::{CLASSIFIER_PRIORITY, PRIORITY};
 
 use rustix::io::Errno;
 

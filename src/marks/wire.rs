@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::client::Qdisc;
 use super::filters::Held;
@@ -14,6 +15,9 @@ use crate::netlink::{RouteMessage, attributes, number, push_attribute, string};
 /// All filters of one priority have one protocol and one kind, so another program's filter at one
 /// of them can make the kernel refuse ours.
 pub const PRIORITY: u16 = 306;
+
+/// The priority of the [`Classifier`](super::Classifier)'s filter.
+pub const CLASSIFIER_PRIORITY: u16 = 308;
 
 /// The first of the six priorities of an earlier version's flower filters.
 const OUTDATED_PRIORITY: u16 = 300;
@@ -37,7 +41,13 @@ const TCA_CHAIN: u16 = 11;
 const TCA_BPF_ACT: u16 = 1;
 const TCA_BPF_OPS_LEN: u16 = 4;
 const TCA_BPF_OPS: u16 = 5;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_FLAGS_GEN: u16 = 9;
+const TCA_BPF_ID: u16 = 11;
+/// `TCA_BPF_FLAG_ACT_DIRECT`: what the program returns is the verdict.
+const DIRECT_ACTION: u32 = 1;
 
 const TCA_FLOWER_KEY_ETH_SRC: u16 = 6;
 const TCA_FLOWER_KEY_ETH_SRC_MASK: u16 = 7;
@@ -65,6 +75,7 @@ const TCA_SKBEDIT_MASK: u16 = 8;
 /// `TC_ACT_UNSPEC`, which tc calls `continue`: the next filter is tried.
 const CONTINUE: i32 = -1;
 
+const ETH_P_ALL: u16 = 3;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
@@ -164,6 +175,25 @@ pub(super) fn remove_filter(index: u32, ipv6: bool, handle: u32) -> RouteMessage
     RouteMessage::new(libc::RTM_DELTFILTER, &header).with(TCA_KIND, b"bpf\0")
 }
 
+/// `RTM_NEWTFILTER` for a program that gives the verdict itself. With a handle other than 0 it
+/// replaces the filter of that handle.
+pub(super) fn put_classifier(index: u32, handle: u32, program: BorrowedFd<'_>, name: &str) -> RouteMessage {
+    let mut options = Vec::new();
+    push_attribute(&mut options, TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes());
+    push_attribute(&mut options, TCA_BPF_NAME, &[name.as_bytes(), &[0]].concat());
+    push_attribute(&mut options, TCA_BPF_FLAGS, &DIRECT_ACTION.to_ne_bytes());
+    push_attribute(&mut options, TCA_BPF_FLAGS_GEN, &SKIP_HW.to_ne_bytes());
+    RouteMessage::new(libc::RTM_NEWTFILTER, &header(index, handle, INGRESS, Slot::CLASSIFIER.info()))
+        .with(TCA_KIND, b"bpf\0")
+        .with(TCA_OPTIONS, &options)
+}
+
+/// `RTM_DELTFILTER` for a filter of [`put_classifier`].
+pub(super) fn remove_classifier(index: u32, handle: u32) -> RouteMessage {
+    let header = header(index, handle, INGRESS, Slot::CLASSIFIER.info());
+    RouteMessage::new(libc::RTM_DELTFILTER, &header).with(TCA_KIND, b"bpf\0")
+}
+
 /// `RTM_DELTFILTER` for one filter of an earlier version.
 pub(super) fn remove_outdated(index: u32, filter: &Filter) -> RouteMessage {
     let header = header(index, filter.handle, INGRESS, filter.slot.info());
@@ -209,6 +239,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    pub(super) const CLASSIFIER: Slot = Slot { priority: CLASSIFIER_PRIORITY, protocol: ETH_P_ALL };
+
     /// Where the filters of a family are.
     pub(super) fn of(ipv6: bool) -> Self {
         match ipv6 {
@@ -306,8 +338,31 @@ pub(super) struct Filter {
     pub(super) actions: Vec<Action>,
     /// Of a `bpf` filter in classic BPF.
     program: Vec<Instruction>,
+    /// Of a `bpf` filter that bpf(2) has loaded.
+    loaded: Option<Loaded>,
     /// Of a `flower` filter.
     keys: Keys,
+}
+
+/// The program of a filter that bpf(2) has loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Loaded {
+    /// The number of the program.
+    pub(super) id: u32,
+    pub(super) name: String,
+    /// What it returns is the verdict.
+    direct: bool,
+}
+
+impl Loaded {
+    fn read(options: &[u8]) -> Option<Self> {
+        let find = |wanted: u16| attributes(options).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        Some(Loaded {
+            id: find(TCA_BPF_ID).and_then(number)?,
+            name: find(TCA_BPF_NAME).map(string)?,
+            direct: find(TCA_BPF_FLAGS).and_then(number).is_some_and(|flags| flags & DIRECT_ACTION != 0),
+        })
+    }
 }
 
 /// One action of a filter.
@@ -350,6 +405,7 @@ impl Filter {
                 _ => None,
             }
             .map_or_else(Vec::new, |(_, octets)| read_program(octets)),
+            loaded: if kind == "bpf" { Loaded::read(options) } else { None },
             keys: if kind == "flower" { Keys::decode(options) } else { Keys::default() },
             kind,
         })
@@ -372,6 +428,13 @@ impl Filter {
             [action] => Some(u64::from_be_bytes(action.cookie.strip_prefix(&COOKIE)?.try_into().ok()?)),
             _ => None,
         }
+    }
+
+    /// The program, if the filter has the place and form of a classifier. Its name tells whose it
+    /// is.
+    pub(super) fn classifier(&self) -> Option<&Loaded> {
+        let fits = self.chain == 0 && self.slot == Slot::CLASSIFIER && self.handle != 0;
+        self.loaded.as_ref().filter(|loaded| fits && loaded.direct)
     }
 
     /// The mark that it gives, if that is all that it does.

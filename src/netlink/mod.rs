@@ -1,9 +1,10 @@
 //! Netlink: one socket type that asks, lists and batches, and sockets for link-layer frames. And
-//! two socket options.
+//! two socket options, and bpf(2).
 //!
 //! With the C ABI, this is the only place that holds `unsafe`. See netlink(7).
 
 mod attribute;
+mod bpf;
 mod diag;
 mod generic;
 mod namespace;
@@ -16,6 +17,7 @@ mod thread;
 mod trial;
 
 pub(crate) use attribute::{attributes, number, push_attribute, push_nested, split_attribute, string};
+pub(crate) use bpf::{BpfMap, BpfMapKind, BpfProgram, BpfShape};
 pub(crate) use diag::{WaitingSocket, waiting_sockets};
 #[cfg(any(fuzzing, test))]
 pub(crate) use generic::attributes_of;

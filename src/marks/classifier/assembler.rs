@@ -164,16 +164,8 @@ pub(super) fn assemble(lines: &[Line], maps: [RawFd; 3]) -> Vec<u8> {
 
 /// How many instructions stand before a label.
 fn place(lines: &[Line], label: &str) -> usize {
-    let before = lines.iter().take_while(|line| **line != Label(lookup(lines, label)));
-    before.map(|line| line.length()).sum()
-}
-
-fn lookup(lines: &[Line], label: &str) -> &'static str {
-    let name = lines.iter().find_map(|line| match line {
-        Label(name) if *name == label => Some(*name),
-        _ => None,
-    });
-    name.expect("a label of the program")
+    let end = lines.iter().position(|line| matches!(line, Label(name) if *name == label));
+    lines[..end.expect("a label of the program")].iter().map(|line| line.length()).sum()
 }
 
 impl fmt::Display for Register {

@@ -5,6 +5,8 @@
 //! [`Classification`].
 
 mod assembler;
+#[cfg(test)]
+mod interpreter;
 mod program;
 
 use std::collections::BTreeMap;
@@ -33,13 +35,8 @@ const SERVICES: BpfShape =
     BpfShape { name: "lvs_services", kind: BpfMapKind::Hash, key: SERVICE_KEY, value: SERVICE_VALUE, entries: 4096 };
 const PEERS: BpfShape =
     BpfShape { name: "lvs_peers", kind: BpfMapKind::Hash, key: PEER_KEY, value: PEER_VALUE, entries: 1024 };
-const COUNTS: BpfShape = BpfShape {
-    name: "lvs_counters",
-    kind: BpfMapKind::ArrayPerProcessor,
-    key: 4,
-    value: 8 * COUNTERS,
-    entries: 1,
-};
+const COUNTS: BpfShape =
+    BpfShape { name: "lvs_counters", kind: BpfMapKind::ArrayPerProcessor, key: 4, value: 8 * COUNTERS, entries: 1 };
 
 /// What a [`Classifier`] knows on one interface.
 ///
@@ -473,13 +470,14 @@ mod tests {
     fn listing() -> String {
         let mut text = format!("fingerprint {:08x}\n", fingerprint());
         let mut at = 0;
+        let octets = assembler::assemble(PROGRAM, [0, 1, 2]);
         for line in PROGRAM {
-            let octets = assembler::assemble(PROGRAM, [0, 1, 2]);
             let length = line.length();
             match length {
                 0 => text += &format!("{line}\n"),
                 _ => {
-                    let code: String = octets[8 * at..8 * (at + 1)].iter().map(|octet| format!("{octet:02x}")).collect();
+                    let code: String =
+                        octets[8 * at..8 * (at + 1)].iter().map(|octet| format!("{octet:02x}")).collect();
                     text += &format!("{at:4}  {code}  {line}\n");
                 }
             }

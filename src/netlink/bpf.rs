@@ -19,9 +19,6 @@ const INFO: i32 = 15;
 /// `BPF_PROG_TYPE_SCHED_CLS`: a filter of traffic control.
 const CLASSIFIER: u32 = 3;
 
-/// `BPF_F_NO_PREALLOC`: a map takes memory for the entries that it has, not for all it can have.
-const NO_PREALLOCATION: u32 = 1;
-
 /// The longest name of a map or a program (`BPF_OBJ_NAME_LEN`, less one).
 const NAME: usize = 15;
 
@@ -118,13 +115,13 @@ impl BpfMap {
     /// # Errors
     /// `EPERM` without `CAP_BPF`, and `ENOSYS` where the kernel lacks bpf(2).
     pub(crate) fn create(shape: BpfShape) -> io::Result<Self> {
-        let flags = if shape.kind == BpfMapKind::Hash { NO_PREALLOCATION } else { 0 };
+        // The memory is taken at once: with `BPF_F_NO_PREALLOC` many additions in a row end with
+        // `ENOMEM`, as they outrun what refills the kernel's lists (kernel/bpf/memalloc.c).
         let attributes = Attributes::default()
             .with(0, shape.kind as u32)
             .with(4, shape.key as u32)
             .with(8, shape.value as u32)
             .with(12, shape.entries)
-            .with(16, flags)
             .with_name(28, shape.name);
         // SAFETY: there are no addresses in it.
         #[allow(unsafe_code)]

@@ -65,7 +65,8 @@ pub struct ServiceMarks {
     pub elsewhere: Option<NonZeroU32>,
     /// For the same packets from a peer that got them from outside: this mark and the peer's
     /// number are added up. The service of that mark schedules over the destinations before the
-    /// last change, with the peer and this node at weight 0. `None`: they are strays.
+    /// last change, with the peer and this node at weight 0; where that leaves none, this node is
+    /// its only destination. `None`: they are strays.
     pub before: Option<NonZeroU32>,
 }
 

@@ -18,7 +18,7 @@
 //! | read and change virtual services and destinations, sync daemons, connections, counters | [`ipvs`] |
 //! | place virtual addresses on an interface or on `lo`, and announce them | [`vip`] |
 //! | read and set the two ARP settings that hide an address on `lo` | [`arp`] |
-//! | mark packets by the MAC address that they come from; neighbours and routes | [`marks`] |
+//! | mark packets by the MAC address that they come from, or by local sockets; neighbours and routes | [`marks`] |
 //! | replace files where no other user can interfere | [`files`] |
 //!
 //! `node` is built on the others. Each of those can be used by itself.
@@ -94,6 +94,7 @@
 //! |---|---|
 //! | read or change IPVS | `CAP_NET_ADMIN` in the initial user namespace |
 //! | change addresses, ARP settings, tc rules | `CAP_NET_ADMIN`, and /proc/sys that can be written |
+//! | attach a [`marks::Classifier`] | `CAP_NET_ADMIN`, `CAP_BPF` and `CAP_SYS_ADMIN` in the initial user namespace |
 //! | announce a VIP, ask the link for one | `CAP_NET_RAW` |
 //! | enter another network namespace | `CAP_SYS_ADMIN` |
 //!
@@ -115,6 +116,7 @@ mod background;
 mod capi;
 mod error;
 pub mod files;
+mod fnv;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 #[allow(missing_docs, unreachable_pub)]

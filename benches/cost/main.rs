@@ -1,4 +1,4 @@
-//! What the rules of fence `marks` cost a packet on a director, in instructions.
+//! What the rules of fence `marks`, and the classifier, cost a packet on a director, in instructions.
 //! `benches/cost/run` starts it in a guest whose clock counts instructions.
 //!
 //! A client sends packets of one known connection over a cable or a network card; the director
@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use lvs_dr::Netns;
 use lvs_dr::ipvs::{Ipvs, Plan, Table};
-use lvs_dr::marks::{self, Change, Mac, Marks, Packets, Rule};
+use lvs_dr::marks::{self, Change, Classification, Classifier, Mac, Marks, Packets, Rule, ServiceMarks};
 
 #[allow(dead_code, reason = "tests use the rest")]
 #[path = "../../tests/kernel/lab.rs"]
@@ -110,7 +110,28 @@ fn main() -> Result<()> {
             run("tc qdisc del dev eth0 clsact");
         }
     }
+    let Some(plain) = plain else { return Ok(()) };
+    let mut classifier = Classifier::open(7)?;
+    for (name, peers, from) in [
+        ("the classifier for 3 peers", 3, CLIENT),
+        ("the classifier for 10 peers", 10, CLIENT),
+        ("the classifier for 3 peers, a peer's packet", 3, peer(2)),
+    ] {
+        classifier.apply("eth0", &classification(peers))?;
+        let path = sender.cost(&frame(DIRECTOR, from, ACK))? - base;
+        println!("| {link} | {name} | {path:.0} | +{:.0} | {:.1} % |", path - plain, 100.0 * (path - plain) / plain);
+    }
     Ok(())
+}
+
+/// What the classifier of a director knows.
+fn classification(peers: u8) -> Classification {
+    let local = NonZeroU32::MIN;
+    let marks = ServiceMarks { local, elsewhere: NonZeroU32::new(2), before: NonZeroU32::new(3) };
+    Classification {
+        services: [((VIP, 80).into(), marks)].into(),
+        peers: (2..2 + peers).map(|number| (Mac(peer(number)), number)).collect(),
+    }
 }
 
 fn peer(number: u8) -> [u8; 6] {

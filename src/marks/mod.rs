@@ -31,12 +31,20 @@
 //! - A fragment has neither ports nor flags: prefer [`Packets::Later`] without a port.
 //! - The filters are marked `skip_hw`: a network card does not carry them out.
 //!
+//! # The classifier
+//!
+//! Where all services are scheduled by `mh`, one BPF program can take the place of rules: a
+//! [`Classifier`] asks for a local socket of each TCP packet, and lets nodes pass packets on that
+//! are not theirs, so that sessions outlive changes of the servers without a sync daemon. It takes
+//! more privileges and a newer kernel than rules do; [`classifier_supported`] tries it.
+//!
 //! # What is ours
 //!
 //! A filter is ours if its action bears our cookie (`lvs-dr`, then the owner's number) and its
 //! program is, to the last instruction, the one of its rules. Filters in the form of an earlier
 //! version (`flower`, priorities 300 to 305) are [`Observed::outdated`]: a [`Plan`] adds what is
-//! wanted of them anew before it removes them. Two programs that use different owner numbers in
+//! wanted of them anew before it removes them. A classifier is ours if its name (`lvs-dr`, the
+//! owner's number, a fingerprint of the program) says so. Two programs that use different owner numbers in
 //! one network namespace do not change each other's rules. Every other filter stays as it is. A
 //! qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty `clsact`.
 //!

@@ -1,11 +1,6 @@
 //! Digests: numbers by which nodes compare what they have.
 
-/// FNV-1a, the same on every node and version.
-pub(super) fn fnv(octets: impl IntoIterator<Item = u8>) -> u64 {
-    octets
-        .into_iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3))
-}
+pub(super) use crate::fnv::fnv;
 
 /// A table of a node, as far as other nodes can compare it with theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::thread;
 
 use lvs_dr::Netns;
@@ -15,10 +16,10 @@ use lvs_dr::marks::{
 use lvs_dr::{Cause, Error};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-use crate::lab::{enter_new_netns, feed, ip, ip_batch, ipvsadm, run};
+use crate::lab::{cable, enter_new_netns, feed, ip, ip_batch, ipvsadm, keep, new_netns, run};
 use crate::lan::{
-    ACK, BOTH, BY_HAND, Handmade, INTERFACE, MH, NODES, RST, Session, Tap, VIP, add_vips, address, enter_switch, host,
-    kept, mac, mac_text, serve, session, steer, until,
+    ACK, BOTH, BY_HAND, Handmade, INTERFACE, MH, NODES, RST, Session, Tap, VIP, VIP6, add_vips, address, enter_switch,
+    host, kept, mac, mac_text, serve, session, steer, until,
 };
 
 const OWNER: u64 = 0x1122_3344_5566_7788;
@@ -439,5 +440,140 @@ fn a_kernel_that_does_not_let_it_is_told() {
         };
         thread::scope(|scope| scope.spawn(attempt).join()).unwrap();
     }
+    assert_eq!(filters(), "");
+}
+
+/// Lets the router spread the flows for the VIPs over these nodes.
+fn spread(router: &Netns, over: &[u8]) {
+    let routes = BOTH.map(|vip| {
+        let hops: String =
+            over.iter().map(|number| format!(" nexthop via {} dev {INTERFACE}", address(vip, *number))).collect();
+        format!("route replace {vip}{hops}\n")
+    });
+    router.run(|| ip_batch(&routes.concat())).unwrap();
+}
+
+/// No node has an interface address of a VIP: a router spreads flows by their ports, and each node
+/// directs what it gets.
+#[test]
+fn sessions_outlive_changes_of_the_next_hops() {
+    let nodes = Nodes::new(&NODES, &NODES, true);
+    let (router, client) = (&nodes.client, new_netns());
+    keep(&client);
+    let far = || {
+        ip("link set lo up");
+        ip_batch(
+            "link set far0 up\naddress add 198.51.100.2/24 dev far0\naddress add 2001:db8:1::2/64 dev far0 nodad\n\
+             route add default via 198.51.100.1\nroute add default via 2001:db8:1::1\n",
+        );
+    };
+    let near = || {
+        cable("near0", "02:00:00:00:02:01", &client, "far0");
+        ip_batch("address add 198.51.100.1/24 dev near0\naddress add 2001:db8:1::1/64 dev near0 nodad\n");
+        for setting in [
+            "ipv4/ip_forward",
+            "ipv6/conf/all/forwarding",
+            "ipv4/fib_multipath_hash_policy",
+            "ipv6/fib_multipath_hash_policy",
+        ] {
+            fs::write(format!("/proc/sys/net/{setting}"), "1").unwrap();
+        }
+        ip_batch(&format!("neigh del {VIP} dev {INTERFACE}\nneigh del {VIP6} dev {INTERFACE}\n"));
+    };
+    router.run(near).unwrap();
+    client.run(far).unwrap();
+    for host in nodes.hosts.values() {
+        host.run(|| ip_batch("route add default via 192.0.2.1\nroute add default via 2001:db8::1\n")).unwrap();
+    }
+    spread(router, &NODES);
+    let open =
+        |count: usize| -> Vec<(Session, u8)> { (0..count).map(|number| session(&client, BOTH[number % 2])).collect() };
+    let mut sessions = open(90);
+    let directed = NODES.map(|number| nodes.counters(number).openings);
+    println!("directed by {directed:?}");
+    assert!(directed.iter().all(|count| *count > 10) && directed.iter().sum::<u64>() == 90, "{directed:?}");
+
+    // A next hop is withdrawn, though its server lives; it comes back; another one, and so on.
+    for over in [&[11, 12][..], &NODES, &[13], &[12, 13], &NODES] {
+        spread(router, over);
+        assert_eq!(kept(&mut sessions), 90, "over {over:?}");
+        assert_eq!(kept(&mut open(10)), 10, "over {over:?}");
+    }
+    // A node dies, and its next hop is withdrawn.
+    ip("link set port12 down");
+    spread(router, &[11, 13]);
+    sessions.retain(|(_, server)| *server != 12);
+    let others = sessions.len();
+    assert_eq!(kept(&mut sessions), others);
+    assert!(others < 90);
+}
+
+/// A filter like that of another version: its name says so, and its program does nothing.
+fn attach_another_version() {
+    // r0 = -1; exit.
+    let program: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    // BPF_PROG_LOAD: type, number of instructions, instructions, licence.
+    let attributes = [3 | 2 << 32, program.as_ptr() as u64, c"MIT".as_ptr() as u64, 0, 0, 0];
+    // SAFETY: the instructions and the licence are where the attributes say; the descriptor is
+    // nobody else's.
+    let program = unsafe {
+        let loaded = libc::syscall(libc::SYS_bpf, 5, attributes.as_ptr(), size_of_val(&attributes));
+        assert!(loaded >= 0, "{}", std::io::Error::last_os_error());
+        OwnedFd::from_raw_fd(loaded as i32)
+    };
+    let attribute = |kind: u16, value: &[u8]| -> Vec<u8> {
+        let length = 4 + value.len() as u16;
+        let mut octets = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        octets.resize(octets.len().next_multiple_of(4), 0);
+        octets
+    };
+    let options = [
+        attribute(6, &program.as_raw_fd().to_ne_bytes()),
+        attribute(7, b"lvs-dr 1122334455667788 00000001\0"),
+        attribute(8, &1_u32.to_ne_bytes()),
+        attribute(9, &1_u32.to_ne_bytes()),
+    ];
+    let index = nix::net::if_::if_nametoindex(INTERFACE).unwrap();
+    let info = u32::from(CLASSIFIER_PRIORITY) << 16 | u32::from(3_u16.to_be());
+    let mut body: Vec<u8> = [0, index, 0, 0xffff_fff2, info].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    body.extend([attribute(1, b"bpf\0"), attribute(2, &options.concat())].concat());
+    // RTM_NEWTFILTER; NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE.
+    let header =
+        [&(16 + body.len() as u32).to_ne_bytes()[..], &44_u16.to_ne_bytes(), &0x405_u16.to_ne_bytes(), &[0; 8]];
+    let message = [&header.concat()[..], &body].concat();
+    // SAFETY: the message and the answer are as long as is said; the descriptor is nobody else's.
+    unsafe {
+        let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0));
+        let sent = libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0);
+        assert_eq!(sent, message.len().cast_signed());
+        let mut answer = [0_u8; 4096];
+        assert!(libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) >= 20);
+        assert_eq!(answer[16..20], [0; 4], "the errno");
+    }
+}
+
+#[test]
+fn the_program_of_another_version_is_replaced() {
+    enter_with_interface();
+    tc(&format!("qdisc add dev {INTERFACE} clsact"));
+    attach_another_version();
+    let shown = filters();
+    assert!(shown.contains("lvs-dr 1122334455667788 00000001 direct-action"), "{shown}");
+    let mut classifier = Classifier::open(OWNER).unwrap();
+    let seen = classifier.observe(INTERFACE).unwrap().unwrap();
+    assert_eq!((seen.is_current, seen.classification), (false, Classification::default()));
+    assert!(Marks::open(OWNER).unwrap().observe([INTERFACE]).unwrap().foreign.is_empty());
+    classifier.apply(INTERFACE, &classification(11)).unwrap();
+    let seen = classifier.observe(INTERFACE).unwrap().unwrap();
+    assert_eq!((seen.is_current, seen.classification), (true, classification(11)));
+    // In its place.
+    let replaced = filters();
+    let handle = |text: &str| text.split_whitespace().skip_while(|word| *word != "handle").nth(1).map(str::to_owned);
+    assert_eq!((replaced.matches("direct-action").count(), handle(&replaced)), (1, handle(&shown)), "{replaced}");
+
+    // Without maps that can be read it goes, too.
+    classifier.remove(INTERFACE).unwrap();
+    attach_another_version();
+    classifier.remove(INTERFACE).unwrap();
     assert_eq!(filters(), "");
 }

@@ -1,7 +1,7 @@
 //! The classifier: sessions judged by their servers, strays by their frames, and what is attached
 //! by tc(8) and by the kernel's list of maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -126,19 +126,38 @@ fn by_itself(service: &str, vip: &str, number: u8) -> String {
     format!("-A {service} -s rr\n-a {service} -r {} -g -w 1\n", socket(vip, number, 1))
 }
 
+/// The services that ask for the server before the last change, one for each peer: without the peer
+/// and this node, which is the only server where no other is left. `was`: what they are now.
+fn before(number: u8, vip: &str, previous: &[u8], was: Option<&[u8]>) -> String {
+    let mut text = String::new();
+    for peer in NODES.iter().filter(|peer| **peer != number) {
+        let service = of_mark(vip, BEFORE + u32::from(peer - 11));
+        if was.is_none() {
+            text += &format!("-A {service} -s {MH}\n");
+        }
+        let alone = |servers: &[u8]| servers.iter().all(|server| [number, *peer].contains(server));
+        let all = |servers: &[u8]| -> BTreeSet<u8> {
+            servers.iter().copied().chain(alone(servers).then_some(number)).collect()
+        };
+        let there = was.map(all).unwrap_or_default();
+        for server in all(previous).difference(&there) {
+            text += &format!("-a {service} -r {} -g -w 1\n", socket(vip, *server, 80));
+        }
+        for server in all(previous) {
+            let counts = if alone(previous) { server == number } else { ![number, *peer].contains(&server) };
+            text += &format!("-e {service} -r {} -g -w {}\n", socket(vip, server, 80), u8::from(counts));
+        }
+    }
+    text
+}
+
 fn table(number: u8, present: &[u8], previous: &[u8]) -> String {
     let mut text = String::new();
     for vip in BOTH {
         text += &by_mh(&of_vip(vip), vip, present, &[]);
         text += &by_itself(&of_mark(vip, LOCAL), vip, number);
         text += &by_mh(&of_mark(vip, ELSEWHERE), vip, present, &[number]);
-        for peer in NODES.iter().filter(|peer| **peer != number) {
-            let (service, without) = (of_mark(vip, BEFORE + u32::from(peer - 11)), [number, *peer]);
-            text += &match previous.iter().any(|server| !without.contains(server)) {
-                true => by_mh(&service, vip, previous, &without),
-                false => by_itself(&service, vip, number),
-            };
-        }
+        text += &before(number, vip, previous, None);
     }
     text
 }
@@ -156,10 +175,13 @@ fn join(nodes: &Nodes) {
     });
 }
 
-/// The third server is drained.
 fn drain(nodes: &Nodes) {
+    drain_server(nodes, 13);
+}
+
+fn drain_server(nodes: &Nodes, server: u8) {
     nodes.change(|_, vip| {
-        let server = socket(vip, 13, 80);
+        let server = socket(vip, server, 80);
         format!("-e {} -r {server} -g -w 0\n-e {} -r {server} -g -w 0\n", of_vip(vip), of_mark(vip, ELSEWHERE))
     });
 }
@@ -215,27 +237,68 @@ fn sessions_outlive_changes_of_the_servers_and_moves() {
     }
 }
 
-#[test]
-fn sessions_outlive_the_timeout_of_ipvs() {
-    let nodes = Nodes::new(&NODES, &NODES, true);
+/// Lets IPVS forget connections after a second without packets.
+fn forget_soon(nodes: &Nodes) {
     for host in nodes.hosts.values() {
         host.run(|| ipvsadm("--set 1 1 1")).unwrap();
     }
+}
+
+fn forgotten(nodes: &Nodes) {
+    let is_empty = || ipvsadm("-Lnc").lines().count() <= 2;
+    until("IPVS forgets", || nodes.hosts.values().all(|host| host.run(is_empty).unwrap()));
+}
+
+#[test]
+fn sessions_outlive_the_timeout_of_ipvs() {
+    let nodes = Nodes::new(&NODES, &NODES, true);
+    forget_soon(&nodes);
     let mut sessions = nodes.sessions(60);
-    let forgotten = || {
-        let is_empty = || ipvsadm("-Lnc").lines().count() <= 2;
-        until("IPVS forgets", || nodes.hosts.values().all(|host| host.run(is_empty).unwrap()));
-    };
     for to in [11, 12, 13] {
-        forgotten();
+        forgotten(&nodes);
         steer(&nodes.client, to);
         assert_eq!(kept(&mut sessions), 60, "behind {to}");
     }
     drain(&nodes);
     for to in [13, 12] {
-        forgotten();
+        forgotten(&nodes);
         steer(&nodes.client, to);
         assert_eq!(kept(&mut sessions), 60, "drained, behind {to}");
+    }
+}
+
+#[test]
+fn idle_sessions_outlive_two_changes() {
+    let nodes = Nodes::new(&NODES[..2], &NODES[..2], true);
+    forget_soon(&nodes);
+    let mut sessions = nodes.sessions(60);
+    join(&nodes);
+    nodes.change(|number, vip| before(number, vip, &NODES, Some(&NODES[..2])));
+    drain_server(&nodes, 12);
+    for to in [13, 12, 11] {
+        forgotten(&nodes);
+        steer(&nodes.client, to);
+        assert_eq!(kept(&mut sessions), 60, "behind {to}");
+    }
+}
+
+/// With SYN cookies a server has no socket before the handshake ends.
+#[test]
+fn handshakes_outlive_a_change_and_a_move() {
+    let nodes = Nodes::new(&NODES[..2], &NODES[..2], true);
+    for host in nodes.hosts.values() {
+        host.run(|| fs::write("/proc/sys/net/ipv4/tcp_syncookies", "2").unwrap()).unwrap();
+    }
+    let begin = |number: u16| {
+        let mut client = Handmade::new(&nodes.client, BOTH[usize::from(number % 2)], 25000 + number);
+        let server = client.begin(11);
+        (client, server)
+    };
+    let mut begun: Vec<(Handmade, u8)> = (0..30).map(begin).collect();
+    join(&nodes);
+    for (client, server) in &mut begun {
+        let answer = client.ask(13).expect("an answer");
+        assert_eq!((answer.server, answer.flags & RST, answer.payload.as_slice()), (*server, 0, &[*server][..]));
     }
 }
 

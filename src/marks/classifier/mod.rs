@@ -327,6 +327,9 @@ pub(super) fn is_ours(filter: &Filter) -> bool {
 ///   link: a server behind DNAT (a container's published port) seems to know no connection, and
 ///   five routers away none is reached.
 ///
+/// A packet costs some 1300 instructions, where rules cost 550 (counted by `benches/cost/run`, with
+/// the kernel's compiler for BPF).
+///
 /// Takes `CAP_NET_ADMIN`, `CAP_BPF` and `CAP_SYS_ADMIN` in the initial user namespace, and Linux
 /// 5.8. Calls wait for the kernel, as those of [`Marks`] do; the first [`apply`](Self::apply)
 /// takes the time of the kernel's verifier, some milliseconds.

@@ -12,9 +12,13 @@ mod init;
 mod man;
 #[path = "metrics.rs"]
 mod metrics;
+#[path = "output.rs"]
+mod output;
 #[cfg(feature = "serde")]
 #[path = "recording.rs"]
 mod recording;
+#[path = "status.rs"]
+mod status;
 #[path = "syslog.rs"]
 mod syslog;
 #[path = "watch.rs"]
@@ -24,21 +28,20 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{CommandFactory, Parser, Subcommand};
-use lvs_dr::node::{
-    Apply, Asked, Config, Fence, Learned, Node, Role, Status, Step, Weigh, note_failure, role_of_state,
-};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use lvs_dr::node::{Apply, Asked, Config, Learned, Node, Role, Step, Weigh, note_failure, role_of_state};
 use lvs_dr::{Cause, Error, Netns};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use file::NodeFile;
+use output::{Output, complain};
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 failed, or something is found; 2 the command line or the file is wrong; 3 superseded by a later request.
@@ -62,6 +65,14 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true)]
     quiet: bool,
 
+    /// Say more: also what changes in the node's own state only; `status` in full.
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+
+    /// Print an object in JSON, with a version. `watch`, `fifo` and `top`: an object on each line.
+    #[arg(long, global = true)]
+    json: bool,
+
     /// The group of VIPs, where the file has several. Left out: all of them, but for `role`.
     #[arg(long, value_name = "NAME", global = true)]
     group: Option<String>,
@@ -78,6 +89,9 @@ enum Command {
     Role {
         /// master directs and serves; the others serve.
         role: Role,
+        /// Print what would be done only, as `plan` does.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Take on the role that keepalived's `notify` names.
     ///
@@ -118,6 +132,9 @@ enum Command {
         /// Let this node direct again.
         #[arg(long)]
         end: bool,
+        /// Print what would be done only.
+        #[arg(long)]
+        dry_run: bool,
         /// With --end: only where `watch` keeps this node out of elections. For a service whose
         /// watch has ended.
         #[arg(long, requires = "end")]
@@ -184,6 +201,9 @@ enum Command {
         /// How long to wait, in seconds.
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         limit: u32,
+        /// Print what would be done only.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Announce the VIPs of a director once more, after a while.
     #[command(hide = true)]
@@ -207,11 +227,7 @@ enum Command {
     /// Print the state of the node.
     ///
     /// Exit code 1: not all of it is in place.
-    Status {
-        /// As JSON, on one line.
-        #[arg(long)]
-        json: bool,
-    },
+    Status,
     /// Print what harms now, or will at the next failover.
     ///
     /// Exit code 1: something is found.
@@ -223,6 +239,9 @@ enum Command {
         /// All the same.
         #[arg(long)]
         now: bool,
+        /// Print what would be done only, as `plan release` does.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Write the first files of a node: /etc/lvs-dr/node.toml and keepalived.conf.
     ///
@@ -271,63 +290,84 @@ impl From<Error> for Failure {
 
 /// Runs the program with these arguments, its name first.
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches_from(arguments).and_then(|matches| {
+        let command = matches.subcommand_name().unwrap_or_default().to_owned();
+        Ok((Cli::from_arg_matches(&matches)?, command))
+    });
+    let (cli, command) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let result = run(&cli);
+    let output = Output::new(cli.json, cli.quiet, cli.verbose);
+    let result = run(&cli, &output);
     match &result {
         Err(Failure::Usage(message) | Failure::Refused(message)) => unheard(&cli, syslog::Level::Error, message),
         Err(Failure::Error(Error::Superseded { .. })) => {}
         Err(Failure::Error(error)) => unheard(&cli, syslog::Level::Error, error),
         Err(Failure::Missing) | Ok(()) => {}
     }
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Missing) => ExitCode::from(1),
+    let code = match result {
+        Ok(()) => 0,
+        Err(Failure::Missing) => 1,
         Err(Failure::Usage(message)) => {
-            complain(message);
-            ExitCode::from(2)
+            output.complain(message);
+            2
         }
         Err(Failure::Refused(message)) => {
-            complain(message);
-            ExitCode::from(1)
+            output.complain(message);
+            1
         }
         Err(Failure::Error(error @ Error::Superseded { .. })) => {
-            complain(error);
-            ExitCode::from(3)
+            output.complain(error);
+            3
         }
         Err(Failure::Error(error)) => {
             let unprivileged = matches!(error.errno(), Some(libc::EPERM | libc::EACCES));
-            complain(error);
-            if unprivileged && matches!(cli.command, Command::Audit(_) | Command::Plan { .. } | Command::Status { .. })
-            {
+            output.complain(error);
+            if unprivileged && matches!(cli.command, Command::Audit(_) | Command::Plan { .. } | Command::Status) {
                 complain("`lvs-node check` judges the file without privileges");
             }
-            ExitCode::from(1)
+            1
         }
-    }
+    };
+    output.end(&command, code);
+    ExitCode::from(code)
 }
 
 /// On the director, sends all connections to the others; elsewhere asks the director's watch to.
-fn resync(node: &mut Node, limit: Duration, tell: impl Fn(&dyn Display)) -> Result<(), Failure> {
-    if matches!(node.role()?, Some((Role::Master, _))) {
-        tell(&format_args!("sent {} connections to the other nodes", node.resync()?));
+fn resync(output: &Output, node: &mut Node, limit: Duration, dry_run: bool) -> Result<(), Failure> {
+    let directs = matches!(node.role()?, Some((Role::Master, _)));
+    if dry_run {
+        output.note(match directs {
+            true => "would send all connections to the other nodes",
+            false => "would ask the director's `lvs-node watch` to send all connections",
+        });
         return Ok(());
     }
-    let reason = match node.ask_for_connections(limit)? {
+    if directs {
+        let sent = node.resync()?;
+        output.field("sent", sent.into());
+        output.note(format_args!("sent {sent} connections to the other nodes"));
+        return Ok(());
+    }
+    let asked = node.ask_for_connections(limit)?;
+    if let Asked::Learned(Learned { known, of }) = asked {
+        output.field("known", known.into());
+        output.field("of", of.into());
+    }
+    let reason = match asked {
         Asked::Learned(Learned { known, of }) if known >= of => {
-            tell(&format_args!("knows {known} of {of} connections"));
+            output.note(format_args!("knows {known} of {of} connections"));
             return Ok(());
         }
         Asked::Learned(Learned { known, of }) => format!("knows {known} of {of} connections"),
         Asked::NotSent => format!("the director has not sent its connections within {limit:?}"),
         _ => format!("no director was heard within {limit:?}: does it run `lvs-node watch`?"),
     };
-    complain(reason);
+    output.complain(reason);
     Err(Failure::Missing)
 }
 
@@ -342,7 +382,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Changes the weights of a server in each group that has it.
-fn weigh(cli: &Cli, nodes: &mut [Node], server: Option<IpAddr>, to: Weigh, dry_run: bool) -> Result<(), Failure> {
+fn weigh(output: &Output, nodes: &mut [Node], server: Option<IpAddr>, to: Weigh, dry_run: bool) -> Result<(), Failure> {
     let (mut unknown, mut found) = (None, false);
     for node in nodes {
         let plan = match node.plan_weigh(server, to) {
@@ -354,18 +394,15 @@ fn weigh(cli: &Cli, nodes: &mut [Node], server: Option<IpAddr>, to: Weigh, dry_r
             plan => plan?,
         };
         found = true;
-        let tell = |text: &dyn Display| {
-            if dry_run || !cli.quiet {
-                say(format_args!("{text}\n"));
-            }
-        };
-        match dry_run {
-            true => say(&plan),
-            false => drop(node.weigh(server, to, |step| tell(step))?),
+        output.group(node, false);
+        if dry_run {
+            output.plan(&plan);
+            continue;
         }
-        plan.warnings().iter().filter(|_| !dry_run).for_each(|warning| complain(format_args!("warning: {warning}")));
+        node.weigh(server, to, |step| output.step(step))?;
+        plan.warnings().iter().for_each(|warning| output.warning(warning));
         if plan.is_empty() {
-            tell(&"nothing to do");
+            output.note("nothing to do");
         }
     }
     match unknown.filter(|_| !found) {
@@ -379,13 +416,13 @@ const COUNT: Duration = Duration::from_millis(500);
 
 /// Drains a server, and waits for its sessions.
 fn drain(
-    cli: &Cli,
+    output: &Output,
     nodes: &mut [Node],
     server: Option<IpAddr>,
     wait: Option<Duration>,
     dry_run: bool,
 ) -> Result<(), Failure> {
-    weigh(cli, nodes, server, Weigh::Drain, dry_run)?;
+    weigh(output, nodes, server, Weigh::Drain, dry_run)?;
     if dry_run {
         return Ok(());
     }
@@ -406,20 +443,20 @@ fn drain(
     }
     let name = server.map_or_else(|| "this node".to_owned(), |server| server.to_string());
     let sessions = plural(left.0 as usize, "session");
-    if !cli.quiet {
-        say(format_args!("{name}: {sessions} left, and {} ending\n", left.1));
-        let others: BTreeSet<String> = nodes
-            .iter_mut()
-            .filter_map(|node| node.status().ok())
-            .flat_map(|status| status.peers.into_keys())
-            .filter(|peer| Some(*peer) != server)
-            .map(|peer| peer.to_string())
-            .collect();
-        if !others.is_empty() {
-            let of = server.map_or_else(|| "this node's address".to_owned(), |server| server.to_string());
-            let others = others.into_iter().collect::<Vec<_>>().join(", ");
-            say(format_args!("each node has a table of its own: `lvs-node drain {of}` on {others} too\n"));
-        }
+    output.field("sessions", json!({ "active": left.0, "ending": left.1 }));
+    output.note(format_args!("{name}: {sessions} left, and {} ending", left.1));
+    let others: BTreeSet<String> = nodes
+        .iter_mut()
+        .filter(|_| !output.quiet)
+        .filter_map(|node| node.status().ok())
+        .flat_map(|status| status.peers.into_keys())
+        .filter(|peer| Some(*peer) != server)
+        .map(|peer| peer.to_string())
+        .collect();
+    if !others.is_empty() {
+        let of = server.map_or_else(|| "this node's address".to_owned(), |server| server.to_string());
+        let others = others.into_iter().collect::<Vec<_>>().join(", ");
+        output.note(format_args!("each node has a table of its own: `lvs-node drain {of}` on {others} too"));
     }
     // What a health check has set since counts.
     let mut again = Vec::new();
@@ -429,13 +466,13 @@ fn drain(
         }
     }
     if !again.is_empty() {
-        complain(format_args!(
+        output.complain(format_args!(
             "drain: another program has given {name} weight again: take it out there first (a health check, say)"
         ));
         return Err(Failure::Missing);
     }
     if wait.is_some() && left.0 > 0 {
-        complain(format_args!("drain: {sessions} of {name} left after {:?}", wait.unwrap_or_default()));
+        output.complain(format_args!("drain: {sessions} of {name} left after {:?}", wait.unwrap_or_default()));
         return Err(Failure::Missing);
     }
     Ok(())
@@ -447,7 +484,7 @@ const LASTS: Duration = Duration::from_millis(300);
 /// After a role that was notified: puts right what the VIP shows to be wrong. keepalived forks a
 /// process for each state and does not wait for it, so that of two which start within milliseconds
 /// the earlier may be carried out last.
-fn correct(node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(), Error> {
+fn correct(output: &Output, node: &mut Node, role: Role) -> Result<(), Error> {
     let differs = |seen: &Role| (*seen == Role::Master) != (role == Role::Master);
     let Some(seen) = node.shown_role()?.filter(differs) else { return Ok(()) };
     let generation = node.generation()?;
@@ -456,23 +493,14 @@ fn correct(node: &mut Node, role: Role, tell: impl Fn(&dyn Display)) -> Result<(
     if node.shown_role()? != Some(seen) || node.generation()? != generation {
         return Ok(());
     }
-    tell(&format_args!("{seen}: as the VIP shows, though {role} was told"));
-    node.become_role_with(seen, |step| tell(step)).map(drop)
-}
-
-/// Prints without failing: the reader of a pipe (`| head`) may be gone in the middle of
-/// a change of roles.
-fn say(text: impl Display) {
-    // At once, not line by line: a table has many.
-    let _ = io::stdout().write_all(text.to_string().as_bytes());
-}
-
-fn complain(text: impl Display) {
-    let _ = writeln!(io::stderr(), "lvs-node: {text}");
+    output.note(format_args!("{seen}: as the VIP shows, though {role} was told"));
+    node.become_role_with(seen, |step| output.step(step)).map(drop)
 }
 
 /// Judges the file alone.
-fn check(path: &Path) -> Result<(), Failure> {
+fn check(output: &Output, path: &Path) -> Result<(), Failure> {
+    output.field("file", path.display().to_string().into());
+
     let file = file::read(path).map_err(Failure::Usage)?;
     let of = |config: &Config| match config.group.as_str() {
         "" => path.display().to_string(),
@@ -483,11 +511,15 @@ fn check(path: &Path) -> Result<(), Failure> {
         config.doubts().into_iter().map(move |doubt| format!("{of}: {doubt}"))
     });
     let doubts: Vec<String> = file.warnings.iter().cloned().chain(doubts).collect();
-    doubts.iter().for_each(|doubt| say(format_args!("warning: {doubt}\n")));
+    doubts.iter().for_each(|doubt| output.show(format_args!("warning: {doubt}\n")));
     if !doubts.is_empty() {
+        output.field("warnings", json!(doubts));
         return Err(Failure::Missing);
     }
-    say(format_args!("{}: nothing is wrong with the file; `lvs-node audit` looks at the machine\n", path.display()));
+    output.show(format_args!(
+        "{}: nothing is wrong with the file; `lvs-node audit` looks at the machine\n",
+        path.display()
+    ));
     Ok(())
 }
 
@@ -501,15 +533,15 @@ fn unheard(cli: &Cli, level: syslog::Level, text: impl Display) {
 /// The role that is asked for.
 fn role_of(cli: &Cli) -> Option<Role> {
     match &cli.command {
-        Command::Role { role } => Some(*role),
+        Command::Role { role, .. } => Some(*role),
         Command::Notify { state, .. } => role_of_state(state),
         _ => None,
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
+fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
     if let Command::Check { file } = &cli.command {
-        return check(file.as_ref().unwrap_or(&cli.config));
+        return check(output, file.as_ref().unwrap_or(&cli.config));
     }
     match &cli.command {
         Command::Man { directory } => {
@@ -517,7 +549,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                 .map_err(|error| Failure::Refused(format!("{}: man pages: {error}", directory.display())));
         }
         Command::Init(options) => {
-            return init::run(options).map(say).map_err(|(path, error)| {
+            return init::run(options, output).map_err(|(path, error)| {
                 Failure::Refused(match error.kind() {
                     io::ErrorKind::AlreadyExists => {
                         format!("init: {} is there already: move it away, or use --root", path.display())
@@ -527,6 +559,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             });
         }
         Command::Completions { shell } => {
+            // Text, whatever is asked for.
+            output.is_a_stream();
             clap_complete::generate(*shell, &mut Cli::command(), "lvs-node", &mut io::stdout());
             return Ok(());
         }
@@ -539,21 +573,20 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     // A role that changes sides does not wait until the services are read, and does not fail where
     // they cannot be.
     let of_one = matches!(cli.command, Command::Role { .. } | Command::Notify { .. });
-    let read = if of_one { file::read_without_services } else { file::read };
-    let file = read(&cli.config).map_err(Failure::Usage)?;
-    file.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
-    let track_file = file.track_file.clone();
-    let tell = |text: &dyn Display| {
-        if !cli.quiet {
-            say(format_args!("{text}\n"));
-        }
+    let read = if of_one && !matches!(cli.command, Command::Role { dry_run: true, .. }) {
+        file::read_without_services
+    } else {
+        file::read
     };
+    let file = read(&cli.config).map_err(Failure::Usage)?;
+    file.warnings.iter().for_each(|warning| output.warning(warning));
+    let track_file = file.track_file.clone();
     let group = match &cli.command {
         // A file without groups has one configuration, whatever its instance is called.
         Command::Notify { name, .. } if file.has_groups() => {
             if file.config(Some(name)).is_err() {
                 // The VRRP instance of another program's addresses.
-                tell(&format_args!("{name}: no group of this name: nothing to do"));
+                output.note(format_args!("{name}: no group of this name: nothing to do"));
                 return Ok(());
             }
             Some(name.as_str())
@@ -573,87 +606,45 @@ fn run(cli: &Cli) -> Result<(), Failure> {
     };
     let mut nodes = configs.into_iter().map(opened).collect::<Result<Vec<Node>, Failure>>()?;
     match &cli.command {
-        Command::Role { role } => become_role(cli, &file, &mut nodes[0], *role, tell),
+        Command::Role { role, dry_run: true } => plan(output, &mut nodes, Some(*role)),
+        Command::Role { role, .. } => become_role(cli, output, &file, &mut nodes[0], *role),
         Command::Notify { state, name, .. } => match role_of_state(state) {
             Some(role) => {
                 ignore_termination();
-                become_role(cli, &file, &mut nodes[0], role, tell)?;
-                Ok(correct(&mut nodes[0], role, tell)?)
+                become_role(cli, output, &file, &mut nodes[0], role)?;
+                Ok(correct(output, &mut nodes[0], role)?)
             }
             // keepalived also tells of events that change no role.
             None => {
-                tell(&format_args!("{name} {state}: nothing to do"));
+                output.note(format_args!("{name} {state}: nothing to do"));
                 Ok(())
             }
         },
         Command::Fifo { path, instance } => {
             let options = watch::Options::follow(path.clone(), instance.clone());
-            match watch::run(nodes, &options, None, false, || read(&cli.config), |line| tell(line))? {}
+            output.is_a_stream();
+            match watch::run(nodes, &options, None, false, || read(&cli.config), |line| line.print(output))? {}
         }
         Command::Watch(options) => {
-            let log = |line: &watch::Line| match options.json {
-                true => tell(&line.json()),
-                false => tell(line),
-            };
             let options = options.clone().or(&file.watch);
-            match watch::run(nodes, &options, track_file, true, || read(&cli.config), log)? {}
+            output.is_a_stream();
+            match watch::run(nodes, &options, track_file, true, || read(&cli.config), |line| line.print(output))? {}
         }
         Command::Apply { dry_run, all } => {
-            let apply = if *all { Apply::All } else { Apply::Changes };
-            // A watch that goes on with the earlier file would undo it. It brings in the same.
-            let watched = !dry_run && watch::runs(&nodes[0]);
-            if watched && nodes.iter().all(|node| matches!(node.role(), Ok(None))) {
-                watch::reload(&nodes[0]).map_err(Failure::Refused)?;
-                tell(&"no role is taken on yet: the first one brings it in");
-                return Ok(());
-            }
-            let mut plans = Vec::new();
-            if *dry_run || watched {
-                for node in &mut nodes {
-                    plans.push(node.plan_apply(apply)?);
-                }
-            }
-            if watched {
-                watch::reload(&nodes[0]).map_err(Failure::Refused)?;
-            }
-            let mut plans = plans.into_iter();
-            for node in &mut nodes {
-                if *dry_run || !cli.quiet {
-                    head(node);
-                }
-                let plan = match (plans.next(), dry_run) {
-                    (Some(plan), true) => {
-                        say(&plan);
-                        plan
-                    }
-                    (Some(plan), false) => {
-                        plan.steps().iter().for_each(|step| tell(step));
-                        node.apply(apply, |_| ())?;
-                        plan
-                    }
-                    (None, _) => node.apply(apply, |step| tell(step))?,
-                };
-                if !dry_run {
-                    plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
-                }
-                if plan.is_empty() {
-                    tell(&"nothing to do");
-                }
-            }
-            Ok(())
+            apply(output, &mut nodes, if *all { Apply::All } else { Apply::Changes }, *dry_run)
         }
-        Command::Drain { server, wait, dry_run } => drain(cli, &mut nodes, *server, *wait, *dry_run),
-        Command::Undrain { server, dry_run } => weigh(cli, &mut nodes, *server, Weigh::Undrain, *dry_run),
+        Command::Drain { server, wait, dry_run } => drain(output, &mut nodes, *server, *wait, *dry_run),
+        Command::Undrain { server, dry_run } => weigh(output, &mut nodes, *server, Weigh::Undrain, *dry_run),
         Command::SetWeight { server, weight, dry_run } => {
-            weigh(cli, &mut nodes, Some(*server), Weigh::Set(*weight), *dry_run)
+            weigh(output, &mut nodes, Some(*server), Weigh::Set(*weight), *dry_run)
         }
-        Command::Resync { limit } => {
+        Command::Resync { limit, dry_run } => {
             // A node directs where it directs one group.
             let directs = |node: &Node| matches!(node.role(), Ok(Some((Role::Master, _))));
             let index = nodes.iter().position(directs).unwrap_or(0);
-            resync(&mut nodes[index], Duration::from_secs((*limit).into()), tell)
+            resync(output, &mut nodes[index], Duration::from_secs((*limit).into()), *dry_run)
         }
-        Command::Handover { to: _, limit, end, held } => {
+        Command::Handover { to: _, limit, end, held, dry_run } => {
             let held_file = nodes[0].held_out_file();
             if *held && !held_file.exists() {
                 return Ok(());
@@ -662,6 +653,10 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             let needed =
                 "handover: [handover] with the file that keepalived watches was expected, see lvs-node.toml(5)";
             let file = track_file.ok_or_else(|| Failure::Usage(format!("{}: {needed}", cli.config.display())))?;
+            if *dry_run {
+                output.note(handover::plan(&nodes, &file, *end)?);
+                return Ok(());
+            }
             let limit = Duration::from_secs((*limit).into());
             let done = match end {
                 true => handover::end(&file).map(|()| "takes part in elections again"),
@@ -673,12 +668,12 @@ fn run(cli: &Cli) -> Result<(), Failure> {
                         // The watch holds this node out no longer.
                         let _ = fs::remove_file(held_file);
                     }
-                    tell(&done);
+                    output.note(done);
                     Ok(())
                 }
                 Err(handover::Refused::Error(error)) => Err(error.into()),
                 Err(handover::Refused::Reason(reason)) => {
-                    complain(reason);
+                    output.complain(reason);
                     Err(Failure::Missing)
                 }
             }
@@ -687,78 +682,115 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Check { .. } | Command::Init(_) | Command::Man { .. } | Command::Completions { .. } => Ok(()),
         Command::Announce => nodes.iter_mut().try_for_each(|node| Ok(node.announce_again()?)),
         Command::Plan { role } => {
-            for node in &mut nodes {
-                let plan = match role.as_str() {
-                    "release" => node.plan_release()?,
-                    role => node.plan(role.parse().map_err(|e: Error| Failure::Usage(format!("{e}, or release")))?)?,
-                };
-                head(node);
-                say(&plan);
-                if plan.is_empty() {
-                    say("nothing to do\n");
-                }
-                if role == "release"
-                    && let Some(reason) = node.still_used()?
-                {
-                    say(format_args!("warning: {reason}\n"));
-                }
-            }
-            Ok(())
+            let role = match role.as_str() {
+                "release" => None,
+                role => Some(role.parse().map_err(|e: Error| Failure::Usage(format!("{e}, or release")))?),
+            };
+            plan(output, &mut nodes, role)
         }
-        Command::Status { json } => {
+        Command::Status => {
             let mut in_place = true;
-            let mut all = Vec::new();
             for node in &mut nodes {
                 let status = node.status()?;
                 in_place &= status.role.is_some_and(|(_, reached)| reached)
                     && status.missing.is_empty()
                     && status.warnings.is_empty();
-                match json {
-                    true => all.push(status_json(node, &status)),
+                match output.json {
+                    true => output.group_object(status::json(node, &status)),
                     false => {
-                        head(node);
-                        say(status_text(node, &status));
+                        output.group(node, true);
+                        output.show(status::text(node, &status));
                     }
                 }
-            }
-            match (json, &all[..]) {
-                (false, _) => {}
-                (true, [one]) => say(format_args!("{one}\n")),
-                (true, several) => say(format_args!("{}\n", json!({ "groups": several }))),
             }
             if in_place { Ok(()) } else { Err(Failure::Missing) }
         }
         Command::Audit(audit) => {
             let mut good = true;
             for node in &mut nodes {
-                if !audit.json {
-                    head(node);
-                }
-                good &= audit::run(node, audit, |text| say(text))?;
+                good &= audit::run(node, audit, output)?;
             }
             if good { Ok(()) } else { Err(Failure::Missing) }
         }
-        Command::Release { now } => {
+        Command::Release { dry_run: true, .. } => plan(output, &mut nodes, None),
+        Command::Release { now, .. } => {
             // Nothing of any group is given back before each has been looked at.
             for node in nodes.iter_mut().take_while(|_| !now) {
                 if let Some(reason) = node.still_used()? {
-                    complain(format_args!("release: {reason}; or `lvs-node release --now`"));
+                    output.complain(format_args!("release: {reason}; or `lvs-node release --now`"));
                     return Err(Failure::Missing);
                 }
             }
             for node in &mut nodes {
-                if !cli.quiet {
-                    head(node);
-                }
-                let plan = node.release(|step| tell(step))?;
-                plan.warnings().iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+                output.group(node, !output.quiet);
+                let plan = node.release(|step| output.step(step))?;
+                plan.warnings().iter().for_each(|warning| output.warning(warning));
                 if plan.is_empty() && plan.warnings().is_empty() {
-                    tell(&"nothing to give back");
+                    output.note("nothing to give back");
                 }
             }
             Ok(())
         }
     }
+}
+
+/// Prints what would be done for a role, or to release the node.
+fn plan(output: &Output, nodes: &mut [Node], role: Option<Role>) -> Result<(), Failure> {
+    for node in nodes {
+        let plan = match role {
+            Some(role) => node.plan(role)?,
+            None => node.plan_release()?,
+        };
+        output.group(node, true);
+        output.plan(&plan);
+        if role.is_none()
+            && let Some(reason) = node.still_used()?
+        {
+            output.plan_warning(&reason);
+        }
+    }
+    Ok(())
+}
+
+/// Brings in what was changed in the file.
+fn apply(output: &Output, nodes: &mut [Node], apply: Apply, dry_run: bool) -> Result<(), Failure> {
+    // A watch that goes on with the earlier file would undo it. It brings in the same.
+    let watched = !dry_run && watch::runs(&nodes[0]);
+    if watched && nodes.iter().all(|node| matches!(node.role(), Ok(None))) {
+        watch::reload(&nodes[0]).map_err(Failure::Refused)?;
+        output.note("no role is taken on yet: the first one brings it in");
+        return Ok(());
+    }
+    let mut plans = Vec::new();
+    if dry_run || watched {
+        for node in nodes.iter_mut() {
+            plans.push(node.plan_apply(apply)?);
+        }
+    }
+    if watched {
+        watch::reload(&nodes[0]).map_err(Failure::Refused)?;
+    }
+    let mut plans = plans.into_iter();
+    for node in nodes {
+        output.group(node, dry_run || !output.quiet);
+        let plan = match (plans.next(), dry_run) {
+            (Some(plan), true) => {
+                output.plan(&plan);
+                continue;
+            }
+            (Some(plan), false) => {
+                plan.steps().iter().for_each(|step| output.step(step));
+                node.apply(apply, |_| ())?;
+                plan
+            }
+            (None, _) => node.apply(apply, |step| output.step(step))?,
+        };
+        plan.warnings().iter().for_each(|warning| output.warning(warning));
+        if plan.is_empty() {
+            output.note("nothing to do");
+        }
+    }
+    Ok(())
 }
 
 fn open(cli: &Cli, config: &Config, netns: &Netns) -> Result<Node, Failure> {
@@ -771,13 +803,6 @@ fn open(cli: &Cli, config: &Config, netns: &Netns) -> Result<Node, Failure> {
     }
 }
 
-/// Before what is printed of one group of several.
-fn head(node: &Node) {
-    if !node.config().group.is_empty() {
-        say(format_args!("group {}\n", node.config().group));
-    }
-}
-
 /// keepalived ends a second after it has notified a node that it stops, and ends its scripts with
 /// it: a role would be left half-way.
 fn ignore_termination() {
@@ -785,17 +810,12 @@ fn ignore_termination() {
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
 }
 
-fn become_role(
-    cli: &Cli,
-    file: &NodeFile,
-    node: &mut Node,
-    role: Role,
-    tell: impl Fn(&dyn Display),
-) -> Result<(), Failure> {
+fn become_role(cli: &Cli, output: &Output, file: &NodeFile, node: &mut Node, role: Role) -> Result<(), Failure> {
+    output.group(node, false);
     let config = node.config().clone();
     let files: Vec<&Path> = [cli.config.as_path()].into_iter().chain(file.services_path()).collect();
     watch::reload_outdated(node, &files);
-    let plan = node.become_role_reading(role, || file.services(&config), |step| tell(step))?;
+    let plan = node.become_role_reading(role, || file.services(&config), |step| output.step(step))?;
     let plan = plan.map_err(|unreadable| {
         note_failure(&config, role, &unreadable);
         Failure::Usage(unreadable)
@@ -804,11 +824,11 @@ fn become_role(
         announce_again(cli, &config.group);
     }
     plan.warnings().iter().for_each(|warning| {
-        complain(format_args!("warning: {warning}"));
+        output.warning(warning);
         unheard(cli, syslog::Level::Warning, warning);
     });
     if plan.is_empty() {
-        tell(&format_args!("{role}: in place already"));
+        output.note(format_args!("{role}: in place already"));
     }
     Ok(())
 }
@@ -827,128 +847,6 @@ fn announce_again(cli: &Cli, group: &str) {
     let _ = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
 }
 
-fn status_text(node: &Node, status: &Status) -> String {
-    let role = match status.role {
-        Some((role, true)) => format!("{role}, request {}", status.generation),
-        Some((role, false)) => format!("{role}, not reached, request {}", status.generation),
-        None => "none taken on yet".into(),
-    };
-    let mut lines = vec![format!("role     {role}")];
-    for (vip, found) in &status.vips {
-        // The interface first, which is what clients find.
-        let mut found = found.clone();
-        found.sort_by_key(|place| place.interface == "lo");
-        let places: Vec<String> =
-            found.iter().map(|place| format!("{} (scope {})", place.interface, place.scope)).collect();
-        lines.push(format!(
-            "VIP      {vip} on {}",
-            if places.is_empty() { "no interface".into() } else { places.join(" and ") }
-        ));
-    }
-    let hidden = if status.hidden { "a VIP on lo stays hidden" } else { "neighbours learn of a VIP on lo" };
-    let settings: BTreeSet<String> = status.arp.iter().map(|(_, counts)| counts.to_string()).collect();
-    lines.extend(settings.iter().map(|settings| {
-        let same = status.arp.iter().filter(|(_, counts)| counts.to_string() == *settings);
-        let interfaces: Vec<&str> = same.map(|(name, _)| name.as_str()).collect();
-        format!("ARP      {settings} on {}: {hidden}", interfaces.join(" and "))
-    }));
-    let count = |table: &lvs_dr::ipvs::Table| {
-        let destinations = table.services().map(|service| service.destinations().len()).sum();
-        format!("{}, {}", plural(table.len(), "service"), plural(destinations, "destination"))
-    };
-    lines.push(match node.config().fence {
-        Fence::Clear => format!("table    {}; as a director {}", count(&status.table), count(&status.kept)),
-        _ => format!("table    {}", count(&status.table)),
-    });
-    let interfaces: BTreeSet<&str> = status.rules.iter().map(|rule| rule.interface.as_str()).collect();
-    for interface in interfaces {
-        let count = status.rules.iter().filter(|rule| rule.interface == interface).count();
-        lines.push(format!("rules    {count} on {interface}"));
-    }
-    for ((service, address), weight) in &status.drained {
-        let now = status.kept.service(service).and_then(|content| content.destination(*address)).map(|d| d.weight);
-        let now = match now {
-            Some(0) => String::new(),
-            Some(now) => format!(", {now} now: another program has set it"),
-            None => ", removed now: another program has done so".to_owned(),
-        };
-        lines.push(format!("drained  {address} of {service}, weight {weight} before{now}"));
-    }
-    for (peer, macs) in &status.peers {
-        let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
-        let macs = if macs.is_empty() { "MAC address unknown".to_owned() } else { macs.join(" ") };
-        let directs = if status.director == Some(*peer) { ", directs or directed last" } else { "" };
-        lines.push(format!("peer     {peer} {macs}{directs}"));
-    }
-    lines.extend(
-        status
-            .daemons
-            .iter()
-            .map(|daemon| format!("sync     {} on {}, id {}", daemon.role, daemon.interface, daemon.sync_id)),
-    );
-    lines.push(format!("known    {}", plural(status.connections() as usize, "connection")));
-    let known = watch::known(&watch::known_file(node)).unwrap_or_default();
-    lines.extend(known.lines().map(|known| format!("watch    {known}")));
-    lines.extend(status.failure.iter().map(|failure| {
-        let reason = failure.reason.replace('\n', " ");
-        format!("failed   {} {} s ago: {reason}", failure.task, failure.age().as_secs())
-    }));
-    lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
-    lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
-    lines.join("\n") + "\n"
-}
-
 fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-fn status_json(node: &Node, status: &Status) -> Value {
-    json!({
-        "group": node.config().group,
-        "role": status.role.map(|(role, _)| role.to_string()),
-        "reached": status.role.is_some_and(|(_, reached)| reached),
-        "request": status.generation,
-        "vips": status.vips.iter().map(|(vip, found)| json!({
-            "vip": vip.to_string(),
-            "on": found.iter().map(|place| json!({
-                "interface": place.interface,
-                "prefix": place.prefix,
-                "scope": place.scope.to_string(),
-            })).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
-        "arp": {
-            "hidden": status.hidden,
-            "interfaces": status.arp.iter().map(|(name, counts)| json!({
-                "interface": name,
-                "ignore": counts.ignore.value(),
-                "announce": counts.announce.value(),
-            })).collect::<Vec<_>>(),
-        },
-        "table": status.table.to_string().lines().collect::<Vec<_>>(),
-        "sync": status.daemons.iter().map(|daemon| json!({
-            "role": daemon.role.to_string(),
-            "interface": daemon.interface,
-            "id": daemon.sync_id,
-        })).collect::<Vec<_>>(),
-        "kept": status.kept.to_string().lines().collect::<Vec<_>>(),
-        "drained": status.drained.iter().map(|((service, address), weight)| json!({
-            "service": service.to_string(),
-            "address": address.to_string(),
-            "weight_before": weight,
-        })).collect::<Vec<_>>(),
-        "connections": status.connections(),
-        "failure": status.failure.as_ref().map(|failure| json!({
-            "task": failure.task,
-            "time": failure.unix_time(),
-            "reason": failure.reason,
-        })),
-        "missing": status.missing,
-        "warnings": status.warnings,
-        "peers": status.peers.iter().map(|(peer, macs)| json!({
-            "address": peer.to_string(),
-            "macs": macs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        })).collect::<Vec<_>>(),
-        "director": status.director.map(|director| director.to_string()),
-        "rules": status.rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    })
 }

@@ -35,6 +35,24 @@ pub fn give_way(file: &Path) -> Result<(), Refused> {
     Ok(set_track_file(file, 1)?)
 }
 
+/// Says what would be done.
+pub fn plan(nodes: &[Node], file: &Path, end: bool) -> Result<String, Error> {
+    let file = file.display();
+    if end {
+        return Ok(format!("would write 0 to {file}: this node takes part in elections"));
+    }
+    let mut directing = false;
+    for node in nodes {
+        directing |= directs(node)?;
+    }
+    Ok(match directing {
+        true => format!(
+            "would send all connections to the other nodes, write 1 to {file}, and wait until another node directs"
+        ),
+        false => format!("another node directs already; would write 1 to {file}: elections pass this node by"),
+    })
+}
+
 /// Says what became of it.
 pub fn begin(nodes: &mut [Node], file: &Path, limit: Duration) -> Result<&'static str, Refused> {
     // A watch that holds this node out until it knows all connections does not end what an

@@ -6,6 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::json;
+
+use super::output::Output;
 
 #[derive(Debug, Args)]
 pub struct Init {
@@ -27,13 +30,16 @@ pub struct Init {
     /// Write below this directory instead of /.
     #[arg(long, value_name = "DIRECTORY", default_value = "/")]
     root: PathBuf,
+    /// Print the files only.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// What could not be written: the path and why.
 pub type Failed = (PathBuf, io::Error);
 
-/// Writes the files of a node, unless one of them is there, and returns what comes next.
-pub fn run(init: &Init) -> Result<String, Failed> {
+/// Writes the files of a node, unless one of them is there, and says what comes next.
+pub fn run(init: &Init, output: &Output) -> Result<(), Failed> {
     let files = [("etc/lvs-dr/node.toml", node(init)), ("etc/keepalived/keepalived.conf", keepalived(init))]
         .map(|(path, text)| (init.root.join(path), text));
     for (path, _) in &files {
@@ -41,11 +47,17 @@ pub fn run(init: &Init) -> Result<String, Failed> {
             return Err((path.clone(), io::ErrorKind::AlreadyExists.into()));
         }
     }
+    let objects = files.iter().map(|(path, text)| json!({ "path": path.display().to_string(), "text": text }));
+    output.field("files", objects.collect());
+    if init.dry_run {
+        files.iter().for_each(|(path, text)| output.show(format_args!("{}:\n\n{text}\n", path.display())));
+        return Ok(());
+    }
     for (path, text) in &files {
         write(path, text).map_err(|error| (path.clone(), error))?;
     }
     let [(node, _), (keepalived, _)] = &files;
-    Ok(format!(
+    output.show(format_args!(
         "wrote {}\nwrote {}\n\n\
          Next, on this node:\n\
          \x20 lvs-node check                      judges the file\n\
@@ -56,7 +68,8 @@ pub fn run(init: &Init) -> Result<String, Failed> {
          On each other node: the same files, with another priority in keepalived.conf.\n",
         node.display(),
         keepalived.display()
-    ))
+    ));
+    Ok(())
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
@@ -183,9 +196,13 @@ mod tests {
             port: 8080,
             priority: 103,
             root: root.clone(),
+            dry_run: true,
         };
-        let next = run(&init).unwrap();
-        assert!(next.contains("systemctl enable --now lvs-node"), "{next}");
+        let run = |init: &Init| run(init, &Output::new(false, true, false));
+        run(&init).unwrap();
+        assert!(!root.exists());
+        init.dry_run = false;
+        run(&init).unwrap();
         let written = root.join("etc/lvs-dr/node.toml");
         let read = file::read(&written).unwrap_or_else(|error| panic!("{error}"));
         let table = read.configs[0].services.clone().unwrap().to_string();

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::file::{NodeFile, WatchFiles};
 use super::metrics;
+use super::output::{Output, VERSION, say};
 #[cfg(feature = "serde")]
 use super::recording::Recording;
 
@@ -45,10 +46,6 @@ pub struct Options {
     /// can write to. Left out: `[watch] metrics` of the file.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
-    /// Log in JSON, an object on each line: time (seconds since 1970), event (step, repair, seen,
-    /// learned, told, elections, director, reload, warning or failure), text.
-    #[arg(long)]
-    pub json: bool,
     /// Record what happens and what is decided, an object in JSON on each line, some each second,
     /// in a file that must not be there yet. It names addresses, and no key. For a report of a
     /// fault: the library's simulation replays it.
@@ -106,9 +103,17 @@ impl Line {
     }
 
     /// As an object.
-    pub fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        json!({ "time": time, "event": self.event, "text": self.text })
+        json!({ "version": VERSION, "time": time, "event": self.event, "text": self.text })
+    }
+
+    pub fn print(&self, output: &Output) {
+        match (output.quiet, output.json) {
+            (true, _) => {}
+            (false, true) => say(format_args!("{}\n", self.json())),
+            (false, false) => say(format_args!("{self}\n")),
+        }
     }
 }
 

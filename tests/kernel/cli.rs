@@ -17,6 +17,7 @@ use crate::node::{
     TABLE, VIPS, WEB, add_second_node, enter_node_netns, latest_request, load, new_path, rule_count, saved,
     saved_marks, sorted, sync_daemons,
 };
+use crate::schema;
 
 /// The program, as `cargo test` has just built it.
 pub(crate) fn lvs_node() -> PathBuf {
@@ -96,7 +97,20 @@ impl Lab {
     /// Exit code, and what it printed to each stream.
     fn try_run(&self, arguments: &str) -> (Option<i32>, String, String) {
         let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
-        (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+        let [stdout, stderr] = [stdout, stderr].map(|octets| String::from_utf8(octets).unwrap());
+        if arguments.split(' ').any(|word| word == "--json") {
+            let objects = schema::objects(&stdout);
+            assert!(objects.iter().all(|object| object["exit_code"].as_i64() == status.code().map(i64::from)));
+        }
+        (status.code(), stdout, stderr)
+    }
+
+    /// The object that it prints, and its group.
+    fn object(&self, arguments: &str) -> (Value, Value) {
+        let (_, stdout, _) = self.try_run(&format!("{arguments} --json"));
+        assert_eq!(stdout.lines().count(), 1, "{arguments}: {stdout}");
+        let object: Value = serde_json::from_str(&stdout).unwrap();
+        (object.clone(), object["groups"][0].clone())
     }
 
     fn run(&self, arguments: &str) -> String {
@@ -248,7 +262,8 @@ fn status_for_people_and_programs() {
     let status = || -> (Option<i32>, Value) {
         let (code, stdout, stderr) = lab.try_run("status --json");
         assert_eq!((stderr.as_str(), stdout.lines().count()), ("", 1));
-        (code, serde_json::from_str(&stdout).unwrap())
+        let object: Value = serde_json::from_str(&stdout).unwrap();
+        (code, object["groups"][0].clone())
     };
     let (code, before) = status();
     assert_eq!((code, &before["role"], &before["request"]), (Some(1), &Value::Null, &json!(0)));
@@ -463,7 +478,8 @@ fn an_audit_and_its_fix() {
     lab.write(&lab.with_head(&format!("fence = \"clear\"\n{service}check_listener = false\n")));
     assert_eq!(lab.run("audit"), "nothing is found\n");
     lab.run("role backup");
-    assert_eq!((lab.run("audit --json"), lab.run("audit --fix")), ("[]\n".into(), "nothing is found\n".into()));
+    assert_eq!(lab.object("audit").1, json!({ "group": "", "found": [], "steps": [], "left": [] }));
+    assert_eq!(lab.run("audit --fix"), "nothing is found\n");
 
     // One for the node, one for whoever owns it.
     ip("address add 192.0.2.254/32 dev bond0");
@@ -478,14 +494,17 @@ fn an_audit_and_its_fix() {
     ] {
         assert!(stdout.contains(line), "no {line:?} in {stdout}");
     }
-    let (code, stdout, _) = lab.try_run("audit --json");
-    let found: Value = serde_json::from_str(&stdout).unwrap();
+    let (object, group) = lab.object("audit");
+    let found = &group["found"];
     assert_eq!(
-        (code, found[0]["finding"].as_str(), found.as_array().unwrap().len()),
-        (Some(1), Some("vip-on-interface"), 2)
+        (&object["exit_code"], found[0]["finding"].as_str(), found.as_array().unwrap().len()),
+        (&json!(1), Some("vip-on-interface"), 2)
     );
+    assert_eq!(group["left"], *found);
     assert_eq!(found[0]["fix"], json!(["VIP: remove 192.0.2.254 from bond0"]));
     assert_eq!(found[1]["commands"], json!(["sysctl -w net/ipv4/conf/all/arp_ignore=1"]));
+    let (code, stdout, _) = lab.try_run("audit --fix --dry-run");
+    assert!(code == Some(1) && stdout.contains("2. VIP: remove 192.0.2.254 from bond0\n"), "{stdout}");
     assert!(on("bond0"));
 
     let (code, stdout, _) = lab.try_run("audit --fix");
@@ -497,9 +516,9 @@ fn an_audit_and_its_fix() {
 
     ip("address add 192.0.2.254/32 dev bond0");
     fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "0").unwrap();
-    let fixed: Value = serde_json::from_str(&lab.run("audit --fix --json")).unwrap();
+    let (_, fixed) = lab.object("audit --fix");
     assert_eq!((fixed["found"].as_array().unwrap().len(), fixed["left"].clone()), (1, json!([])));
-    assert!(fixed["done"].to_string().contains("remove 192.0.2.254"), "{fixed}");
+    assert!(fixed["steps"].to_string().contains("remove 192.0.2.254"), "{fixed}");
 
     // keepalived's file.
     let conf = lab.dir.join("keepalived.conf");
@@ -559,7 +578,7 @@ fn status_with_marks() {
     let lab = Lab::new("services = \"web.ipvs\"\n");
     fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
     lab.run("role backup");
-    let found: Value = serde_json::from_str(&lab.run("status --json")).unwrap();
+    let (_, found) = lab.object("status");
     let macs = |last: &str| json!([format!("02:00:00:00:00:{last}")]);
     assert_eq!(
         found["peers"],
@@ -807,6 +826,67 @@ fn a_wrong_group_or_mark_is_told_by_line() {
     }
 }
 
+/// What each command prints for programs; `try_run` judges it by the schema.
+#[test]
+fn every_command_has_json() {
+    let lab = Lab::new("services = \"web.ipvs\"\nvip_owner = \"keepalived\"\n");
+    fs::write(lab.dir.join("web.ipvs"), WEB).unwrap();
+    fs::write(lab.dir.join("track"), "0\n").unwrap();
+    let file = fs::read_to_string(lab.file()).unwrap();
+    lab.write(&format!("{file}[handover]\nfile = {:?}\n", lab.dir.join("track")));
+    let steps = |arguments: &str| -> Vec<String> {
+        let (object, group) = lab.object(arguments);
+        assert_eq!((&object["error"], &object["exit_code"]), (&Value::Null, &json!(0)), "{arguments}: {object}");
+        let steps = group["steps"].as_array().unwrap_or_else(|| panic!("{arguments}: {object}"));
+        steps.iter().map(|step| step.as_str().unwrap().to_owned()).collect()
+    };
+    let before = steps("plan backup");
+    assert!(before.len() > 3 && before == steps("role backup --dry-run"), "{before:?}");
+    assert!(!lab.state_dir().exists());
+    assert_eq!((steps("role backup"), steps("role backup")), (before, Vec::new()));
+    assert_eq!(steps("notify INSTANCE web BACKUP 100"), [""; 0]);
+    let drain = steps("drain 192.0.2.12 --dry-run");
+    assert!(drain.iter().any(|step| step.contains("-r 192.0.2.12")), "{drain:?}");
+    assert_eq!(steps("drain 192.0.2.12"), drain);
+    assert!(lab.object("drain 192.0.2.12").0["sessions"]["active"].is_u64());
+    assert_eq!(steps("undrain 192.0.2.12 --dry-run"), steps("undrain 192.0.2.12"));
+    assert_eq!(steps("set-weight 192.0.2.12 7 --dry-run"), steps("set-weight 192.0.2.12 7"));
+    assert_eq!(steps("apply --dry-run --all"), steps("apply --all"));
+    assert!(lab.object("check").0["warnings"].is_array());
+    assert_eq!(lab.object("status").1["role"], json!("backup"));
+    lab.object("audit");
+    assert!(lab.object("resync --dry-run").0["notes"][0].as_str().unwrap().contains("would ask"));
+    // What does nothing changes nothing.
+    let track = || fs::read_to_string(lab.dir.join("track")).unwrap();
+    assert!(lab.object("handover --dry-run").0["notes"][0].as_str().unwrap().contains("would write 1"));
+    assert_eq!(track(), "0\n");
+    lab.object("handover");
+    assert_eq!(track(), "1\n");
+    let pages = lab.dir.join("pages");
+    fs::create_dir(&pages).unwrap();
+    lab.object(&format!("man {}", pages.display()));
+    let init = format!("init --interface bond0 --vip 192.0.2.254 --root {}", pages.display());
+    let files = |arguments: &str| lab.object(arguments).0["files"].clone();
+    assert_eq!(files(&format!("{init} --dry-run")), files(&init));
+    // There now.
+    assert_eq!(lab.object(&init).0["exit_code"], json!(1));
+    let release = steps("release --dry-run");
+    assert!(release.len() > 3 && lab.state_dir().join("state").exists());
+    assert_eq!(release, steps("release --now"));
+    // What fails.
+    let (wrong, _) = lab.object("drain 192.0.2.12");
+    assert!(wrong["error"]["text"].as_str().unwrap().contains("no role yet"), "{wrong}");
+    lab.write("interface = 7\n");
+    assert_eq!(lab.object("status").0["exit_code"], json!(2));
+    // Records are for those who ask.
+    lab.write(&file);
+    let said = lab.run("role backup");
+    assert!(said.contains("VIP: ") && !said.contains("record: "), "{said}");
+    lab.run("release --now");
+    assert!(lab.run("role backup -v").contains("record: backup is reached\n"));
+    lab.run("release --now");
+}
+
 /// A file with two groups, as two VRRP instances decide about them.
 fn groups(lab: &Lab, file: &str) -> String {
     let group = |name: &str, vip: &str| format!("[[group]]\nname = {name:?}\nvips = [{vip:?}]\n");
@@ -881,7 +961,7 @@ fn groups_of_vips() {
         );
         let one = lab.run("status --group mail");
         assert!(one.starts_with("group mail\nrole     master, ") && !one.contains("my web"), "{one}");
-        let one: Value = serde_json::from_str(&lab.run("status --json --group mail")).unwrap();
+        let (_, one) = lab.object("status --group mail");
         assert_eq!((&one["group"], &one["role"]), (&json!("mail"), &json!("master")));
         assert_eq!(lab.run("audit"), "group my web\nnothing is found\ngroup mail\nnothing is found\n");
         assert_eq!(lab.run("audit --group mail"), "group mail\nnothing is found\n");
@@ -1123,7 +1203,7 @@ fn a_notification_that_fails_leaves_a_trace() {
         assert!(text.starts_with("<27>lvs-node[") && text.contains(words), "no {words} in {text}");
     };
     let failure = || {
-        let status: Value = serde_json::from_str(&lab.try_run("status --json").1).unwrap();
+        let (_, status) = lab.object("status");
         (status["failure"]["task"].clone(), status["failure"]["reason"].to_string())
     };
 

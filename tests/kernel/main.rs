@@ -25,6 +25,7 @@ mod node;
 mod ocf;
 mod plane;
 mod probe;
+mod schema;
 mod sctp;
 mod sites;
 mod sync;

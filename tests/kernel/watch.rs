@@ -17,6 +17,7 @@ use crate::cli::lvs_node;
 use crate::lab::{cable, feed, ip, ipvsadm, keep, new_netns, rules, run, without_checksum};
 use crate::lan::{INTERFACE, Session, VIP, VIP6, add_vips, enter_switch, failing_during, host, kept, serve, session};
 use crate::node::new_path;
+use crate::schema::objects;
 
 /// The marks of a node begin with this one; the next one leads to the director of the first group.
 const MARK: u32 = 0x4c56_5300;
@@ -114,8 +115,10 @@ impl Node {
     /// The texts of one event, of a log in JSON.
     pub fn logged(&self, event: &str) -> Vec<String> {
         let log = self.log();
-        let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
-        let told = lines.filter(|line: &Value| line["event"] == event && line["time"].as_f64() > Some(1.7e9));
+        let lines: String = log.lines().filter(|line| line.starts_with('{')).map(|line| format!("{line}\n")).collect();
+        let told = objects(&lines)
+            .into_iter()
+            .filter(|line: &Value| line["event"] == event && line["time"].as_f64() > Some(1.7e9));
         told.map(|line| line["text"].as_str().unwrap().to_owned()).collect()
     }
 
@@ -454,7 +457,7 @@ fn a_server_is_taken_out_with_commands() {
         for node in &nodes {
             for server in ["192.0.2.13", "2001:db8::13"] {
                 let done = node.run(&format!("drain {server}"));
-                assert!(done.contains("record: the weight") && done.contains("-g -w 0"), "{done}");
+                assert!(done.contains("-g -w 0"), "{done}");
                 assert!(done.contains(&format!("each node has a table of its own: `lvs-node drain {server}` on ")));
             }
         }
@@ -466,7 +469,7 @@ fn a_server_is_taken_out_with_commands() {
     assert_eq!(kept(&mut sessions), sessions.len());
     let drained = "drained  192.0.2.13:80 of tcp 192.0.2.254:80, weight 1 before";
     assert!(nodes[0].run("status").contains(&format!("{drained}\n")), "{}", nodes[0].run("status"));
-    let status: Value = serde_json::from_str(&nodes[0].run("status --json")).unwrap();
+    let status: Value = objects(&nodes[0].run("status --json"))[0]["groups"][0].clone();
     let expected = json!({ "service": "tcp 192.0.2.254:80", "address": "192.0.2.13:80", "weight_before": 1 });
     assert_eq!((&status["drained"][0], status["drained"].as_array().unwrap().len()), (&expected, 2));
     let undrained = nodes[0].run("undrain 192.0.2.13 --dry-run");

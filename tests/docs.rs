@@ -274,22 +274,27 @@ fn commands_with_json_are_in_the_schema() {
     let text = fs::read_to_string(Path::new(ROOT).join("docs/lvs-node.schema.json")).unwrap();
     let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
     let defs = schema["$defs"].as_object().unwrap().values();
-    let described: BTreeSet<&str> = defs
-        .filter_map(|def| def["properties"]["command"]["enum"].as_array())
-        .flatten()
-        .map(|name| name.as_str().unwrap())
+    let described: BTreeSet<String> = defs
+        .map(|def| &def["properties"]["command"])
+        .flat_map(|command| {
+            command["enum"].as_array().cloned().unwrap_or_default().into_iter().chain([command["const"].clone()])
+        })
+        .filter_map(|name| name.as_str().map(str::to_owned))
         .collect();
     let program = cli::Cli::command();
     // Lines of a log, and a script for a shell.
     let others = ["watch", "fifo", "completions"];
-    let there: BTreeSet<&str> =
-        program.get_subcommands().map(clap::Command::get_name).filter(|name| !others.contains(name)).collect();
+    let there: BTreeSet<String> = program
+        .get_subcommands()
+        .map(|command| command.get_name().to_owned())
+        .filter(|name| !others.contains(&name.as_str()))
+        .collect();
     assert_eq!(described, there);
     // The page has each in its table.
     let page = Page::read("docs/json.md".into());
     let rows: Vec<&str> = page.text.lines().filter(|line| line.starts_with("| `")).collect();
-    let hidden = |name: &&str| program.find_subcommand(name).is_some_and(clap::Command::is_hide_set);
-    for name in there.iter().filter(|name| !hidden(name) && **name != "man") {
+    let hidden = |name: &str| program.find_subcommand(name).is_some_and(clap::Command::is_hide_set);
+    for name in there.iter().filter(|name| !hidden(name) && *name != "man") {
         assert!(rows.iter().any(|row| row.contains(&format!("`{name}`"))), "{name} is not in docs/json.md");
     }
 }

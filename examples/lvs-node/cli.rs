@@ -2,6 +2,10 @@
 
 #[path = "audit.rs"]
 mod audit;
+#[path = "cluster.rs"]
+mod cluster;
+#[path = "columns.rs"]
+mod columns;
 #[path = "file.rs"]
 mod file;
 #[path = "handover.rs"]
@@ -21,10 +25,13 @@ mod recording;
 mod status;
 #[path = "syslog.rs"]
 mod syslog;
+#[path = "top.rs"]
+mod top;
 #[path = "watch.rs"]
 mod watch;
 
 use std::collections::BTreeSet;
+use std::env;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::fs;
@@ -36,6 +43,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use lvs_dr::ipvs::Ipvs;
 use lvs_dr::node::{Apply, Asked, Config, Learned, Node, Role, Step, Weigh, note_failure, role_of_state};
 use lvs_dr::{Cause, Error, Netns};
 use serde_json::json;
@@ -228,6 +236,16 @@ enum Command {
     ///
     /// Exit code 1: not all of it is in place.
     Status,
+    /// Print all nodes of the cluster, as this node's `watch` hears them.
+    ///
+    /// Exit code 1: a node is not heard, tables differ, or not exactly one node directs.
+    Cluster,
+    /// Show connections, packets and octets of each service and server, again and again.
+    ///
+    /// On a terminal the screen is drawn anew; elsewhere it is printed below the one before, for the
+    /// first time after one interval. Rates are of packets from clients: with direct routing the
+    /// answers do not pass the director. A backup counts connections, and no packets.
+    Top(top::Top),
     /// Print what harms now, or will at the next failover.
     ///
     /// Exit code 1: something is found.
@@ -478,6 +496,13 @@ fn drain(
     Ok(())
 }
 
+/// Whether people see colours: on a terminal, unless they want none (https://no-color.org).
+fn coloured() -> bool {
+    let wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && env::var_os("TERM").is_none_or(|terminal| terminal != "dumb");
+    wanted && io::stdout().is_terminal()
+}
+
 /// How long what keepalived's VIPs show must last.
 const LASTS: Duration = Duration::from_millis(300);
 
@@ -580,7 +605,7 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
     };
     let file = read(&cli.config).map_err(Failure::Usage)?;
     file.warnings.iter().for_each(|warning| output.warning(warning));
-    let track_file = file.track_file.clone();
+    let (track_file, file_has_groups) = (file.track_file.clone(), file.has_groups());
     let group = match &cli.command {
         // A file without groups has one configuration, whatever its instance is called.
         Command::Notify { name, .. } if file.has_groups() => {
@@ -699,11 +724,30 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
                     true => output.group_object(status::json(node, &status)),
                     false => {
                         output.group(node, true);
-                        output.show(status::text(node, &status));
+                        output.show(status::text(node, &status, output.verbose, coloured()));
                     }
                 }
             }
             if in_place { Ok(()) } else { Err(Failure::Missing) }
+        }
+        Command::Cluster => {
+            let known = cluster::known(&nodes[0]).ok_or_else(|| {
+                Failure::Refused("cluster: `lvs-node watch` does not run on this node, so it hears no other one".into())
+            })?;
+            let read = |node: &mut Node| Ok::<_, Error>((node.config().group.clone(), node.status()?));
+            let groups = nodes.iter_mut().map(read).collect::<Result<Vec<_>, _>>()?;
+            let now = cluster::unix_time(Instant::now());
+            let list = cluster::nodes(&groups, &known);
+            let names: Vec<String> = groups.into_iter().map(|(name, _)| name).collect();
+            let faults = cluster::faults(&names, &list, &known, now);
+            output.show(cluster::text(&list, file_has_groups, now));
+            faults.iter().for_each(|fault| output.plan_warning(fault));
+            output.field("nodes", list.into());
+            if faults.is_empty() { Ok(()) } else { Err(Failure::Missing) }
+        }
+        Command::Top(options) => {
+            output.is_a_stream();
+            Ok(top::run(&nodes[0], &mut Ipvs::open_in(netns)?, options, output.json)?)
         }
         Command::Audit(audit) => {
             let mut good = true;
@@ -837,7 +881,7 @@ fn become_role(cli: &Cli, output: &Output, file: &NodeFile, node: &mut Node, rol
 /// one. It ends as soon as another role is asked for. An announcement that is not repeated is no
 /// failure.
 fn announce_again(cli: &Cli, group: &str) {
-    let Ok(program) = std::env::current_exe() else { return };
+    let Ok(program) = env::current_exe() else { return };
     let mut again = process::Command::new(program);
     again.arg("--config").arg(&cli.config).args(cli.netns.iter().flat_map(|name| ["--netns", name]));
     if !group.is_empty() {

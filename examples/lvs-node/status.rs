@@ -1,50 +1,82 @@
 //! `lvs-node status`: what a node is, for people and for programs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use lvs_dr::ipvs::Table;
+use lvs_dr::marks::Mac;
 use lvs_dr::node::{Fence, Node, Status};
 use serde_json::{Value, json};
 
-use super::{plural, watch};
+use super::columns::{self, Align};
+use super::{cluster, plural};
+
+/// A label, and what it is of.
+type Line = (&'static str, String);
 
 /// For people.
-pub fn text(node: &Node, status: &Status) -> String {
+pub fn text(node: &Node, status: &Status, verbose: bool, colour: bool) -> String {
+    let known = cluster::known(node).unwrap_or_default();
+    print(&lines(node.config().fence, status, &known, verbose), colour)
+}
+
+/// The width of a label, and what begins a line that goes on.
+const LABEL: usize = 9;
+
+fn print(lines: &[Line], colour: bool) -> String {
+    let mut text = String::new();
+    for (label, line) in lines {
+        let code = match *label {
+            "failed" | "missing" => "31",
+            "warning" => "33",
+            _ => "",
+        };
+        let label = format!("{label:LABEL$}");
+        text += &if colour && !code.is_empty() { format!("\x1b[{code}m{label}\x1b[0m") } else { label };
+        text += &line.replace('\n', &format!("\n{:LABEL$}", ""));
+        text += "\n";
+    }
+    text
+}
+
+fn lines(fence: Fence, status: &Status, known: &Value, verbose: bool) -> Vec<Line> {
     let role = match status.role {
         Some((role, true)) => format!("{role}, request {}", status.generation),
         Some((role, false)) => format!("{role}, not reached, request {}", status.generation),
         None => "none taken on yet".into(),
     };
-    let mut lines = vec![format!("role     {role}")];
+    let mut lines: Vec<Line> = vec![("role", role)];
     for (vip, found) in &status.vips {
         // The interface first, which is what clients find.
         let mut found = found.clone();
         found.sort_by_key(|place| place.interface == "lo");
         let places: Vec<String> =
             found.iter().map(|place| format!("{} (scope {})", place.interface, place.scope)).collect();
-        lines.push(format!(
-            "VIP      {vip} on {}",
-            if places.is_empty() { "no interface".into() } else { places.join(" and ") }
-        ));
+        let places = if places.is_empty() { "no interface".into() } else { places.join(" and ") };
+        lines.push(("VIP", format!("{vip} on {places}")));
     }
     let hidden = if status.hidden { "a VIP on lo stays hidden" } else { "neighbours learn of a VIP on lo" };
     let settings: BTreeSet<String> = status.arp.iter().map(|(_, counts)| counts.to_string()).collect();
     lines.extend(settings.iter().map(|settings| {
         let same = status.arp.iter().filter(|(_, counts)| counts.to_string() == *settings);
         let interfaces: Vec<&str> = same.map(|(name, _)| name.as_str()).collect();
-        format!("ARP      {settings} on {}: {hidden}", interfaces.join(" and "))
+        ("ARP", format!("{settings} on {}: {hidden}", interfaces.join(" and ")))
     }));
-    let count = |table: &lvs_dr::ipvs::Table| {
+    let count = |table: &Table| {
         let destinations = table.services().map(|service| service.destinations().len()).sum();
         format!("{}, {}", plural(table.len(), "service"), plural(destinations, "destination"))
     };
-    lines.push(match node.config().fence {
-        Fence::Clear => format!("table    {}; as a director {}", count(&status.table), count(&status.kept)),
-        _ => format!("table    {}", count(&status.table)),
-    });
+    let whole = |table: &Table| if verbose { format!("\n{}", table.to_string().trim_end()) } else { String::new() };
+    lines.push(("table", count(&status.table) + &whole(&status.table)));
+    if fence == Fence::Clear {
+        lines.push(("", format!("as a director {}{}", count(&status.kept), whole(&status.kept))));
+    }
     let interfaces: BTreeSet<&str> = status.rules.iter().map(|rule| rule.interface.as_str()).collect();
     for interface in interfaces {
-        let count = status.rules.iter().filter(|rule| rule.interface == interface).count();
-        lines.push(format!("rules    {count} on {interface}"));
+        let rules: Vec<String> =
+            status.rules.iter().filter(|rule| rule.interface == interface).map(ToString::to_string).collect();
+        let all = if verbose { format!("\n{}", rules.join("\n")) } else { String::new() };
+        lines.push(("rules", format!("{} on {interface}{all}", rules.len())));
     }
     for ((service, address), weight) in &status.drained {
         let now = status.kept.service(service).and_then(|content| content.destination(*address)).map(|d| d.weight);
@@ -53,30 +85,55 @@ pub fn text(node: &Node, status: &Status) -> String {
             Some(now) => format!(", {now} now: another program has set it"),
             None => ", removed now: another program has done so".to_owned(),
         };
-        lines.push(format!("drained  {address} of {service}, weight {weight} before{now}"));
+        lines.push(("drained", format!("{address} of {service}, weight {weight} before{now}")));
     }
-    for (peer, macs) in &status.peers {
-        let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
-        let macs = if macs.is_empty() { "MAC address unknown".to_owned() } else { macs.join(" ") };
-        let directs = if status.director == Some(*peer) { ", directs or directed last" } else { "" };
-        lines.push(format!("peer     {peer} {macs}{directs}"));
+    let peers: Vec<[String; 3]> =
+        status.peers.iter().map(|(peer, macs)| peer_row(*peer, macs, status, known)).collect();
+    let peers = columns::text(&peers, &[Align::Left; 3]);
+    lines.extend(peers.lines().map(|peer| ("peer", peer.to_owned())));
+    let mut daemons = BTreeMap::<String, Vec<String>>::new();
+    for daemon in &status.daemons {
+        let place = format!("on {}, id {}", daemon.interface, daemon.sync_id);
+        daemons.entry(place).or_default().push(daemon.role.to_string());
     }
-    lines.extend(
-        status
-            .daemons
-            .iter()
-            .map(|daemon| format!("sync     {} on {}, id {}", daemon.role, daemon.interface, daemon.sync_id)),
-    );
-    lines.push(format!("known    {}", plural(status.connections() as usize, "connection")));
-    let known = watch::known(&watch::known_file(node)).unwrap_or_default();
-    lines.extend(known.lines().map(|known| format!("watch    {known}")));
+    lines.extend(daemons.into_iter().map(|(place, roles)| ("sync", format!("{} {place}", roles.join(" and ")))));
+    // What the watch has counted: it knows what the table does not count.
+    let here = known["known"].as_u64().unwrap_or_else(|| status.connections());
+    lines.push((
+        "known",
+        match known["at_director"].as_u64() {
+            Some(of) => format!("{here} of the director's {of} connections"),
+            None => plural(here as usize, "connection"),
+        },
+    ));
+    let unequal = known["unequal"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(unequal.map(|text| ("cluster", text.to_owned())));
     lines.extend(status.failure.iter().map(|failure| {
         let reason = failure.reason.replace('\n', " ");
-        format!("failed   {} {} s ago: {reason}", failure.task, failure.age().as_secs())
+        ("failed", format!("{} {} s ago: {reason}", failure.task, failure.age().as_secs()))
     }));
-    lines.extend(status.missing.iter().map(|step| format!("missing  {step}")));
-    lines.extend(status.warnings.iter().map(|warning| format!("warning  {warning}")));
-    lines.join("\n") + "\n"
+    // That a role is not reached is said above.
+    let missing = status.missing.iter().filter(|step| verbose || !step.starts_with("record: "));
+    lines.extend(missing.map(|step| ("missing", step.clone())));
+    lines.extend(status.warnings.iter().map(|warning| ("warning", warning.clone())));
+    lines
+}
+
+/// The address, the MAC addresses, and whether it directs.
+fn peer_row(peer: IpAddr, macs: &BTreeSet<Mac>, status: &Status, known: &Value) -> [String; 3] {
+    let macs: Vec<String> = macs.iter().map(ToString::to_string).collect();
+    let macs = if macs.is_empty() { "MAC address unknown".to_owned() } else { macs.join(" ") };
+    let others = known["others"].as_array();
+    let named = |node: &&Value| node["addresses"].as_array().is_some_and(|all| all.contains(&json!(peer.to_string())));
+    let heard = others.and_then(|others| others.iter().find(named)).and_then(|node| node["role"].as_str());
+    let directed = status.director == Some(peer);
+    let directs = match heard {
+        Some("master") => "directs",
+        Some(_) if directed => "directed last",
+        None if directed => "directs or directed last",
+        _ => "",
+    };
+    [peer.to_string(), macs, directs.to_owned()]
 }
 
 /// For programs.
@@ -129,4 +186,17 @@ pub fn json(node: &Node, status: &Status) -> Value {
         "director": status.director.map(|director| director.to_string()),
         "rules": status.rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_go_on_hold_their_column_and_colour_is_for_labels() {
+        let lines = [("role", "backup".to_owned()), ("missing", "marks: 1 change\n  add x".to_owned())];
+        assert_eq!(print(&lines, false), "role     backup\nmissing  marks: 1 change\n           add x\n");
+        let coloured = print(&lines, true);
+        assert!(coloured.starts_with("role     backup\n\x1b[31mmissing  \x1b[0mmarks"), "{coloured:?}");
+    }
 }

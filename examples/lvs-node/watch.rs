@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 
+use super::cluster;
 use super::file::{NodeFile, WatchFiles};
 use super::metrics;
 use super::output::{Output, VERSION, say};
@@ -137,7 +138,7 @@ pub fn run(
     read: impl Fn() -> std::result::Result<NodeFile, String>,
     log: impl Fn(&Line),
 ) -> Result<Infallible> {
-    let (mut fence, known_file) = (nodes[0].config().fence, known_file(&nodes[0]));
+    let (mut fence, known_file) = (nodes[0].config().fence, cluster::known_file(&nodes[0]));
     let mut reloads = Reloads::of(&nodes[0])?;
     let mut config = SupervisorConfig::default();
     config.fifo.clone_from(&options.fifo);
@@ -148,8 +149,9 @@ pub fn run(
     let mut recording = Recording::new(options.record.as_deref(), &mut config);
     let mut supervisor = Supervisor::new(nodes, config)?;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let (mut failed, mut notified) = (None, Instant::now());
-    let mut known = Known { file: known_file, written: None };
+    let mut failed = None;
+    // What is known is there from the beginning on.
+    let mut notified = Instant::now() - WATCHDOG;
     loop {
         supervisor.dispatch()?;
         #[cfg(feature = "serde")]
@@ -190,7 +192,7 @@ pub fn run(
             notified = Instant::now();
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             if all {
-                known.write(supervisor.counts());
+                cluster::write(&known_file, supervisor.counts(), &supervisor.others());
             }
         }
         let timeout = Timespec::try_from(WATCHDOG).unwrap_or_default();
@@ -308,39 +310,4 @@ pub fn reload(node: &Node) -> std::result::Result<(), String> {
 fn show(path: Option<&Path>, groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     Replacement::new(path).mode(0o644).write(metrics::text(groups, fence, counts))
-}
-
-/// The file that says how much this node knows.
-struct Known {
-    file: PathBuf,
-    /// What was written last, and when.
-    written: Option<(String, Instant)>,
-}
-
-impl Known {
-    fn write(&mut self, counts: &Counts) {
-        let line = match counts.at_director.filter(|_| !counts.directs) {
-            Some(of) => format!("knows {} of the director's {of} connections\n", counts.known),
-            None => format!("knows {} connections\n", counts.known),
-        };
-        let text = line + &counts.unequal.iter().map(|text| format!("{text}\n")).collect::<String>();
-        let is_written = |(written, at): &(String, Instant)| *written == text && at.elapsed() < FRESH / 2;
-        if !self.written.as_ref().is_some_and(is_written) && Replacement::new(&self.file).write(&text).is_ok() {
-            self.written = Some((text, Instant::now()));
-        }
-    }
-}
-
-/// What was written earlier is of a watch that has ended.
-const FRESH: Duration = Duration::from_secs(120);
-
-/// Where the watch writes how much this node knows.
-pub fn known_file(node: &Node) -> PathBuf {
-    node.config().state_dir.join("known")
-}
-
-/// What the watch has written there lately.
-pub fn known(path: &Path) -> Option<String> {
-    let fresh = fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()? < FRESH;
-    fs::read_to_string(path).ok().filter(|_| fresh).map(|text| text.trim_end().to_owned())
 }

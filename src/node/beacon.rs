@@ -24,6 +24,9 @@ pub(super) const TEXT_LIMIT: usize = 1200;
 /// The most words that are read of a presence.
 const WORDS: usize = 256;
 
+/// The longest version of a program, in octets.
+const VERSION: usize = 32;
+
 /// The most VIPs that a presence names.
 const VIPS: usize = 16;
 
@@ -97,6 +100,16 @@ pub(super) struct Presence {
     /// Digests of its configuration's VIPs: see [`Presence::digests`]. Empty: it is of a version
     /// that does not name them.
     pub(super) vips: BTreeSet<u32>,
+    /// The version of its program, for people. Empty: it is of one that does not say.
+    pub(super) version: String,
+    /// How many seconds ago its role has changed, as far as it knows.
+    pub(super) changed: Option<u64>,
+}
+
+/// Whether a version of another node can be printed as it is.
+fn is_version(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ".+-_".contains(c);
+    !text.is_empty() && text.len() <= VERSION && text.chars().all(is_plain)
 }
 
 const PRESENCE: &str = "lvs-dr-node-1";
@@ -120,6 +133,10 @@ impl Presence {
         if let Some(TableDigest { table, order }) = self.table {
             text += &format!(" table={table:x} order={order:x}");
         }
+        if is_version(&self.version) {
+            text += &format!(" version={}", self.version);
+        }
+        self.changed.iter().for_each(|changed| text += &format!(" changed={changed}"));
         self.vips.iter().take(VIPS).for_each(|vip| text += &format!(" vip={vip:x}"));
         let lists: [Vec<String>; 3] = [
             self.directs.iter().map(|group| format!(" directs={}", names::escape(group))).collect(),
@@ -185,6 +202,9 @@ impl FromStr for Presence {
                     "vip" => drop(found.vips.insert(u32::from_str_radix(value, 16).ok()?)),
                     "table" => found.table.get_or_insert_default().table = u64::from_str_radix(value, 16).ok()?,
                     "order" => found.table.get_or_insert_default().order = u64::from_str_radix(value, 16).ok()?,
+                    // For people: one that cannot be read is no reason to ignore the rest.
+                    "version" if is_version(value) => value.clone_into(&mut found.version),
+                    "changed" => found.changed = value.parse().ok(),
                     _ => {}
                 }
             }
@@ -284,6 +304,8 @@ mod tests {
             directs: directs.iter().map(|name| (*name).to_owned()).collect(),
             table: (node == 7).then_some(TableDigest { table: 7, order: u64::MAX }),
             vips: [1, u32::MAX].into(),
+            version: if node == 7 { "0.2.0-rc1+x".into() } else { String::new() },
+            changed: (node == 7).then_some(60),
         }
     }
 
@@ -300,6 +322,13 @@ mod tests {
         }
         for text in ["lvs-dr-node-1 id=1", "lvs-dr-node-1 node=1 mac=x", "lvs-dr-node-2 node=1", ""] {
             assert!(text.parse::<Presence>().is_err() && text.parse::<Heard>().is_err(), "{text}");
+        }
+        // What a terminal would take for a command is not read, and neither is a text without end.
+        for odd in ["1\u{1b}[2J".to_owned(), "9".repeat(VERSION + 1), String::new()] {
+            let found = format!("lvs-dr-node-1 id=254 node=8 version={odd} changed=never").parse::<Presence>().unwrap();
+            assert_eq!((found.version.as_str(), found.changed), ("", None));
+            let printed = Presence { version: odd, ..presence(9, &[]) }.to_string();
+            assert!(!printed.contains("version="), "{printed}");
         }
         // Of version 0.1, which names no VIPs.
         let old = "lvs-dr-node-1 id=254 node=8 address=192.0.2.13 mac=02:00:00:00:00:77 directs=".parse::<Presence>();

@@ -37,6 +37,28 @@ pub(super) struct View {
     foreign: BTreeMap<u64, (Instant, BTreeSet<u32>)>,
 }
 
+/// Another node of the cluster, as its beacons say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OtherNode {
+    /// Its addresses, but for VIPs.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its role, that of a director where it directs one group. `None`: it is silent.
+    pub role: Option<Role>,
+    /// The names of the groups that it directs.
+    pub directs: BTreeSet<String>,
+    /// How many connections it knows. `None`: it is silent.
+    pub connections: Option<u64>,
+    /// Whether its table is this node's. `None`: one of them is not known.
+    pub table_equal: Option<bool>,
+    /// The version of its program. `None`: one that does not say.
+    pub version: Option<String>,
+    /// How long ago its role has changed, as far as it knows.
+    pub changed: Option<Duration>,
+    /// How long ago it was received last. One that is silent for a minute is forgotten.
+    pub silent: Duration,
+}
+
 impl View {
     /// The view of a node with these VIPs, those of all its groups.
     pub(super) fn of(vips: impl IntoIterator<Item = IpAddr>) -> Self {
@@ -96,6 +118,32 @@ impl View {
     /// The nodes that were received lately.
     pub(super) fn presences(&self, now: Instant) -> impl Iterator<Item = &Presence> {
         self.present.values().filter(move |(at, _)| now.duration_since(*at) < SILENCE).map(|(_, presence)| presence)
+    }
+
+    /// The other nodes of the last minute. Of one that was started again, the last start.
+    pub(super) fn others(&self, now: Instant, own: Option<TableDigest>) -> Vec<OtherNode> {
+        let mut last: Vec<&(Instant, Presence)> = self.present.values().collect();
+        last.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        let mut others: Vec<OtherNode> = Vec::new();
+        for (at, presence) in last {
+            let silent = now.duration_since(*at);
+            if silent >= REMEMBERED || others.iter().any(|other| !other.addresses.is_disjoint(&presence.addresses)) {
+                continue;
+            }
+            let beacon = self.heard.get(&presence.node).filter(|(at, _)| now.duration_since(*at) < SILENCE);
+            others.push(OtherNode {
+                addresses: presence.addresses.clone(),
+                role: beacon.map(|(_, beacon)| beacon.role),
+                directs: if beacon.is_some() { presence.directs.clone() } else { BTreeSet::new() },
+                connections: beacon.map(|(_, beacon)| beacon.known),
+                table_equal: own.zip(presence.table).map(|(own, theirs)| own == theirs),
+                version: Some(presence.version.clone()).filter(|version| !version.is_empty()),
+                changed: presence.changed.map(|changed| Duration::from_secs(changed).saturating_add(silent)),
+                silent,
+            });
+        }
+        others.sort_by(|one, other| one.addresses.cmp(&other.addresses));
+        others
     }
 
     /// The nodes that were received lately whose tables are not equal to this one, and why that
@@ -171,6 +219,8 @@ mod tests {
             macs: [Mac([2, 0, 0, 0, 0, 1])].into(),
             directs: directs.iter().map(|name| (*name).to_owned()).collect(),
             vips: BTreeSet::new(),
+            version: String::new(),
+            changed: None,
             table: (node == 7).then_some(TableDigest { table: 7, order: u64::MAX }),
         }
     }
@@ -184,6 +234,36 @@ mod tests {
         assert_eq!([now, now + SILENCE - MS, now + SILENCE].map(|at| view.directors(at).count()), [1, 1, 0]);
         view.present(now, presence(7, "192.0.2.1", &[]));
         assert_eq!([now, now + SILENCE - MS, now + SILENCE].map(|at| view.presences(at).count()), [1, 1, 0]);
+    }
+
+    #[test]
+    fn other_nodes_are_listed_until_they_are_forgotten() {
+        let (now, mut view) = (Instant::now(), View::default());
+        let at = |node, address: &str| Presence {
+            addresses: [address.parse().unwrap()].into(),
+            ..presence(node, address, &["web"])
+        };
+        view.heard(now, beacon(7, Role::Master));
+        view.present(now, Presence { version: "0.2.0".into(), changed: Some(60), ..at(7, "192.0.2.7") });
+        view.heard(now, beacon(8, Role::Backup));
+        view.present(now, Presence { directs: BTreeSet::new(), ..at(8, "192.0.2.1") });
+        let own = Some(TableDigest { table: 7, order: u64::MAX });
+        let [first, second] = &view.others(now + MS, own)[..] else { panic!() };
+        assert_eq!((first.role, first.table_equal, first.version.as_deref()), (Some(Role::Backup), None, None));
+        assert_eq!((second.role, second.connections, second.table_equal), (Some(Role::Master), Some(1000), Some(true)));
+        assert_eq!((second.version.as_deref(), second.changed), (Some("0.2.0"), Some(Duration::from_secs(60) + MS)));
+        assert_eq!((second.directs.len(), second.silent), (1, MS));
+        assert_eq!(view.others(now, Some(TableDigest { table: 8, order: 0 }))[1].table_equal, Some(false));
+        assert_eq!(view.others(now, None)[1].table_equal, None);
+        // Silent: what it directed is not known.
+        let silent = view.others(now + SILENCE, own).remove(1);
+        assert_eq!((silent.role, silent.connections, silent.directs.len()), (None, None, 0));
+        // Its watch was started again.
+        view.heard(now + SILENCE, beacon(9, Role::Backup));
+        view.present(now + SILENCE, at(9, "192.0.2.7"));
+        let after = view.others(now + SILENCE, own);
+        assert_eq!((after.len(), after[1].role, after[1].version.as_deref()), (2, Some(Role::Backup), None));
+        assert_eq!([REMEMBERED - MS, REMEMBERED].map(|after| view.others(now + after, own).len()), [2, 1]);
     }
 
     #[test]

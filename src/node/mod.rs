@@ -85,6 +85,7 @@ pub use fence::marks::MarkValues;
 pub use fence::{Fence, SyncConfig};
 pub use handle::Node;
 pub use job::Task;
+pub use membership::OtherNode;
 pub use plan::{Plan, Step};
 pub use role::Role;
 pub use services::Apply;

@@ -599,7 +599,7 @@ fn status_with_marks() {
         "role     backup, request 1\n",
         "VIP      192.0.2.254 on lo (scope host)\n",
         "table    2 services, 5 destinations\n",
-        "peer     192.0.2.12 02:00:00:00:00:12\n",
+        "peer     192.0.2.12    02:00:00:00:00:12\n",
         "rules    8 on bond0\n",
         "sync     backup on bond0, id 254\n",
         "known    0 connections\n",
@@ -609,11 +609,17 @@ fn status_with_marks() {
     // Rules are removed by another program.
     run("tc filter del dev bond0 ingress pref 306");
     let (code, text, _) = lab.try_run("status");
-    assert!(code == Some(1) && text.contains("missing  marks: 4 changes\n"), "{text}");
+    assert!(code == Some(1) && text.contains("missing  marks: 4 changes\n           add "), "{text}");
+    let whole = lab.try_run("-v status").1;
+    assert!(whole.contains("table    2 services, 5 destinations\n         -A -t 192.0.2.254:80 -s wrr\n"), "{whole}");
+    assert!(whole.contains("rules    4 on bond0\n         ") && !whole.contains('\u{1b}'), "{whole}");
     lab.run("role backup");
     lab.run("role master");
     let text = lab.run("status");
-    assert!(text.contains("rules    6 on bond0\n") && text.contains("sync     master on bond0, id 254\n"), "{text}");
+    assert!(
+        text.contains("rules    6 on bond0\n") && text.contains("sync     master and backup on bond0, id 254\n"),
+        "{text}"
+    );
     // A peer without a MAC address is a warning, as its packets are not recognised.
     ipvsadm("-a -t 192.0.2.254:80 -r 192.0.2.14:80 -g");
     let (code, text, _) = lab.try_run("status");

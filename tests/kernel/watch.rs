@@ -297,6 +297,84 @@ fn comes_late(sync: &str) {
     assert_eq!(kept(&mut sessions), sessions.len());
 }
 
+/// The nodes as each of them hears the others.
+#[test]
+fn a_cluster_on_one_screen() {
+    let (client, mut nodes) = cluster_of(&[11, 12, 13], "");
+    let mut sessions: Vec<(Session, u8)> = (0..6).map(|_| session(&client, VIP)).collect();
+    let seen = |node: &Node| objects(&node.try_run("cluster --json").1)[0].clone();
+    // Of each node its first address, its role, and whether its table is that of node 12.
+    let shown = |all: &Value| -> Vec<(String, String, Option<bool>, Option<u64>)> {
+        let of = |node: &Value| {
+            let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+            (
+                word(&node["addresses"][0]),
+                word(&node["role"]),
+                node["table_equal"].as_bool(),
+                node["connections"].as_u64(),
+            )
+        };
+        all["nodes"].as_array().unwrap().iter().map(of).collect()
+    };
+    let row = |number: u8, role: &str, equal: Option<bool>, known: Option<u64>| {
+        (format!("192.0.2.{number}"), role.to_owned(), equal, known)
+    };
+    let wanted = [
+        row(12, "backup", None, Some(6)),
+        row(11, "master", Some(true), Some(6)),
+        row(13, "backup", Some(true), Some(6)),
+    ];
+    soon("all three", &nodes, || shown(&seen(&nodes[1])) == wanted);
+    let all = seen(&nodes[1]);
+    assert_eq!((&all["exit_code"], &all["nodes"][1]["directs"]), (&json!(0), &json!([""])));
+    assert!(all["nodes"].as_array().unwrap().iter().all(|node| node["version"] == env!("CARGO_PKG_VERSION")));
+    assert!(all["nodes"][0]["changed"].is_u64() && all["nodes"][2]["changed"].is_u64(), "{all}");
+    let text = nodes[1].run("cluster");
+    let words: Vec<String> = text.lines().map(|row| row.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(words[1].starts_with("192.0.2.12 this node backup - 6 "), "{text}");
+    assert!(words[3].starts_with("192.0.2.11 master yes equal 6 ") && words[4] == "2001:db8::11", "{text}");
+
+    // Packets are counted while they come.
+    let top = nodes[0].command("top --count 1 --json --interval 4");
+    let counted = nodes[0].netns.run(move || {
+        let mut top = top;
+        top.stdout(std::process::Stdio::piped()).spawn().unwrap()
+    });
+    let (counted, until) = (counted.unwrap(), Instant::now() + Duration::from_secs(8));
+    let mut asked = 0;
+    while Instant::now() < until {
+        asked += sessions.iter_mut().filter_map(|(session, _)| session.ask()).count();
+        thread::sleep(Duration::from_millis(50));
+    }
+    let printed = counted.wait_with_output().unwrap();
+    let counted = objects(&String::from_utf8(printed.stdout).unwrap());
+    let service = &counted[0]["services"][0];
+    let packets = |of: &Value| of["per_second"]["packets"].as_f64().unwrap();
+    assert!(asked > 0 && counted.len() == 1 && packets(service) > 0.0, "{counted:?}");
+    let servers = service["servers"].as_array().unwrap();
+    assert_eq!(servers.iter().map(|server| server["active"].as_u64().unwrap()).sum::<u64>(), 6, "{counted:?}");
+    let sum: f64 = servers.iter().map(packets).sum();
+    assert!((sum - packets(service)).abs() < 1e-6, "{counted:?}");
+    let text = nodes[0].run("top --count 1");
+    assert!(text.starts_with("master: 6 servers of 2 services, ") && !text.contains('\u{1b}'), "{text}");
+    assert!(!text.contains("fwmark"), "{text}");
+
+    // One has another weight, one is gone.
+    nodes[0].ipvsadm(&format!("-e -t {VIP}:80 -r 192.0.2.12:80 -g -w 3"));
+    nodes[2].kill();
+    soon("the difference", &nodes, || {
+        let all = shown(&seen(&nodes[1]));
+        all[1] == row(11, "master", Some(false), Some(6)) && all[2] == row(13, "-", Some(true), None)
+    });
+    let (fine, text) = nodes[1].try_run("cluster");
+    assert!(!fine && text.contains("warning: 192.0.2.13 is silent: it was heard "), "{text}");
+    // Nothing is heard without a watch.
+    nodes[1].kill();
+    let (fine, text) = nodes[1].try_run("cluster");
+    assert!(!fine && text.contains("`lvs-node watch` does not run on this node"), "{text}");
+    assert_eq!(kept(&mut sessions), sessions.len());
+}
+
 /// Another service, another server and another weight, a VIP less and one more, other ARP settings:
 /// on each node, while clients come and go. What is brought in stays.
 #[test]
@@ -573,14 +651,18 @@ fn what_others_change_is_repaired_and_counted_without_metrics() {
     nodes.iter_mut().for_each(|node| node.metrics = false);
     start(&mut nodes);
     damages_are_repaired(&nodes);
-    let known = |node: &Node| fs::read_to_string(node.dir.join("state/known")).unwrap_or_default();
+    // Not by the program: it would take the time that the watches need.
+    let known = |node: &Node| -> Value {
+        let text = fs::read_to_string(node.dir.join("state/cluster")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    };
     let mut sessions = Vec::new();
     for count in [10, 20] {
         sessions.extend((0..10).map(|_| session(&client, VIP)));
         soon("they are counted", &nodes, || {
-            known(&nodes[0]).starts_with(&format!("knows {count} connections"))
-                && known(&nodes[1]).contains(&format!("of the director's {count} "))
+            known(&nodes[0])["known"] == count && known(&nodes[1])["at_director"] == count
         });
+        assert!(nodes[0].run("status").contains(&format!("\nknown    {count} connections\n")));
     }
     nodes[1].ipvsadm("-C");
     soon("the services again", &nodes, || nodes[1].table().matches("-w 1").count() == 4);

@@ -15,7 +15,7 @@ use crate::node::digest::TableDigest;
 use crate::node::fence::SyncConfig;
 use crate::node::job::Task;
 use crate::node::limit::{Bucket, ResyncRequests};
-use crate::node::membership::View;
+use crate::node::membership::{OtherNode, View};
 use crate::node::role::Role;
 use crate::node::services::Apply;
 
@@ -269,6 +269,8 @@ pub(in crate::node) struct Engine {
     requests: ResyncRequests,
     /// A count that was asked for, of what the director has sent.
     counting: Option<u64>,
+    /// Whether what is remembered was read.
+    remembers: bool,
     looking: bool,
     look_at: Instant,
     beacon_at: Instant,
@@ -357,6 +359,7 @@ impl Engine {
             learning: Learning::new(now),
             requests: ResyncRequests::default(),
             counting: None,
+            remembers: false,
             looking: false,
             look_at: now,
             beacon_at: now,
@@ -401,7 +404,14 @@ impl Engine {
         match event {
             Event::Time => {}
             Event::Remembered(all) => {
+                // What is read at first is what was there before.
+                let known = std::mem::replace(&mut self.remembers, true);
                 for (member, remembered) in self.members.iter_mut().zip(all) {
+                    let role = |of: &Remembered| of.role.map(|(role, _)| role);
+                    if known && role(&member.remembered) != role(&remembered) {
+                        self.counts.role_changes += 1;
+                        self.counts.role_changed = Some(now);
+                    }
                     member.remembered = remembered;
                 }
             }
@@ -780,6 +790,11 @@ impl Engine {
         if self.extent == Extent::All {
             actions.push(Action::SendBeacon);
         }
+    }
+
+    /// The other nodes, as they were received lately.
+    pub(in crate::node) fn others(&self, now: Instant) -> Vec<OtherNode> {
+        self.view.others(now, self.table)
     }
 
     /// What this node sends to the others, but for its addresses.
@@ -1286,6 +1301,32 @@ mod tests {
             assert_eq!(presence, expected);
             assert_eq!(engine.counts.directs, !directs.is_empty());
         }
+    }
+
+    #[test]
+    fn changes_of_role_are_counted_from_the_start_on() {
+        let start = Instant::now();
+        let group = |name: &str| Supervised {
+            name: name.into(),
+            vips: vec![ip(VIP)],
+            owner: VipOwner::Node,
+            follows: false,
+            director: None,
+        };
+        let groups = vec![group("web"), group("mail")];
+        let mut engine = Engine::new(start, 7, Extent::All, groups, &SyncConfig::default());
+        let mut at = |ms: u64, roles: [Option<(Role, bool)>; 2]| {
+            let now = start + Duration::from_millis(ms);
+            let all = roles.map(|role| Remembered { role, ..Remembered::default() }).into();
+            engine.on(now, Event::Remembered(all));
+            (engine.counts.role_changes, engine.counts.role_changed.map(|at| at.duration_since(start).as_millis()))
+        };
+        let [backup, master] = [Role::Backup, Role::Master].map(|role| Some((role, true)));
+        assert_eq!(at(0, [backup, None]), (0, None));
+        assert_eq!(at(100, [Some((Role::Master, false)), None]), (1, Some(100)));
+        // Reached.
+        assert_eq!(at(200, [master, None]), (1, Some(100)));
+        assert_eq!(at(300, [backup, backup]), (3, Some(300)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::node::catch_up::Learned;
 use crate::node::role::Role;
@@ -105,6 +105,10 @@ pub struct Counts {
     pub failures: u64,
     /// How often all connections were sent to the other nodes.
     pub resyncs: u64,
+    /// How often the role of a group has changed.
+    pub role_changes: u64,
+    /// When one changed last. `None`: not since the supervisor was made.
+    pub role_changed: Option<Instant>,
     /// Connections that the node knows.
     pub known: u64,
     /// Connections that the director knows, as it says. `None`: none is received.

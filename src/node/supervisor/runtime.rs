@@ -29,6 +29,7 @@ use crate::node::connections::{LASTING, SLICE, Sending};
 use crate::node::driver::{Driver, Report};
 use crate::node::fence::SyncConfig;
 use crate::node::job::Task;
+use crate::node::membership::OtherNode;
 use crate::node::peers::{Peers, Plane, number};
 use crate::node::plan::{Plan, Step};
 use crate::node::role::Role;
@@ -259,6 +260,12 @@ impl Supervisor {
     /// What was counted.
     pub fn counts(&self) -> &Counts {
         &self.engine.counts
+    }
+
+    /// The other nodes of the cluster, as far as they were received within the last minute, in the
+    /// order of their addresses. Each sends a beacon every second, and is of no group alone.
+    pub fn others(&self) -> Vec<OtherNode> {
+        self.engine.others(Instant::now())
     }
 
     /// Takes the next notice. `None`: there is none at present.
@@ -678,7 +685,9 @@ impl Supervisor {
     fn send_beacon(&mut self) {
         let Some(peers) = &self.peers else { return };
         let (beacon, presence) = self.engine.texts(self.drivers[0].config().sync.id);
-        let presence = presence.at(self.drivers[0].node_mut().presence().unwrap_or_default());
+        let mut presence = presence.at(self.drivers[0].node_mut().presence().unwrap_or_default());
+        env!("CARGO_PKG_VERSION").clone_into(&mut presence.version);
+        presence.changed = self.engine.counts.role_changed.map(|at| at.elapsed().as_secs());
         // The interface is down, or new: it is opened again.
         if peers.send_presence(&presence).and_then(|()| peers.send(&beacon)).is_err() {
             self.peers = None;

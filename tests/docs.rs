@@ -268,6 +268,35 @@ fn metrics_are_those_that_are_written() {
     assert_eq!(names(&rows, '`'), names(&source, '"'));
 }
 
+#[test]
+fn alerts_and_dashboard_name_metrics_that_there_are() {
+    let rows: String =
+        Page::read("docs/metrics.md".into()).text.lines().filter(|line| line.starts_with("| `lvs_")).collect();
+    let there: BTreeSet<&str> = rows.split('`').filter(|word| word.starts_with("lvs_")).collect();
+    let part = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    for file in ["packaging/prometheus/lvs-dr.rules.yml", "packaging/grafana/lvs-dr.json"] {
+        let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+        let named: BTreeSet<&str> = text
+            .split(part)
+            .filter(|word| {
+                word.starts_with("lvs_node_") || word.starts_with("lvs_dest") || word.starts_with("lvs_serv")
+            })
+            .collect();
+        assert!(named.len() > 9, "{file}: {named:?}");
+        assert_eq!(named.difference(&there).collect::<Vec<_>>(), [&""; 0], "{file}");
+    }
+    // It is JSON, and no panel lies on another one.
+    let text = fs::read_to_string(Path::new(ROOT).join("packaging/grafana/lvs-dr.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut taken = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let at = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        for (x, y) in (0..at("w")).flat_map(|x| (0..at("h")).map(move |y| (x, y))) {
+            assert!(at("x") + x < 24 && taken.insert((at("x") + x, at("y") + y)), "{}", panel["title"]);
+        }
+    }
+}
+
 /// The kernel tests compare the schema with what the program prints.
 #[test]
 fn commands_with_json_are_in_the_schema() {

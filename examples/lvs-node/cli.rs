@@ -21,6 +21,8 @@ mod output;
 #[cfg(feature = "serde")]
 #[path = "recording.rs"]
 mod recording;
+#[path = "serve.rs"]
+mod serve;
 #[path = "status.rs"]
 mod status;
 #[path = "syslog.rs"]
@@ -36,7 +38,7 @@ use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode, Stdio};
 use std::thread;
@@ -648,12 +650,25 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Fifo { path, instance } => {
             let options = watch::Options::follow(path.clone(), instance.clone());
             output.is_a_stream();
-            match watch::run(nodes, &options, None, false, || read(&cli.config), |line| line.print(output))? {}
+            match watch::run(nodes, &options, None, None, false, || read(&cli.config), |line| line.print(output))? {}
         }
         Command::Watch(options) => {
             let options = options.clone().or(&file.watch);
             output.is_a_stream();
-            match watch::run(nodes, &options, track_file, true, || read(&cli.config), |line| line.print(output))? {}
+            let listen = |address: SocketAddr| {
+                let bound = netns.run(|| serve::Server::bind(address))?;
+                bound.map_err(|error| Failure::Refused(format!("watch: listen on {address}: {error}")))
+            };
+            let server = options.listen.map(listen).transpose()?;
+            match watch::run(
+                nodes,
+                &options,
+                server,
+                track_file,
+                true,
+                || read(&cli.config),
+                |line| line.print(output),
+            )? {}
         }
         Command::Apply { dry_run, all } => {
             apply(output, &mut nodes, if *all { Apply::All } else { Apply::Changes }, *dry_run)

@@ -11,8 +11,10 @@ use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::{Destination, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table};
 use lvs_dr::marks::Mac;
 use lvs_dr::node::{ArpConfig, ArpScope, Config, Fence, IpvsSysctls, Loopback, MarkValues, OwnRequests, VipOwner};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
+
+use super::serve;
 
 /// What a node's file says.
 pub struct NodeFile {
@@ -176,12 +178,18 @@ enum FenceName {
     BackupOnly,
 }
 
-/// The files of `lvs-node watch`.
+/// The files of `lvs-node watch`, and where it listens.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchFiles {
     pub fifo: Option<PathBuf>,
     pub metrics: Option<PathBuf>,
+    #[serde(default, deserialize_with = "listening")]
+    pub listen: Option<SocketAddr>,
+}
+
+fn listening<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SocketAddr>, D::Error> {
+    serve::address(&String::deserialize(from)?).map(Some).map_err(de::Error::custom)
 }
 
 /// A group, or what stands in a file without groups, and where its VIPs stand.

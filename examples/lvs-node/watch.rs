@@ -4,7 +4,9 @@
 use std::convert::Infallible;
 use std::fmt::{self, Display};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, io, ptr, thread};
@@ -12,7 +14,7 @@ use std::{fs, io, ptr, thread};
 use clap::Args;
 use lvs_dr::Result;
 use lvs_dr::files::Replacement;
-use lvs_dr::node::{Counts, Fence, Node, Notice, Status, Supervisor, SupervisorConfig};
+use lvs_dr::node::{Node, Notice, Supervisor, SupervisorConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -25,6 +27,7 @@ use super::metrics;
 use super::output::{Output, VERSION, say};
 #[cfg(feature = "serde")]
 use super::recording::Recording;
+use super::serve::{self, Server};
 
 /// How long a watch has to answer, and how often it is looked whether it has.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -47,6 +50,10 @@ pub struct Options {
     /// can write to. Left out: `[watch] metrics` of the file.
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
+    /// Serve metrics over HTTP at this address and port, as /metrics; of a port alone, at the
+    /// loopback address. Left out: `[watch] listen` of the file; without that, nothing is served.
+    #[arg(long, value_name = "ADDRESS", value_parser = serve::address)]
+    pub listen: Option<SocketAddr>,
     /// Record what happens and what is decided, an object in JSON on each line, some each second,
     /// in a file that must not be there yet. It names addresses, and no key. For a report of a
     /// fault: the library's simulation replays it.
@@ -61,6 +68,7 @@ impl Options {
         Options {
             fifo: self.fifo.or_else(|| files.fifo.clone()),
             metrics: self.metrics.or_else(|| files.metrics.clone()),
+            listen: self.listen.or(files.listen),
             ..self
         }
     }
@@ -72,6 +80,7 @@ impl Options {
         [
             ("[watch] fifo", differs(self.fifo.as_deref(), names.fifo.as_ref())),
             ("[watch] metrics", differs(self.metrics.as_deref(), names.metrics.as_ref())),
+            ("[watch] listen", names.listen.is_some() && names.listen != self.listen),
             ("[handover] file", differs(track_file, file.track_file.as_ref())),
         ]
         .into_iter()
@@ -133,6 +142,7 @@ impl Display for Line {
 pub fn run(
     nodes: Vec<Node>,
     options: &Options,
+    mut server: Option<Server>,
     track_file: Option<PathBuf>,
     all: bool,
     read: impl Fn() -> std::result::Result<NodeFile, String>,
@@ -144,7 +154,7 @@ pub fn run(
     config.fifo.clone_from(&options.fifo);
     config.instance.clone_from(&options.instance);
     (config.track_file, config.only_roles) = (track_file.clone(), !all);
-    config.statuses = options.metrics.is_some();
+    config.statuses = options.metrics.is_some() || server.is_some();
     #[cfg(feature = "serde")]
     let mut recording = Recording::new(options.record.as_deref(), &mut config);
     let mut supervisor = Supervisor::new(nodes, config)?;
@@ -152,6 +162,7 @@ pub fn run(
     let mut failed = None;
     // What is known is there from the beginning on.
     let mut notified = Instant::now() - WATCHDOG;
+    let mut page: Option<Arc<str>> = None;
     loop {
         supervisor.dispatch()?;
         #[cfg(feature = "serde")]
@@ -161,9 +172,9 @@ pub fn run(
         while let Some(notice) = supervisor.next_notice() {
             Line::of(&notice).iter().for_each(&log);
             let Notice::Looked(groups) = notice else { continue };
-            let error = show(options.metrics.as_deref(), &groups, fence, supervisor.counts())
-                .err()
-                .map(|error| error.to_string());
+            let text = metrics::text(&groups, fence, supervisor.counts());
+            let error = show(options.metrics.as_deref(), &text).err().map(|error| error.to_string());
+            page = Some(text.into());
             if let Some(error) = error.as_ref().filter(|_| error != failed) {
                 log(&Line { event: "failure", text: format!("metrics: {error}") });
             }
@@ -195,9 +206,28 @@ pub fn run(
                 cluster::write(&known_file, supervisor.counts(), &supervisor.others());
             }
         }
-        let timeout = Timespec::try_from(WATCHDOG).unwrap_or_default();
-        // Interrupted by a signal it looks, and waits again.
-        let _ = poll(&mut [PollFd::new(&supervisor, PollFlags::IN)], Some(&timeout));
+        wait(&supervisor, server.as_mut(), page.as_ref());
+    }
+}
+
+/// Waits until there is something to do for the supervisor, a second at most, and serves clients
+/// meanwhile. A signal ends it.
+fn wait(supervisor: &Supervisor, mut server: Option<&mut Server>, page: Option<&Arc<str>>) {
+    let until = Instant::now() + WATCHDOG;
+    loop {
+        let mut descriptors = vec![PollFd::new(supervisor, PollFlags::IN)];
+        descriptors.extend(server.iter().flat_map(|server| server.descriptors()));
+        let first = server.iter().filter_map(|server| server.until()).fold(until, Instant::min);
+        let timeout = Timespec::try_from(first.saturating_duration_since(Instant::now())).unwrap_or_default();
+        let polled = poll(&mut descriptors, Some(&timeout));
+        let ready = !descriptors[0].revents().is_empty();
+        let now = Instant::now();
+        if let Some(server) = &mut server {
+            server.go_on(now, page);
+        }
+        if polled.is_err() || ready || now >= until {
+            return;
+        }
     }
 }
 
@@ -307,7 +337,7 @@ pub fn reload(node: &Node) -> std::result::Result<(), String> {
     Err(format!("the running `lvs-node watch` has not answered within {ANSWER:?}: see its log, or start it again"))
 }
 
-fn show(path: Option<&Path>, groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Result<()> {
+fn show(path: Option<&Path>, text: &str) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
-    Replacement::new(path).mode(0o644).write(metrics::text(groups, fence, counts))
+    Replacement::new(path).mode(0o644).write(text)
 }

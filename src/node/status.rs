@@ -47,7 +47,9 @@ pub struct Status {
     pub hidden: bool,
     /// The kernel's services, without those of the node's own marks.
     pub table: Table,
-    /// The same with their counters.
+    /// The same with their counters. Those of destinations are read for [`Notice::Looked`] only.
+    ///
+    /// [`Notice::Looked`]: super::Notice::Looked
     pub entries: Vec<(ServiceEntry, Vec<DestinationEntry>)>,
     /// How many connections the services of the node's marks count, of all groups. The director of
     /// a backup knows them too.
@@ -122,9 +124,14 @@ impl Node {
     /// # Errors
     /// As [`Node::plan`], except that a VIP that belongs to another program is a warning.
     pub fn status(&mut self) -> Result<Status> {
+        self.status_with(Detail::Configuration)
+    }
+
+    /// The same, with so much of each entry.
+    pub(super) fn status_with(&mut self, detail: Detail) -> Result<Status> {
         let memory = self.remember()?;
         let group = memory.state.group(&self.config.group);
-        let entries = self.ipvs.entries(Detail::Configuration)?;
+        let entries = self.ipvs.entries(detail)?;
         let seen = self.observe_with(&memory.state, entries.iter().cloned().collect())?;
         let generation = self.dir.requests().latest()?;
         let texts = |plan: &Plan| -> Vec<String> { plan.steps().iter().map(Step::to_string).collect() };

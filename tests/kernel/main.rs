@@ -21,6 +21,7 @@ mod lan;
 mod local_marks;
 mod marks;
 mod marks_fence;
+mod metrics;
 mod node;
 mod ocf;
 mod plane;

@@ -828,6 +828,7 @@ impl Engine {
 
     fn fail(&mut self, now: Instant, what: &str, error: &str, actions: &mut Vec<Action>) {
         self.counts.failures += 1;
+        self.counts.failed = Some(now);
         let text = format!("{what}: {error}");
         if self.is_new(now, what, &text) {
             actions.push(Action::Tell(Notice::Failure(text)));
@@ -1314,7 +1315,8 @@ mod tests {
             director: None,
         };
         let groups = vec![group("web"), group("mail")];
-        let mut engine = Engine::new(start, 7, Extent::All, groups, &SyncConfig::default());
+        let sync = crate::node::Config::new("eth0", [ip(VIP)]).sync;
+        let mut engine = Engine::new(start, 7, Extent::All, groups, &sync);
         let mut at = |ms: u64, roles: [Option<(Role, bool)>; 2]| {
             let now = start + Duration::from_millis(ms);
             let all = roles.map(|role| Remembered { role, ..Remembered::default() }).into();

@@ -51,7 +51,8 @@ pub enum Notice {
     Warning(String),
     /// What has failed, and why. It is tried again.
     Failure(String),
-    /// Each group was looked at: its name and its status. Not for a log; see
+    /// Each group was looked at: its name and its status. The first one's entries have the counters
+    /// of destinations. Not for a log; see
     /// [`SupervisorConfig::statuses`](super::SupervisorConfig::statuses).
     Looked(Vec<(String, Status)>),
 }
@@ -103,6 +104,8 @@ pub struct Counts {
     pub repairs: u64,
     /// What has failed.
     pub failures: u64,
+    /// When something failed last. `None`: not since the supervisor was made.
+    pub failed: Option<Instant>,
     /// How often all connections were sent to the other nodes.
     pub resyncs: u64,
     /// How often the role of a group has changed.

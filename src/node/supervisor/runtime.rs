@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::iter;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,7 +21,7 @@ use super::recording::Record;
 use super::survey::{Glanced, Survey, Surveyed};
 use crate::error::{Error, Result};
 use crate::files::Replacement;
-use crate::ipvs::{self, ConnectionReader, SyncRole};
+use crate::ipvs::{self, ConnectionReader, Detail, SyncRole};
 use crate::marks::{self, Mac, Monitor};
 use crate::netns::Netns;
 use crate::node::Node;
@@ -606,8 +607,12 @@ impl Supervisor {
     }
 
     fn tell_statuses(&mut self, now: Instant) -> Result<Surveyed> {
-        let read = |driver: &mut Driver| Ok((driver.config().group.clone(), driver.status()?));
-        let statuses = self.drivers.iter_mut().map(read).collect::<Result<Vec<_>>>()?;
+        // The table is the same for all groups, and its counters are read once.
+        let details = iter::once(Detail::Counters).chain(iter::repeat(Detail::Configuration));
+        let read = |(driver, detail): (&mut Driver, Detail)| {
+            Ok((driver.config().group.clone(), driver.node_mut().status_with(detail)?))
+        };
+        let statuses = self.drivers.iter_mut().zip(details).map(read).collect::<Result<Vec<_>>>()?;
         let groups = statuses.iter().map(|(_, status)| Look::of(status)).collect();
         self.notices.push_back(Notice::Looked(statuses));
         Ok(Surveyed::Looks(Looks { groups, counted: true, took: now.elapsed() }))

@@ -421,6 +421,12 @@
 #define LVS_VIP_OWNER_KEEPALIVED 1
 
 /**
+ * Routers spread the connections over all nodes, and each node directs. The VIP is on `lo` only;
+ * LVS_ROLE_MASTER has a route by which a routing daemon advertises it.
+ */
+#define LVS_VIP_OWNER_ROUTES 2
+
+/**
  * The default of this version: LVS_FENCE_MARKS.
  */
 #define LVS_FENCE_DEFAULT 0

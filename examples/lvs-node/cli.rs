@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lvs_dr::ipvs::Ipvs;
-use lvs_dr::node::{Apply, Asked, Config, Learned, Node, Role, Step, Weigh, note_failure, role_of_state};
+use lvs_dr::node::{Apply, Asked, Config, Learned, Node, Role, Step, VipOwner, Weigh, note_failure, role_of_state};
 use lvs_dr::{Cause, Error, Netns};
 use serde_json::json;
 
@@ -217,7 +217,25 @@ enum Command {
     },
     /// Announce the VIPs of a director once more, after a while.
     #[command(hide = true)]
-    Announce,
+    AnnounceAgain,
+    /// Let routers send connections to this node (vip_owner = "routes"): role master.
+    ///
+    /// The routing daemon advertises the VIPs. Nothing is advertised of a VIP whose service this
+    /// node does not serve.
+    Announce {
+        /// Print the steps only.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take this node out of the routes (vip_owner = "routes"): role backup.
+    ///
+    /// The routing daemon withdraws the VIPs, and other nodes direct. This one goes on directing
+    /// what still arrives, and serving its connections; `drain` takes its server out.
+    Withdraw {
+        /// Print the steps only.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Judge the file alone, without privileges.
     ///
     /// No kernel is looked at: `audit` looks at the machine. Exit code 1: something is probably not
@@ -562,6 +580,8 @@ fn role_of(cli: &Cli) -> Option<Role> {
     match &cli.command {
         Command::Role { role, .. } => Some(*role),
         Command::Notify { state, .. } => role_of_state(state),
+        Command::Announce { .. } => Some(Role::Master),
+        Command::Withdraw { .. } => Some(Role::Backup),
         _ => None,
     }
 }
@@ -600,11 +620,11 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
     // A role that changes sides does not wait until the services are read, and does not fail where
     // they cannot be.
     let of_one = matches!(cli.command, Command::Role { .. } | Command::Notify { .. });
-    let read = if of_one && !matches!(cli.command, Command::Role { dry_run: true, .. }) {
-        file::read_without_services
-    } else {
-        file::read
-    };
+    let plans = matches!(
+        cli.command,
+        Command::Role { dry_run: true, .. } | Command::Announce { dry_run: true } | Command::Withdraw { dry_run: true }
+    );
+    let read = if (of_one || role_of(cli).is_some()) && !plans { file::read_without_services } else { file::read };
     let file = read(&cli.config).map_err(Failure::Usage)?;
     file.warnings.iter().for_each(|warning| output.warning(warning));
     let (track_file, file_has_groups) = (file.track_file.clone(), file.has_groups());
@@ -720,7 +740,18 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
         }
         // Needs no node: see above.
         Command::Check { .. } | Command::Init(_) | Command::Man { .. } | Command::Completions { .. } => Ok(()),
-        Command::Announce => nodes.iter_mut().try_for_each(|node| Ok(node.announce_again()?)),
+        Command::AnnounceAgain => nodes.iter_mut().try_for_each(|node| Ok(node.announce_again()?)),
+        Command::Announce { dry_run } | Command::Withdraw { dry_run } => {
+            let role = role_of(cli).unwrap_or(Role::Backup);
+            if nodes[0].config().vip_owner != VipOwner::Routes {
+                let reason = format!("vip_owner = \"routes\" was expected: `lvs-node role {role}` takes on a role");
+                return Err(Failure::Usage(format!("{}: {reason}", cli.config.display())));
+            }
+            match dry_run {
+                true => plan(output, &mut nodes, Some(role)),
+                false => nodes.iter_mut().try_for_each(|node| become_role(cli, output, &file, node, role)),
+            }
+        }
         Command::Plan { role } => {
             let role = match role.as_str() {
                 "release" => None,
@@ -902,7 +933,7 @@ fn announce_again(cli: &Cli, group: &str) {
     if !group.is_empty() {
         again.args(["--group", group]);
     }
-    again.arg("announce");
+    again.arg("announce-again");
     let _ = again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
 }
 

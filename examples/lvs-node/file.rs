@@ -164,6 +164,7 @@ enum Owner {
     #[default]
     Node,
     Keepalived,
+    Routes,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -468,6 +469,7 @@ impl File {
         config.vip_owner = match self.vip_owner {
             Owner::Node => VipOwner::Node,
             Owner::Keepalived => VipOwner::Keepalived,
+            Owner::Routes => VipOwner::Routes,
         };
         config.fence = match self.fence.as_ref().map_or(FenceName::default(), |fence| *fence.get_ref()) {
             FenceName::Clear => Fence::Clear,

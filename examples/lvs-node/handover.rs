@@ -106,6 +106,9 @@ fn directs(node: &Node) -> Result<bool, Error> {
 pub fn check(node: &Node) -> Result<(), String> {
     match node.config().vip_owner {
         VipOwner::Keepalived => Ok(()),
+        VipOwner::Routes => Err(
+            "handover: with vip_owner = \"routes\" every node directs: `lvs-node withdraw` takes this one out of the routes".into(),
+        ),
         VipOwner::Node => Err(
             "handover: with vip_owner = \"node\" no other program is asked to take over: give the other node its role \
                  first (`lvs-node role master` there), then this one"

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use lvs_dr::ipvs::Table;
 use lvs_dr::marks::Mac;
-use lvs_dr::node::{Fence, Node, Status};
+use lvs_dr::node::{Fence, Node, Status, VipOwner};
 use serde_json::{Value, json};
 
 use super::columns::{self, Align};
@@ -17,7 +17,8 @@ type Line = (&'static str, String);
 /// For people.
 pub fn text(node: &Node, status: &Status, verbose: bool, colour: bool) -> String {
     let known = cluster::known(node).unwrap_or_default();
-    print(&lines(node.config().fence, status, &known, verbose), colour)
+    let config = node.config();
+    print(&lines(config.vip_owner, config.fence, status, &known, verbose), colour)
 }
 
 /// The width of a label, and what begins a line that goes on.
@@ -39,7 +40,7 @@ fn print(lines: &[Line], colour: bool) -> String {
     text
 }
 
-fn lines(fence: Fence, status: &Status, known: &Value, verbose: bool) -> Vec<Line> {
+fn lines(owner: VipOwner, fence: Fence, status: &Status, known: &Value, verbose: bool) -> Vec<Line> {
     let role = match status.role {
         Some((role, true)) => format!("{role}, request {}", status.generation),
         Some((role, false)) => format!("{role}, not reached, request {}", status.generation),
@@ -54,6 +55,11 @@ fn lines(fence: Fence, status: &Status, known: &Value, verbose: bool) -> Vec<Lin
             found.iter().map(|place| format!("{} (scope {})", place.interface, place.scope)).collect();
         let places = if places.is_empty() { "no interface".into() } else { places.join(" and ") };
         lines.push(("VIP", format!("{vip} on {places}")));
+    }
+    if owner == VipOwner::Routes {
+        let advertised: Vec<String> = status.advertised.iter().map(IpAddr::to_string).collect();
+        let list = if advertised.is_empty() { "no VIP".to_owned() } else { advertised.join(" and ") };
+        lines.push(("routes", format!("{list} to be advertised")));
     }
     let hidden = if status.hidden { "a VIP on lo stays hidden" } else { "neighbours learn of a VIP on lo" };
     let settings: BTreeSet<String> = status.arp.iter().map(|(_, counts)| counts.to_string()).collect();
@@ -151,6 +157,7 @@ pub fn json(node: &Node, status: &Status) -> Value {
                 "scope": place.scope.to_string(),
             })).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
+        "advertised": status.advertised.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "arp": {
             "hidden": status.hidden,
             "interfaces": status.arp.iter().map(|(name, counts)| json!({

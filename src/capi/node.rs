@@ -39,6 +39,9 @@ pub const LVS_VIP_OWNER_NODE: u32 = 0;
 /// keepalived or another program moves the VIP on the interface. The node handles only the VIP on
 /// `lo`.
 pub const LVS_VIP_OWNER_KEEPALIVED: u32 = 1;
+/// Routers spread the connections over all nodes, and each node directs. The VIP is on `lo` only;
+/// LVS_ROLE_MASTER has a route by which a routing daemon advertises it.
+pub const LVS_VIP_OWNER_ROUTES: u32 = 2;
 
 /// The default of this version: LVS_FENCE_MARKS.
 pub const LVS_FENCE_DEFAULT: u32 = 0;
@@ -362,7 +365,11 @@ impl lvs_node_config {
         let vips = unsafe { texts("vips", self.vips, self.vip_count, MAX_VIPS, Text::address) }?;
         let mut config = Config::new(&interface, vips);
 
-        let owners = [(LVS_VIP_OWNER_NODE, VipOwner::Node), (LVS_VIP_OWNER_KEEPALIVED, VipOwner::Keepalived)];
+        let owners = [
+            (LVS_VIP_OWNER_NODE, VipOwner::Node),
+            (LVS_VIP_OWNER_KEEPALIVED, VipOwner::Keepalived),
+            (LVS_VIP_OWNER_ROUTES, VipOwner::Routes),
+        ];
         config.vip_owner = choice("vip_owner", self.vip_owner, &owners)?;
         config.fence = fence(self.fence)?;
         let loopbacks = [(LVS_LOOPBACK_ALWAYS, Loopback::Always), (LVS_LOOPBACK_BACKUP, Loopback::Backup)];
@@ -949,7 +956,7 @@ mod tests {
             (config(&[c"192.0.2.1/32".as_ptr()]), LVS_ERR_INVALID),
             (lvs_node_config { vip_count: MAX_VIPS + 1, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { services: ETH0(), ..good }, LVS_ERR_PARSE),
-            (lvs_node_config { vip_owner: 2, ..good }, LVS_ERR_INVALID),
+            (lvs_node_config { vip_owner: 3, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { fence: 99, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { loopback: 2, ..good }, LVS_ERR_INVALID),
             (lvs_node_config { arp: 4, ..good }, LVS_ERR_INVALID),

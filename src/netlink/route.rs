@@ -96,6 +96,28 @@ impl RouteClient {
         Err(Failure::Socket(std::io::Error::other(reason)))
     }
 
+    /// The same, of what matches the question's header, where the kernel filters (since Linux
+    /// 4.20).
+    pub(crate) fn list_filtered<T, R>(
+        &mut self,
+        question: &T,
+        entry: impl FnMut(T) -> Option<R>,
+    ) -> Result<Vec<R>, Failure>
+    where
+        T: NetlinkSerializable + NetlinkDeserializable,
+    {
+        self.exchange(|socket| {
+            socket.filter_lists(true);
+            Ok(())
+        })?;
+        let result = self.list(question, entry);
+        self.exchange(|socket| {
+            socket.filter_lists(false);
+            Ok(())
+        })?;
+        result
+    }
+
     /// Sends requests at once, see [`Socket::batch`].
     pub(crate) fn batch(&mut self, messages: &[RouteMessage], flags: u16) -> Result<Vec<Outcome>, Failure> {
         self.exchange(|socket| socket.batch(messages.len(), flags, |index, octets| write(&messages[index], octets)))

@@ -133,6 +133,12 @@ impl Socket {
         Ok(Socket { inner, sequence: 0, limit, requests: Vec::new(), buffer: vec![0; RECEIVE], piece })
     }
 
+    /// Whether the kernel lists only what matches the header of a question
+    /// (`NETLINK_GET_STRICT_CHK`). Kernels before 4.20 list all.
+    pub(super) fn filter_lists(&mut self, filters: bool) {
+        let _ = self.inner.set_netlink_get_strict_chk(filters);
+    }
+
     /// Sends one request, which `write` appends, as far as it is behind the netlink header, and
     /// whose type it returns. Shows type and octets of each answer (there is none, for most) until
     /// the kernel has acknowledged it.

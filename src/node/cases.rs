@@ -21,7 +21,7 @@ use crate::arp::{self, ArpTarget, Settings};
 use crate::error::Result;
 use crate::ipvs::{SyncRole, Table};
 use crate::marks::{Mac, Packets, Qdisc, Rule};
-use crate::vip::{LinkState, Scope};
+use crate::vip::{LinkState, MARK, Scope};
 
 const VIP6: &str = "2001:db8::fe";
 const SERVICES6: &str = "\
@@ -141,6 +141,10 @@ fn both_families() -> Config {
     config
 }
 
+fn routes() -> Config {
+    Config { vip_owner: VipOwner::Routes, services: Some(SERVICES.replace("wrr", "mh").parse().unwrap()), ..marks() }
+}
+
 const UP: [Role; 2] = [Role::Backup, Role::Master];
 
 const STORIES: &[Story] = &[
@@ -175,6 +179,32 @@ const STORIES: &[Story] = &[
         case.remove_vip("eth0");
         case.role(Role::Backup);
         case.release();
+    }),
+    ("routers spread connections", routes, |case| {
+        case.roles(&[Role::Backup, Role::Master, Role::Backup, Role::Master]);
+        // Its server does not listen, and then it does.
+        case.world.seen.listening = Some(Vec::new());
+        case.role(Role::Master);
+        case.world.seen.listening = None;
+        case.role(Role::Master);
+        case.release();
+    }),
+    ("from an election to routes and back", routes, |case| {
+        case.world.config.vip_owner = VipOwner::Node;
+        case.was(&[Role::Master]);
+        case.world.seen.vips.values_mut().flatten().for_each(|found| found.mark = Some(MARK));
+        case.world.config.vip_owner = VipOwner::Routes;
+        case.role(Role::Master);
+        case.world.config.vip_owner = VipOwner::Node;
+        case.role(Role::Master);
+    }),
+    ("routes, and what makes them impossible", routes, |case| {
+        case.place_vip("eth0");
+        case.role(Role::Backup);
+        case.remove_vip("eth0");
+        case.world.config.services = None;
+        case.world.seen.table = SERVICES.parse().unwrap();
+        case.role(Role::Master);
     }),
     ("keepalived is late", by_keepalived, |case| {
         case.roles(&UP);

@@ -12,21 +12,29 @@ use crate::address::check_vip;
 use crate::arp::Settings;
 use crate::error::{Error, Result};
 use crate::interface;
-use crate::ipvs::{Scheduler, ServiceId, SyncDaemon, SyncRole, Table};
+use crate::ipvs::{Forward, Scheduler, ServiceId, SyncDaemon, SyncRole, Table};
 use crate::marks::Mac;
 use crate::vip;
 
-/// Who puts the VIP on the interface and takes it off.
+/// What brings the clients' packets for a VIP to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum VipOwner {
-    /// The node itself, which also announces it.
+    /// The director has the VIP on its interface. The node itself places and announces it.
     #[default]
     Node,
-    /// keepalived (`virtual_ipaddress`), or another program that elects the director. The node
-    /// then cares for the loopback VIP only.
+    /// The director has the VIP on its interface. keepalived (`virtual_ipaddress`) places it, or
+    /// another program that elects the director. The node then cares for the loopback VIP only.
     Keepalived,
+    /// Routers spread the connections over all nodes (equal-cost multipath), and each node directs
+    /// what it receives, in every role. The VIP is on `lo` only, on every node. The role says
+    /// whether the node is a next hop: [`Role::Master`](super::Role::Master) has a route by which
+    /// a routing daemon learns that it is to advertise the VIP, see
+    /// [`Vips::advertise`](crate::vip::Vips::advertise); the other roles have none. Needs fence
+    /// [`Fence::Marks`] and scheduler `mh`. Connections are not synchronised: each node finds the
+    /// same server for them.
+    Routes,
 }
 
 /// When the VIP sits on the loopback interface.
@@ -129,7 +137,7 @@ pub struct Config {
     pub interface: String,
     /// The VIPs.
     pub vips: Vec<IpAddr>,
-    /// Who moves the VIP on the interface.
+    /// What brings the clients' packets for a VIP to a node.
     pub vip_owner: VipOwner,
     /// What fences a backup's table.
     pub fence: Fence,
@@ -252,6 +260,9 @@ impl Config {
         if self.groups.len() > usize::from(MarkValues::SLOTS) {
             return refuse("group", format!("there are {} groups: 254 at most were expected", self.groups.len()));
         }
+        if self.vip_owner == VipOwner::Routes {
+            self.check_routes()?;
+        }
         let Some(services) = &self.services else { return Ok(()) };
         services.check()?;
         for content in services.services() {
@@ -271,6 +282,29 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_routes(&self) -> Result<()> {
+        let refuse = |object: &str, reason: &str| Err(Error::invalid(object, reason));
+        if self.fence != Fence::Marks {
+            return refuse(
+                "fence",
+                "with vip_owner `routes` each node has the table in every role: `marks` was expected",
+            );
+        }
+        if self.loopback != Loopback::Always {
+            return refuse("loopback", "with vip_owner `routes` the VIP is on lo only: `always` was expected");
+        }
+        if self.arp.as_ref().is_some_and(|arp| !arp.settings.ignore.hides_loopback_vip(true, false)) {
+            let reason = "with vip_owner `routes` no node answers ARP requests for a VIP: arp_ignore 1 was expected";
+            return refuse("arp", reason);
+        }
+        self.services.iter().try_for_each(refuse_unequal)
+    }
+
+    /// Whether nodes synchronise their connections.
+    pub(super) fn syncs(&self) -> bool {
+        self.vip_owner != VipOwner::Routes
     }
 
     /// What makes sense and is probably not meant, as far as the configuration alone shows it: no
@@ -304,6 +338,31 @@ impl Config {
         }
         doubts
     }
+}
+
+/// Refuses services whose connections need a state that only one node has: with
+/// [`VipOwner::Routes`] the next packet of a connection may reach another node.
+pub(super) fn refuse_unequal(services: &Table) -> Result<()> {
+    for content in services.services() {
+        let service = &content.service;
+        let refuse = |reason: &str| {
+            let reason = format!("with vip_owner `routes` each node must find the same server: {reason}");
+            Err(Error::invalid(service.id.to_string(), reason))
+        };
+        if service.scheduler != Scheduler::MH {
+            return refuse(&format!("scheduler mh was expected, not {}", service.scheduler));
+        }
+        if service.persistence.is_some() {
+            return refuse("nodes do not share persistence; mh without mh-port keeps a client at one server");
+        }
+        if matches!(service.id, ServiceId::Sctp(_)) {
+            return refuse("an SCTP association is known to one node only");
+        }
+        if content.destinations().any(|destination| destination.forward == Forward::Masquerade) {
+            return refuse("a translated connection (NAT) is known to one node only");
+        }
+    }
+    Ok(())
 }
 
 /// Directories that no program has for itself.

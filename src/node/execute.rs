@@ -46,6 +46,8 @@ impl Node {
             Step::AddVip(vip, placement) => self.vips.add(*vip, placement).map(|_| ()),
             Step::RemoveVip(vip, placement) => self.vips.remove(*vip, placement).map(|_| ()),
             Step::Announce(vip, _) => self.announce(*vip),
+            Step::Advertise(vip) => self.vips.advertise(*vip),
+            Step::Unadvertise(vip) => self.vips.unadvertise(*vip),
             Step::Table(changes) => self.ipvs.apply(changes),
             Step::Marks(changes) => self.marks.apply(changes),
             // They take time: see `Work`.

@@ -155,7 +155,7 @@ impl Node {
     /// # Errors
     /// Those of reading addresses.
     pub fn shown_role(&mut self) -> Result<Option<Role>> {
-        if self.config.vip_owner == VipOwner::Node {
+        if self.config.vip_owner != VipOwner::Keepalived {
             return Ok(None);
         }
         let found = self.vips.all()?;

@@ -54,6 +54,8 @@ pub(super) fn of(config: &Config, state: &State, seen: &Observation) -> Option<L
         located.mark == Some(MARK) && !config.vips.contains(&located.address) && !of_others.contains(&located.address)
     };
     found.unproven.extend(seen.addresses.iter().filter(is_marked).map(ToString::to_string));
+    let routes = config.vips.iter().filter(|vip| seen.routes.contains(*vip));
+    found.signs.extend(routes.map(|vip| format!("the route to {vip} of protocol {MARK}")));
     let rules = seen.marks.rules.iter().filter(|rule| config.vips.contains(&rule.vip)).count();
     if rules > 0 {
         found.signs.push(format!("{rules} tc rules of its marks"));

@@ -66,6 +66,8 @@ impl World {
         let seen = Observation {
             addresses: vec![own.clone()],
             vips: config.vips.iter().map(|vip| (*vip, Vec::new())).collect(),
+            routes: BTreeSet::new(),
+            listening: None,
             lan: Lan { interfaces: vec![config.interface.clone()], ..Lan::default() },
             arp: vec![(ArpTarget::All, never), (ArpTarget::Interface("eth0".into()), never)],
             arp_all: never,
@@ -154,6 +156,8 @@ impl World {
                 marks::Change::Remove(rule) => drop(self.seen.marks.rules.remove(rule)),
                 marks::Change::RemoveOutdated(rule) => drop(self.seen.marks.outdated.remove(rule)),
             }),
+            Step::Advertise(vip) => drop(self.seen.routes.insert(*vip)),
+            Step::Unadvertise(vip) => drop(self.seen.routes.remove(vip)),
             Step::Announce(..) | Step::Resync(_) | Step::OwnRequests(_) => {}
         }
     }

@@ -8,6 +8,7 @@ use super::lan::Doubt;
 use crate::arp::{self, ArpTarget};
 use crate::ipvs::{SyncDaemon, SyncRole, Table};
 use crate::marks::{self, Mac};
+use crate::netlink::WaitingSocket;
 use crate::vip::{AssignedAddress, LinkState, Placement};
 
 /// What is found in the kernel.
@@ -17,6 +18,11 @@ pub(super) struct Observation {
     pub(super) addresses: Vec<AssignedAddress>,
     /// Where each VIP sits: the configured ones, and those placed earlier.
     pub(super) vips: BTreeMap<IpAddr, Vec<AssignedAddress>>,
+    /// The addresses with a route by which a routing daemon learns that it is to advertise them.
+    /// Read where the node has, or had, such routes.
+    pub(super) routes: BTreeSet<IpAddr>,
+    /// The TCP sockets that listen on this node. `None`: not looked at, or the kernel shows none.
+    pub(super) listening: Option<Vec<WaitingSocket>>,
     /// The interfaces that clients reach.
     pub(super) lan: Lan,
     /// The settings of `all`, and of each interface that clients reach or that was changed earlier.
@@ -103,6 +109,8 @@ impl Observation {
         Observation {
             addresses: Vec::new(),
             vips: BTreeMap::new(),
+            routes: BTreeSet::new(),
+            listening: None,
             lan: Lan::default(),
             arp: Vec::new(),
             arp_all: arp::Settings::KERNEL,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use super::config::Config;
+use super::config::{Config, VipOwner};
 use super::execute::sysctl_path;
 use super::fence::{Fence, marks as fence};
 use super::observation::{Lan, Link as Neighbours, Observation, OwnMarked, Tree};
@@ -13,10 +13,10 @@ use super::planner;
 use super::state::State;
 use super::{Node, OwnRequests, audit, lan, settings};
 use crate::arp::ArpTarget;
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ipvs::{Detail, Table};
 use crate::marks::{self, NeighbourState};
-use crate::netlink::Link;
+use crate::netlink::{Link, waiting_sockets};
 use crate::sysctl;
 use crate::vip::{AssignedAddress, LinkState};
 
@@ -179,11 +179,13 @@ impl Node {
             Part::Addresses => {
                 let addresses = self.vips.all()?;
                 self.take_addresses(state, addresses, seen);
+                self.observe_routes(state, seen)?;
                 seen.lan = remembered_lan(&self.config, state);
             }
             Part::Lan => {
                 let (addresses, lan) = self.observe_lan(state)?;
                 self.take_addresses(state, addresses, seen);
+                self.observe_routes(state, seen)?;
                 seen.lan = lan;
             }
             Part::Arp => self.observe_arp(state, seen)?,
@@ -219,6 +221,25 @@ impl Node {
         let (addresses, links) = self.vips.all_with_links()?;
         let lan = lan_of(&self.config, state, &links, &addresses);
         Ok((addresses, lan))
+    }
+
+    fn observe_routes(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
+        let routes = self.config.vip_owner == VipOwner::Routes;
+        if routes || state.routes {
+            seen.routes = self.vips.advertised()?;
+        }
+        if routes {
+            seen.listening = match waiting_sockets(self.ipvs.netns(), libc::IPPROTO_TCP) {
+                Err(Error::Refused { .. }) => None,
+                sockets => {
+                    // The kernel lists them in no order of their own.
+                    let mut sockets = sockets?;
+                    sockets.sort_by_key(|socket| (socket.port, socket.address));
+                    Some(sockets)
+                }
+            };
+        }
+        Ok(())
     }
 
     fn take_addresses(&self, state: &State, addresses: Vec<AssignedAddress>, seen: &mut Observation) {

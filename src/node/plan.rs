@@ -12,7 +12,7 @@ use super::state::{State, StoredTable};
 use crate::arp;
 use crate::ipvs;
 use crate::marks;
-use crate::vip::Placement;
+use crate::vip::{MARK, Placement};
 
 /// One thing to do. Each can be done twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,10 @@ pub enum Step {
     RemoveVip(IpAddr, Placement),
     /// Announce to the neighbours where a VIP is now.
     Announce(IpAddr, String),
+    /// Add the route by which a routing daemon learns that it is to advertise a VIP.
+    Advertise(IpAddr),
+    /// Remove that route.
+    Unadvertise(IpAddr),
     /// Change the table.
     Table(ipvs::Plan),
     /// Change the rules that mark packets.
@@ -128,6 +132,8 @@ impl fmt::Display for Step {
             Step::AddVip(vip, placement) => write!(f, "VIP: add {vip} to {placement}"),
             Step::RemoveVip(vip, placement) => write!(f, "VIP: remove {vip} from {placement}"),
             Step::Announce(vip, interface) => write!(f, "VIP: announce {vip} on {interface}"),
+            Step::Advertise(vip) => write!(f, "route: add unreachable {vip} proto {MARK}, to be advertised"),
+            Step::Unadvertise(vip) => write!(f, "route: remove unreachable {vip} proto {MARK}"),
             Step::Table(plan) => changes(f, "IPVS", plan.changes()),
             Step::Marks(plan) => changes(f, "marks", plan.changes()),
             Step::OwnRequests(marked) if marked.is_empty() => write!(f, "marks: own requests to VIPs are left alone"),

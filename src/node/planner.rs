@@ -7,7 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::config::{Config, Loopback, OwnRequests, VipOwner};
+use super::audit::listeners;
+use super::config::{Config, Loopback, OwnRequests, VipOwner, refuse_unequal};
 use super::destinations::{self, Unreached};
 use super::drain::at_rest;
 use super::fence::marks::{self as fence, Facts};
@@ -171,6 +172,10 @@ impl<'a> Case<'a> {
         refuse_read_only_arp(config, seen)?;
         // Refused now rather than half-way.
         self.table.check()?;
+        if config.vip_owner == VipOwner::Routes {
+            refuse_vips_on_the_interface(config, seen)?;
+            refuse_unequal(&self.table)?;
+        }
         refuse_foreign_daemons(config, state, seen)?;
         if self.group.role.is_none() && matches!(self.role, Role::Master | Role::Backup) {
             refuse_unreached(config, seen)?;
@@ -183,7 +188,7 @@ impl<'a> Case<'a> {
     }
 
     fn directs(&self) -> bool {
-        self.role == Role::Master
+        self.role == Role::Master || self.config.vip_owner == VipOwner::Routes
     }
 
     /// The marks' rules, services and interfaces; without any, with another fence.
@@ -231,8 +236,25 @@ impl<'a> Case<'a> {
             _ => self.table.clone(),
         };
         let on_interface = Placement::Interface(config.interface.clone());
+        let routes = self.routes(self.role == Role::Master);
         match self.directs() {
+            // The routes are removed first, and added last: a router sends no packets to a node
+            // that is being set up.
+            true if config.vip_owner == VipOwner::Routes => {
+                steps.splice(0..0, routes.removed);
+                steps.extend(add(config, seen, &Placement::Loopback));
+                steps.extend(remove(seen, &on_interface, config.vips.iter().copied()));
+                steps.extend(obsolete_vips(config, state, seen));
+                steps.extend(sysctl_steps(config, state, seen, self.persistent));
+                steps.extend(services.first);
+                steps.extend(rules.added);
+                steps.extend(change(&self.live, &kernel_table));
+                steps.extend(self.daemon_steps());
+                steps.extend(rules.removed);
+                steps.extend(routes.added);
+            }
             true => {
+                steps.splice(0..0, routes.removed);
                 steps.extend(sysctl_steps(config, state, seen, self.persistent));
                 steps.extend(services.first);
                 steps.extend(rules.added);
@@ -244,6 +266,7 @@ impl<'a> Case<'a> {
                 steps.extend(rules.removed);
             }
             false => {
+                steps.splice(0..0, routes.removed);
                 steps.extend(self.leave(&on_interface));
                 steps.extend(obsolete_vips(config, state, seen));
                 steps.extend(services.first);
@@ -348,6 +371,34 @@ impl<'a> Case<'a> {
         steps
     }
 
+    /// The changes of the routes of this group's VIPs, and of VIPs that no group has.
+    fn routes(&self, advertised: bool) -> RouteSteps {
+        let (config, seen) = (self.config, self.seen);
+        let wanted: BTreeSet<IpAddr> = match config.vip_owner == VipOwner::Routes && advertised {
+            true => {
+                let unserved = self.unserved();
+                config.vips.iter().filter(|vip| !unserved.contains_key(*vip)).copied().collect()
+            }
+            false => BTreeSet::new(),
+        };
+        let others = self.others_vips();
+        let placed = self.state().groups.values().flat_map(|group| &group.vips).map(|(vip, _)| *vip);
+        let own: BTreeSet<IpAddr> =
+            placed.chain(config.vips.iter().copied()).filter(|vip| !others.contains(vip)).collect();
+        let removed = seen.routes.iter().filter(|vip| own.contains(vip) && !wanted.contains(vip));
+        RouteSteps {
+            removed: removed.copied().map(Step::Unadvertise).collect(),
+            added: wanted.difference(&seen.routes).copied().map(Step::Advertise).collect(),
+        }
+    }
+
+    /// VIPs of which this node is a server and does not serve: a service with no socket.
+    fn unserved(&self) -> BTreeMap<IpAddr, ServiceId> {
+        let Some(sockets) = &self.seen.listening else { return BTreeMap::new() };
+        let unserved = listeners::unserved_by(self.config, &self.seen.own, &self.table, sockets);
+        unserved.into_iter().filter_map(|id| Some((id.address()?.ip(), id))).collect()
+    }
+
     /// The changes of the rules of this group's VIPs, and of VIPs that no group has.
     fn rules(&self, wanted: &BTreeSet<Rule>) -> RuleSteps {
         let others: BTreeSet<IpAddr> = self.others_vips();
@@ -411,10 +462,13 @@ impl<'a> Case<'a> {
         if config.fence == Fence::Clear && !self.state().syncs && has_foreign_daemon(config, seen) {
             return Vec::new();
         }
+        if !config.syncs() && !self.state().syncs {
+            return Vec::new();
+        }
         let directs = self.directs() || self.state().others(config).any(directs);
         let (mut now, mut wanted) = (Table::new(), Table::new());
         now.daemons.clone_from(&seen.daemons);
-        wanted.daemons = daemons(&config.sync, directs);
+        wanted.daemons = if config.syncs() { daemons(&config.sync, directs) } else { no_daemons() };
         for (role, daemon) in wanted.daemons.iter_mut().filter(|(_, daemon)| daemon.is_some()) {
             if !can_start(*role, seen.sync_link) {
                 // What runs stays; what does not waits for the interface.
@@ -447,7 +501,8 @@ impl<'a> Case<'a> {
             arp: remembered_arp(state, steps),
             sysctls: remembered_sysctls(state, steps, self.seen),
             mended: state.mended.clone(),
-            syncs: state.syncs || !has_foreign_daemon(config, self.seen),
+            syncs: state.syncs || (config.syncs() && !has_foreign_daemon(config, self.seen)),
+            routes: config.vip_owner == VipOwner::Routes || state.routes,
             marks: state.marks.or(Some(config.marks.values)),
             qdiscs: remembered_qdiscs(state, steps),
             peers: if config.fence == Fence::Marks { self.peers.clone() } else { BTreeMap::new() },
@@ -486,6 +541,10 @@ impl<'a> Case<'a> {
                 .collect(),
             arp: during.arp.iter().filter(|change| !is_obsolete(config, self.seen, change)).cloned().collect(),
             sysctls: still_needed(config, state, &during.sysctls, self.persistent),
+            routes: config.vip_owner == VipOwner::Routes
+                || self.seen.routes.iter().any(|vip| !steps.contains(&Step::Unadvertise(*vip))),
+            // Once they are stopped, another program may start some.
+            syncs: during.syncs && config.syncs(),
             marks: (config.fence == Fence::Marks).then_some(config.marks.values),
             legacy: state.legacy.filter(|_| !state.is_complete(config)),
             ..during.clone()
@@ -515,13 +574,22 @@ impl<'a> Case<'a> {
     fn warnings(&self) -> Vec<String> {
         let (config, seen) = (self.config, self.seen);
         let mut warnings = Vec::new();
-        if self.directs() {
+        if self.role == Role::Master {
             warnings.extend(arrival_warnings(config, seen));
             if self.table.is_empty() {
                 warnings.push(
                     "there are no services, so nothing is balanced: configure some, or add them with ipvsadm".into(),
                 );
             }
+        }
+        if self.role == Role::Master && config.vip_owner == VipOwner::Routes {
+            let warning = |(vip, service): (IpAddr, ServiceId)| {
+                format!(
+                    "{vip} is not advertised: this node is a server of {service}, and no socket listens there; start the \
+                     server, or take this node out of the service"
+                )
+            };
+            warnings.extend(self.unserved().into_iter().map(warning));
         }
         warnings.extend(sync_warning(config, seen));
         warnings.extend(sysctl_warning(config, self.state(), seen, self.persistent));
@@ -598,6 +666,11 @@ struct Marks {
     services: Table,
 }
 
+struct RouteSteps {
+    removed: Vec<Step>,
+    added: Vec<Step>,
+}
+
 struct RuleSteps {
     added: Option<Step>,
     removed: Option<Step>,
@@ -634,6 +707,8 @@ pub(super) fn in_brief(config: &Config, role: Role, state: &State, seen: &Observ
     let changes_sides = |before: Role| (before == Role::Master) != (role == Role::Master);
     let ready = group.role.is_some_and(|(before, reached)| reached && changes_sides(before))
         && (group.fence, config.fence) == (Some(Fence::Marks), Fence::Marks)
+        && config.vip_owner != VipOwner::Routes
+        && !state.routes
         && group.vips == vips
         && state.syncs
         && state.marks == Some(config.marks.values)
@@ -718,7 +793,7 @@ pub(super) fn restoration(config: &Config, state: &State, seen: &Observation) ->
     let group = state.group(&config.group);
     refuse_foreign_vips(config, state, seen)?;
     let mut steps = match group.role {
-        Some((Role::Master, true)) => {
+        Some((Role::Master, true)) if config.vip_owner != VipOwner::Routes => {
             let memory = Memory { state: state.clone(), ..Memory::default() };
             brief(config, Role::Master, &memory, &group, seen).arrive(&Placement::Interface(config.interface.clone()))
         }
@@ -814,7 +889,7 @@ pub(super) fn closed(config: &Config, rules: &BTreeSet<Rule>) -> BTreeSet<Rule> 
 /// refused has changed nothing. A repair must not promote the node later, when another one was
 /// promoted in its place. keepalived has moved its VIP before.
 pub(super) fn unreached(config: &Config, state: &State, role: Role) -> Option<State> {
-    if role == Role::Master && config.vip_owner == VipOwner::Node {
+    if role == Role::Master && config.vip_owner != VipOwner::Keepalived {
         return None;
     }
     let mut state = state.clone();
@@ -868,6 +943,9 @@ fn can_start(role: SyncRole, link: LinkState) -> bool {
 
 /// The sync daemons cannot be started, or neither send nor receive.
 pub(super) fn sync_warning(config: &Config, seen: &Observation) -> Option<String> {
+    if !config.syncs() {
+        return None;
+    }
     let state = match seen.sync_link {
         LinkState::Up => return None,
         LinkState::Down => "is down",
@@ -895,7 +973,7 @@ fn arrival_warnings(config: &Config, seen: &Observation) -> Vec<String> {
 
 /// Whether a director's interface has the VIP, or is about to get it from this node.
 fn arrives(config: &Config, seen: &Observation, vip: IpAddr) -> bool {
-    config.vip_owner == VipOwner::Node || seen.found_on(vip, &config.interface).next().is_some()
+    config.vip_owner != VipOwner::Keepalived || seen.found_on(vip, &config.interface).next().is_some()
 }
 
 /// Plans to give everything back that this group has changed, and with the last group what all of
@@ -906,7 +984,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
     let memory = &if last { united(config, memory) } else { memory.clone() };
     let state = &memory.state;
     let case = Case::new(config, Role::Stop, Apply::Changes, memory, seen);
-    let mut steps: Vec<Step> = Vec::new();
+    let mut steps: Vec<Step> = case.routes(false).removed;
     if let Some(found) = &forgotten {
         steps.extend(found.vips.iter().map(|(vip, place)| Step::RemoveVip(*vip, place.clone())));
     }
@@ -916,7 +994,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
             steps.push(Step::AddVip(*vip, Placement::Loopback));
         }
         let mut places: Vec<Placement> = [Placement::Loopback].into_iter().filter(|_| !is_theirs).collect();
-        if config.vip_owner == VipOwner::Node {
+        if config.vip_owner != VipOwner::Keepalived {
             places.insert(0, Placement::Interface(interface.clone()));
         }
         // What another program has made of it since is that program's.
@@ -1006,7 +1084,7 @@ pub(super) fn elsewhere<'a>(config: &Config, state: &State, seen: &'a Observatio
         // Placed by this node, when the configuration named another interface.
         let place = (located.address, located.interface.clone());
         let placed = state.groups.values().any(|group| group.vips.contains(&place));
-        let obsolete = config.vip_owner == VipOwner::Node && placed;
+        let obsolete = config.vip_owner != VipOwner::Keepalived && placed;
         !own.contains(&located.interface.as_str()) && !obsolete
     };
     config.vips.iter().filter_map(|vip| seen.vips.get(vip)).flatten().filter(is_elsewhere).collect()
@@ -1029,6 +1107,21 @@ fn refuse_foreign_vips(config: &Config, state: &State, seen: &Observation) -> Re
         }
     }
     Ok(())
+}
+
+/// A VIP on the interface of a node whose routers know the way: the first node that answers ARP
+/// requests gets all packets of the link. One that this node has placed before is removed.
+fn refuse_vips_on_the_interface(config: &Config, seen: &Observation) -> Result<()> {
+    let on_interface = config.vips.iter().flat_map(|vip| seen.found_on(*vip, &config.interface));
+    match on_interface.into_iter().find(|found| found.mark != Some(MARK)) {
+        Some(found) => Err(Error::Foreign {
+            object: found.to_string(),
+            reason: "with vip_owner `routes` the VIP is on lo only: take it out of what places it (keepalived's \
+                     virtual_ipaddress, netplan), and remove it"
+                .into(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Configured servers that would not get the packets of their services. Only where the node has
@@ -1075,7 +1168,7 @@ fn foreign_daemon<'a>(config: &Config, seen: &'a Observation) -> Option<&'a Sync
 /// A sync daemon that runs but is not this node's: keepalived starts one with `lvs_sync_daemon`.
 /// Fence `clear` can do without its own.
 fn refuse_foreign_daemons(config: &Config, state: &State, seen: &Observation) -> Result<()> {
-    match foreign_daemon(config, seen) {
+    match foreign_daemon(config, seen).filter(|_| config.syncs()) {
         Some(daemon) if !state.syncs && config.fence == Fence::Marks => {
             let reason = "it was not started by this node, which runs its own: take `lvs_sync_daemon` out of keepalived.conf, or stop it \
                           with `ipvsadm --stop-daemon`";
@@ -1106,7 +1199,7 @@ fn obsolete_vips(config: &Config, state: &State, seen: &Observation) -> Vec<Step
             (Placement::Loopback, !configured && !found.contains(vip)),
             (
                 Placement::Interface(interface.clone()),
-                config.vip_owner == VipOwner::Node && (!configured || *interface != config.interface),
+                config.vip_owner != VipOwner::Keepalived && (!configured || *interface != config.interface),
             ),
         ];
         for (place, obsolete) in places {

@@ -218,7 +218,9 @@ pub(super) fn needed_sysctls(config: &Config, state: &State, persistent: bool) -
 /// Sysctls that the node's fence and sync daemons need, also where another program sets them.
 pub(super) fn wanted_sysctls(config: &Config, state: &State, persistent: bool) -> BTreeMap<String, String> {
     let mut needed = state.mended.clone();
-    needed.extend(fence::sysctls(config.fence, persistent).into_iter().map(|(name, value)| (name.to_owned(), value)));
+    let of_fence = fence::sysctls(config.fence, persistent).into_iter();
+    let of_fence = of_fence.filter(|(name, _)| config.syncs() || !name.starts_with("sync_"));
+    needed.extend(of_fence.map(|(name, value)| (name.to_owned(), value)));
     needed
 }
 

@@ -30,6 +30,16 @@ impl Outcome {
             Err(error) => self.left.push(format!("{what}: {error}")),
         }
     }
+
+    /// The error that a demotion failed with, and what was given up all the same.
+    fn error(self, role: Role, error: Error) -> Error {
+        match self.done.is_empty() && self.left.is_empty() {
+            true => error,
+            false => {
+                Error::Demotion { role: role.to_string(), done: self.done, left: self.left, error: Box::new(error) }
+            }
+        }
+    }
 }
 
 impl Node {
@@ -38,6 +48,11 @@ impl Node {
     pub(super) fn stand_down(&mut self, role: Role, error: Error) -> Error {
         let state = self.dir.load().unwrap_or_default();
         let mut outcome = Outcome::default();
+        if self.config.vip_owner == VipOwner::Routes {
+            // The rest is the same in every role.
+            self.give_up_routes(&mut outcome);
+            return outcome.error(role, error);
+        }
         self.give_up_vips(&state, &mut outcome);
         if self.config.fence == Fence::Marks {
             outcome.note("rules for new connections".into(), self.stop_scheduling(&state));
@@ -45,11 +60,20 @@ impl Node {
         if !state.others(&self.config).any(planner::directs) {
             outcome.note("sync master".into(), self.stop_sending(&state));
         }
-        let Outcome { done, left } = outcome;
-        if done.is_empty() && left.is_empty() {
-            return error;
+        outcome.error(role, error)
+    }
+
+    fn give_up_routes(&mut self, outcome: &mut Outcome) {
+        for vip in self.config.vips.clone() {
+            match self.vips.advertised().map(|found| found.contains(&vip)) {
+                Ok(false) => {}
+                Ok(true) => {
+                    let removed = self.vips.unadvertise(vip).map(|()| true);
+                    outcome.note(format!("route of {vip}"), removed);
+                }
+                Err(error) => outcome.left.push(format!("route of {vip}: {error}")),
+            }
         }
-        Error::Demotion { role: role.to_string(), done, left, error: Box::new(error) }
     }
 
     /// Takes the VIPs off the interface. Before that they come to `lo`, where ARP is silent about

@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) mended: BTreeMap<String, String>,
     /// The sync daemons are this node's.
     pub(super) syncs: bool,
+    /// Routes were added by which a routing daemon learns of VIPs.
+    pub(super) routes: bool,
     /// The packet marks in use.
     pub(super) marks: Option<MarkValues>,
     /// Interfaces that rules were added to, and whether their qdisc is this node's.
@@ -143,6 +145,9 @@ impl fmt::Display for State {
         self.mended.iter().try_for_each(|(name, value)| writeln!(f, "mended {name}={value}"))?;
         if self.syncs {
             writeln!(f, "sync on")?;
+        }
+        if self.routes {
+            writeln!(f, "routes on")?;
         }
         if let Some(marks) = self.marks {
             writeln!(f, "marks {}", marks.base())?;
@@ -241,6 +246,7 @@ impl State {
                     state.mended.insert(name.to_owned(), value.to_owned());
                 }
                 ("sync", _) if value == "on" => state.syncs = true,
+                ("routes", _) if value == "on" => state.routes = true,
                 ("marks", None) => {
                     let base = value.parse().ok().and_then(|base| MarkValues::new(base).ok());
                     state.marks = Some(base.ok_or_else(unknown)?);
@@ -288,8 +294,8 @@ impl State {
                 }
                 // No version writes such a value.
                 (
-                    "checksum" | "drained" | "sync" | "marks" | "qdisc" | "legacy" | "slot" | "role" | "fence"
-                    | "found" | "director" | "vip" | "table",
+                    "checksum" | "drained" | "sync" | "routes" | "marks" | "qdisc" | "legacy" | "slot" | "role"
+                    | "fence" | "found" | "director" | "vip" | "table",
                     _,
                 ) => return Err(unknown()),
                 // `boot_of` reads this line. It is not kept, because each file names its own boot.
@@ -706,6 +712,7 @@ mod tests {
             sysctls: [("sync_threshold".to_owned(), ("3 50".to_owned(), "2 50".to_owned()))].into(),
             mended: [("expire_quiescent_template".to_owned(), "1".to_owned())].into(),
             syncs: true,
+            routes: true,
             marks: MarkValues::new(7).ok(),
             qdiscs: [("eth0.100".to_owned(), QdiscOwner::Node), ("eth1".to_owned(), QdiscOwner::Other)].into(),
             peers: [

@@ -39,6 +39,8 @@ pub struct Status {
     pub generation: u64,
     /// Each VIP, and everywhere that it sits.
     pub vips: Vec<(IpAddr, Vec<AssignedAddress>)>,
+    /// The VIPs that a routing daemon is to advertise: see [`VipOwner::Routes`](super::VipOwner).
+    pub advertised: BTreeSet<IpAddr>,
     /// The interfaces whose links reach clients (see [`ArpScope::Reached`](super::ArpScope)), and
     /// the ARP settings that count there. The first is the one that is named, where it exists.
     pub arp: Vec<(String, Settings)>,
@@ -158,6 +160,7 @@ impl Node {
             role: group.role,
             generation,
             vips: self.config.vips.iter().map(|vip| (*vip, seen.vips.get(vip).cloned().unwrap_or_default())).collect(),
+            advertised: self.config.vips.iter().filter(|vip| seen.routes.contains(*vip)).copied().collect(),
             hidden: settings::is_hidden(&self.config, &seen),
             arp: seen
                 .lan

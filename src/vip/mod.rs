@@ -36,6 +36,7 @@
 //! Everything else is [`Error::Foreign`], and stays as it is. See rtnetlink(7), ip-address(8), and
 //! the kernel's net/ipv4/devinet.c and net/ipv6/addrconf.c.
 
+mod advertised;
 mod announce;
 mod route;
 
@@ -56,7 +57,7 @@ use crate::netlink::Link;
 use crate::netns::Netns;
 use crate::sysctl;
 
-/// The mark (`IFA_PROTO`) of the addresses that this crate adds: `V`. Linux before 5.18 does not
+/// The mark of the addresses (`IFA_PROTO`) and routes (`rtm_protocol`) that this crate adds: `V`. Linux before 5.18 does not
 /// keep it. No other use of the number is known: see `rtproto` and `rt_addrprotos` in iproute2.
 pub const MARK: u8 = b'V';
 
@@ -500,6 +501,37 @@ impl Vips {
             changed |= self.take_away(&Spot::new(vip, placement)?)?;
         }
         Ok(changed)
+    }
+
+    /// Adds the route by which a routing daemon (BIRD, FRR) learns that it is to advertise the VIP:
+    /// `unreachable VIP proto 86` in table main, 86 being [`MARK`]. The kernel itself never uses
+    /// it where the VIP is on `lo`: table local comes first (`ip rule`). A daemon that starts
+    /// later finds the route, and one that ends leaves it.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] where another route to the VIP has the same metric; also as [`Vips`].
+    pub fn advertise(&mut self, vip: IpAddr) -> Result<()> {
+        check_vip(vip)?;
+        self.route.advertise(vip)
+    }
+
+    /// Removes that route. Other routes to the VIP stay.
+    ///
+    /// # Errors
+    /// As [`Vips`].
+    pub fn unadvertise(&mut self, vip: IpAddr) -> Result<()> {
+        check_vip(vip)?;
+        self.route.unadvertise(vip)
+    }
+
+    /// The addresses that have such a route.
+    ///
+    /// # Errors
+    /// As [`Vips`].
+    pub fn advertised(&mut self) -> Result<BTreeSet<IpAddr>> {
+        let mut found = self.route.advertised(false)?;
+        found.extend(self.route.advertised(true)?);
+        Ok(found)
     }
 
     /// Tells the neighbours on this interface's link that the VIP is to be found here, so that

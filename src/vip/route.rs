@@ -19,7 +19,7 @@ use crate::netns::Netns;
 /// The addresses of one network namespace.
 #[derive(Debug)]
 pub(super) struct RouteSocket {
-    client: RouteClient,
+    pub(super) client: RouteClient,
     /// The addresses during a series of changes, as they were read before it and as the kernel has
     /// acknowledged its changes since.
     series: Option<BTreeMap<IpAddr, Vec<Entry>>>,

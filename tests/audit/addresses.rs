@@ -159,7 +159,7 @@ fn the_vip_on_the_interface_of_a_backup() {
         assert_eq!(answering(&cluster), ["n1", "n2"]);
         let [finding] = expect(&mut node, [("vip-on-interface", Severity::Error)]);
         match owner {
-            VipOwner::Node => fix(&mut node, &finding),
+            VipOwner::Node | VipOwner::Routes => fix(&mut node, &finding),
             VipOwner::Keepalived => by_hand(host, &finding),
         }
         assert_eq!(answering(&cluster), ["n1"]);

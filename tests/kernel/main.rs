@@ -26,6 +26,7 @@ mod node;
 mod ocf;
 mod plane;
 mod probe;
+mod routes;
 mod schema;
 mod sctp;
 mod sites;

@@ -198,7 +198,7 @@ impl<'a> Case<'a> {
                 let steps =
                     self.take(|step| matches!(step, Step::RemoveVip(v, p) if v == vip && p.interface() == interface));
                 let remedy = match config.vip_owner {
-                    VipOwner::Node => Remedy::steps(steps),
+                    VipOwner::Node | VipOwner::Routes => Remedy::steps(steps),
                     VipOwner::Keepalived => {
                         Remedy::command(format!("ip address delete {vip}/{} dev {interface}", host(*vip)))
                             .or_text("but where keepalived is MASTER here, the node was not told: take on role master")
@@ -761,7 +761,8 @@ impl<'a> Case<'a> {
             self.add(Severity::Warning, Kind::SyncInterface { interface }, reason, remedy);
         }
         // Taking on a role sets it.
-        let found = sysctl(self.seen, "sync_threshold").filter(|_| self.role.is_some()).map(str::to_owned);
+        let found = sysctl(self.seen, "sync_threshold").filter(|_| self.role.is_some() && self.config.syncs());
+        let found = found.map(str::to_owned);
         if let Some(found) = found.filter(|found| found != "2 0") {
             let steps = self.take(|step| matches!(step, Step::Sysctl { name, .. } if name == "sync_threshold"));
             let reason = format!(

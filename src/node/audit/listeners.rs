@@ -1,12 +1,12 @@
 //! Whether the node serves what it is a server of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::error::{Error, Result};
-use crate::ipvs::{Forward, ServiceId, Table};
+use crate::ipvs::{Destination, Forward, ServiceId, Table, VirtualService};
 use crate::netlink::{WaitingSocket, waiting_sockets};
-use crate::node::Node;
+use crate::node::{Config, Node};
 
 /// A service that this node is a server of, and that no socket of it serves as far as is seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,20 +29,11 @@ pub(super) enum Sockets {
 /// The node's addresses, or the network namespace, cannot be read.
 pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<Vec<Unserved>> {
     let own = node.vips.addresses()?;
-    let is_here = |address: IpAddr| own.contains(&address) || address.is_loopback();
     let mut sockets: BTreeMap<i32, Result<Vec<WaitingSocket>, String>> = BTreeMap::new();
     let mut found = Vec::new();
     for content in table.services() {
         let service = content.service.id;
-        // One with weight 0 is out of service.
-        let serves = |d: &crate::ipvs::Destination| {
-            matches!(d.forward, Forward::Direct | Forward::Local) && d.weight > 0 && is_here(d.address.ip())
-        };
-        // A mark has no port, and a service of all ports any.
-        let Some((protocol, listen)) = protocol_of(&service).filter(|(_, listen)| listen.port() != 0) else { continue };
-        if node.config.without_listener.contains(&service) || !content.destinations().any(serves) {
-            continue;
-        }
+        let Some((protocol, listen)) = to_be_served(&node.config, &own, &content) else { continue };
         let sockets = match sockets.get(&protocol) {
             Some(known) => known,
             None => {
@@ -61,6 +52,34 @@ pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<Vec<Unserved>> 
         }
     }
     Ok(found)
+}
+
+/// The TCP services of a table that this node is a server of, and that none of these sockets serves.
+pub(in crate::node) fn unserved_by(
+    config: &Config,
+    own: &BTreeSet<IpAddr>,
+    table: &Table,
+    sockets: &[WaitingSocket],
+) -> Vec<ServiceId> {
+    let is_unserved = |content: &VirtualService<'_>| {
+        to_be_served(config, own, content).is_some_and(|(protocol, listen)| {
+            protocol == libc::IPPROTO_TCP && elsewhere(sockets, protocol, listen).is_some()
+        })
+    };
+    table.services().filter(is_unserved).map(|content| content.service.id).collect()
+}
+
+/// Where a socket of this node is to listen, if it is a server of the service.
+fn to_be_served(config: &Config, own: &BTreeSet<IpAddr>, content: &VirtualService<'_>) -> Option<(i32, SocketAddr)> {
+    let service = content.service.id;
+    let is_here = |address: IpAddr| own.contains(&address) || address.is_loopback();
+    // One with weight 0 is out of service.
+    let serves = |d: &Destination| {
+        matches!(d.forward, Forward::Direct | Forward::Local) && d.weight > 0 && is_here(d.address.ip())
+    };
+    let serves = !config.without_listener.contains(&service) && content.destinations().any(serves);
+    // A mark has no port, and a service of all ports any.
+    protocol_of(&service).filter(|(_, listen)| serves && listen.port() != 0)
 }
 
 fn protocol_of(service: &ServiceId) -> Option<(i32, SocketAddr)> {

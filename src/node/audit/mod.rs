@@ -24,7 +24,7 @@ mod finding;
 mod keepalived;
 #[cfg(test)]
 mod list;
-mod listeners;
+pub(in crate::node) mod listeners;
 
 pub use finding::{Finding, Kind, Remedy, Severity};
 

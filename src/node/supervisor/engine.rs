@@ -293,8 +293,14 @@ pub(in crate::node) struct Engine {
 }
 
 impl Member {
+    /// Whether the node is the group's director, of which there is one.
     fn directs(&self) -> bool {
-        self.remembered.role == Some((Role::Master, true))
+        !self.is_routed() && self.remembered.role == Some((Role::Master, true))
+    }
+
+    /// Whether every node directs the group.
+    fn is_routed(&self) -> bool {
+        self.owner == VipOwner::Routes
     }
 
     /// A role is requested: what the VIPs show counts again when it has ended.
@@ -565,7 +571,7 @@ impl Engine {
                 continue;
             }
             // keepalived moves its VIP itself, and notifies after it.
-            let is_own = member.owner == VipOwner::Node || index == LOOPBACK;
+            let is_own = member.owner != VipOwner::Keepalived || index == LOOPBACK;
             if !is_own && member.shows() {
                 member.show_at = Some(now + TICK);
             }
@@ -642,7 +648,7 @@ impl Engine {
     }
 
     fn directs(&self) -> bool {
-        self.members.iter().any(Member::directs)
+        self.members.iter().any(|member| member.directs() || member.is_routed())
     }
 
     /// Follows which other node directs each group: there go packets of connections that this node

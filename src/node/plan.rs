@@ -132,8 +132,10 @@ impl fmt::Display for Step {
             Step::AddVip(vip, placement) => write!(f, "VIP: add {vip} to {placement}"),
             Step::RemoveVip(vip, placement) => write!(f, "VIP: remove {vip} from {placement}"),
             Step::Announce(vip, interface) => write!(f, "VIP: announce {vip} on {interface}"),
-            Step::Advertise(vip) => write!(f, "route: add unreachable {vip} proto {MARK}, to be advertised"),
-            Step::Unadvertise(vip) => write!(f, "route: remove unreachable {vip} proto {MARK}"),
+            Step::Advertise(vip) => {
+                write!(f, "route: add unreachable {vip} proto {MARK} table {MARK}, to be advertised")
+            }
+            Step::Unadvertise(vip) => write!(f, "route: remove unreachable {vip} proto {MARK} table {MARK}"),
             Step::Table(plan) => changes(f, "IPVS", plan.changes()),
             Step::Marks(plan) => changes(f, "marks", plan.changes()),
             Step::OwnRequests(marked) if marked.is_empty() => write!(f, "marks: own requests to VIPs are left alone"),

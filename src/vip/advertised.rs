@@ -1,5 +1,9 @@
 //! The routes by which a routing daemon learns that a VIP is to be advertised, over rtnetlink. See
 //! rtnetlink(7).
+//!
+//! They are in a table of their own, which the kernel never looks up. In table main they would be
+//! invisible to FRR: it redistributes the routes that it selects, and for a VIP that is on `lo` it
+//! selects the address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -24,8 +28,9 @@ impl RouteSocket {
             Err(failure) if is(&failure, Errno::EXIST) => match self.advertised(vip.is_ipv6())?.contains(&vip) {
                 true => Ok(()),
                 false => Err(Error::Foreign {
-                    object: format!("the route to {vip} in table main"),
-                    reason: "it has the place of the route that the node adds: give it a metric".into(),
+                    object: format!("the route to {vip} in table {MARK}"),
+                    reason: "the node adds a route of its own there: give this one another metric, or another table"
+                        .into(),
                 }),
             },
             result => result.map(drop).map_err(|failure| explain(failure, "add route", vip)),
@@ -46,7 +51,7 @@ impl RouteSocket {
         let question = RouteMessage::new(libc::RTM_GETROUTE, &header(ipv6, 0));
         match self.client.list_filtered(&question, |message| read(&message)) {
             Ok(found) => Ok(found.into_iter().collect()),
-            // No such family, or no table main yet.
+            // No such family, or no route yet.
             Err(failure)
                 if [Errno::OPNOTSUPP, Errno::AFNOSUPPORT, Errno::NOENT].iter().any(|errno| is(&failure, *errno)) =>
             {
@@ -59,7 +64,7 @@ impl RouteSocket {
 
 fn header(ipv6: bool, prefix: u8) -> [u8; HEADER] {
     let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
-    [family as u8, prefix, 0, 0, libc::RT_TABLE_MAIN, MARK, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNREACHABLE, 0, 0, 0, 0]
+    [family as u8, prefix, 0, 0, MARK, MARK, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNREACHABLE, 0, 0, 0, 0]
 }
 
 fn route(kind: u16, vip: IpAddr) -> RouteMessage {
@@ -80,7 +85,7 @@ fn read(message: &RouteMessage) -> Option<IpAddr> {
         .find(|(kind, _)| *kind == libc::RTA_TABLE)
         .and_then(|(_, value)| number(value))
         .unwrap_or(u32::from(table));
-    let is_ours = (table, protocol, kind) == (u32::from(libc::RT_TABLE_MAIN), MARK, libc::RTN_UNREACHABLE);
+    let is_ours = (table, protocol, kind) == (u32::from(MARK), MARK, libc::RTN_UNREACHABLE);
     let (_, value) = attributes(octets).find(|(kind, _)| *kind == libc::RTA_DST).filter(|_| is_ours)?;
     let vip: IpAddr = match i32::from(family) {
         libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into(),

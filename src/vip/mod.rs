@@ -504,9 +504,9 @@ impl Vips {
     }
 
     /// Adds the route by which a routing daemon (BIRD, FRR) learns that it is to advertise the VIP:
-    /// `unreachable VIP proto 86` in table main, 86 being [`MARK`]. The kernel itself never uses
-    /// it where the VIP is on `lo`: table local comes first (`ip rule`). A daemon that starts
-    /// later finds the route, and one that ends leaves it.
+    /// `unreachable VIP proto 86 table 86`, 86 being [`MARK`]. The kernel does not look that table
+    /// up, unless an `ip rule` says so. A daemon that starts later finds the route, and one that
+    /// ends leaves it.
     ///
     /// # Errors
     /// [`Error::Foreign`] where another route to the VIP has the same metric; also as [`Vips`].

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use super::config::{ArpConfig, ArpScope, Config, IpvsSysctls};
+use super::config::{ArpConfig, ArpScope, Config, IpvsSysctls, VipOwner};
 use super::fence;
 use super::lan;
 use super::observation::{Observation, Tree};
@@ -12,6 +12,7 @@ use super::plan::Step;
 use super::state::State;
 use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::{Error, Result};
+use crate::ipvs;
 
 pub(super) fn arp_steps(config: &Config, seen: &Observation) -> Vec<Step> {
     let Some(wanted) = &config.arp else { return Vec::new() };
@@ -221,6 +222,11 @@ pub(super) fn wanted_sysctls(config: &Config, state: &State, persistent: bool) -
     let of_fence = fence::sysctls(config.fence, persistent).into_iter();
     let of_fence = of_fence.filter(|(name, _)| config.syncs() || !name.starts_with("sync_"));
     needed.extend(of_fence.map(|(name, value)| (name.to_owned(), value)));
+    if config.vip_owner == VipOwner::Routes {
+        // A router may send an ICMP error to another node than the session that it is about. The
+        // hash is that of the session (`ip_vs_in_icmp()` in net/netfilter/ipvs/ip_vs_core.c).
+        needed.insert(ipvs::settings::SCHEDULE_ICMP.name().to_owned(), "1".to_owned());
+    }
     needed
 }
 

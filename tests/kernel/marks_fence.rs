@@ -670,7 +670,7 @@ fn icmp_errors_reach_the_server() {
 }
 
 /// How many "packet too big" the namespace has received.
-fn too_big() -> u64 {
+pub fn too_big() -> u64 {
     let shown = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
     let line = shown.lines().find_map(|line| line.strip_prefix("Icmp6InPktTooBigs")).unwrap();
     line.trim().parse().unwrap()

@@ -13,7 +13,8 @@ use lvs_dr::Netns;
 use lvs_dr::node::{Config, Role, VipOwner, Weigh};
 
 use crate::lab::{cable, ip, ip_batch, ipvsadm, keep, new_netns, try_run};
-use crate::lan::{BOTH, Cluster, MH, NODES, Tap, VIP6, services, until};
+use crate::lan::{BOTH, BY_HAND, Cluster, Handmade, MH, NODES, Tap, VIP, VIP6, address, services, until};
+use crate::marks_fence::too_big;
 use crate::node::new_path;
 
 /// The most nodes that a packet passes: the router, and the node that directs.
@@ -243,7 +244,7 @@ fn leaves_and_comes_back(daemon: Daemon) {
     let tap = Tap::open();
     let mut sessions = site.cluster.sessions(count(), &BOTH);
     let directed = site.directed();
-    assert!(directed.iter().all(|count| *count > count() / 6), "{directed:?}");
+    assert!(directed.iter().all(|entries| *entries > count() / 6), "{directed:?}");
     assert_eq!(sessions.served().len(), 3);
     for (role, next_hops) in [(Role::Backup, &NODES[1..]), (Role::Master, &NODES[..])] {
         let start = Instant::now();
@@ -392,4 +393,30 @@ fn a_node_that_does_not_serve_is_no_next_hop() {
     cluster.on(0, || ip("route add unreachable 192.0.2.254 proto 77 metric 7 table 86"));
     cluster.nodes[0].release(|_| ()).unwrap();
     assert_eq!(shown(&cluster).trim(), "unreachable 192.0.2.254 proto 77 metric 7");
+}
+
+/// "Fragmentation needed" reaches the server, whichever node gets it: routers spread it by its
+/// addresses, which are not those of the session.
+#[test]
+fn icmp_errors_reach_the_server_by_any_node() {
+    let mut cluster = Cluster::without_roles(&services(MH), routed);
+    (0..NODES.len()).for_each(|node| cluster.take_on(node, Role::Master));
+    for (vip, port) in [(VIP, 7100), (VIP6, 7200)] {
+        for (number, by) in NODES.into_iter().enumerate() {
+            let mut hand = Handmade::new(&cluster.client, vip, port + u16::try_from(number).unwrap());
+            let server = hand.begin(NODES[0]);
+            hand.ask(NODES[0]).unwrap();
+            let node = NODES.iter().position(|number| *number == server).unwrap();
+            let before = cluster.on(node, too_big);
+            hand.send_too_big(by, 1300);
+            // IPv6 does not show what it keeps for a source address.
+            let route = format!("route get {}", address(vip, BY_HAND));
+            let learned = || match vip {
+                VIP => cluster.on(node, || ip(&route)).contains("mtu 1300"),
+                _ => cluster.on(node, too_big) > before,
+            };
+            until(&format!("{vip}, by {by}: {server} learns the MTU"), learned);
+            cluster.on(node, || ip("route flush cache"));
+        }
+    }
 }

@@ -609,7 +609,7 @@ fn what_is_in_the_way_is_named() {
     // Another kind; another protocol. What is not in the way is added all the same.
     tc("filter add dev eth0 ingress pref 306 protocol ip matchall action ok");
     let text = foreign(marks.apply(&add(Packets::Opening)));
-    assert!(text.contains("matchall filter at priority 306 on eth0") && text.contains("306 and 307"), "{text}");
+    assert!(text.contains("matchall filter at priority 306 on eth0") && text.contains("306 to 308"), "{text}");
     assert_eq!(marks.observe(["eth0"]).unwrap().rules, [rule("eth0", VIPS[1], Packets::Opening, 1)].into());
     tc("filter del dev eth0 ingress");
     tc("filter add dev eth0 ingress pref 307 protocol ip bpf bytecode 1,6\u{a0}0\u{a0}0\u{a0}0 action ok");

@@ -634,6 +634,13 @@ fn the_program_of_another_version_is_replaced() {
     let handle = |text: &str| text.split_whitespace().skip_while(|word| *word != "handle").nth(1).map(str::to_owned);
     assert_eq!((replaced.matches("direct-action").count(), handle(&replaced)), (1, handle(&shown)), "{replaced}");
 
+    // A second one goes.
+    attach_another_version();
+    assert_eq!(filters().matches("direct-action").count(), 2);
+    classifier.apply(INTERFACE, &classification(12)).unwrap();
+    assert_eq!(filters().matches("direct-action").count(), 1);
+    assert_eq!(classifier.observe(INTERFACE).unwrap().unwrap().classification, classification(12));
+
     // Without maps that can be read it goes, too.
     classifier.remove(INTERFACE).unwrap();
     attach_another_version();

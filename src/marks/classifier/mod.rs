@@ -390,7 +390,10 @@ impl Classifier {
         let index = self.marks.client.link_of_name(interface)?.index;
         let filters = self.marks.filters(interface, index, INGRESS)?;
         let failed = |error| refused("change", format!("the classifier on {interface}"), error, None);
-        let found = self.ours(&filters).next();
+        let mut ours = self.ours(&filters);
+        let found = ours.next();
+        // Another one of two clients that have attached theirs at the same time.
+        ours.try_for_each(|(handle, _)| self.detach(interface, index, handle))?;
         if let Some((_, loaded)) = found
             && let Some(maps) = self.maps(loaded).map_err(failed)?
         {
@@ -413,16 +416,16 @@ impl Classifier {
     /// Removes the classifier of this owner from an interface, with all that it knows. A missing
     /// one is no error. The qdisc stays.
     pub fn remove(&mut self, interface: &str) -> Result<()> {
-        let filters = self.filters(interface)?;
-        let handles: Vec<u32> = self.ours(&filters).map(|(handle, _)| handle).collect();
-        for handle in handles {
-            let Some(index) = self.marks.index(interface)? else { break };
-            match self.marks.client.request(wire::remove_classifier(index, handle), 0) {
-                Err(failure) if failure.is_not_found() || is(&failure, Errno::NODEV) => {}
-                result => drop(result.map_err(|failure| explain(failure, "remove the classifier from", interface))?),
-            }
+        let Some(index) = self.marks.index(interface)? else { return Ok(()) };
+        let filters = self.marks.filters(interface, index, INGRESS)?;
+        self.ours(&filters).try_for_each(|(handle, _)| self.detach(interface, index, handle))
+    }
+
+    fn detach(&mut self, interface: &str, index: u32, handle: u32) -> Result<()> {
+        match self.marks.client.request(wire::remove_classifier(index, handle), 0) {
+            Err(failure) if failure.is_not_found() || is(&failure, Errno::NODEV) => Ok(()),
+            result => result.map(drop).map_err(|failure| explain(failure, "remove the classifier from", interface)),
         }
-        Ok(())
     }
 
     fn filters(&mut self, interface: &str) -> Result<Vec<Filter>> {

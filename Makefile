@@ -108,7 +108,7 @@ install-programs: programs
 
 # What is of use without a clone of the repository.
 EXAMPLES := $(wildcard examples/systemd/*.service examples/systemd/*.d/* examples/c/*.c examples/c/*.cpp examples/ldirectord/*) examples/keepalived/keepalived.conf \
-    examples/keepalived/node.toml examples/lvs-node/man/node.toml
+    examples/keepalived/node.toml examples/lvs-node/man/node.toml $(wildcard docs/*.json packaging/prometheus/*.yml packaging/grafana/*.json)
 
 uninstall:
 	rm -f $(DESTDIR)$(INCLUDEDIR)/lvs_dr.h $(DESTDIR)$(LIBDIR)/pkgconfig/lvs_dr.pc

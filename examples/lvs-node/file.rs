@@ -97,7 +97,12 @@ pub fn read(path: &Path) -> Result<NodeFile, String> {
 pub fn read_without_services(path: &Path) -> Result<NodeFile, String> {
     let failed = |reason: &dyn Display| format!("{}: {}", path.display(), reason.to_string().trim_end());
     let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
-    let mut file: File = toml::from_str(&text).map_err(|e| failed(&e))?;
+    let mut file: File = toml::from_str(&text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let number = line(&text, at);
+        let found = text.lines().nth(number - 1).unwrap_or_default().trim();
+        failed(&format_args!("line {number}: {}: {found}", in_words(error.message())))
+    })?;
     let services_file = file.services.as_ref().map(|saved| {
         (format!("{}: line {}", path.display(), line(&text, saved.span().start)), path.with_file_name(saved.get_ref()))
     });
@@ -122,6 +127,49 @@ struct Wrong {
 impl Wrong {
     fn at<T>(place: &Spanned<T>, reason: impl Display) -> Self {
         Wrong { at: place.span().start, reason: reason.to_string() }
+    }
+}
+
+/// What serde says of a value, in the words of the file.
+fn in_words(message: &str) -> String {
+    let values = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    if let Some((found, wanted)) = values.and_then(|values| values.rsplit_once(", expected ")) {
+        let wanted = match wanted {
+            "a string" | "a borrowed string" | "path string" => "a text in quotes",
+            "a sequence" => "a list in brackets",
+            "a boolean" => "true or false",
+            "u8" => "a whole number from 0 to 255",
+            "u16" => "a whole number from 0 to 65535",
+            "u32" => "a whole number from 0 to 4294967295",
+            "usize" | "u64" => "a whole number of at least 0",
+            "i32" | "i64" => "a whole number",
+            "f32" | "f64" => "a number",
+            "a map" => "a table",
+            wanted if wanted.starts_with("struct ") => "a table",
+            wanted => wanted,
+        };
+        return format!("{} was found, {wanted} was expected", named(found));
+    }
+    let key = |rest: &str| format!("unknown key {rest}");
+    let word = |rest: &str| format!("unknown word {rest}");
+    let missing = |name: &str| format!("the key {name} is missing");
+    let said = message.strip_prefix("unknown field ").map(key);
+    let said = said.or_else(|| message.strip_prefix("unknown variant ").map(word));
+    let said = said.or_else(|| message.strip_prefix("missing field ").map(missing));
+    said.unwrap_or_else(|| message.replace('\n', " "))
+}
+
+/// A value as serde names it, in the words of the file.
+fn named(found: &str) -> String {
+    let (kind, value) = found.split_once(' ').unwrap_or((found, ""));
+    match (kind, value) {
+        ("integer", value) => format!("the number {}", value.trim_matches('`')),
+        ("floating", value) => format!("the number {}", value.trim_start_matches("point ").trim_matches('`')),
+        ("boolean", value) => value.to_owned(),
+        ("string", value) => format!("the text {value}"),
+        ("sequence", _) => "a list".to_owned(),
+        ("map", _) => "a table".to_owned(),
+        _ => found.to_owned(),
     }
 }
 
@@ -593,4 +641,36 @@ fn service(entry: &ServiceTable) -> Result<Table, String> {
         }
     }
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mistakes_are_in_the_words_of_the_file() {
+        for (message, expected) in [
+            ("invalid type: integer `7`, expected a string", "the number 7 was found, a text in quotes was expected"),
+            (
+                "invalid type: string \"x, expected y\", expected a sequence",
+                "the text \"x, expected y\" was found, a list in brackets was expected",
+            ),
+            (
+                "invalid value: integer `300`, expected u8",
+                "the number 300 was found, a whole number from 0 to 255 was expected",
+            ),
+            (
+                "invalid type: floating point `1.5`, expected u32",
+                "the number 1.5 was found, a whole number from 0 to 4294967295 was expected",
+            ),
+            ("invalid type: boolean `true`, expected struct Arp", "`true` was found, a table was expected"),
+            ("invalid type: map, expected f64", "a table was found, a number was expected"),
+            ("unknown field `a`, expected `b` or `c`", "unknown key `a`, expected `b` or `c`"),
+            ("unknown variant `a`, expected `b` or `c`", "unknown word `a`, expected `b` or `c`"),
+            ("missing field `vips`", "the key `vips` is missing"),
+            ("extra `=`\nexpected more", "extra `=` expected more"),
+        ] {
+            assert_eq!(in_words(message), expected);
+        }
+    }
 }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::columns::{self, Align};
 use super::output::VERSION;
+use super::plural;
 
 #[derive(Debug, Clone, Args)]
 pub struct Top {
@@ -103,11 +104,13 @@ fn service((entry, servers): &(ServiceEntry, Vec<DestinationEntry>)) -> Service 
         inactive: found.inactive,
         counted: found.stats.as_ref().map(Counted::of).unwrap_or_default(),
     };
+    let mut servers: Vec<&DestinationEntry> = servers.iter().collect();
+    servers.sort_by_key(|found| found.destination.address);
     Service {
         id: entry.service.id.to_string(),
         scheduler: entry.service.scheduler.to_string(),
         counted: Counted::of(&entry.stats),
-        servers: servers.iter().map(server).collect(),
+        servers: servers.into_iter().map(server).collect(),
     }
 }
 
@@ -180,8 +183,8 @@ fn text(before: Option<&Sample>, now: &Sample) -> String {
     }
     let mut align = [Align::Right; 7];
     align[0] = Align::Left;
-    let head =
-        format!("{}: {servers} servers of {} services, {active} active connections\n\n", now.role, now.services.len());
+    let (servers, services) = (plural(servers, "server"), plural(now.services.len(), "service"));
+    let head = format!("{}: {servers} of {services}, {}\n\n", now.role, plural(active as usize, "active connection"));
     head + &columns::text(&rows, &align)
 }
 
@@ -305,7 +308,7 @@ mod tests {
         assert_eq!(
             text(Some(&before), &now),
             format!(
-                "master: 2 servers of 1 services, 2400 active connections\n\n{heading}\
+                "master: 2 servers of 1 service, 2400 active connections\n\n{heading}\
                  tcp 192.0.2.254:80 wrr            2400         6    12.5   1.3k  10.0M\n\
                  \x20 192.0.2.11:80              1    1200         3    12.5   1.3k  10.0M\n\
                  \x20 192.0.2.112:80             1    1200         3    12.5   1.3k  10.0M\n"

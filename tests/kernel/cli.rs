@@ -349,12 +349,18 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
     fs::write(lab.dir.join("other.ipvs"), "-A -t 192.0.2.1:80 -s rr\n").unwrap();
     for (file, words) in [
         ("interface = \n".to_owned(), &["line 1"][..]),
-        (format!("{head}speed = 9\n"), &["line 3", "unknown field `speed`", "expected one of", "`loopback`"]),
+        (
+            format!("{head}speed = 9\n"),
+            &["line 3: unknown key `speed`", "expected one of", "`loopback`", ": speed = 9"],
+        ),
         ("interface = \"bond0\"\n".into(), &["line 1", "an interface and vips were expected, or a [[group]]"]),
-        ("interface = 7\nvips = []\n".into(), &["line 1", "integer `7`", "expected a string"]),
+        (
+            "interface = 7\nvips = []\n".into(),
+            &["line 1: the number 7 was found, a text in quotes was expected: interface = 7"],
+        ),
         (
             "interface = \"bond0\"\nvips = \"192.0.2.254\"\n".into(),
-            &["line 2", "string \"192.0.2.254\"", "expected a sequence"],
+            &["line 2: the text \"192.0.2.254\" was found, a list in brackets was expected"],
         ),
         (
             "interface = \"bond0\"\nvips = [\"192.0.2.254/32\"]\n".into(),
@@ -363,15 +369,18 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
         ("interface = \"bond0\"\nvips = []\n".into(), &["line 2", "vips", "at least one address"]),
         ("interface = \"bond0\"\n\nvips = [\"127.0.0.1\"]\n".into(), &["line 3", "VIP 127.0.0.1", "loopback address"]),
         ("interface = \"lo\"\nvips = [\"192.0.2.254\"]\n".into(), &["line 1", "interface", "other than lo"]),
-        (format!("{head}fence = \"wall\"\n"), &["line 3", "unknown variant `wall`", "`clear`"]),
-        (format!("{head}loopback = \"never\"\n"), &["line 3", "unknown variant `never`", "`always` or `backup`"]),
+        (format!("{head}fence = \"wall\"\n"), &["line 3", "unknown word `wall`", "`clear`"]),
+        (format!("{head}loopback = \"never\"\n"), &["line 3", "unknown word `never`", "`always` or `backup`"]),
         (format!("{head}vip_owner = \"me\"\n"), &["line 3", "`node` or `keepalived`"]),
         (format!("{head}state_dir = \"here\"\n"), &["line 3", "state_dir", "absolute path"]),
-        (format!("{head}[arp]\nignore = 300\n"), &["line 4", "integer `300`", "expected u8"]),
-        (format!("{head}[arp]\nlevel = 3\n"), &["line 4", "unknown field `level`", "`ignore`"]),
-        (format!("{head}announcements = -1\n"), &["line 3", "integer `-1`", "expected u32"]),
+        (
+            format!("{head}[arp]\nignore = 300\n"),
+            &["line 4: the number 300 was found, a whole number from 0 to 255 was expected"],
+        ),
+        (format!("{head}[arp]\nlevel = 3\n"), &["line 4: unknown key `level`", "`ignore`"]),
+        (format!("{head}announcements = -1\n"), &["line 3: the number -1 was found, a whole number from 0 to"]),
         (service("tcp 192.0.2.254", "scheduler = \"rr\"\ndestinations = []"), &["line 5", "tcp 192.0.2.254"]),
-        (service("tcp 192.0.2.254:80", "destinations = []"), &["line 4", "missing field `scheduler`"]),
+        (service("tcp 192.0.2.254:80", "destinations = []"), &["line 4: the key `scheduler` is missing"]),
         (
             service("tcp 192.0.2.9:80", "scheduler = \"rr\"\ndestinations = []"),
             &["line 4", "192.0.2.9:80 is on none of the vips"],
@@ -382,7 +391,7 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
             &["line 4", "192.0.2.12:8080", "its port differs from the service's 80"],
         ),
         (rr("[{ address = \"[2001:db8::1]:80\" }]"), &["line 4", "[2001:db8::1]:80", "own family"]),
-        (rr("[{ address = \"192.0.2.12:80\", weight = -1 }]"), &["line 7", "integer `-1`"]),
+        (rr("[{ address = \"192.0.2.12:80\", weight = -1 }]"), &["line 7: the number -1"]),
         (
             rr("[{ address = \"192.0.2.12:80\" }, { address = \"192.0.2.12:80\" }]"),
             &["line 4", "192.0.2.12:80 was found twice"],
@@ -804,7 +813,7 @@ fn a_wrong_group_or_mark_is_told_by_line() {
         (marks("base = 4294967295"), &["line 3", "1 to 4294967039"]),
         (marks("base = -1"), &["line 4", "integer `-1`"]),
         (marks("mask = 1"), &["line 4", "unknown field `mask`", "`base`"]),
-        (marks("own_requests = \"never\""), &["line 4", "unknown variant `never`", "`served-here` or `left-alone`"]),
+        (marks("own_requests = \"never\""), &["line 4", "unknown word `never`", "`served-here` or `left-alone`"]),
         (marks("macs = { \"192.0.2.12\" = [\"02:00\"] }"), &["line 4", "02:00", "MAC ADDRESS"]),
         (marks("macs = { \"somewhere\" = [\"02:00:00:00:00:01\"] }"), &["line 4", "somewhere", "ADDRESS"]),
         (marks("macs = { \"192.0.2.12\" = [\"01:00:5e:00:00:01\"] }"), &["line 3", "01:00:5e:00:00:01", "one node"]),
@@ -815,7 +824,7 @@ fn a_wrong_group_or_mark_is_told_by_line() {
         ),
         (web.into(), &["line 1", "an interface was expected, here or for all groups"]),
         (format!("{head}{web}vrid = 3\n"), &["line 5", "unknown field `vrid`", "`interface`"]),
-        (format!("{head}[[group]]\nvips = [\"192.0.2.254\"]\n"), &["line 2", "missing field `name`"]),
+        (format!("{head}[[group]]\nvips = [\"192.0.2.254\"]\n"), &["line 2: the key `name` is missing"]),
         (format!("{head}{web}{web}"), &["line 5", "a name of its own was expected"]),
         (format!("{head}{}", web.replace("web", " ")), &["line 2", "a name of its own was expected"]),
         (format!("{head}{web}{}", web.replace("web", "mail")), &["line 7", "192.0.2.254 is in another group too"]),
@@ -1267,7 +1276,7 @@ fn a_notification_that_fails_leaves_a_trace() {
     assert_eq!(failure().0, json!("master"));
     lab.write(&format!("{good}what = 7\n"));
     notify("MASTER", 2);
-    logged("unknown field `what`");
+    logged("unknown key `what`");
     lab.write(&good);
     lab.run("release");
     assert_eq!(failure().0, Value::Null);

@@ -1111,7 +1111,7 @@ fn groups_are_watched_side_by_side() {
         "lvs_node_hidden{group=\"my web\"} 1",
         "lvs_node_other_directors 1",
         "lvs_node_failures_total 0",
-        "lvs_destination_weight{service=\"tcp 192.0.2.254:80\",destination=\"192.0.2.12:80\"} 1",
+        "lvs_destination_weight{local_address=\"192.0.2.254\",local_port=\"80\",remote_address=\"192.0.2.12\",remote_port=\"80\",proto=\"TCP\",local_mark=\"\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }

@@ -437,7 +437,7 @@ fn a_changed_file_is_brought_in_while_sessions_live() {
     };
     let table = node.table();
     for (extra, reason) in [
-        ("fence = \"none\"\n", "unknown variant `none`"),
+        ("fence = \"none\"\n", "unknown word `none`"),
         ("state_dir = \"/run/elsewhere\"\n", "the node keeps its state in"),
         ("interface = \"nosuch\"\n", "nosuch"),
     ] {

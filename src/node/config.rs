@@ -394,6 +394,33 @@ mod tests {
     }
 
     #[test]
+    fn with_routes_each_node_must_find_the_same_server() {
+        let routes = |change: fn(&mut Config), services: &str| {
+            let mut config =
+                Config { vip_owner: VipOwner::Routes, services: services.parse().ok(), ..config(Fence::Marks) };
+            change(&mut config);
+            config.check().map_err(|error| error.to_string())
+        };
+        let mh = SERVICES.replace("wrr", "mh -b mh-port");
+        assert_eq!(routes(|_| (), &mh), Ok(()));
+        assert_eq!(routes(|config| config.arp = None, &mh), Ok(()));
+        type Change = fn(&mut Config);
+        let rows: [(Change, &str, &str); 7] = [
+            (|config| config.fence = Fence::Clear, &mh, "`marks` was expected"),
+            (|config| config.loopback = Loopback::Backup, &mh, "`always` was expected"),
+            (|config| config.arp.as_mut().unwrap().settings.ignore = 0.into(), &mh, "arp_ignore 1 was expected"),
+            (|_| (), SERVICES, "tcp 192.0.2.254:80 is not usable"),
+            (|_| (), &mh.replace("mh -b", "mh -p 300 -b"), "do not share persistence"),
+            (|_| (), &mh.replace("-g", "-m"), "(NAT) is known to one node only"),
+            (|_| (), &mh.replace("-t", "--sctp-service"), "SCTP association is known to one node only"),
+        ];
+        for (change, services, words) in rows {
+            let refused = routes(change, services).unwrap_err();
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+    }
+
+    #[test]
     fn what_is_probably_not_meant_is_told() {
         assert_eq!(config(Fence::Marks).doubts(), Vec::<String>::new());
         let none = Config { services: None, vips: vec![ip(VIP), ip("192.0.2.9")], ..config(Fence::Marks) };

@@ -344,6 +344,8 @@ fn dies(daemon: Daemon) {
     let mut site = Site::new(daemon, &services(MH));
     site.announce_all();
     let mut sessions = site.cluster.sessions(count(), &BOTH);
+    // BFD begins some seconds after BGP.
+    thread::sleep(Duration::from_secs(4));
     ip(&format!("link set port{} down", NODES[2]));
     let gap = site.until_next_hops(&NODES[..2]);
     // A health check takes the server out.

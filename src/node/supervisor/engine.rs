@@ -529,7 +529,8 @@ impl Engine {
     fn heard(&mut self, now: Instant, beacon: Beacon, actions: &mut Vec<Action>) {
         let directs = beacon.role == Role::Master;
         let is_new = directs && !self.view.directors(now).any(|known| known.node == beacon.node);
-        if !self.view.heard(now, beacon.clone()) {
+        // Where every node directs, no connection is synchronised.
+        if !self.view.heard(now, beacon.clone()) || self.members.iter().any(Member::is_routed) {
             return;
         }
         if beacon.wants {
@@ -1428,6 +1429,21 @@ mod tests {
             points += bench.on(20_000, presence(one, other, "web")).len() - 1;
         }
         assert_eq!(points, BURST as usize);
+    }
+
+    #[test]
+    fn where_every_node_directs_none_is_the_director_and_none_asks() {
+        for role in [Role::Master, Role::Backup] {
+            let mut bench = bench(VipOwner::Routes, Extent::All);
+            bench.remember(0, Some((role, true)));
+            for at in [100, 600, 5000, 9000] {
+                assert_eq!(bench.on(at, beacon(9, Role::Master, (3, 90), true)), [""; 0], "{role}");
+                assert_eq!(bench.on(at, presence(9, "192.0.2.12", "")), ["LearnMacs({192.0.2.12}, {})"], "{role}");
+            }
+            let (beacon, presence) = bench.engine.texts(254);
+            assert_eq!((beacon.role, beacon.wants, presence.directs), (role, false, BTreeSet::new()));
+            assert!(bench.engine.counts.directs);
+        }
     }
 
     #[test]

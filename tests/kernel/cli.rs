@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use serde_json::{Value, json};
 
-use crate::lab::{ip, ipvsadm, rules, run};
+use crate::lab::{ip, ipvsadm, rules, run, try_run};
 use crate::lan;
 use crate::node::{
     TABLE, VIPS, WEB, add_second_node, enter_node_netns, latest_request, load, new_path, rule_count, saved,
@@ -285,6 +285,45 @@ fn status_for_people_and_programs() {
     ip("address add 192.0.2.254/24 dev bond0");
     let (code, stdout, _) = lab.try_run("status");
     assert!(code == Some(1) && stdout.contains("warning  192.0.2.254/24 on bond0"), "{stdout}");
+}
+
+/// The routes follow the command, and whether the node serves what it advertises.
+#[test]
+fn announce_and_withdraw() {
+    let file = "vip_owner = \"routes\"\n[[service]]\nlisten = \"tcp 192.0.2.254:80\"\nscheduler = \"mh\"\n\
+                destinations = [ { address = \"192.0.2.11:80\" }, { address = \"192.0.2.12:80\" } ]\n";
+    let lab = Lab::new(file);
+    // ip fails for a table that never had a route.
+    let shown = |family: &str| {
+        let output = try_run(&format!("ip {family} route show table 86"));
+        String::from_utf8(output.stdout).unwrap().split_whitespace().nth(1).unwrap_or_default().to_owned()
+    };
+    let routes = || [shown("-4"), shown("-6")];
+    lab.run("withdraw");
+    assert_eq!(routes(), ["", ""]);
+    assert!(lab.run("status").contains("routes   no VIP to be advertised"));
+    let (code, _, stderr) = lab.try_run("announce");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("warning: 192.0.2.254 is not advertised"), "{stderr}");
+    assert_eq!(routes(), ["", VIPS[1]]);
+    let mut watch = lab.command("watch").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let listener = std::net::TcpListener::bind(("0.0.0.0", 80)).unwrap();
+    // On a busy machine `watch` looks rarely.
+    let until = |expected: [&str; 2]| {
+        let start = Instant::now();
+        while routes() != expected {
+            assert!(start.elapsed() < Duration::from_secs(60), "{:?}, not {expected:?}", routes());
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    until(VIPS);
+    drop(listener);
+    until(["", VIPS[1]]);
+    lab.run("withdraw");
+    assert_eq!(routes(), ["", ""]);
+    watch.kill().and_then(|()| watch.wait()).unwrap();
+    lab.write(&lab.with_head(FILE));
+    assert_eq!(lab.try_run("announce").0, Some(2));
 }
 
 #[test]

@@ -780,12 +780,15 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
             let known = cluster::known(&nodes[0]).ok_or_else(|| {
                 Failure::Refused("cluster: `lvs-node watch` does not run on this node, so it hears no other one".into())
             })?;
-            let read = |node: &mut Node| Ok::<_, Error>((node.config().group.clone(), node.status()?));
+            let read = |node: &mut Node| {
+                let (name, owner) = (node.config().group.clone(), node.config().vip_owner);
+                Ok::<_, Error>(cluster::Group { name, owner, status: node.status()? })
+            };
             let groups = nodes.iter_mut().map(read).collect::<Result<Vec<_>, _>>()?;
             let now = cluster::unix_time(Instant::now());
             let list = cluster::nodes(&groups, &known);
-            let names: Vec<String> = groups.into_iter().map(|(name, _)| name).collect();
-            let faults = cluster::faults(&names, &list, &known, now);
+            let owners: Vec<(String, VipOwner)> = groups.into_iter().map(|group| (group.name, group.owner)).collect();
+            let faults = cluster::faults(&owners, &list, &known, now);
             output.show(cluster::text(&list, file_has_groups, now));
             faults.iter().for_each(|fault| output.plan_warning(fault));
             output.field("nodes", list.into());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lvs_dr::files::Replacement;
-use lvs_dr::node::{Counts, Node, OtherNode, Role, Status};
+use lvs_dr::node::{Counts, Node, OtherNode, Role, Status, VipOwner};
 use serde_json::{Value, json};
 
 use super::columns::{self, Align};
@@ -66,11 +66,20 @@ pub fn known(node: &Node) -> Option<Value> {
     serde_json::from_str(&fs::read_to_string(path).ok().filter(|_| fresh)?).ok()
 }
 
+/// A group of this node.
+pub struct Group {
+    pub name: String,
+    pub owner: VipOwner,
+    pub status: Status,
+}
+
 /// The nodes of the cluster, this one first: those that are heard, and those that should be.
-pub fn nodes(groups: &[(String, Status)], known: &Value) -> Vec<Value> {
-    let directs = groups.iter().filter(|(_, status)| matches!(status.role, Some((Role::Master, true))));
-    let directs: Vec<&str> = directs.map(|(group, _)| group.as_str()).collect();
-    let roles: Vec<Role> = groups.iter().filter_map(|(_, status)| status.role).map(|(role, _)| role).collect();
+pub fn nodes(groups: &[Group], known: &Value) -> Vec<Value> {
+    let is_master = |group: &&Group| matches!(group.status.role, Some((Role::Master, true)));
+    // With routes each node directs, and none says so.
+    let directs = groups.iter().filter(is_master).filter(|group| group.owner != VipOwner::Routes);
+    let directs: Vec<&str> = directs.map(|group| group.name.as_str()).collect();
+    let roles: Vec<Role> = groups.iter().filter_map(|group| group.status.role).map(|(role, _)| role).collect();
     let role = roles.iter().find(|role| **role == Role::Master).or(roles.first());
     let mut list = vec![json!({
         "this": true,
@@ -83,7 +92,7 @@ pub fn nodes(groups: &[(String, Status)], known: &Value) -> Vec<Value> {
         "changed": known["changed"],
         "seen": Value::Null,
     })];
-    let servers: BTreeSet<IpAddr> = groups.iter().flat_map(|(_, status)| status.peers.keys().copied()).collect();
+    let servers: BTreeSet<IpAddr> = groups.iter().flat_map(|group| group.status.peers.keys().copied()).collect();
     let mut heard = BTreeSet::new();
     for other in known["others"].as_array().into_iter().flatten() {
         let addresses: Vec<IpAddr> = addresses(other).collect();
@@ -98,7 +107,7 @@ pub fn nodes(groups: &[(String, Status)], known: &Value) -> Vec<Value> {
     }
     // A server with two addresses is one node, by its MAC addresses.
     let mut missing: Vec<(BTreeSet<IpAddr>, _)> = Vec::new();
-    for (peer, macs) in groups.iter().flat_map(|(_, status)| &status.peers) {
+    for (peer, macs) in groups.iter().flat_map(|group| &group.status.peers) {
         if heard.contains(peer) {
             continue;
         }
@@ -128,16 +137,16 @@ fn addresses(node: &Value) -> impl Iterator<Item = IpAddr> {
 }
 
 /// The addresses by which the table names this node: of its servers those that no other node has.
-fn own(groups: &[(String, Status)]) -> Vec<String> {
-    let servers = groups.iter().flat_map(|(_, status)| status.kept.services());
+fn own(groups: &[Group]) -> Vec<String> {
+    let servers = groups.iter().flat_map(|group| group.status.kept.services());
     let servers: BTreeSet<IpAddr> =
         servers.flat_map(|service| service.destinations()).map(|server| server.address.ip()).collect();
-    let others: BTreeSet<IpAddr> = groups.iter().flat_map(|(_, status)| status.peers.keys().copied()).collect();
+    let others: BTreeSet<IpAddr> = groups.iter().flat_map(|group| group.status.peers.keys().copied()).collect();
     servers.difference(&others).map(IpAddr::to_string).collect()
 }
 
 /// What an operator should look at: a reason for exit code 1.
-pub fn faults(groups: &[String], nodes: &[Value], known: &Value, now: u64) -> Vec<String> {
+pub fn faults(groups: &[(String, VipOwner)], nodes: &[Value], known: &Value, now: u64) -> Vec<String> {
     let texts = known["unequal"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let mut faults: Vec<String> = texts.map(str::to_owned).collect();
     for node in nodes.iter().skip(1).filter(|node| silent(node, now)) {
@@ -146,8 +155,14 @@ pub fn faults(groups: &[String], nodes: &[Value], known: &Value, now: u64) -> Ve
             None => format!("{} is not heard: does it run `lvs-node watch`?", name(node)),
         });
     }
-    for group in groups {
+    for (group, owner) in groups {
         let of = if group.is_empty() { String::new() } else { format!(" group {group}") };
+        if *owner == VipOwner::Routes {
+            if nodes.iter().all(|node| node["role"] != "master") {
+                faults.push(format!("no node announces the VIPs{of}"));
+            }
+            continue;
+        }
         let directing = |node: &&Value| node["directs"].as_array().is_some_and(|names| names.contains(&json!(group)));
         let directors: Vec<String> = nodes.iter().filter(directing).map(name).collect();
         match directors.len() {
@@ -257,7 +272,7 @@ mod tests {
              192.0.2.14                -       -        -                -  -        -           -\n"
         );
         let known = json!({ "unequal": ["192.0.2.112 has other services"] });
-        let groups = [String::new()];
+        let groups = [(String::new(), VipOwner::Node)];
         assert_eq!(faults(&groups, &nodes[..2], &json!({}), 5000), [""; 0]);
         assert_eq!(
             faults(&groups, &nodes, &known, 5000),
@@ -267,10 +282,18 @@ mod tests {
                 "192.0.2.14 is not heard: does it run `lvs-node watch`?"
             ]
         );
-        assert_eq!(faults(&["web".to_owned()], &nodes[..2], &known, 5000)[1..], ["no node directs group web"]);
+        assert_eq!(
+            faults(&[("web".to_owned(), VipOwner::Node)], &nodes[..2], &known, 5000)[1..],
+            ["no node directs group web"]
+        );
         let two =
             [node("192.0.2.1", Some("master"), &[""], None), node("192.0.2.2", Some("master"), &[""], Some(5000))];
         assert_eq!(faults(&groups, &two, &json!({}), 5000), ["192.0.2.1 and 192.0.2.2 direct at once"]);
+        // With routes each node directs.
+        let routed = [(String::new(), VipOwner::Routes)];
+        assert_eq!(faults(&routed, &two, &json!({}), 5000), [""; 0]);
+        let withdrawn = [node("192.0.2.1", Some("backup"), &[], None)];
+        assert_eq!(faults(&routed, &withdrawn, &json!({}), 5000), ["no node announces the VIPs"]);
         assert_eq!([ago(9, 8), ago(9000, 1000), ago(900_000, 0)], ["now", "2 h ago", "10 d ago"]);
     }
 }

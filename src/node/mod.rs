@@ -50,6 +50,7 @@ mod job;
 mod lan;
 mod leftovers;
 mod limit;
+mod listeners;
 mod membership;
 mod memory;
 #[cfg(test)]

@@ -7,13 +7,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use super::audit::listeners;
 use super::config::{Config, Loopback, OwnRequests, VipOwner, refuse_unequal};
 use super::destinations::{self, Unreached};
 use super::drain::at_rest;
 use super::fence::marks::{self as fence, Facts};
 use super::fence::{Fence, daemons, no_daemons};
 use super::leftovers::{self, Leftovers};
+use super::listeners;
 use super::observation::{Observation, Tree};
 use super::plan::{Plan, Step};
 use super::role::Role;

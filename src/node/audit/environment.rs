@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::elections::{self, Answered, Keepalived};
 use super::keepalived;
-use super::listeners::{self, Unserved};
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
 use crate::marks::Firewall;
 use crate::netlink::in_new_namespace;
+use crate::node::listeners::{self, Unserved};
 use crate::node::{Fence, Node};
 use crate::sysctl;
 

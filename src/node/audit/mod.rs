@@ -24,7 +24,6 @@ mod finding;
 mod keepalived;
 #[cfg(test)]
 mod list;
-pub(in crate::node) mod listeners;
 
 pub use finding::{Finding, Kind, Remedy, Severity};
 

@@ -55,7 +55,7 @@ pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<Vec<Unserved>> 
 }
 
 /// The TCP services of a table that this node is a server of, and that none of these sockets serves.
-pub(in crate::node) fn unserved_by(
+pub(super) fn unserved_by(
     config: &Config,
     own: &BTreeSet<IpAddr>,
     table: &Table,

@@ -98,6 +98,7 @@ install-programs: programs
 	$(INSTALL) -m 755 examples/ocf/lvs-node $(DESTDIR)$(OCFDIR)/lvs-node
 	for page in $(PAGES); do \
 	    $(INSTALL) -D -m 644 $(MADE)/$$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$$page || exit; done
+	$(INSTALL) -D -m 644 examples/ipvsadm/lvs-ipvsadm.8 $(DESTDIR)$(MANDIR)/man8/lvs-ipvsadm.8
 	$(INSTALL) -m 644 $(MADE)/bash $(DESTDIR)$(BASHDIR)/lvs-node
 	$(INSTALL) -m 644 $(MADE)/zsh $(DESTDIR)$(ZSHDIR)/_lvs-node
 	$(INSTALL) -m 644 $(MADE)/fish $(DESTDIR)$(FISHDIR)/lvs-node.fish
@@ -107,7 +108,8 @@ install-programs: programs
 	    $(PLACED) $$example >$(DESTDIR)$(DOCDIR)/$$example || exit; done
 
 # What is of use without a clone of the repository.
-EXAMPLES := $(wildcard examples/systemd/*.service examples/systemd/*.d/* examples/c/*.c examples/c/*.cpp examples/ldirectord/*) examples/keepalived/keepalived.conf \
+EXAMPLES := $(wildcard examples/systemd/*.service examples/systemd/*.d/* examples/c/*.c examples/c/*.cpp examples/ldirectord/* examples/bird/* examples/frr/*) \
+    examples/keepalived/keepalived.conf \
     examples/keepalived/node.toml examples/lvs-node/man/node.toml $(wildcard docs/*.json packaging/prometheus/*.yml packaging/grafana/*.json)
 
 uninstall:
@@ -116,6 +118,7 @@ uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/liblvs_dr.so.$(VERSION)
 	rm -f $(DESTDIR)$(BINDIR)/lvs-node $(DESTDIR)$(BINDIR)/lvs-ipvsadm $(DESTDIR)$(UNITDIR)/lvs-node.service
 	rm -f $(DESTDIR)$(OCFDIR)/lvs-node $(foreach page,$(PAGES),$(DESTDIR)$(MANDIR)/man$(lastword $(subst ., ,$(page)))/$(page))
+	rm -f $(DESTDIR)$(MANDIR)/man8/lvs-ipvsadm.8
 	rm -f $(DESTDIR)$(BASHDIR)/lvs-node $(DESTDIR)$(ZSHDIR)/_lvs-node $(DESTDIR)$(FISHDIR)/lvs-node.fish
 	rm -rf $(DESTDIR)$(DOCDIR)
 

@@ -74,6 +74,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `serde` | tables and their parts can be serialised and deserialised, tasks, steps and their parts serialised; a supervisor can be recorded |
+//! | `log` | steps of roles, and what a supervisor tells, go to the program's logger too, through the crate `log`: failures as errors, warnings, all else as info |
 //! | `capi` | the C interface (`include/lvs_dr.h`), for the Makefile; of no use to Rust programs |
 //!
 //! # Errors

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use lvs_dr::node::{Node, Plan, Step};
 use serde_json::{Map, Value, json};
 
+use super::syslog::{self, Level};
+
 /// The version of all objects, as docs/lvs-node.schema.json has it. A field that is added does not
 /// change it.
 pub const VERSION: u32 = 1;
@@ -84,7 +86,7 @@ impl Output {
 
     /// What an operator should know.
     pub fn warning(&self, text: impl Display) {
-        complain(format_args!("warning: {text}"));
+        print_to_stderr(Level::Warning, &format!("warning: {text}"));
         self.of_group("warnings", text.to_string().into());
     }
 
@@ -164,5 +166,10 @@ pub fn say(text: impl Display) {
 }
 
 pub fn complain(text: impl Display) {
-    let _ = writeln!(io::stderr(), "lvs-node: {text}");
+    print_to_stderr(Level::Error, &text.to_string());
+}
+
+fn print_to_stderr(level: Level, text: &str) {
+    let line = syslog::with_level(level, io::stderr(), &format!("lvs-node: {text}"));
+    let _ = writeln!(io::stderr(), "{line}");
 }

@@ -28,6 +28,7 @@ use super::output::{Output, VERSION, say};
 #[cfg(feature = "serde")]
 use super::recording::Recording;
 use super::serve::{self, Server};
+use super::syslog;
 
 /// How long a watch has to answer, and how often it is looked whether it has.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -122,7 +123,16 @@ impl Line {
         match (output.quiet, output.json) {
             (true, _) => {}
             (false, true) => say(format_args!("{}\n", self.json())),
-            (false, false) => say(format_args!("{self}\n")),
+            (false, false) => say(format_args!("{}\n", self.with_level())),
+        }
+    }
+
+    fn with_level(&self) -> String {
+        let text = self.to_string();
+        match self.event {
+            "failure" => syslog::with_level(syslog::Level::Error, io::stdout(), &text),
+            "warning" => syslog::with_level(syslog::Level::Warning, io::stdout(), &text),
+            _ => text,
         }
     }
 }

@@ -501,6 +501,8 @@ impl Node {
         work.superseded()?;
         let Some(plan) = work.job.plan() else { return Ok(Outcome::Event(Event::Done(Ok(())))) };
         let (steps, step) = (plan.steps(), &plan.steps()[index]);
+        #[cfg(feature = "log")]
+        log::info!("{step}");
         (hooks.before)(step);
         let mut act = || {
             if begins_series(steps, index) {

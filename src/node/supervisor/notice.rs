@@ -74,6 +74,17 @@ impl Notice {
             Notice::Looked(_) => "looked",
         }
     }
+
+    /// Hands it to the program's logger. A step is logged where it is carried out.
+    #[cfg(feature = "log")]
+    pub(super) fn log(&self) {
+        match self {
+            Notice::Step(_) | Notice::Looked(_) => {}
+            Notice::Failure(_) => log::error!("{self}"),
+            Notice::Warning(_) => log::warn!("{self}"),
+            _ => log::info!("{}: {self}", self.kind()),
+        }
+    }
 }
 
 impl fmt::Display for Notice {
@@ -130,4 +141,45 @@ pub struct Counts {
     pub refused: u64,
     /// How long it was not waiting.
     pub busy: Duration,
+}
+
+#[cfg(all(test, feature = "log"))]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    static LOGGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    struct Logger;
+
+    impl log::Log for Logger {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            if record.target() == module_path!().trim_end_matches("::tests") {
+                LOGGED.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+            }
+        }
+
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn notices_have_levels() {
+        log::set_logger(&Logger).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        let notices = [
+            Notice::Failure("look: no".into()),
+            Notice::Warning("odd".into()),
+            Notice::Step("VIP: add".into()),
+            Notice::Looked(Vec::new()),
+            Notice::Elections(true),
+        ];
+        notices.iter().for_each(Notice::log);
+        let expected = ["ERROR look: no", "WARN odd", "INFO elections: takes part in elections"];
+        assert_eq!(*LOGGED.lock().unwrap(), expected);
+    }
 }

@@ -307,7 +307,7 @@ impl Supervisor {
             }
         }
         if let Some(warning) = self.plane.as_ref().and_then(|plane| plane.warning(start)) {
-            self.notices.push_back(Notice::Warning(warning));
+            self.tell(Notice::Warning(warning));
         }
         self.engine.counts.refused = self.plane.as_ref().map_or(0, Plane::refused);
         self.engine.counts.busy += start.elapsed();
@@ -399,7 +399,7 @@ impl Supervisor {
         self.peers = Some(peers);
         if self.sync_interface.is_some_and(|before| before != index) {
             match self.drivers[0].node_mut().restart_sync_daemons_now() {
-                Ok(()) => self.notices.push_back(Notice::SyncRestarted),
+                Ok(()) => self.tell(Notice::SyncRestarted),
                 Err(error) => {
                     // The socket is opened again, and then they are.
                     self.peers = None;
@@ -478,10 +478,10 @@ impl Supervisor {
                 match report {
                     Report::Step { task: Task::Role(_), step } => match &mut self.again[group] {
                         Some(steps) => steps.push(step.to_string()),
-                        None => self.notices.push_back(Notice::Step(step.to_string())),
+                        None => self.tell(Notice::Step(step.to_string())),
                     },
                     Report::Step { task: Task::Apply(_), step } => {
-                        self.notices.push_back(Notice::Step(step.to_string()));
+                        self.tell(Notice::Step(step.to_string()));
                     }
                     Report::Step { .. } => {}
                     Report::Ended { task, result } => self.ended(group, task, result),
@@ -539,13 +539,19 @@ impl Supervisor {
         }
     }
 
+    fn tell(&mut self, notice: Notice) {
+        #[cfg(feature = "log")]
+        notice.log();
+        self.notices.push_back(notice);
+    }
+
     fn fail(&mut self, what: &str, error: &dyn Display) {
         self.events.push_back(Event::Failed { what: what.to_owned(), error: error.to_string() });
     }
 
     fn perform(&mut self, now: Instant, action: Action) {
         match action {
-            Action::Tell(notice) => self.notices.push_back(notice),
+            Action::Tell(notice) => self.tell(notice),
             Action::Request(group, task) => self.begin(group, task),
             Action::Retry(group, role, request) => match self.drivers[group].node().generation() {
                 Ok(latest) if latest != request => self.events.push_back(Event::NotRetried(group)),
@@ -571,7 +577,7 @@ impl Supervisor {
                 match node.set_director_now(director) {
                     Ok(()) => {
                         let group = node.config.group.clone();
-                        self.notices.push_back(Notice::Director { group, director });
+                        self.tell(Notice::Director { group, director });
                     }
                     Err(error) => {
                         let remembered = node.director().ok().flatten();
@@ -614,7 +620,7 @@ impl Supervisor {
         };
         let statuses = self.drivers.iter_mut().zip(details).map(read).collect::<Result<Vec<_>>>()?;
         let groups = statuses.iter().map(|(_, status)| Look::of(status)).collect();
-        self.notices.push_back(Notice::Looked(statuses));
+        self.tell(Notice::Looked(statuses));
         Ok(Surveyed::Looks(Looks { groups, counted: true, took: now.elapsed() }))
     }
 
@@ -724,7 +730,7 @@ impl Supervisor {
         let held = node.prepare_state_dir().and_then(|()| Replacement::new(&node.held_out_file()).write(""));
         match held {
             Ok(()) => {
-                self.notices.push_back(Notice::Elections(false));
+                self.tell(Notice::Elections(false));
                 if let Err(error) = set_track_file(&file, 1) {
                     self.fail("elections", &error);
                 }
@@ -739,7 +745,7 @@ impl Supervisor {
         match set_track_file(&file, 0) {
             Ok(()) => {
                 let _ = fs::remove_file(held_out);
-                self.notices.push_back(Notice::Elections(true));
+                self.tell(Notice::Elections(true));
             }
             Err(error) => self.fail("elections", &error),
         }

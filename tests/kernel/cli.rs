@@ -410,7 +410,7 @@ fn a_wrong_file_is_told_by_line_field_and_what_was_expected() {
         ("interface = \"lo\"\nvips = [\"192.0.2.254\"]\n".into(), &["line 1", "interface", "other than lo"]),
         (format!("{head}fence = \"wall\"\n"), &["line 3", "unknown word `wall`", "`clear`"]),
         (format!("{head}loopback = \"never\"\n"), &["line 3", "unknown word `never`", "`always` or `backup`"]),
-        (format!("{head}vip_owner = \"me\"\n"), &["line 3", "`node` or `keepalived`"]),
+        (format!("{head}vip_owner = \"me\"\n"), &["line 3", "`node`, `keepalived`, `routes`"]),
         (format!("{head}state_dir = \"here\"\n"), &["line 3", "state_dir", "absolute path"]),
         (
             format!("{head}[arp]\nignore = 300\n"),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::Table;
 use lvs_dr::node::{
-    Apply, ArpConfig, ArpScope, Config, Fence, Loopback, Node, OwnRequests, Plan, Role, Step, VipOwner,
+    Apply, ArpConfig, ArpScope, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step, VipOwner,
 };
 use lvs_dr::vip::{Placement, Vips};
 use lvs_dr::{Cause, Error};
@@ -148,7 +149,9 @@ pub(crate) fn load(services: &str) {
 
 /// Whether this line of `ipvsadm -Sn` is of a mark service of fence `marks`.
 fn is_of_mark(line: &str) -> bool {
-    line.contains(" -f 12807257") || line.contains(" -f 12807258") || line.contains(" -f 12807259")
+    let words: Vec<&str> = line.split(' ').collect();
+    let mark = words.windows(2).find(|pair| pair[0] == "-f").and_then(|pair| pair[1].parse().ok());
+    mark.and_then(NonZeroU32::new).is_some_and(|mark| MarkValues::default().contains(mark))
 }
 
 /// The table as ipvsadm shows it, sorted, without mark services.

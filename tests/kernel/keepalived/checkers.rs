@@ -275,7 +275,8 @@ fn elections(priority: u8) -> String {
 
 /// ldirectord.cf as it ships, and the other two services behind its own.
 fn ldirectord() -> String {
-    let text = here(LDIRECTORD);
+    // On a guest that is busy a check takes longer; a server that is stopped refuses at once.
+    let text = here(LDIRECTORD).replace("checktimeout = 2", "checktimeout = 15");
     let service = &text[text.find("\nvirtual").unwrap()..];
     let persistent = |port| service.replace(":80", &format!(":{port}")) + "        persistent = 300\n";
     format!("{text}{}{}        quiescent = no\n", persistent(81), persistent(82))

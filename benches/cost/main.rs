@@ -1,4 +1,5 @@
-//! What the rules of fence `marks`, and the classifier, cost a packet on a director, in instructions.
+//! What the rules of fence `marks`, and the classifier, cost a packet on a director, in
+//! instructions.
 //! `benches/cost/run` starts it in a guest whose clock counts instructions.
 //!
 //! A client sends packets of one known connection over a cable or a network card; the director

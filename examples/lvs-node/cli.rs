@@ -262,9 +262,9 @@ enum Command {
     Cluster,
     /// Show connections, packets and octets of each service and server, again and again.
     ///
-    /// On a terminal the screen is drawn anew; elsewhere it is printed below the one before, for the
-    /// first time after one interval. Rates are of packets from clients: with direct routing the
-    /// answers do not pass the director. A backup counts connections, and no packets.
+    /// On a terminal the screen is drawn anew; elsewhere it is printed below the one before, for
+    /// the first time after one interval. Rates are of packets from clients: with direct routing
+    /// the answers do not pass the director. A backup counts connections, and no packets.
     Top(top::Top),
     /// Print what harms now, or will at the next failover.
     ///

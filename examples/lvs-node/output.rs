@@ -107,7 +107,7 @@ impl Output {
         }
     }
 
-    /// A group of which no steps are told.
+    /// A group, as an object without steps.
     pub fn group_object(&self, object: Value) {
         self.groups.borrow_mut().push(object);
     }

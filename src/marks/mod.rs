@@ -44,9 +44,10 @@
 //! program is, to the last instruction, the one of its rules. Filters in the form of an earlier
 //! version (`flower`, priorities 300 to 305) are [`Observed::outdated`]: a [`Plan`] adds what is
 //! wanted of them anew before it removes them. A classifier is ours if its name (`lvs-dr`, the
-//! owner's number, a fingerprint of the program) says so. Two programs that use different owner numbers in
-//! one network namespace do not change each other's rules. Every other filter stays as it is. A
-//! qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty `clsact`.
+//! owner's number, a fingerprint of the program) says so. Two programs that use different owner
+//! numbers in one network namespace do not change each other's rules. Every other filter stays as
+//! it is. A qdisc is removed only by [`Change::RemoveQdisc`], and only while it is an empty
+//! `clsact`.
 //!
 //! Reading takes no privileges; changing takes `CAP_NET_ADMIN` in the user namespace that owns the
 //! network namespace. The kernel answers at once, or within the time that loading a module takes;

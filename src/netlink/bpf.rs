@@ -80,7 +80,7 @@ unsafe fn bpf(command: i32, attributes: &Attributes) -> io::Result<RawFd> {
 /// As [`bpf`].
 #[allow(unsafe_code)]
 unsafe fn bpf_descriptor(command: i32, attributes: &Attributes) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's promise; the descriptor is nobody else's.
+    // SAFETY: the caller's promise; the kernel has made the descriptor for this call alone.
     unsafe { Ok(OwnedFd::from_raw_fd(bpf(command, attributes)?)) }
 }
 

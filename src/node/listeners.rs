@@ -54,7 +54,8 @@ pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<Vec<Unserved>> 
     Ok(found)
 }
 
-/// The TCP services of a table that this node is a server of, and that none of these sockets serves.
+/// The TCP services of a table that this node is a server of, and that none of these sockets
+/// serves.
 pub(super) fn unserved_by(
     config: &Config,
     own: &BTreeSet<IpAddr>,

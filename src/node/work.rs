@@ -91,8 +91,8 @@ enum Operation {
         /// `None`: in brief.
         programs: Option<Look>,
     },
-    /// Programs list the marks of the node's own requests, and rules are tried, for which the kernel
-    /// may load modules.
+    /// Programs list the marks of the node's own requests, and rules are tried, for which the
+    /// kernel may load modules.
     Listing {
         seen: Box<(Memory, Observation)>,
         listed: Background<Listed>,

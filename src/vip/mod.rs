@@ -57,8 +57,9 @@ use crate::netlink::Link;
 use crate::netns::Netns;
 use crate::sysctl;
 
-/// The mark of the addresses (`IFA_PROTO`) and routes (`rtm_protocol`) that this crate adds: `V`. Linux before 5.18 does not
-/// keep it. No other use of the number is known: see `rtproto` and `rt_addrprotos` in iproute2.
+/// The mark of the addresses (`IFA_PROTO`) and routes (`rtm_protocol`) that this crate adds: `V`.
+/// Linux before 5.18 does not keep it. No other use of the number is known: see `rtproto` and
+/// `rt_addrprotos` in iproute2.
 pub const MARK: u8 = b'V';
 
 /// Where a VIP sits.

@@ -346,7 +346,8 @@ fn destinations_in_another_order() {
     // Each packet is scheduled anew, so that one flow after the other shows the whole hash.
     for vip in VIPS {
         let service = at(vip, 53);
-        // With weights that have much in common, too few of 4093 places differ to be met by each run.
+        // With weights that have much in common, too few of 4093 places differ to be met by each
+        // run.
         let servers = [(11, 51), (12, 60), (13, 71)].map(|(last, weight)| (at(address(vip, last), 53), weight));
         let lines = servers.into_iter().map(|(server, weight)| format!("-a -u {service} -r {server} -g -w {weight}\n"));
         let head = format!("-A -u {service} -s mh -b mh-port,mh-fallback -o\n");

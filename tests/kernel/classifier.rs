@@ -604,7 +604,7 @@ fn attach_another_version() {
     let header =
         [&(16 + body.len() as u32).to_ne_bytes()[..], &44_u16.to_ne_bytes(), &0x405_u16.to_ne_bytes(), &[0; 8]];
     let message = [&header.concat()[..], &body].concat();
-    // SAFETY: the message and the answer are as long as is said; the descriptor is nobody else's.
+    // SAFETY: the message and the answer are as long as is said; the descriptor was made here.
     unsafe {
         let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0));
         let sent = libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0);

@@ -769,8 +769,8 @@ fn own_requests_are_served_and_disturb_nothing() {
         assert_eq!(cluster.sessions(9, &[vip]).served(), each(3), "{vip}");
     }
     tap.assert_hops(HOPS);
-    // The client is the VIP on each node, and the director's sync daemon sends its own requests too:
-    // from the same port, another node's own request is that node's all the same.
+    // The client is the VIP on each node, and the director's sync daemon sends its own requests
+    // too: from the same port, another node's own request is that node's all the same.
     for vip in BOTH {
         assert_eq!(local_clients_from(&cluster.hosts[0], vip, 11, 9000..=9063), (30, 30), "{vip}");
         let known = || ipvsadm("-Lnc").lines().filter(|line| line.contains(":90") && line.contains(vip)).count();

@@ -92,7 +92,7 @@ fn metrics_over_http() {
         nodes[0].tell("BACKUP");
         samples(&page(&nodes[0])).get("lvs_node_role_changes_total").is_some_and(|changes| *changes == 2.0)
     });
-    // Nobody else is served.
+    // No other address is served.
     let refused = client.run(|| TcpStream::connect(("192.0.2.11", PORT)).is_err()).unwrap();
     assert!(refused);
     let (fine, text) = nodes[0].try_run(&format!("watch --listen {PORT}"));

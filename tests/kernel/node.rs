@@ -1533,7 +1533,8 @@ impl Groups {
         if self.0[0].config.fence == Fence::Marks {
             let backups = roles.iter().filter(|role| **role != Role::Master).count();
             assert_eq!(rule_count("bond0"), 6 + backups, "{roles:?}");
-            // One for the node itself, one for the director of each group, and one for own requests.
+            // One for the node itself, one for the director of each group, and one for own
+            // requests.
             let marks: BTreeSet<String> =
                 saved_marks().lines().filter_map(|line| Some(line.split(' ').nth(2)?.to_owned())).collect();
             assert!(marks.len() == 4 && marks.contains("1280725760"), "{marks:?}");

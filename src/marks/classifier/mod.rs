@@ -76,7 +76,7 @@ pub struct ServiceMarks {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Counters {
-    /// Of connections that a socket of this node has, whoever sent them.
+    /// Of a socket of this node, from clients and from peers.
     pub local: u64,
     /// With SYN, from a peer: new connections that it has scheduled to this node.
     pub peer_openings: u64,
@@ -87,7 +87,7 @@ pub struct Counters {
     /// Without SYN, from a peer, passed on to the node that was their server before the last
     /// change.
     pub second_hops: u64,
-    /// Without SYN, from a peer, and nobody's: the kernel answers them with a reset.
+    /// Without SYN, from a peer, and of no known connection: the kernel answers with a reset.
     pub strays: u64,
 }
 

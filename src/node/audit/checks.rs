@@ -939,8 +939,8 @@ impl<'a> Case<'a> {
 
     fn without_instance(&mut self, file: &Path, vip: IpAddr) {
         let reason = format!(
-            "{}: no vrrp_instance has {vip}, which keepalived is to place on the director's interface (vip_owner = \"keepalived\"): nobody \
-             answers for it",
+            "{}: no vrrp_instance has {vip}, which keepalived is to place on the director's interface (vip_owner = \"keepalived\"): no \
+             node answers for it",
             file.display()
         );
         let remedy = Remedy::text(format!(

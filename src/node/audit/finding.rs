@@ -519,10 +519,10 @@ pub enum Kind {
         /// keepalived's file.
         file: PathBuf,
     },
-    /// keepalived places the VIPs (`vip_owner = "keepalived"`), and no instance of its file has this
-    /// one (`virtual_ipaddress`, `virtual_ipaddress_excluded` in keepalived.conf(5)): no director
-    /// answers for it. Helps: a line in the instance that has the other VIPs; an IPv6 address beside
-    /// IPv4 ones belongs into `virtual_ipaddress_excluded`.
+    /// keepalived places the VIPs (`vip_owner = "keepalived"`), and no instance of its file has
+    /// this one (`virtual_ipaddress`, `virtual_ipaddress_excluded` in keepalived.conf(5)): no
+    /// director answers for it. Helps: a line in the instance that has the other VIPs; an IPv6
+    /// address beside IPv4 ones belongs into `virtual_ipaddress_excluded`.
     ///
     /// Severity: error.
     #[non_exhaustive]

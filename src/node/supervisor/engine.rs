@@ -730,10 +730,9 @@ impl Engine {
         if self.counts.other_clusters > 0 {
             warnings.push(self.other_cluster.clone());
         }
-        self.counts.unequal.clone_from(&warnings);
+        self.counts.unequal = warnings;
         for (group, seen) in groups.iter().enumerate() {
-            let shared = if group == 0 { &warnings[..] } else { &[] };
-            self.warn(group, seen.warnings.iter().chain(shared).cloned().collect(), actions);
+            self.warn(group, seen.warnings.clone(), actions);
         }
         self.count(now, groups, *counted);
     }
@@ -852,8 +851,12 @@ impl Engine {
         new
     }
 
-    /// Logs the warnings that were not there the last time.
-    fn warn(&mut self, group: Group, warnings: Vec<String>, actions: &mut Vec<Action>) {
+    /// Tells what a change or a look warns of, unless it was told the last time. What is the same for all
+    /// groups is told by the first one.
+    fn warn(&mut self, group: Group, mut warnings: Vec<String>, actions: &mut Vec<Action>) {
+        if group == 0 {
+            warnings.extend_from_slice(&self.counts.unequal);
+        }
         let member = &mut self.members[group];
         let new = warnings.iter().filter(|warning| !member.warned.contains(warning));
         actions.extend(new.map(|warning| Action::Tell(Notice::Warning(warning.clone()))));
@@ -1234,6 +1237,18 @@ mod tests {
         };
         let pauses = [(0, vec![]), (1, vec!["x"]), (2, vec!["x"]), (3, vec![]), (4, vec!["x"])];
         assert_eq!(pauses.map(|(at, drift)| pause(at * 10_000, &drift)), [10, 1, 10, 10, 1]);
+    }
+
+    /// What a look warns of lasts while a role is taken on.
+    #[test]
+    fn a_role_tells_no_warning_again() {
+        let mut bench = bench(VipOwner::Node, Extent::All);
+        let of = Presence { id: 254, node: 9, vips: [1].into(), ..Presence::default() };
+        bench.on(0, Event::Heard(Heard::Presence(of)));
+        assert!(bench.look(1, (Role::Backup, true), 1, &[])[0].contains("another cluster"));
+        let done = Done { warnings: vec!["of the role".to_owned()], ..Done::default() };
+        assert_eq!(bench.end(2, Role::Backup, End::Done(done), 2), ["tell warning: of the role"]);
+        assert_eq!(bench.look(3, (Role::Backup, true), 2, &[]), [""; 0]);
     }
 
     #[test]

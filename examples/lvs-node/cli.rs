@@ -50,7 +50,7 @@ use lvs_dr::node::{Apply, Asked, Config, Learned, Node, Role, Step, VipOwner, We
 use lvs_dr::{Cause, Error, Netns};
 use serde_json::json;
 
-use file::NodeFile;
+use file::{FileError, NodeFile};
 use output::{Output, complain};
 
 const AFTER_HELP: &str = "\
@@ -301,8 +301,9 @@ enum Command {
 
 /// What ended the program, besides success.
 enum Failure {
-    /// The file or the command line.
+    /// The command line.
     Usage(String),
+    File(FileError),
     Error(Error),
     /// Not the command line's fault.
     Refused(String),
@@ -314,9 +315,16 @@ impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Usage(message) | Failure::Refused(message) => f.write_str(message),
+            Failure::File(error) => error.fmt(f),
             Failure::Error(error) => error.fmt(f),
             Failure::Missing => f.write_str("not all of it is in place"),
         }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Failure::File(error)
     }
 }
 
@@ -343,6 +351,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = run(&cli, &output);
     match &result {
         Err(Failure::Usage(message) | Failure::Refused(message)) => unheard(&cli, syslog::Level::Error, message),
+        Err(Failure::File(error)) => unheard(&cli, syslog::Level::Error, error),
         Err(Failure::Error(Error::Superseded { .. })) => {}
         Err(Failure::Error(error)) => unheard(&cli, syslog::Level::Error, error),
         Err(Failure::Missing) | Ok(()) => {}
@@ -352,6 +361,10 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(Failure::Missing) => 1,
         Err(Failure::Usage(message)) => {
             output.complain(message);
+            2
+        }
+        Err(Failure::File(error)) => {
+            output.complain_of(&error);
             2
         }
         Err(Failure::Refused(message)) => {
@@ -546,7 +559,7 @@ fn correct(output: &Output, node: &mut Node, role: Role) -> Result<(), Error> {
 fn check(output: &Output, path: &Path) -> Result<(), Failure> {
     output.field("file", path.display().to_string().into());
 
-    let file = file::read(path).map_err(Failure::Usage)?;
+    let file = file::read(path)?;
     let of = |config: &Config| match config.group.as_str() {
         "" => path.display().to_string(),
         group => format!("{}: group {group:?}", path.display()),
@@ -625,7 +638,7 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
         Command::Role { dry_run: true, .. } | Command::Announce { dry_run: true } | Command::Withdraw { dry_run: true }
     );
     let read = if (of_one || role_of(cli).is_some()) && !plans { file::read_without_services } else { file::read };
-    let file = read(&cli.config).map_err(Failure::Usage)?;
+    let file = read(&cli.config)?;
     file.warnings.iter().for_each(|warning| output.warning(warning));
     let (track_file, file_has_groups) = (file.track_file.clone(), file.has_groups());
     let group = match &cli.command {
@@ -910,8 +923,8 @@ fn become_role(cli: &Cli, output: &Output, file: &NodeFile, node: &mut Node, rol
     watch::reload_outdated(node, &files);
     let plan = node.become_role_reading(role, || file.services(&config), |step| output.step(step))?;
     let plan = plan.map_err(|unreadable| {
-        note_failure(&config, role, &unreadable);
-        Failure::Usage(unreadable)
+        note_failure(&config, role, &unreadable.to_string());
+        Failure::File(unreadable)
     })?;
     if plan.steps().iter().any(|step| matches!(step, Step::Announce(..))) {
         announce_again(cli, &config.group);

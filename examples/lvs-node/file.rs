@@ -1,12 +1,13 @@
 //! The TOML file of `lvs-node`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use lvs_dr::Error;
 use lvs_dr::arp::Settings;
 use lvs_dr::ipvs::{Destination, Persistence, Scheduler, Service, ServiceFlags, ServiceId, Table};
 use lvs_dr::marks::Mac;
@@ -15,6 +16,33 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use super::serve;
+
+/// Why a file cannot be used. Its text is complete.
+#[derive(Debug)]
+pub struct FileError {
+    /// The file where the fault is.
+    pub path: PathBuf,
+    /// Its line, counted from 1. `None`: the whole file.
+    pub line: Option<usize>,
+    text: String,
+}
+
+impl Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FileError {
+    fn of(path: &Path, reason: impl Display) -> Self {
+        let text = format!("{}: {}", path.display(), reason.to_string().trim_end());
+        FileError { path: path.to_owned(), line: None, text }
+    }
+
+    fn at(path: &Path, line: usize, reason: impl Display) -> Self {
+        FileError { line: Some(line), ..FileError::of(path, format_args!("line {line}: {reason}")) }
+    }
+}
 
 /// What a node's file says.
 pub struct NodeFile {
@@ -26,16 +54,25 @@ pub struct NodeFile {
     pub watch: WatchFiles,
     /// What the file says in the words of an earlier version, and what to write instead.
     pub warnings: Vec<String>,
-    /// Where services are that are not read yet, and the line that says so.
-    services_file: Option<(String, PathBuf)>,
+    /// Where services are that are not read yet.
+    services_file: Option<ServicesFile>,
+}
+
+/// Another file that has the services, and the file and line that say so.
+struct ServicesFile {
+    path: PathBuf,
+    named_by: PathBuf,
+    line: usize,
 }
 
 impl NodeFile {
     /// The services of this group, also of another file.
-    pub fn services(&self, config: &Config) -> Result<Option<Table>, String> {
-        let Some((place, path)) = &self.services_file else { return Ok(config.services.clone()) };
-        let wrong = |reason: &dyn Display| format!("{place}: services: {reason}");
-        let all = read_table(path).map_err(|reason| wrong(&reason))?;
+    pub fn services(&self, config: &Config) -> Result<Option<Table>, FileError> {
+        let Some(ServicesFile { path, named_by, line }) = &self.services_file else {
+            return Ok(config.services.clone());
+        };
+        let wrong = |reason: &dyn Display| FileError::at(named_by, *line, format_args!("services: {reason}"));
+        let all = read_table(path).map_err(|error| FileError { text: wrong(&error).text, ..error })?;
         let mut unclaimed = all.clone();
         self.configs.iter().for_each(|config| unclaimed.retain(|id| !is_of(config, &self.configs, id)));
         if let Some(content) = unclaimed.services().next() {
@@ -48,7 +85,7 @@ impl NodeFile {
 
     /// The other file that has the services, unless they were read.
     pub fn services_path(&self) -> Option<&Path> {
-        self.services_file.as_ref().map(|(_, path)| path.as_path())
+        self.services_file.as_ref().map(|file| file.path.as_path())
     }
 
     /// Whether the file names groups of VIPs.
@@ -82,7 +119,7 @@ fn is_of(config: &Config, all: &[Config], id: &ServiceId) -> bool {
 }
 
 /// Reads a node's file. The error names the file, the line, and what was expected.
-pub fn read(path: &Path) -> Result<NodeFile, String> {
+pub fn read(path: &Path) -> Result<NodeFile, FileError> {
     let mut found = read_without_services(path)?;
     if found.services_file.is_some() {
         let services = found.configs.iter().map(|config| found.services(config)).collect::<Result<Vec<_>, _>>()?;
@@ -94,27 +131,25 @@ pub fn read(path: &Path) -> Result<NodeFile, String> {
 
 /// The same without the services of another file, of which there may be thousands: see
 /// [`NodeFile::services`].
-pub fn read_without_services(path: &Path) -> Result<NodeFile, String> {
-    let failed = |reason: &dyn Display| format!("{}: {}", path.display(), reason.to_string().trim_end());
-    let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
+pub fn read_without_services(path: &Path) -> Result<NodeFile, FileError> {
+    let text = std::fs::read_to_string(path).map_err(|error| FileError::of(path, error))?;
+    let failed = |at: usize, reason: &dyn Display| FileError::at(path, line(&text, at), reason);
     let mut file: File = toml::from_str(&text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
-        let number = line(&text, at);
-        let found = text.lines().nth(number - 1).unwrap_or_default().trim();
-        failed(&format_args!("line {number}: {}: {found}", in_words(error.message())))
+        let found = text.lines().nth(line(&text, at) - 1).unwrap_or_default().trim();
+        failed(at, &format_args!("{}: {found}", in_words(error.message())))
     })?;
-    let services_file = file.services.as_ref().map(|saved| {
-        (format!("{}: line {}", path.display(), line(&text, saved.span().start)), path.with_file_name(saved.get_ref()))
+    let services_file = file.services.as_ref().map(|saved| ServicesFile {
+        path: path.with_file_name(saved.get_ref()),
+        named_by: path.to_owned(),
+        line: line(&text, saved.span().start),
     });
     let track_file = file.handover.as_mut().and_then(|handover| handover.file.take());
     let watch = std::mem::take(&mut file.watch);
     let warnings = file.superseded();
-    let warnings = warnings
-        .into_iter()
-        .map(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))
-        .collect();
-    let configs = file.into_configs();
-    let configs = configs.map_err(|wrong| failed(&format_args!("line {}: {}", line(&text, wrong.at), wrong.reason)))?;
+    let failed = |wrong: Wrong| failed(wrong.at, &wrong.reason);
+    let warnings = warnings.into_iter().map(|wrong| failed(wrong).to_string()).collect();
+    let configs = file.into_configs().map_err(failed)?;
     Ok(NodeFile { configs, track_file, watch, warnings, services_file })
 }
 
@@ -570,7 +605,7 @@ impl File {
             },
         });
         config.check().map_err(|error| {
-            let object = if let lvs_dr::Error::Invalid { object, .. } = &error { object.as_str() } else { "" };
+            let object = if let Error::Invalid { object, .. } = &error { object.as_str() } else { "" };
             let spans = (&self.state_dir, &self.arp, &self.interface, &self.sync);
             if let (true, Some(place)) = (object.starts_with("marks"), &self.marks) {
                 return Wrong::at(place, &error);
@@ -587,13 +622,16 @@ impl File {
     }
 }
 
-fn read_table(path: &Path) -> Result<Table, String> {
-    let failed = |reason: &dyn Display| format!("{}: {reason}", path.display());
-    let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
+fn read_table(path: &Path) -> Result<Table, FileError> {
+    let failed = |reason: &dyn Display| FileError::of(path, reason);
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(failed(&"the last line does not end: the file was cut short"));
     }
-    let table: Table = text.parse().map_err(|e| failed(&e))?;
+    let table: Table = text.parse().map_err(|error| match error {
+        Error::Parse { line, reason, .. } => FileError::at(path, line, reason),
+        error => failed(&error),
+    })?;
     match table.is_empty() {
         true => Err(failed(&"it names no service: was it cut short?")),
         false => Ok(table),

@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use lvs_dr::node::{Node, Plan, Step};
 use serde_json::{Map, Value, json};
 
+use super::file::FileError;
 use super::syslog::{self, Level};
 
 /// The version of all objects, as docs/lvs-node.schema.json has it. A field that is added does not
@@ -25,14 +27,16 @@ pub struct Output {
     fields: RefCell<Map<String, Value>>,
     groups: RefCell<Vec<Value>>,
     complaints: RefCell<Vec<String>>,
+    /// The file that is wrong, and its line.
+    wrong: RefCell<Option<(PathBuf, Option<usize>)>>,
     /// Whether the command prints an object at its end.
     objects: Cell<bool>,
 }
 
 impl Output {
     pub fn new(json: bool, quiet: bool, verbose: bool) -> Self {
-        let (fields, groups, complaints) = Default::default();
-        Output { json, quiet, verbose, fields, groups, complaints, objects: Cell::new(json) }
+        let (fields, groups, complaints, wrong) = Default::default();
+        Output { json, quiet, verbose, fields, groups, complaints, wrong, objects: Cell::new(json) }
     }
 
     /// The command prints an object on each line, and none at its end.
@@ -96,6 +100,12 @@ impl Output {
         self.complaints.borrow_mut().push(text.to_string());
     }
 
+    /// The same of a file.
+    pub fn complain_of(&self, error: &FileError) {
+        self.complain(error);
+        *self.wrong.borrow_mut() = Some((error.path.clone(), error.line));
+    }
+
     /// What follows is of this group of VIPs. `named`: for people, it is named where the file has
     /// several.
     pub fn group(&self, node: &Node, named: bool) {
@@ -144,7 +154,10 @@ impl Output {
         }
         object.insert("groups".into(), Value::Array(self.groups.borrow().clone()));
         let complaints = self.complaints.borrow();
-        let error = (!complaints.is_empty()).then(|| json!({ "text": complaints.join("\n") }));
+        let error = (!complaints.is_empty()).then(|| {
+            let (file, line) = self.wrong.borrow().clone().unzip();
+            json!({ "text": complaints.join("\n"), "file": file, "line": line.flatten() })
+        });
         object.insert("command".into(), command.into());
         object.insert("error".into(), error.into());
         object.insert("exit_code".into(), exit_code.into());

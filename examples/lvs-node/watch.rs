@@ -22,7 +22,7 @@ use sd_notify::NotifyState;
 use serde_json::{Value, json};
 
 use super::cluster;
-use super::file::{NodeFile, WatchFiles};
+use super::file::{FileError, NodeFile, WatchFiles};
 use super::metrics;
 use super::output::{Output, VERSION, say};
 #[cfg(feature = "serde")]
@@ -155,7 +155,7 @@ pub fn run(
     mut server: Option<Server>,
     track_file: Option<PathBuf>,
     all: bool,
-    read: impl Fn() -> std::result::Result<NodeFile, String>,
+    read: impl Fn() -> std::result::Result<NodeFile, FileError>,
     log: impl Fn(&Line),
 ) -> Result<Infallible> {
     let (mut fence, known_file) = (nodes[0].config().fence, cluster::known_file(&nodes[0]));
@@ -191,7 +191,7 @@ pub fn run(
             failed = error;
         }
         if let Some(by) = reloads.next() {
-            let result = read().and_then(|file| {
+            let result = read().map_err(|error| error.to_string()).and_then(|file| {
                 let kept = options.kept(&file, track_file.as_deref());
                 kept.into_iter().for_each(|text| log(&Line { event: "warning", text }));
                 let new_fence = file.configs[0].fence;

@@ -931,9 +931,18 @@ fn every_command_has_json() {
     let (wrong, _) = lab.object("drain 192.0.2.12");
     assert!(wrong["error"]["text"].as_str().unwrap().contains("no role yet"), "{wrong}");
     lab.write("interface = 7\n");
-    assert_eq!(lab.object("status").0["exit_code"], json!(2));
-    // Records are for those who ask.
+    let (wrong, _) = lab.object("status");
+    let place = |wrong: &Value| (wrong["error"]["file"].clone(), wrong["error"]["line"].clone());
+    assert_eq!((&wrong["exit_code"], place(&wrong)), (&json!(2), (json!(lab.file()), json!(1))));
     lab.write(&file);
+    let services = lab.dir.join("web.ipvs");
+    fs::write(&services, format!("{WEB}nonsense\n")).unwrap();
+    let line = WEB.lines().count() + 1;
+    assert_eq!(place(&lab.object("check").0), (json!(services), json!(line)));
+    fs::remove_file(&services).unwrap();
+    assert_eq!(place(&lab.object("role backup").0), (json!(services), Value::Null));
+    fs::write(&services, WEB).unwrap();
+    // Records are for those who ask.
     let said = lab.run("role backup");
     assert!(said.contains("VIP: ") && !said.contains("record: "), "{said}");
     lab.run("release --now");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::{FromStr, SplitAsciiWhitespace};
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
@@ -259,58 +259,46 @@ impl FromStr for Table {
     /// that was cut short in the middle of a line is refused.
     fn from_str(text: &str) -> Result<Self> {
         let (mut table, mut services, mut known) = (Table::new(), Builder::default(), None);
-        for (index, line) in text.lines().enumerate() {
-            let number = index + 1;
-            if matches!(line.trim_ascii_start().bytes().next(), None | Some(b'#')) {
-                continue;
-            }
-            match read_line(line, &mut known).map_err(|reason| Error::parse(number, reason))? {
+        let (mut words, mut number) = (Words::of(text), 0);
+        loop {
+            number += 1;
+            let wrong = |reason: String| Error::parse(number, reason);
+            match read_line(&mut words, &mut known).map_err(wrong)? {
+                Line::Nothing => {}
                 Line::Clear if services.services.is_empty() => {}
-                Line::Clear => {
-                    return Err(Error::parse(number, "-C is found behind the services that it would remove"));
-                }
+                Line::Clear => return Err(wrong("-C is found behind the services that it would remove".into())),
                 Line::Service(service) => {
-                    service.check().map_err(|e| Error::parse(number, e.to_string()))?;
-                    let id = service.id;
-                    if !services.add(service) {
-                        return Err(Error::parse(number, format!("{id} is added for the second time")));
-                    }
+                    service.check().map_err(|e| wrong(e.to_string()))?;
+                    services.add(service, number);
                 }
                 Line::Timeouts(timeouts) => {
-                    timeouts.check().map_err(|e| Error::parse(number, e.to_string()))?;
+                    timeouts.check().map_err(|e| wrong(e.to_string()))?;
                     if table.timeouts.replace(timeouts).is_some() {
-                        return Err(Error::parse(number, "--set is found for the second time"));
+                        return Err(wrong("--set is found for the second time".into()));
                     }
                 }
                 Line::Daemon(role, daemon) => {
-                    daemon.iter().try_for_each(SyncDaemon::check).map_err(|e| Error::parse(number, e.to_string()))?;
+                    daemon.iter().try_for_each(SyncDaemon::check).map_err(|e| wrong(e.to_string()))?;
                     if table.daemons.insert(role, daemon).is_some() {
-                        return Err(Error::parse(
-                            number,
-                            format!("the sync daemon {role} is found for the second time"),
-                        ));
+                        return Err(wrong(format!("the sync daemon {role} is found for the second time")));
                     }
                 }
                 Line::Destination(id, destination) => {
-                    destination.check(&id).map_err(|e| Error::parse(number, e.to_string()))?;
+                    destination.check(&id).map_err(|e| wrong(e.to_string()))?;
                     let address = destination.address;
                     match services.add_destination(&id, destination) {
                         Some(true) => {}
-                        Some(false) => {
-                            return Err(Error::parse(
-                                number,
-                                format!("{address} is added to {id} for the second time"),
-                            ));
-                        }
-                        None => {
-                            return Err(Error::parse(
-                                number,
-                                format!("{id} must be added, with -A, before its destinations"),
-                            ));
-                        }
+                        Some(false) => return Err(wrong(format!("{address} is added to {id} for the second time"))),
+                        None => return Err(wrong(format!("{id} must be added, with -A, before its destinations"))),
                     }
                 }
             }
+            if !words.next_line() {
+                break;
+            }
+        }
+        if let Some((number, id)) = services.repeated() {
+            return Err(Error::parse(number, format!("{id} is added for the second time")));
         }
         table.set_services(services.services);
         Ok(table)
@@ -321,31 +309,51 @@ impl FromStr for Table {
 #[derive(Default)]
 struct Builder {
     services: Vec<(Service, Vec<Destination>)>,
-    places: BTreeMap<ServiceId, usize>,
+    /// The line of each.
+    lines: Vec<usize>,
+    /// Where each is: made for the first destination that does not follow its service.
+    places: Option<BTreeMap<ServiceId, usize>>,
     last: usize,
 }
 
 impl Builder {
-    /// Says whether it is new.
-    fn add(&mut self, service: Service) -> bool {
+    fn add(&mut self, service: Service, line: usize) {
         self.last = self.services.len();
-        let is_new = self.places.insert(service.id, self.last).is_none();
+        if let Some(places) = &mut self.places {
+            places.insert(service.id, self.last);
+        }
         self.services.push((service, Vec::new()));
-        is_new
+        self.lines.push(line);
     }
 
     /// Says whether it is new. `None`: there is no such service.
     fn add_destination(&mut self, id: &ServiceId, destination: Destination) -> Option<bool> {
         if self.services.get(self.last).is_none_or(|(service, _)| service.id != *id) {
-            self.last = *self.places.get(id)?;
+            let ids = self.services.iter().map(|(service, _)| service.id);
+            let places = self.places.get_or_insert_with(|| ids.zip(0..).collect());
+            self.last = *places.get(id)?;
         }
         let (_, destinations) = self.services.get_mut(self.last)?;
         let place = table::find(destinations, destination.address).err();
         place.map(|place| destinations.insert(place, destination)).is_some().into()
     }
+
+    /// The first line that adds a service again.
+    fn repeated(&self) -> Option<(usize, ServiceId)> {
+        let id = |place: &usize| self.services[*place].0.id;
+        if self.services.is_sorted_by(|(one, _), (other, _)| one.id < other.id) {
+            return None;
+        }
+        let mut order: Vec<usize> = (0..self.services.len()).collect();
+        // Of equals the first one stays first.
+        order.sort_by_key(id);
+        let repeated = order.windows(2).filter(|pair| id(&pair[0]) == id(&pair[1])).map(|pair| pair[1]).min()?;
+        Some((self.lines[repeated], id(&repeated)))
+    }
 }
 
 enum Line {
+    Nothing,
     Clear,
     Service(Service),
     Destination(ServiceId, Destination),
@@ -359,12 +367,15 @@ type Reason = String;
 type Known<'a> = Option<(&'a str, SocketAddr)>;
 
 /// Reads one line: the command, then options in any order.
-fn read_line<'a>(line: &'a str, known: &mut Known<'a>) -> Result<Line, Reason> {
-    let mut words = Words { words: line.split_ascii_whitespace(), letters: "", attached: None };
-    if words.words.clone().next() == Some("ipvsadm") {
-        words.words.next();
+fn read_line<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<Line, Reason> {
+    let mut command = words.option()?;
+    if command.is_none() {
+        return Ok(Line::Nothing);
     }
-    match words.option()? {
+    if command == Some("ipvsadm") {
+        command = words.option()?;
+    }
+    match command {
         Some("-A" | "--add-service") => read_service(words, known).map(Line::Service),
         Some("-a" | "--add-server") => {
             read_destination(words, known).map(|(id, destination)| Line::Destination(id, destination))
@@ -372,7 +383,10 @@ fn read_line<'a>(line: &'a str, known: &mut Known<'a>) -> Result<Line, Reason> {
         Some("-C" | "--clear") => words.end("-C").map(|()| Line::Clear),
         Some("--set") => read_timeouts(words).map(Line::Timeouts),
         Some("--start-daemon") => read_daemon(words).map(|daemon| Line::Daemon(daemon.role, Some(daemon))),
-        Some("--stop-daemon") => Ok(Line::Daemon(words.sync_role("--stop-daemon")?, None)),
+        Some("--stop-daemon") => {
+            let role = words.sync_role("--stop-daemon")?;
+            words.end("--stop-daemon").map(|()| Line::Daemon(role, None))
+        }
         other => Err(format!("{:?} was found where -A or -a was expected", other.unwrap_or(""))),
     }
 }
@@ -380,7 +394,9 @@ fn read_line<'a>(line: &'a str, known: &mut Known<'a>) -> Result<Line, Reason> {
 /// The words of a line, taken apart as popt(3) does: several options of a letter may be one word,
 /// and a value may be joined to its option.
 struct Words<'a> {
-    words: SplitAsciiWhitespace<'a>,
+    text: &'a str,
+    /// Where the next word is looked for: at the end of a line, it stays there.
+    at: usize,
     /// What is left of a word with several options.
     letters: &'a str,
     /// A value that was joined to the last option.
@@ -412,14 +428,41 @@ const LETTERS: [(&str, bool); 20] = [
 ];
 
 impl<'a> Words<'a> {
-    /// The next word, up to a comment.
+    /// The words of the first line.
+    fn of(text: &'a str) -> Self {
+        Words { text, at: 0, letters: "", attached: None }
+    }
+
+    /// Goes to the next line. `false`: there is none.
+    fn next_line(&mut self) -> bool {
+        let rest = &self.text.as_bytes()[self.at..];
+        let length = rest.iter().position(|octet| *octet == b'\n').map_or(rest.len(), |end| end + 1);
+        *self = Words { at: self.at + length, ..Words::of(self.text) };
+        self.at < self.text.len()
+    }
+
+    /// The next word of the line, up to a comment.
     #[inline]
     fn next(&mut self) -> Option<&'a str> {
-        let word = self.words.next().filter(|word| !word.starts_with('#'));
-        if word.is_none() {
-            self.words = "".split_ascii_whitespace();
+        let (word, end) = self.peek()?;
+        self.at = end;
+        Some(word)
+    }
+
+    /// The same, and where it ends.
+    #[inline]
+    fn peek(&self) -> Option<(&'a str, usize)> {
+        let octets = self.text.as_bytes();
+        let mut start = self.at;
+        while octets.get(start).is_some_and(|octet| octet.is_ascii_whitespace() && *octet != b'\n') {
+            start += 1;
         }
-        word
+        let mut end = start;
+        while octets.get(end).is_some_and(|octet| !octet.is_ascii_whitespace()) {
+            end += 1;
+        }
+        let word = self.text.get(start..end).filter(|word| !word.is_empty() && !word.starts_with('#'))?;
+        Some((word, end))
     }
 
     /// The next option, by its name.
@@ -488,8 +531,8 @@ impl<'a> Words<'a> {
         if let Some(value) = self.attached.take() {
             return Some(value);
         }
-        let word = self.words.clone().next().filter(|word| !word.starts_with(['-', '#']))?;
-        self.words.next();
+        let (word, end) = self.peek().filter(|(word, _)| !word.starts_with('-'))?;
+        self.at = end;
         Some(word)
     }
 
@@ -514,13 +557,13 @@ impl<'a> Words<'a> {
     }
 }
 
-fn read_timeouts(mut words: Words<'_>) -> Result<Timeouts, Reason> {
+fn read_timeouts(words: &mut Words<'_>) -> Result<Timeouts, Reason> {
     let mut seconds = || words.number::<u32>("--set").map(|secs| Duration::from_secs(secs.into()));
     let timeouts = Timeouts { tcp: seconds()?, tcp_fin: seconds()?, udp: seconds()? };
     words.end("the three numbers of --set").map(|()| timeouts)
 }
 
-fn read_daemon(mut words: Words<'_>) -> Result<SyncDaemon, Reason> {
+fn read_daemon(words: &mut Words<'_>) -> Result<SyncDaemon, Reason> {
     let mut daemon = SyncDaemon::new(words.sync_role("--start-daemon")?, "", 0);
     while let Some(option) = words.option()? {
         match option {
@@ -593,7 +636,7 @@ impl<'a, 'b> IdOptions<'a, 'b> {
     }
 }
 
-fn read_service<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<Service, Reason> {
+fn read_service<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<Service, Reason> {
     let mut id = IdOptions::new(known);
     let (mut scheduler, mut flags, mut one_packet) = (None, "", false);
     let (mut timeout, mut netmask, mut engine) = (None, None, None);
@@ -610,7 +653,7 @@ fn read_service<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<Servi
             "--pe" => engine = Some(words.value(option)?.to_owned()),
             "-o" | "--ops" => one_packet = true,
             "-b" | "--sched-flags" => flags = words.value(option)?,
-            _ if id.take(option, &mut words)? => {}
+            _ if id.take(option, words)? => {}
             _ => return Err(format!("{option:?} is not an option of -A")),
         }
     }
@@ -646,7 +689,7 @@ fn read_netmask(text: &str, family: Family) -> Result<Netmask, Reason> {
     })
 }
 
-fn read_destination<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<(ServiceId, Destination), Reason> {
+fn read_destination<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<(ServiceId, Destination), Reason> {
     let mut id = IdOptions::new(known);
     let (mut server, mut method, mut weight, mut upper, mut lower) = (None, None, 1, 0, 0);
     let (mut kind, mut port, mut checksum) = (None, None, TunnelChecksum::None);
@@ -665,7 +708,7 @@ fn read_destination<'a>(mut words: Words<'a>, known: &mut Known<'a>) -> Result<(
             "--tun-nocsum" => checksum = TunnelChecksum::None,
             "--tun-csum" => checksum = TunnelChecksum::Full,
             "--tun-remcsum" => checksum = TunnelChecksum::Remote,
-            _ if id.take(option, &mut words)? => {}
+            _ if id.take(option, words)? => {}
             _ => return Err(format!("{option:?} is not an option of -a")),
         }
     }

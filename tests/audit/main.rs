@@ -110,7 +110,7 @@ fn answering(cluster: &Cluster) -> Vec<&str> {
 
 /// How many of some new connections fail, by both families.
 fn failures(cluster: &Cluster) -> usize {
-    (0..6).flat_map(|_| VIPS).filter(|vip| cluster.client.get(*vip).is_err()).count()
+    cluster.client.run(|| (0..6).flat_map(|_| VIPS).filter(|vip| cluster.client.get(*vip).is_err()).count())
 }
 
 /// Nodes whose tables are those that were found running: the director's, and the others'.

@@ -1,4 +1,4 @@
-//! A thousand role changes: random ones that overlap, and of which many are killed. A node, or
+//! Some hundred role changes: random ones that overlap, and of which many are killed. A node, or
 //! each group of it, ends in the last role that was asked for and not killed, and nothing else is
 //! left of them.
 
@@ -341,10 +341,12 @@ impl Chaos {
     }
 }
 
-/// This many changes of a node, with the seed in the environment's CHAOS_SEED or another each
-/// time.
+/// This many changes of a node, CHAOS_TIMES times as many where the environment has that, with the
+/// seed in CHAOS_SEED or another each time.
 fn chaos(kind: Kind, changes: usize) {
-    let seed = std::env::var("CHAOS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let changes = changes * number("CHAOS_TIMES").unwrap_or(1) as usize;
+    let seed = number("CHAOS_SEED").unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         u64::from(now.subsec_nanos()) | 1
     });
@@ -390,20 +392,20 @@ const MARKS: Kind =
     Kind { fence: Fence::Marks, owner: VipOwner::Node, configured: true, loopback: Loopback::Always, groups: false };
 
 #[test]
-fn a_thousand_changes_marks() {
-    chaos(MARKS, 200);
-    chaos(Kind { owner: VipOwner::Keepalived, configured: false, ..MARKS }, 150);
-    chaos(Kind { configured: false, loopback: Loopback::Backup, ..MARKS }, 100);
+fn random_changes_marks() {
+    chaos(MARKS, 80);
+    chaos(Kind { owner: VipOwner::Keepalived, configured: false, ..MARKS }, 60);
+    chaos(Kind { configured: false, loopback: Loopback::Backup, ..MARKS }, 40);
 }
 
 #[test]
-fn a_thousand_changes_clear() {
-    chaos(Kind { fence: Fence::Clear, configured: false, loopback: Loopback::Backup, ..MARKS }, 150);
-    chaos(Kind { fence: Fence::Clear, owner: VipOwner::Keepalived, ..MARKS }, 150);
+fn random_changes_clear() {
+    chaos(Kind { fence: Fence::Clear, configured: false, loopback: Loopback::Backup, ..MARKS }, 60);
+    chaos(Kind { fence: Fence::Clear, owner: VipOwner::Keepalived, ..MARKS }, 60);
 }
 
 #[test]
-fn a_thousand_changes_of_two_groups() {
-    chaos(Kind { groups: true, ..MARKS }, 150);
-    chaos(Kind { groups: true, fence: Fence::Clear, configured: false, loopback: Loopback::Backup, ..MARKS }, 100);
+fn random_changes_of_two_groups() {
+    chaos(Kind { groups: true, ..MARKS }, 60);
+    chaos(Kind { groups: true, fence: Fence::Clear, configured: false, loopback: Loopback::Backup, ..MARKS }, 40);
 }

@@ -7,12 +7,10 @@ mod checkers;
 mod library;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +20,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::lvs_node;
 use crate::lab::{self, cable, enter_new_netns, ip, ipvsadm, keep, load_ipv6, new_netns, run};
-use crate::lan::{BOTH, INTERFACE, Session, VIP, VIP6, enter_switch, failing_during, host, kept, serve, session};
+use crate::lan::{
+    BOTH, INTERFACE, Session, Stoppable, VIP, VIP6, enter_switch, failing_during, host, kept, serve, session,
+};
 use crate::node::{Numbers, VIPS, WEB, enter_node_netns, new_path};
 
 /// The other servers. Where there is none, its MAC address is known all the same.
@@ -765,43 +765,6 @@ fn two_groups_have_two_directors_and_one_moves() {
     assert_eq!((failed, kept(&mut sessions)), (0, sessions.len()), "of {all}");
 }
 
-/// A server that can be stopped: refuses connections while it is.
-struct Server {
-    up: Arc<AtomicBool>,
-}
-
-impl Server {
-    fn start(netns: &Netns, number: u8) -> Self {
-        let up = Arc::new(AtomicBool::new(true));
-        let (netns, is_up) = (netns.clone(), up.clone());
-        thread::spawn(move || {
-            loop {
-                while !is_up.load(Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                let listener = netns.run(|| TcpListener::bind("[::]:80").unwrap()).unwrap();
-                listener.set_nonblocking(true).unwrap();
-                while is_up.load(Ordering::Relaxed) {
-                    let Ok((mut stream, _)) = listener.accept() else {
-                        thread::sleep(Duration::from_millis(2));
-                        continue;
-                    };
-                    thread::spawn(move || {
-                        stream.set_nonblocking(false).unwrap();
-                        let mut octet = [0];
-                        while stream.read_exact(&mut octet).is_ok() && stream.write_all(&[number]).is_ok() {}
-                    });
-                }
-            }
-        });
-        Server { up }
-    }
-
-    fn set(&self, up: bool) {
-        self.up.store(up, Ordering::Relaxed);
-    }
-}
-
 /// keepalived's own health checks edit the table of every node, and lvs-node leaves what they say.
 #[test]
 fn health_checks_of_keepalived_decide_about_servers_in_every_role() {
@@ -836,7 +799,7 @@ fn health_checks_of_keepalived_decide_about_servers_in_every_role() {
     );
     let mut running = Vec::new();
     for (member, priority) in members.iter_mut().zip([200, 150, 100]) {
-        running.push(Server::start(&member.netns, member.number));
+        running.push(Stoppable::start_answering(&member.netns, member.number));
         member.start("", &(vrrp("web", 254, priority, "") + &checked));
     }
     directs(11, "", VIP, &members);

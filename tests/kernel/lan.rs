@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use lvs_dr::node::{Config, Node, OwnRequests, Role, VipOwner};
 use lvs_dr::vip::Vips;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::lab::{cable, enter_new_netns, ip, ip_batch, keep, load_ipv6, new_netns};
 use crate::node::new_path;
@@ -110,6 +111,58 @@ pub fn serve_on(host: &Netns, port: u16, number: u8) {
 fn answer(mut stream: TcpStream, number: u8) {
     let mut octet = [0];
     while stream.read_exact(&mut octet).is_ok() && stream.write_all(&[number]).is_ok() {}
+}
+
+/// A server that can be stopped: connections are refused then. It ends when it is dropped.
+pub struct Stoppable(Arc<AtomicBool>);
+
+impl Stoppable {
+    /// Serves on these addresses, each connection in a thread of its own.
+    pub fn start(host: &Netns, addresses: &[SocketAddr], serve: impl Fn(TcpStream) + Clone + Send + 'static) -> Self {
+        let up = Arc::new(AtomicBool::new(true));
+        for address in addresses {
+            let (host, address, serve, up) = (host.clone(), *address, serve.clone(), Arc::downgrade(&up));
+            let is_up = move || up.upgrade().map(|up| up.load(Ordering::Relaxed));
+            thread::spawn(move || {
+                while let Some(up) = is_up() {
+                    if !up {
+                        thread::sleep(REACTION);
+                        continue;
+                    }
+                    let listener = host.run(|| TcpListener::bind(address).unwrap()).unwrap();
+                    listener.set_nonblocking(true).unwrap();
+                    while is_up() == Some(true) {
+                        // A poll() costs a guest far less than many calls that find nothing.
+                        poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&timespec(REACTION))).unwrap();
+                        while let Ok((stream, _)) = listener.accept() {
+                            let serve = serve.clone();
+                            stream.set_nonblocking(false).unwrap();
+                            thread::spawn(move || serve(stream));
+                        }
+                    }
+                }
+            });
+        }
+        Stoppable(up)
+    }
+
+    /// The same on port 80 of any address: answers each octet by this number.
+    pub fn start_answering(host: &Netns, number: u8) -> Self {
+        Stoppable::start(host, &[(Ipv6Addr::UNSPECIFIED, 80).into()], move |stream| answer(stream, number))
+    }
+
+    /// Returns when the listeners are there, or closed.
+    pub fn set(&self, up: bool) {
+        self.0.store(up, Ordering::Relaxed);
+        thread::sleep(3 * REACTION);
+    }
+}
+
+/// How soon a server stops.
+const REACTION: Duration = Duration::from_millis(20);
+
+fn timespec(duration: Duration) -> Timespec {
+    duration.try_into().unwrap()
 }
 
 /// A session of the host with a service: which server answers. `None`: none did, or the connection
@@ -245,35 +298,38 @@ impl Cluster {
             let server = session.ask().unwrap_or_else(|| panic!("{vip}: session {number} was not answered"));
             (session, server)
         };
-        Sessions((0..count).map(open).collect())
+        // In one thread of that namespace: each new one costs a guest as much as a connection.
+        Sessions(self.client.run(|| (0..count).map(open).collect()).unwrap())
     }
 
     /// Opens new connections, one after the other, in turn with each of the VIPs, while `change`
-    /// is under way and `longer`.
+    /// is under way and `longer`; a dozen at least, however slow the machine is.
     pub fn during(&mut self, vips: &[&str], longer: Duration, change: impl FnOnce(&mut [Node], &[Netns])) -> Tally {
         let (client, over) = (self.client.clone(), AtomicBool::new(false));
-        thread::scope(|scope| {
-            let stream = scope.spawn(|| {
-                let mut tally = Tally::default();
-                while !over.load(Ordering::Relaxed) {
-                    for vip in vips {
-                        let start = Instant::now();
-                        let mut port = None;
-                        let asked = Session::try_open(&client, vip, 80).and_then(|mut session| {
-                            port = Some(session.port());
-                            session.try_ask()
-                        });
-                        match asked {
-                            Ok(server) => *tally.served.entry(server).or_default() += 1,
-                            Err(error) => {
-                                tally.failed += 1;
-                                tally.errors.push(format!("{vip}, port {port:?}: {error} after {:?}", start.elapsed()));
-                            }
+        let stream = || {
+            let mut tally = Tally::default();
+            while !over.load(Ordering::Relaxed) {
+                for vip in vips {
+                    thread::sleep(BETWEEN);
+                    let start = Instant::now();
+                    let mut port = None;
+                    let asked = Session::try_open(&client, vip, 80).and_then(|mut session| {
+                        port = Some(session.port());
+                        session.try_ask()
+                    });
+                    match asked {
+                        Ok(server) => *tally.served.entry(server).or_default() += 1,
+                        Err(error) => {
+                            tally.failed += 1;
+                            tally.errors.push(format!("{vip}, port {port:?}: {error} after {:?}", start.elapsed()));
                         }
                     }
                 }
-                tally
-            });
+            }
+            tally
+        };
+        thread::scope(|scope| {
+            let stream = scope.spawn(|| client.run(&stream).unwrap());
             let stop = StopAtEnd(&over);
             change(&mut self.nodes, &self.hosts);
             thread::sleep(longer);
@@ -287,6 +343,9 @@ impl Cluster {
         self.hosts[node].run(work).unwrap()
     }
 }
+
+/// Between two new connections, so that the nodes get the processor.
+const BETWEEN: Duration = Duration::from_millis(3);
 
 /// Says at its end, also where a test fails, that threads are to end.
 pub struct StopAtEnd<'a>(pub &'a AtomicBool);
@@ -740,16 +799,18 @@ fn checksum(octets: &[u8]) -> u16 {
 /// How many new connections fail while `change` is under way, and how many there were.
 pub fn failing_during(client: &Netns, vips: &[&str], change: impl FnOnce()) -> (usize, usize) {
     let over = AtomicBool::new(false);
+    let stream = || {
+        let (mut failed, mut all) = (0, 0);
+        while !over.load(Ordering::Relaxed) {
+            thread::sleep(BETWEEN);
+            let answered = Session::open(client, vips[all % vips.len()]).and_then(|mut session| session.ask());
+            failed += usize::from(answered.is_none());
+            all += 1;
+        }
+        (failed, all)
+    };
     thread::scope(|scope| {
-        let stream = scope.spawn(|| {
-            let (mut failed, mut all) = (0, 0);
-            while !over.load(Ordering::Relaxed) {
-                let answered = Session::open(client, vips[all % vips.len()]).and_then(|mut session| session.ask());
-                failed += usize::from(answered.is_none());
-                all += 1;
-            }
-            (failed, all)
-        });
+        let stream = scope.spawn(|| client.run(&stream).unwrap());
         // Also where the change fails: the scope waits for the stream.
         let result = catch_unwind(AssertUnwindSafe(change));
         thread::sleep(Duration::from_millis(300));

@@ -3,11 +3,9 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +19,7 @@ use rustix::process::Signal;
 use super::{NUMBERS, Process, daemons};
 use crate::cli::lvs_node;
 use crate::lab::{ip, ipvsadm, run, try_run};
-use crate::lan::{INTERFACE, VIP, enter_switch, host, until};
+use crate::lan::{INTERFACE, Stoppable, VIP, enter_switch, host, until};
 use crate::node::new_path;
 
 const KEEPALIVED: &str = include_str!("../../../examples/keepalived/keepalived.conf");
@@ -43,43 +41,14 @@ const DOWN: [Option<u32>; 3] = [QUIET, QUIET, None];
 const UP: Option<u32> = Some(1);
 const QUIET: Option<u32> = Some(0);
 
-/// A web server on all ports that can be stopped: connections are refused then.
-struct Web(Arc<AtomicBool>);
-
-impl Web {
-    fn start(netns: &Netns, number: u8) -> Self {
-        let web = Web(Arc::new(AtomicBool::new(true)));
-        for port in PORTS {
-            let (up, netns) = (web.0.clone(), netns.clone());
-            thread::spawn(move || {
-                loop {
-                    while !up.load(Ordering::Relaxed) {
-                        thread::sleep(Duration::from_millis(10));
-                    }
-                    let listener = netns.run(|| TcpListener::bind(("::", port)).unwrap()).unwrap();
-                    listener.set_nonblocking(true).unwrap();
-                    while up.load(Ordering::Relaxed) {
-                        match listener.accept() {
-                            Ok((stream, _)) => drop(thread::spawn(move || answer(stream, number))),
-                            Err(_) => thread::sleep(Duration::from_millis(5)),
-                        }
-                    }
-                }
-            });
-        }
-        web
-    }
-
-    fn set(&self, up: bool) {
-        self.0.store(up, Ordering::Relaxed);
-        // Until the listener is there, or closed.
-        thread::sleep(Duration::from_millis(50));
-    }
+/// A web server on all ports.
+fn serve_web(netns: &Netns, number: u8) -> Stoppable {
+    let addresses = PORTS.map(|port| (Ipv6Addr::UNSPECIFIED, port).into());
+    Stoppable::start(netns, &addresses, move |stream| drop(answer(stream, number)))
 }
 
 /// One request, answered by the server's number.
 fn answer(mut stream: TcpStream, number: u8) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
     let (mut request, mut buffer) = (Vec::new(), [0; 512]);
     while !request.ends_with(b"\r\n\r\n") {
         match stream.read(&mut buffer)? {
@@ -117,7 +86,7 @@ fn get_from(client: &Netns, from: u16, port: u16) -> Option<u8> {
 struct Member {
     netns: Netns,
     dir: PathBuf,
-    web: Web,
+    web: Stoppable,
     running: Vec<(&'static str, Process)>,
 }
 
@@ -129,7 +98,7 @@ impl Member {
             fs::create_dir_all(dir.join(part)).unwrap();
         }
         fs::write(dir.join("etc/lvs-dr/node.toml"), here(NODE)).unwrap();
-        Member { web: Web::start(&netns, number), netns, dir, running: Vec::new() }
+        Member { web: serve_web(&netns, number), netns, dir, running: Vec::new() }
     }
 
     /// Runs a program where the files of this server are at their usual places.

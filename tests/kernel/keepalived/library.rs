@@ -82,47 +82,19 @@ fn head() -> String {
     .to_owned()
 }
 
-/// Servers that can be stopped, one for each address.
-struct Checked {
-    up: Vec<Arc<AtomicBool>>,
-}
-
-impl Checked {
-    fn start(netns: &Netns) -> Self {
-        let addresses = (21..=23).flat_map(|n| [format!("192.0.2.{n}:80"), format!("[2001:db8::{n}]:80")]);
-        let start = |address: String| {
-            let up = Arc::new(AtomicBool::new(true));
-            let (netns, is_up) = (netns.clone(), up.clone());
-            thread::spawn(move || {
-                loop {
-                    while !is_up.load(Ordering::Relaxed) {
-                        thread::sleep(Duration::from_millis(10));
-                    }
-                    let listener = netns.run(|| TcpListener::bind(address.as_str()).unwrap()).unwrap();
-                    listener.set_nonblocking(true).unwrap();
-                    while is_up.load(Ordering::Relaxed) {
-                        if listener.accept().is_err() {
-                            thread::sleep(Duration::from_millis(10));
-                        }
-                    }
-                }
-            });
-            up
-        };
-        Checked { up: addresses.map(start).collect() }
-    }
-
-    fn set(&self, server: usize, up: bool) {
-        self.up[2 * server].store(up, Ordering::Relaxed);
-        self.up[2 * server + 1].store(up, Ordering::Relaxed);
-    }
+/// The servers, each on an address of each family: nothing is said.
+fn serve_checked(netns: &Netns) -> [Stoppable; 3] {
+    [21, 22, 23].map(|number| {
+        let addresses = [format!("192.0.2.{number}:80"), format!("[2001:db8::{number}]:80")];
+        Stoppable::start(netns, &addresses.map(|address| address.parse().unwrap()), drop)
+    })
 }
 
 /// One of two namespaces that differ in the program only.
 struct Twin {
     netns: Netns,
     peer: Netns,
-    servers: Checked,
+    servers: [Stoppable; 3],
     dir: PathBuf,
     running: Option<Running>,
     name: &'static str,
@@ -146,7 +118,7 @@ impl Twin {
         let dir = new_path();
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("load"), "0\n").unwrap();
-        Twin { servers: Checked::start(&netns), netns, peer, dir, running: None, name }
+        Twin { servers: serve_checked(&netns), netns, peer, dir, running: None, name }
     }
 
     fn configuration(&self, checked: &str) -> String {
@@ -287,7 +259,7 @@ fn the_table_is_the_stock_programs_at_each_step() {
     same(&twins, "start: master, all servers", |table| {
         master(table) && table.matches("-A ").count() == 9 && table.contains("-r 192.0.2.23:80 -g -w 4\n")
     });
-    let set = |server, up| twins.iter().for_each(|twin| twin.servers.set(server, up));
+    let set = |server: usize, up| twins.iter().for_each(|twin| twin.servers[server].set(up));
     set(0, false);
     same(&twins, "a server is dead: removed", |table| {
         !table.contains("-r 192.0.2.21:80") && !table.contains("db8::21]:80")

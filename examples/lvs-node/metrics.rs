@@ -1,5 +1,6 @@
 //! What a watched node shows: metrics in Prometheus' text format.
 
+use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use lvs_dr::ipvs::{Family, ServiceId};
 use lvs_dr::node::{Counts, Fence, Role, Status};
 
 use super::cluster::unix_time;
+use super::status;
 
 type Labels<'a> = [(&'a str, &'a dyn Display)];
 
@@ -169,8 +171,24 @@ pub fn text(groups: &[(String, Status)], fence: Fence, counts: &Counts) -> Strin
         "Times that all connections were sent to the other nodes.",
         counts.resyncs,
     );
+    classifiers(&mut text, groups);
     table(&mut text, groups);
     text.0
+}
+
+/// All groups share one classifier on an interface.
+fn classifiers(text: &mut Text, groups: &[(String, Status)]) {
+    let found: BTreeMap<_, _> = groups.iter().flat_map(|(_, status)| &status.classifiers).collect();
+    if found.is_empty() {
+        return;
+    }
+    let name = "lvs_node_classifier_packets_total";
+    text.family(name, "counter", "TCP packets that the classifier has marked or left to IPVS.");
+    for (interface, attached) in found {
+        for (kind, count, _) in status::counts(&attached.counters) {
+            text.sample(name, &[("interface", interface), ("kind", &kind)], count);
+        }
+    }
 }
 
 /// The table is that of the whole node.

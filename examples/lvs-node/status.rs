@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lvs_dr::ipvs::Table;
-use lvs_dr::marks::Mac;
+use lvs_dr::marks::{Attached, Counters, Mac};
 use lvs_dr::node::{Fence, Node, Status, VipOwner};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::columns::{self, Align};
 use super::{cluster, plural};
@@ -84,6 +84,13 @@ fn lines(owner: VipOwner, fence: Fence, status: &Status, known: &Value, verbose:
         let all = if verbose { format!("\n{}", rules.join("\n")) } else { String::new() };
         lines.push(("rules", format!("{} on {interface}{all}", rules.len())));
     }
+    lines.extend(status.classifiers.iter().map(|(interface, found)| {
+        let Attached { classification, counters, .. } = found;
+        let what = format!("{} on {interface}", plural(classification.services.len(), "TCP service"));
+        let counted: Vec<String> =
+            counts(counters).map(|(_, count, words)| format!("{count} {words}")).into_iter().collect();
+        ("marked", format!("{what}, packets: {}", counted.join(", ")))
+    }));
     for ((service, address), weight) in &status.drained {
         let now = status.kept.service(service).and_then(|content| content.destination(*address)).map(|d| d.weight);
         let now = match now {
@@ -123,6 +130,18 @@ fn lines(owner: VipOwner, fence: Fence, status: &Status, known: &Value, verbose:
     lines.extend(missing.map(|step| ("missing", step.clone())));
     lines.extend(status.warnings.iter().map(|warning| ("warning", warning.clone())));
     lines
+}
+
+/// What a classifier has counted: its name for programs, the number, and words for people.
+pub fn counts(counters: &Counters) -> [(&'static str, u64, &'static str); 6] {
+    [
+        ("local", counters.local, "of sockets here"),
+        ("openings", counters.openings, "new from clients"),
+        ("peer_openings", counters.peer_openings, "new from peers"),
+        ("forwarded", counters.forwarded, "passed on"),
+        ("second_hops", counters.second_hops, "passed on for a peer"),
+        ("strays", counters.strays, "strays"),
+    ]
 }
 
 /// The address, the MAC addresses, and whether it directs.
@@ -192,6 +211,11 @@ pub fn json(node: &Node, status: &Status) -> Value {
         })).collect::<Vec<_>>(),
         "director": status.director.map(|director| director.to_string()),
         "rules": status.rules.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "classifiers": status.classifiers.iter().map(|(interface, found)| json!({
+            "interface": interface,
+            "services": found.classification.services.keys().map(ToString::to_string).collect::<Vec<_>>(),
+            "packets": counts(&found.counters).into_iter().map(|(name, count, _)| (name.to_owned(), json!(count))).collect::<Map<_, _>>(),
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -78,7 +78,7 @@ impl Sample {
             Some((role, false)) => format!("{role}, not reached"),
             None => "no role".to_owned(),
         };
-        let values = node.config().marks.values;
+        let values = node.config().mark_values();
         let mut entries = ipvs.entries(Detail::Counters)?;
         let at = Instant::now();
         entries.retain(|(entry, _)| !is_own(values, &entry.service.id));

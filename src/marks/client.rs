@@ -62,6 +62,10 @@ pub struct Observed {
     /// The interfaces whose qdisc holds a filter that is not ours, of arriving or departing
     /// packets.
     pub others: BTreeSet<String>,
+    /// The interfaces that have a classifier of this owner: [`Classifier::observe`] reads it.
+    ///
+    /// [`Classifier::observe`]: super::Classifier::observe
+    pub classifiers: BTreeSet<String>,
     /// Filters of arriving packets that are not ours. One that sets a mark at a higher priority
     /// number overrides our marks. One at a lower number that ends the search (any verdict but
     /// `continue`) keeps our rules from being tried.
@@ -198,7 +202,11 @@ impl Marks {
                     seen.strangers.extend(rules.into_iter().map(|rule| Stranger { owner, rule }));
                 }
                 _ if filter.is_container() => continue,
-                _ if classifier::is_ours(&filter) => {}
+                _ if classifier::owner_of(&filter) == Some(self.owner) => {
+                    seen.classifiers.insert(name.into());
+                    continue;
+                }
+                _ if classifier::owner_of(&filter).is_some() => {}
                 _ => seen.foreign.push(Foreign::of(&filter, name, self.owner)),
             }
             seen.others.insert(name.into());
@@ -271,6 +279,10 @@ impl Marks {
             match &changes[at] {
                 Change::AddQdisc(name) => collect(at, self.add_qdisc(name))?,
                 Change::RemoveQdisc(name) => collect(at, self.remove_qdisc(name))?,
+                Change::Classify { interface, classification } => {
+                    collect(at, self.classify(interface, classification))?
+                }
+                Change::Unclassify(name) => collect(at, self.unclassify(name))?,
                 change @ (Change::Add(rule) | Change::Remove(rule) | Change::RemoveOutdated(rule)) => {
                     match if matches!(change, Change::Add(_)) { rule.check() } else { Ok(()) } {
                         Ok(()) => rules.entry(&rule.interface).or_default().push((at, change)),

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::classifier::Classification;
 use super::client::{Observed, Qdisc};
 use super::rule::Rule;
 
@@ -23,6 +24,17 @@ pub enum Change {
     Remove(Rule),
     /// Removes the filter in which an earlier version kept this rule.
     RemoveOutdated(Rule),
+    /// Makes what the classifier on this interface knows this, see [`Classifier::apply`].
+    ///
+    /// [`Classifier::apply`]: super::Classifier::apply
+    Classify {
+        /// The interface.
+        interface: String,
+        /// What it is to know.
+        classification: Classification,
+    },
+    /// Removes the classifier of this interface.
+    Unclassify(String),
 }
 
 /// `add mark 1 on eth0 for 192.0.2.1: TCP with SYN`.
@@ -34,6 +46,10 @@ impl fmt::Display for Change {
             Change::Add(rule) => write!(f, "add {rule}"),
             Change::Remove(rule) => write!(f, "remove {rule}"),
             Change::RemoveOutdated(rule) => write!(f, "remove the outdated filter of {rule}"),
+            Change::Classify { interface, classification } => {
+                write!(f, "classify TCP on {interface}: {classification}")
+            }
+            Change::Unclassify(interface) => write!(f, "remove the classifier from {interface}"),
         }
     }
 }
@@ -71,14 +87,20 @@ impl Plan {
     }
 
     /// Adds the removal of the `clsact` qdiscs of those interfaces in `made` on which neither a
-    /// rule of `wanted` nor a filter of another program remains.
+    /// rule of `wanted`, nor a classifier, nor a filter of another program remains.
     ///
     /// `made` is what the caller remembers to have added: an empty qdisc that another program made
     /// looks the same.
     pub fn and_remove_qdiscs(mut self, seen: &Observed, wanted: &BTreeSet<Rule>, made: &BTreeSet<String>) -> Self {
         for name in made {
             let clsact = seen.qdiscs.get(name) == Some(&Some(Qdisc::Clsact));
-            if clsact && !seen.others.contains(name) && !wanted.iter().any(|rule| rule.interface == *name) {
+            let classified =
+                seen.classifiers.contains(name) && !self.changes.contains(&Change::Unclassify(name.clone()));
+            if clsact
+                && !classified
+                && !seen.others.contains(name)
+                && !wanted.iter().any(|rule| rule.interface == *name)
+            {
                 self.changes.push(Change::RemoveQdisc(name.clone()));
             }
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 /// `enum bpf_cmd`.
 const MAP_CREATE: i32 = 0;
@@ -113,8 +114,9 @@ pub(crate) struct BpfMap {
 
 impl BpfMap {
     /// # Errors
-    /// `EPERM` without `CAP_BPF`, and `ENOSYS` where the kernel lacks bpf(2).
+    /// `EPERM` without `CAP_SYS_ADMIN`, and `ENOSYS` where the kernel lacks bpf(2).
     pub(crate) fn create(shape: BpfShape) -> io::Result<Self> {
+        is_permitted()?;
         // The memory is taken at once: with `BPF_F_NO_PREALLOC` many additions in a row end with
         // `ENOMEM`, as they outrun what refills the kernel's lists (kernel/bpf/memalloc.c).
         let attributes = Attributes::default()
@@ -200,6 +202,13 @@ impl AsFd for BpfMap {
     }
 }
 
+/// Whether it makes sense to try. A process may be killed for a system call that it is not to use
+/// (`SystemCallFilter=` in systemd.exec(5)), and without this capability no program is found again.
+fn is_permitted() -> io::Result<()> {
+    let effective = rustix::thread::capabilities(None)?.effective;
+    if effective.contains(CapabilitySet::SYS_ADMIN) { Ok(()) } else { Err(Errno::PERM.into()) }
+}
+
 /// `ENOENT` is no error.
 fn missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
@@ -254,6 +263,7 @@ impl BpfProgram {
     /// # Errors
     /// `EPERM` without `CAP_SYS_ADMIN`.
     pub(crate) fn of_id(id: u32) -> io::Result<Option<Self>> {
+        is_permitted()?;
         // SAFETY: there are no addresses in it.
         #[allow(unsafe_code)]
         let found = unsafe { bpf_descriptor(PROGRAM_OF_ID, &Attributes::default().with(0, id)) };

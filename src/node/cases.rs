@@ -12,7 +12,7 @@ use super::fence::{Fence, no_daemons};
 use super::model::{SERVICES, VIP, World, config, ip, located};
 use super::observation::OwnMarked;
 use super::plan::Plan;
-use super::planner::{for_release, for_role, in_brief, restoration};
+use super::planner::{Memory, for_release, for_role, in_brief, restoration};
 use super::repair;
 use super::role::Role;
 use super::services::Apply;
@@ -187,6 +187,45 @@ const STORIES: &[Story] = &[
         case.role(Role::Master);
         case.world.seen.listening = None;
         case.role(Role::Master);
+        case.release();
+    }),
+    ("routes, and the servers change", routes, |case| {
+        case.was(&[Role::Master]);
+        // One joins by the file, and is drained by an editor.
+        let third = "-a -t 192.0.2.254:80 -r 192.0.2.13:80 -g -w 1\n";
+        let services = case.world.config.services.as_ref().map(ToString::to_string).unwrap_or_default();
+        case.world.config.services = (services.clone() + third).parse().ok();
+        case.world.seen.link.macs.insert(ip("192.0.2.13"), Mac([2, 0, 0, 0, 0, 3]));
+        case.role(Role::Master);
+        case.world
+            .edit("-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1", "-a -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 0");
+        case.repair();
+        case.repair();
+        // Another service comes, and the first one goes.
+        case.world.config.services = (services.replace(":80", ":81") + &services).parse().ok();
+        case.role(Role::Master);
+        case.world.config.services = services.replace(":80", ":81").parse().ok();
+        case.role(Role::Master);
+    }),
+    ("routes, where no classifier can be used", routes, |case| {
+        case.world.seen.unclassified = Some("cannot load the classifier's program: no permission".into());
+        case.role(Role::Master);
+        case.world.seen.unclassified = None;
+        case.repair();
+        case.world.seen.unclassified = Some("cannot load the classifier's program: no permission".into());
+        case.repair();
+    }),
+    ("routes, and what others have of the classifier's", routes, |case| {
+        let theirs = "-A -f 1280726017 -s rr\n";
+        case.world.seen.table = theirs.parse().unwrap();
+        case.roles(&[Role::Master, Role::Backup]);
+        case.world.seen.table.retain(|id| id.to_string() != "fwmark 1280726017");
+        case.repair();
+        // The filter is removed.
+        case.world.seen.marks.classifiers.clear();
+        case.world.seen.classifiers.clear();
+        case.repair();
+        case.world.memory = Memory::default();
         case.release();
     }),
     ("from an election to routes and back", routes, |case| {

@@ -33,7 +33,8 @@ pub enum VipOwner {
     /// a routing daemon learns that it is to advertise the VIP, see
     /// [`Vips::advertise`](crate::vip::Vips::advertise); the other roles have none. Needs fence
     /// [`Fence::Marks`] and scheduler `mh`. Connections are not synchronised: each node finds the
-    /// same server for them.
+    /// same server for them, also after changes of the servers where the kernel lets it use a
+    /// [`Classifier`](crate::marks::Classifier).
     Routes,
 }
 
@@ -266,7 +267,7 @@ impl Config {
         let Some(services) = &self.services else { return Ok(()) };
         services.check()?;
         for content in services.services() {
-            if self.marks.values.owns(&content.service.id) {
+            if self.mark_values().owns(&content.service.id) {
                 let reason =
                     "fence `marks` uses this mark itself: name other marks in the configuration of one of them";
                 return refuse(&content.service.id.to_string(), reason.into());
@@ -300,6 +301,12 @@ impl Config {
             return refuse("arp", reason);
         }
         self.services.iter().try_for_each(refuse_unequal)
+    }
+
+    /// The packet marks of the node: [`MarksConfig::values`], and with [`VipOwner::Routes`] those of
+    /// its classifier, which follow them.
+    pub fn mark_values(&self) -> MarkValues {
+        self.marks.values.classifying(self.vip_owner == VipOwner::Routes)
     }
 
     /// Whether nodes synchronise their connections.

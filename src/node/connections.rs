@@ -176,7 +176,7 @@ impl Node {
 
     /// The table that connections are looked up in, and the services of the node's marks.
     pub(super) fn tables(&mut self) -> Result<(Table, Table)> {
-        let (table, values) = (self.ipvs.table()?, self.config.marks.values);
+        let (table, values) = (self.ipvs.table()?, self.config.mark_values());
         Ok((table.filtered(|id| !values.owns(id)), table.filtered(|id| values.owns(id))))
     }
 }

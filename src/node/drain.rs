@@ -11,15 +11,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use rustix::io::Errno;
 
-use super::config::Config;
+use super::config::{Config, VipOwner};
 use super::handle::Node;
 use super::job::Task;
 use super::observation::Observation;
 use super::observe::Look;
 use super::plan::{Plan, Step};
-use super::planner::{Memory, change, judge};
+use super::planner::{Memory, change, following, judge};
 use super::services::is_ours;
-use super::state::StoredTable;
+use super::state::{State, StoredTable};
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{self, Protocol, Service, ServiceFlags, ServiceId, Table};
 
@@ -202,6 +202,10 @@ pub(super) fn plan(
     if let Some(group) = after.groups.get_mut(&config.group) {
         group.drained.clone_from(&drained);
     }
+    let followed = match config.vip_owner {
+        VipOwner::Routes if !group.held => follow(config, memory, seen, &after, &table),
+        _ => Vec::new(),
+    };
     let record = (drained != group.drained).then_some(Step::Weights(drained.len()));
     let changed = match group.held {
         true => (table != before).then(|| Step::Keep { kept: StoredTable::Held, table: table.clone() }),
@@ -212,7 +216,18 @@ pub(super) fn plan(
     if to != Weigh::Drain {
         steps.reverse();
     }
+    steps.splice(0..0, followed);
     Ok(Plan { warnings, ..Plan::to(&memory.state, after, steps) })
+}
+
+/// Lets the services of the classifier's marks follow the weights.
+fn follow(config: &Config, memory: &Memory, seen: &Observation, after: &State, table: &Table) -> Vec<Step> {
+    let (mut seen, memory) = (seen.clone(), Memory { state: after.clone(), ..memory.clone() });
+    seen.table.edit_destinations(|id, found| {
+        let new = table.service(id).and_then(|content| content.destination(found.address));
+        found.weight = new.map_or(found.weight, |new| new.weight);
+    });
+    following(config, &memory, &seen)
 }
 
 fn no_destination(server: Option<IpAddr>, table: &Table) -> Error {
@@ -301,7 +316,6 @@ mod tests {
     use super::super::fence::Fence;
     use super::super::model::{SERVICES, World, config, ip};
     use super::super::role::Role;
-    use super::super::state::State;
     use super::*;
 
     fn weigh(world: &mut World, server: Option<&str>, to: Weigh) -> Result<Plan> {

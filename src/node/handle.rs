@@ -41,6 +41,8 @@ pub struct Node {
     pub(super) marks: Marks,
     /// The marks of the node's own requests, once they were looked at.
     pub(super) local: Option<LocalMarks>,
+    /// Whether a classifier can be used, and else why not, once that was tried.
+    pub(super) classifies: Option<std::result::Result<(), String>>,
     pub(super) dir: StateDir,
 }
 
@@ -73,7 +75,7 @@ impl Node {
         }
         let marks = Marks::open_in(netns.clone(), dir.owner())?;
         let ipvs = Ipvs::open_in(netns)?;
-        Ok(Node { config, ipvs, vips, arp, marks, local: None, dir })
+        Ok(Node { config, ipvs, vips, arp, marks, local: None, classifies: None, dir })
     }
 
     /// Gives the node another configuration, for its next task: [`Node::apply`] brings it in.

@@ -11,6 +11,7 @@ use super::settings;
 use super::state::State;
 use crate::arp::{ArpTarget, Settings};
 use crate::ipvs::{SyncRole, Table};
+use crate::marks::Classification;
 use crate::vip::{AssignedAddress, MARK, Placement};
 
 /// What is found on a node that remembers nothing.
@@ -60,6 +61,9 @@ pub(super) fn of(config: &Config, state: &State, seen: &Observation) -> Option<L
     if rules > 0 {
         found.signs.push(format!("{rules} tc rules of its marks"));
     }
+    let names_own = |known: &Classification| known.services.keys().any(|service| config.vips.contains(&service.ip()));
+    let classified = seen.classifiers.iter().filter(|(_, known)| names_own(known));
+    found.signs.extend(classified.map(|(interface, _)| format!("the classifier on {interface}")));
     // Without any in the configuration they were found running, and a release leaves them.
     let has_services = config.services.is_some();
     let services = seen.table.filtered(|id| has_services && is_ours(config, &Table::new(), id));

@@ -1,6 +1,6 @@
 //! A model of the kernel and of the state directory, for tests of the planner on the host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::config::Config;
@@ -86,6 +86,8 @@ impl World {
             .into(),
             read_only: BTreeSet::new(),
             marks: marks::Observed { qdiscs: [("eth0".into(), None)].into(), ..Default::default() },
+            classifiers: BTreeMap::new(),
+            unclassified: None,
             link: Link { macs: [(ip("192.0.2.12"), Mac([2, 0, 0, 0, 0, 2]))].into(), ..Link::default() },
             own_requests: None,
             unsupported: None,
@@ -155,6 +157,14 @@ impl World {
                 marks::Change::Add(rule) => drop(self.seen.marks.rules.insert(rule.clone())),
                 marks::Change::Remove(rule) => drop(self.seen.marks.rules.remove(rule)),
                 marks::Change::RemoveOutdated(rule) => drop(self.seen.marks.outdated.remove(rule)),
+                marks::Change::Classify { interface, classification } => {
+                    self.seen.marks.classifiers.insert(interface.clone());
+                    self.seen.classifiers.insert(interface.clone(), classification.clone());
+                }
+                marks::Change::Unclassify(name) => {
+                    self.seen.marks.classifiers.remove(name);
+                    self.seen.classifiers.remove(name);
+                }
             }),
             Step::Advertise(vip) => drop(self.seen.routes.insert(*vip)),
             Step::Unadvertise(vip) => drop(self.seen.routes.remove(vip)),
@@ -187,6 +197,6 @@ impl World {
 
     /// The services that are not the fence's.
     pub(in crate::node) fn services(&self) -> String {
-        self.seen.table.filtered(|id| !self.config.marks.values.owns(id)).to_string()
+        self.seen.table.filtered(|id| !self.config.mark_values().owns(id)).to_string()
     }
 }

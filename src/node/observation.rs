@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use super::lan::Doubt;
 use crate::arp::{self, ArpTarget};
 use crate::ipvs::{SyncDaemon, SyncRole, Table};
-use crate::marks::{self, Mac};
+use crate::marks::{self, Classification, Mac};
 use crate::netlink::WaitingSocket;
 use crate::vip::{AssignedAddress, LinkState, Placement};
 
@@ -46,6 +46,11 @@ pub(super) struct Observation {
     pub(super) read_only: BTreeSet<Tree>,
     /// The rules that mark packets, on the interfaces that may have some.
     pub(super) marks: marks::Observed,
+    /// What the classifiers know that are attached to these interfaces. Nothing, of one that cannot
+    /// be read or is of another version.
+    pub(super) classifiers: BTreeMap<String, Classification>,
+    /// Why classifiers cannot be used here. Not looked at, where none is asked for.
+    pub(super) unclassified: Option<String>,
     /// The other nodes on the link. In brief: nothing, but at the end of a demotion.
     pub(super) link: Link,
     /// The node's own requests that are marked. `None`: not looked at, which takes the start of a
@@ -122,11 +127,23 @@ impl Observation {
             sysctls: BTreeMap::new(),
             read_only: BTreeSet::new(),
             marks: marks::Observed::default(),
+            classifiers: BTreeMap::new(),
+            unclassified: None,
             link: Link::default(),
             own_requests: None,
             unsupported: None,
             mark_uses: Vec::new(),
         }
+    }
+
+    /// What the classifiers of all interfaces know.
+    pub(super) fn classification(&self) -> Classification {
+        let mut known = Classification::default();
+        for found in self.classifiers.values() {
+            known.services.extend(&found.services);
+            known.peers.extend(&found.peers);
+        }
+        known
     }
 
     /// The settings of this target, if they were looked at.

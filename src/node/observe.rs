@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::config::{Config, VipOwner};
 use super::execute::sysctl_path;
-use super::fence::{Fence, marks as fence};
+use super::fence::marks::{self as fence, MarkValues};
+use super::fence::{Fence, classifier};
 use super::observation::{Lan, Link as Neighbours, Observation, OwnMarked, Tree};
 use super::planner;
 use super::state::State;
@@ -15,7 +16,7 @@ use super::{Node, OwnRequests, audit, lan, settings};
 use crate::arp::ArpTarget;
 use crate::error::{Cause, Error, Result};
 use crate::ipvs::{Detail, Table};
-use crate::marks::{self, NeighbourState};
+use crate::marks::{self, Classification, NeighbourState};
 use crate::netlink::{Link, waiting_sockets};
 use crate::sysctl;
 use crate::vip::{AssignedAddress, LinkState};
@@ -197,7 +198,10 @@ impl Node {
                 seen.sysctls = self.observe_sysctls(state)?;
                 seen.read_only = self.observe_read_only()?;
             }
-            Part::OwnRules => seen.marks = self.marks.observe(state.qdiscs.keys().map(String::as_str))?,
+            Part::OwnRules => {
+                seen.marks = self.marks.observe(state.qdiscs.keys().map(String::as_str))?;
+                self.observe_classifiers(seen)?;
+            }
             Part::Rules if self.config.fence == Fence::Marks || !state.qdiscs.is_empty() => {
                 self.observe_rules(state, seen)?;
             }
@@ -320,6 +324,28 @@ impl Node {
             .chain([self.config.interface.as_str()])
             .collect();
         seen.marks = self.marks.observe(interfaces)?;
+        self.observe_classifiers(seen)?;
+        if self.config.vip_owner == VipOwner::Routes && seen.unclassified.is_none() {
+            // It loads the program: once.
+            let tried = self.classifies.get_or_insert_with(|| marks::classifier_supported().map_err(|e| e.to_string()));
+            seen.unclassified = tried.clone().err();
+        }
+        Ok(())
+    }
+
+    fn observe_classifiers(&mut self, seen: &mut Observation) -> Result<()> {
+        for name in &seen.marks.classifiers {
+            match self.marks.classification(name) {
+                Ok(Some(found)) => drop(seen.classifiers.insert(name.clone(), found)),
+                // It has just gone.
+                Ok(None) => {}
+                Err(error) if error.cause() == Some(Cause::NoBpf) => {
+                    seen.classifiers.insert(name.clone(), Classification::default());
+                    seen.unclassified = Some(error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
@@ -330,16 +356,32 @@ impl Node {
     }
 
     fn observe_mark_uses(&mut self, state: &State, seen: &mut Observation) -> Result<()> {
-        let values = self.config.marks.values;
+        let values = self.config.mark_values();
         let slots = state.groups.values().map(|group| group.slot).chain([state.group(&self.config.group).slot]);
-        let marks: Vec<NonZeroU32> =
+        let mut marks: Vec<NonZeroU32> =
             slots.map(|slot| values.director(slot)).chain([values.local(), values.own()]).collect();
+        if self.config.vip_owner == VipOwner::Routes {
+            marks.extend(self.marks_of_classifier(seen));
+        }
         let rules = self.marks.uses(&marks)?.into_iter().map(|used| used.to_string());
         let is_ours = |mark: u32| NonZeroU32::new(mark).is_some_and(|mark| values.contains(mark));
         let filters =
             seen.marks.foreign.iter().filter(|found| found.mark.is_some_and(is_ours)).map(ToString::to_string);
         seen.mark_uses = rules.chain(filters).collect();
         Ok(())
+    }
+
+    /// The marks that a classifier gives, or would give.
+    fn marks_of_classifier(&self, seen: &Observation) -> impl Iterator<Item = NonZeroU32> + use<> {
+        let values = self.config.mark_values();
+        let known = seen.classification();
+        let taken = known.services.values().filter_map(|marks| classifier::place(values, marks));
+        let taken = taken.max().map_or(0, |place| place + 1);
+        let services = self.config.services.as_ref().unwrap_or(&seen.table).len();
+        let places = u8::try_from(services).unwrap_or(u8::MAX).max(taken).min(MarkValues::PLACES);
+        let peers = u32::try_from(self.peers_of(seen).len()).unwrap_or(u32::MAX);
+        let numbers = 0..=peers.min(MarkValues::PER_PLACE - 1);
+        (0..places).flat_map(move |place| numbers.clone().filter_map(move |number| values.of_place(place, number)))
     }
 
     /// Asks for the MAC addresses of nodes and gateways that were never seen. Returns those that

@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use super::config::{Config, Loopback, OwnRequests, VipOwner, refuse_unequal};
 use super::destinations::{self, Unreached};
 use super::drain::at_rest;
+use super::fence::classifier::{self, Wanted};
 use super::fence::marks::{self as fence, Facts};
 use super::fence::{Fence, daemons, no_daemons};
 use super::leftovers::{self, Leftovers};
@@ -26,7 +27,7 @@ use super::state::{Group, Legacy, QdiscOwner, State, StoredTable};
 use crate::error::{Error, Result};
 use crate::ipvs::settings::SYNC_PERSIST_MODE;
 use crate::ipvs::{self, ServiceId, SyncDaemon, SyncRole, Table};
-use crate::marks::{self, Mac, Packets, Rule};
+use crate::marks::{self, Classification, Mac, Packets, Rule};
 use crate::vip::{AssignedAddress, LinkState, MARK, Placement};
 
 /// The most MAC addresses that are remembered of a peer. A bond sends from one for each of its
@@ -139,7 +140,8 @@ impl<'a> Case<'a> {
         let group = state.group(&config.group);
         let (loaded, legacy) = (memory.loaded(config, &group), memory.legacy_of(&group));
         let loaded = loaded.as_ref();
-        let live = seen.table.filtered(|id| is_ours(config, loaded, id));
+        let of_classifier = |id: &ServiceId| state.classifies && is_of_classifier(config, state, id);
+        let live = seen.table.filtered(|id| is_ours(config, loaded, id) && !of_classifier(id));
         let mut table = match legacy {
             Some(legacy) if !group.held => {
                 thawed(legacy, &memory.legacy.filtered(|id| is_ours(config, loaded, id)), &live)
@@ -194,7 +196,8 @@ impl<'a> Case<'a> {
     /// The marks' rules, services and interfaces; without any, with another fence.
     fn marks(&self) -> Result<Marks> {
         if self.config.fence != Fence::Marks {
-            return Ok(Marks::default());
+            let rest = change(&self.classifier_services(), &Table::new());
+            return Ok(Marks { classified: Classified { rest, ..Classified::default() }, ..Marks::default() });
         }
         let vips: BTreeSet<IpAddr> = self.seen.vips.keys().copied().collect();
         let own = fence::own(&self.table, &self.config.interface, &vips, &self.seen.addresses);
@@ -221,14 +224,119 @@ impl<'a> Case<'a> {
             }
             services => services?,
         };
-        Ok(Marks { rules: facts.rules().into_iter().filter(there).collect(), services })
+        let classified = self.classified(&facts);
+        Ok(Marks { rules: facts.rules().into_iter().filter(there).collect(), services, classified })
+    }
+
+    /// What classifiers are to know, and the services of their marks.
+    fn classified(&self, marks: &Facts<'_>) -> Classified {
+        let (config, seen) = (self.config, self.seen);
+        let (known, of_others, values) = (seen.classification(), self.others_vips(), config.mark_values());
+        let held = self.classifier_services();
+        let facts = classifier::Facts {
+            values,
+            known: &known,
+            vips: &config.vips,
+            of_others: &of_others,
+            own: marks.own,
+            peers: marks.peers,
+            table: marks.table,
+            seen: &held,
+        };
+        let wanted = match config.vip_owner {
+            VipOwner::Routes => self.may_classify().and_then(|()| facts.wanted()),
+            _ => Ok(Wanted::default()),
+        };
+        let is_needed = !marks.peers.values().all(BTreeSet::is_empty);
+        let doubt = wanted.as_ref().err().filter(|_| is_needed).map(|reason| {
+            format!(
+                "TCP is marked by rules and not by a classifier, so sessions may break when changes of servers or next hops follow each \
+                 other: {reason}"
+            )
+        });
+        let wanted = wanted.unwrap_or_default();
+        let mut on = self.classified_for_others();
+        // One on an interface that is not there waits until it is.
+        let there = |name: &&str| seen.marks.qdiscs.contains_key(*name);
+        if !wanted.classification.services.is_empty() {
+            for name in marks.interfaces().into_iter().filter(there) {
+                let found = on.entry(name.to_owned()).or_default();
+                found.services.extend(&wanted.classification.services);
+                found.peers.extend(&wanted.classification.peers);
+            }
+        }
+        let mut tables = vec![held.clone()];
+        tables.extend(wanted.stages(values, &held));
+        let steps = tables.windows(2).filter_map(|pair| change(&pair[0], &pair[1])).collect();
+        let rest = tables.last().and_then(|held| change(held, &wanted.last));
+        let has_some = !on.is_empty() || !wanted.last.is_empty();
+        Classified { on, steps, rest, has_some, doubt }
+    }
+
+    /// Why a classifier cannot be used.
+    fn may_classify(&self) -> Result<(), String> {
+        if let Some(reason) = &self.seen.unclassified {
+            return Err(reason.clone());
+        }
+        let is_foreign = |id: &ServiceId| {
+            matches!(id, ServiceId::Fwmark { mark, .. } if self.config.marks.values.place_of(*mark).is_some())
+                && !self.has_classified(id)
+        };
+        match self.seen.table.services().find(|content| is_foreign(&content.service.id)) {
+            Some(content) => Err(format!(
+                "{} is another program's, and has a mark that the classifier needs: name other marks ([marks] base)",
+                content.service.id
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this service of a classifier's mark is of this node: it remembers to have had one,
+    /// or the classifier names the mark.
+    fn has_classified(&self, id: &ServiceId) -> bool {
+        let ServiceId::Fwmark { mark, .. } = id else { return false };
+        let values = self.config.marks.values;
+        let is_named = || {
+            let (place, known) = (values.place_of(*mark).map(|(place, _)| place), self.seen.classification());
+            place.is_some() && known.services.values().any(|marks| classifier::place(values, marks) == place)
+        };
+        is_of_classifier(self.config, self.state(), id) && (self.state().classifies || is_named())
+    }
+
+    /// The services of the classifier's marks in the kernel, but for those of other groups.
+    fn classifier_services(&self) -> Table {
+        let (values, of_others, known) = (self.config.marks.values, self.others_vips(), self.seen.classification());
+        let others: BTreeSet<u8> = known
+            .services
+            .iter()
+            .filter(|(address, _)| of_others.contains(&address.ip()))
+            .filter_map(|(_, marks)| classifier::place(values, marks))
+            .collect();
+        let is_others = |id: &ServiceId| match id {
+            ServiceId::Fwmark { mark, .. } => values.place_of(*mark).is_some_and(|(place, _)| others.contains(&place)),
+            _ => false,
+        };
+        self.seen.table.filtered(|id| self.has_classified(id) && !is_others(id))
+    }
+
+    /// What the classifiers are to know of the other groups: what they know now.
+    fn classified_for_others(&self) -> BTreeMap<String, Classification> {
+        let of_others = self.others_vips();
+        let left = self.seen.classifiers.iter().map(|(name, known)| {
+            let mut left = known.clone();
+            left.services.retain(|address, _| of_others.contains(&address.ip()));
+            (name.clone(), left)
+        });
+        left.filter(|(_, left)| !left.services.is_empty()).collect()
     }
 
     fn plan(&self) -> Result<Plan> {
         let (config, seen, state) = (self.config, self.seen, self.state());
         let wanted = self.marks()?;
-        let rules = self.rules(&wanted.rules);
-        let services = self.mark_services(&wanted.services);
+        let rules = self.rules(&wanted.rules, &wanted.classified.on);
+        let mut services = self.mark_services(&wanted.services);
+        services.first.extend(wanted.classified.steps);
+        services.rest.extend(wanted.classified.rest);
         let mut steps = arp_steps(config, seen);
         steps.extend(obsolete_arp(config, state, seen));
         let kernel_table = match config.fence {
@@ -284,7 +392,7 @@ impl<'a> Case<'a> {
         {
             steps.push(Step::Keep { kept: StoredTable::Loaded, table: services.clone() });
         }
-        let (during, after) = self.remember(&steps);
+        let (during, after) = self.remember(&steps, wanted.classified.has_some);
         if !steps.is_empty() || after != *state {
             steps.insert(0, Step::Record { role: self.role, reached: false });
             if state.legacy.is_some() && after.legacy.is_none() {
@@ -304,7 +412,8 @@ impl<'a> Case<'a> {
         if self.memory.legacy_of(&self.group).is_some() || (state.legacy.is_some() && after.legacy.is_none()) {
             steps.insert(0, Step::Keep { kept: StoredTable::Legacy, table: self.memory.legacy.clone() });
         }
-        Ok(Plan { steps, warnings: Vec::new(), during: Box::new(during), after: Box::new(after) })
+        let warnings = wanted.classified.doubt.into_iter().collect();
+        Ok(Plan { steps, warnings, during: Box::new(during), after: Box::new(after) })
     }
 
     /// The steps of a role in brief, in the same order as those of [`Case::plan`].
@@ -318,14 +427,14 @@ impl<'a> Case<'a> {
                 let open = seen.marks.rules.iter().filter(|rule| !opening(rule)).cloned().collect();
                 steps.extend(self.arrive(&on_interface));
                 steps.extend(self.daemon_steps());
-                steps.extend(rule_steps(state, seen, &open).removed);
+                steps.extend(rule_steps(state, seen, &open, &seen.classifiers).removed);
                 steps.extend(arp_steps(config, seen));
                 steps.extend(sysctl_steps(config, state, seen, self.persistent));
             }
             false => {
                 steps.extend(arp_steps(config, seen));
                 steps.extend(self.leave(&on_interface));
-                steps.extend(rule_steps(state, seen, &closed(config, &seen.marks.rules)).added);
+                steps.extend(rule_steps(state, seen, &closed(config, &seen.marks.rules), &seen.classifiers).added);
                 steps.extend(sysctl_steps(config, state, seen, self.persistent));
                 steps.extend(self.daemon_steps());
             }
@@ -400,12 +509,12 @@ impl<'a> Case<'a> {
     }
 
     /// The changes of the rules of this group's VIPs, and of VIPs that no group has.
-    fn rules(&self, wanted: &BTreeSet<Rule>) -> RuleSteps {
+    fn rules(&self, wanted: &BTreeSet<Rule>, classified: &BTreeMap<String, Classification>) -> RuleSteps {
         let others: BTreeSet<IpAddr> = self.others_vips();
         let marks = &self.seen.marks;
         let of_others = marks.rules.union(&marks.outdated).filter(|rule| others.contains(&rule.vip));
         let wanted: BTreeSet<Rule> = wanted.iter().chain(of_others).cloned().collect();
-        rule_steps(self.state(), self.seen, &wanted)
+        rule_steps(self.state(), self.seen, &wanted, classified)
     }
 
     fn others_vips(&self) -> BTreeSet<IpAddr> {
@@ -494,7 +603,7 @@ impl<'a> Case<'a> {
     }
 
     /// What is remembered while the role is under way, and when it is reached.
-    fn remember(&self, steps: &[Step]) -> (State, State) {
+    fn remember(&self, steps: &[Step], classifies: bool) -> (State, State) {
         let (config, state) = (self.config, self.state());
         let vips: BTreeSet<(IpAddr, String)> = config.vips.iter().map(|vip| (*vip, config.interface.clone())).collect();
         let mut during = State {
@@ -503,6 +612,7 @@ impl<'a> Case<'a> {
             mended: state.mended.clone(),
             syncs: state.syncs || (config.syncs() && !has_foreign_daemon(config, self.seen)),
             routes: config.vip_owner == VipOwner::Routes || state.routes,
+            classifies: classifies || state.classifies,
             marks: state.marks.or(Some(config.marks.values)),
             qdiscs: remembered_qdiscs(state, steps),
             peers: if config.fence == Fence::Marks { self.peers.clone() } else { BTreeMap::new() },
@@ -543,6 +653,7 @@ impl<'a> Case<'a> {
             sysctls: still_needed(config, state, &during.sysctls, self.persistent),
             routes: config.vip_owner == VipOwner::Routes
                 || self.seen.routes.iter().any(|vip| !steps.contains(&Step::Unadvertise(*vip))),
+            classifies,
             // Once they are stopped, another program may start some.
             syncs: during.syncs && config.syncs(),
             marks: (config.fence == Fence::Marks).then_some(config.marks.values),
@@ -664,6 +775,20 @@ impl fmt::Display for Trouble {
 struct Marks {
     rules: BTreeSet<Rule>,
     services: Table,
+    classified: Classified,
+}
+
+/// What the classifiers are to know, and how the services of their marks come and go.
+#[derive(Default)]
+struct Classified {
+    on: BTreeMap<String, Classification>,
+    /// Before the classifiers change, and afterwards.
+    steps: Vec<Step>,
+    rest: Option<Step>,
+    /// Whether there are any afterwards.
+    has_some: bool,
+    /// Why there is no classifier.
+    doubt: Option<String>,
 }
 
 struct RouteSteps {
@@ -681,20 +806,40 @@ struct ServiceSteps {
     rest: Vec<Step>,
 }
 
-/// The rules are `wanted` and no others. What is added comes first; a qdisc of this node's goes
-/// with its last rule.
-fn rule_steps(state: &State, seen: &Observation, wanted: &BTreeSet<Rule>) -> RuleSteps {
+/// Whether this is a service of a classifier's mark, of this configuration or an earlier one.
+fn is_of_classifier(config: &Config, state: &State, id: &ServiceId) -> bool {
+    let values = [Some(config.marks.values), state.marks];
+    let has_place = |mark: NonZeroU32| values.into_iter().flatten().any(|values| values.place_of(mark).is_some());
+    matches!(id, ServiceId::Fwmark { mark, .. } if has_place(*mark))
+}
+
+/// The rules are `wanted` and no others, and the classifiers know what they are to. What is added
+/// comes first; a qdisc of this node's goes with its last rule.
+fn rule_steps(
+    state: &State,
+    seen: &Observation,
+    wanted: &BTreeSet<Rule>,
+    classified: &BTreeMap<String, Classification>,
+) -> RuleSteps {
     let step = |plan: marks::Plan| (!plan.is_empty()).then_some(Step::Marks(plan));
     let union: BTreeSet<Rule> = seen.marks.rules.union(wanted).cloned().collect();
     let added = marks::Plan::between(&seen.marks, &union);
     // Outdated filters go last: a promotion may end the marks that they give.
     let is_last = |change: &&marks::Change| matches!(change, marks::Change::RemoveOutdated(_));
-    let added = marks::Plan::of(added.changes().iter().filter(|change| !is_last(change)).cloned());
+    let added = added.changes().iter().filter(|change| !is_last(change)).cloned();
+    let differ = classified.iter().filter(|(name, wanted)| seen.classifiers.get(*name) != Some(*wanted));
+    let added = marks::Plan::of(added.chain(differ.map(|(interface, classification)| marks::Change::Classify {
+        interface: interface.clone(),
+        classification: classification.clone(),
+    })));
     let ours = state.qdiscs.iter().filter(|(_, owner)| **owner == QdiscOwner::Node);
     let ours = ours.map(|(interface, _)| interface.clone()).collect();
     let removed = seen.marks.rules.difference(wanted).cloned().map(marks::Change::Remove);
     let outdated = seen.marks.outdated.iter().cloned().map(marks::Change::RemoveOutdated);
-    let removed = marks::Plan::of(removed.chain(outdated)).and_remove_qdiscs(&seen.marks, wanted, &ours);
+    let unclassified = seen.classifiers.keys().filter(|name| !classified.contains_key(*name));
+    let unclassified = unclassified.cloned().map(marks::Change::Unclassify);
+    let removed =
+        marks::Plan::of(removed.chain(outdated).chain(unclassified)).and_remove_qdiscs(&seen.marks, wanted, &ours);
     RuleSteps { added: step(added), removed: step(removed) }
 }
 
@@ -725,7 +870,7 @@ pub(super) fn in_brief(config: &Config, role: Role, state: &State, seen: &Observ
     let memory = Memory { state: state.clone(), ..Memory::default() };
     let case = brief(config, role, &memory, group, seen);
     let mut steps = case.steps_in_brief();
-    let (mut during, mut after) = case.remember(&steps);
+    let (mut during, mut after) = case.remember(&steps, state.classifies);
     for state in [&mut during, &mut after] {
         // The services were not read.
         state.group_mut(&config.group).loaded = group.loaded;
@@ -907,8 +1052,8 @@ fn remembered_qdiscs(state: &State, steps: &[Step]) -> BTreeMap<String, QdiscOwn
     for change in plans.flat_map(|plan| plan.changes()) {
         match change {
             marks::Change::AddQdisc(interface) => drop(qdiscs.insert(interface.clone(), QdiscOwner::Node)),
-            marks::Change::Add(rule) => {
-                qdiscs.entry(rule.interface.clone()).or_insert(QdiscOwner::Other);
+            marks::Change::Add(Rule { interface, .. }) | marks::Change::Classify { interface, .. } => {
+                qdiscs.entry(interface.clone()).or_insert(QdiscOwner::Other);
             }
             _ => {}
         }
@@ -1011,7 +1156,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
         None => case.table.clone(),
     };
     steps.extend(change(&case.live, &wanted));
-    let rules = case.rules(&BTreeSet::new());
+    let rules = case.rules(&BTreeSet::new(), &case.classified_for_others());
     steps.extend(rules.removed);
     let found = seen.table.filtered(|id| case.is_own_mark(id));
     let others = case.others_vips();
@@ -1020,6 +1165,7 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
         config.marks.values.is_shared(*mark) && others.iter().any(|vip| ipvs::Family::of(*vip) == *family)
     };
     steps.extend(change(&found, &found.filtered(shared)));
+    steps.extend(change(&case.classifier_services(), &Table::new()));
     steps.extend(case.own_requests(std::iter::empty()));
     if !last {
         steps.extend(case.daemon_steps());
@@ -1055,6 +1201,15 @@ pub(super) fn for_release(config: &Config, memory: &Memory, seen: &Observation) 
         steps.push(Step::Forget);
     }
     Ok(Plan { steps, warnings, during: Box::new(during), after: Box::new(after) })
+}
+
+/// Plans that the services of the classifier's marks follow a table that is about to change as it
+/// has in this observation.
+pub(super) fn following(config: &Config, memory: &Memory, seen: &Observation) -> Vec<Step> {
+    let role = memory.state.group(&config.group).role.filter(|_| config.vip_owner == VipOwner::Routes);
+    let marks = role.map(|(role, _)| Case::new(config, role, Apply::Changes, memory, seen).marks());
+    // Without marks the role says what is wrong.
+    marks.and_then(Result::ok).map(|marks| marks.classified.steps).unwrap_or_default()
 }
 
 /// Whether no other group of the configuration has a role.

@@ -24,7 +24,7 @@ pub enum Apply {
 /// where none are configured, one on a VIP. Services of firewall marks are of the table of a node
 /// with a single group of VIPs.
 pub(super) fn is_ours(config: &Config, loaded: &Table, id: &ServiceId) -> bool {
-    if config.marks.values.owns(id) {
+    if config.mark_values().owns(id) {
         return false;
     }
     match &config.services {

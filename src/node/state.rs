@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) syncs: bool,
     /// Routes were added by which a routing daemon learns of VIPs.
     pub(super) routes: bool,
+    /// A classifier was attached, or services of its marks were added.
+    pub(super) classifies: bool,
     /// The packet marks in use.
     pub(super) marks: Option<MarkValues>,
     /// Interfaces that rules were added to, and whether their qdisc is this node's.
@@ -148,6 +150,9 @@ impl fmt::Display for State {
         }
         if self.routes {
             writeln!(f, "routes on")?;
+        }
+        if self.classifies {
+            writeln!(f, "classifier on")?;
         }
         if let Some(marks) = self.marks {
             writeln!(f, "marks {}", marks.base())?;
@@ -247,6 +252,7 @@ impl State {
                 }
                 ("sync", _) if value == "on" => state.syncs = true,
                 ("routes", _) if value == "on" => state.routes = true,
+                ("classifier", _) if value == "on" => state.classifies = true,
                 ("marks", None) => {
                     let base = value.parse().ok().and_then(|base| MarkValues::new(base).ok());
                     state.marks = Some(base.ok_or_else(unknown)?);
@@ -294,8 +300,8 @@ impl State {
                 }
                 // No version writes such a value.
                 (
-                    "checksum" | "drained" | "sync" | "routes" | "marks" | "qdisc" | "legacy" | "slot" | "role"
-                    | "fence" | "found" | "director" | "vip" | "table",
+                    "checksum" | "drained" | "sync" | "routes" | "classifier" | "marks" | "qdisc" | "legacy" | "slot"
+                    | "role" | "fence" | "found" | "director" | "vip" | "table",
                     _,
                 ) => return Err(unknown()),
                 // `boot_of` reads this line. It is not kept, because each file names its own boot.
@@ -713,6 +719,7 @@ mod tests {
             mended: [("expire_quiescent_template".to_owned(), "1".to_owned())].into(),
             syncs: true,
             routes: true,
+            classifies: true,
             marks: MarkValues::new(7).ok(),
             qdiscs: [("eth0.100".to_owned(), QdiscOwner::Node), ("eth1".to_owned(), QdiscOwner::Other)].into(),
             peers: [

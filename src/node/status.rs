@@ -13,7 +13,7 @@ use super::role::Role;
 use super::state::State;
 use super::{repair, settings};
 use crate::arp::Settings;
-use crate::error::Result;
+use crate::error::{Cause, Result};
 use crate::ipvs::{DestinationEntry, Detail, Scheduler, ServiceEntry, ServiceId, SyncDaemon, Table};
 use crate::marks;
 use crate::marks::Mac;
@@ -62,6 +62,9 @@ pub struct Status {
     pub kept: Table,
     /// The rules that mark packets, as the kernel has them.
     pub rules: BTreeSet<marks::Rule>,
+    /// The classifiers that mark packets behind the rules, by the interface, see
+    /// [`VipOwner::Routes`](super::VipOwner).
+    pub classifiers: BTreeMap<String, marks::Attached>,
     /// The other nodes, with the MAC addresses that they send from.
     pub peers: BTreeMap<IpAddr, BTreeSet<Mac>>,
     /// The other node that directs, or directed last, as far as it is known.
@@ -155,7 +158,8 @@ impl Node {
             warnings.insert(0, error.to_string());
             drift.clear();
         }
-        let values = self.config.marks.values;
+        let classifiers = self.classifiers(&seen)?;
+        let values = self.config.mark_values();
         Ok(Status {
             role: group.role,
             generation,
@@ -174,6 +178,7 @@ impl Node {
             table: seen.table.filtered(|id| !values.owns(id)),
             entries: entries.into_iter().filter(|(entry, _)| !values.owns(&entry.service.id)).collect(),
             rules: seen.marks.rules,
+            classifiers,
             peers: memory.state.peers,
             director: group.director,
             drained: group.drained,
@@ -182,6 +187,21 @@ impl Node {
             failure: self.failure(),
             warnings,
         })
+    }
+}
+
+impl Node {
+    /// What the classifiers have counted, as far as they can be read.
+    fn classifiers(&mut self, seen: &Observation) -> Result<BTreeMap<String, marks::Attached>> {
+        let mut found = BTreeMap::new();
+        for name in seen.classifiers.keys() {
+            match self.marks.classified(name) {
+                Ok(attached) => found.extend(attached.map(|attached| (name.clone(), attached))),
+                Err(error) if error.cause() == Some(Cause::NoBpf) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -304,11 +304,11 @@ fn handshakes_outlive_a_change_and_a_move() {
 
 /// How many frames pass the switch for each of the strays that are sent to this node, and how many
 /// of them are answered with a reset.
-fn strays(nodes: &Nodes, to: u8, ports: Range<u16>) -> (BTreeMap<[u8; 2], usize>, usize) {
+pub fn strays(client: &Netns, to: u8, ports: Range<u16>) -> (BTreeMap<[u8; 2], usize>, usize) {
     let tap = Tap::open();
     let mut resets = 0;
     for port in ports {
-        let mut stray = Handmade::new(&nodes.client, BOTH[usize::from(port % 2)], port);
+        let mut stray = Handmade::new(client, BOTH[usize::from(port % 2)], port);
         stray.send(to, ACK, &[0]);
         resets += usize::from(stray.answer().is_some_and(|answer| answer.flags & RST != 0));
     }
@@ -323,7 +323,7 @@ fn strays(nodes: &Nodes, to: u8, ports: Range<u16>) -> (BTreeMap<[u8; 2], usize>
 fn strays_end() {
     let nodes = Nodes::new(&NODES, &NODES[..2], true);
     for (to, ports) in NODES.into_iter().zip([20000..20040, 21000..21040, 22000..22040]) {
-        let (frames, resets) = strays(&nodes, to, ports);
+        let (frames, resets) = strays(&nodes.client, to, ports);
         let most = frames.values().max().copied();
         println!("to {to}: {resets} resets, {} frames, at most {most:?}", frames.values().sum::<usize>());
         assert_eq!((frames.len(), resets), (40, 40));
@@ -342,7 +342,7 @@ fn strays_end() {
         };
         host.run(forget).unwrap();
     }
-    let (frames, _) = strays(&nodes, 11, 23000..23010);
+    let (frames, _) = strays(&nodes.client, 11, 23000..23010);
     assert!(frames.len() == 10 && frames.values().all(|count| *count <= 6), "{frames:?}");
 }
 
@@ -425,7 +425,9 @@ fn what_is_attached_is_found_again_and_removed() {
 
     // It is no other program's filter, and not another owner's.
     let seen = Marks::open(OWNER).unwrap().observe([INTERFACE]).unwrap();
-    assert!(seen.foreign.is_empty() && seen.rules.is_empty() && seen.others.contains(INTERFACE), "{seen:?}");
+    assert!(seen.foreign.is_empty() && seen.rules.is_empty() && seen.others.is_empty(), "{seen:?}");
+    assert_eq!(seen.classifiers, [INTERFACE.to_owned()].into());
+    assert!(Marks::open(7).unwrap().observe([INTERFACE]).unwrap().others.contains(INTERFACE));
     let mut stranger = Classifier::open(7).unwrap();
     assert_eq!(stranger.observe(INTERFACE).unwrap(), None);
     stranger.remove(INTERFACE).unwrap();

@@ -5,6 +5,7 @@ mod arp;
 #[cfg(feature = "capi")]
 mod capi;
 mod chaos;
+mod classified;
 mod classifier;
 mod cli;
 mod control;

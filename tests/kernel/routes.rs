@@ -55,7 +55,7 @@ impl Drop for Site {
     }
 }
 
-fn routed(config: &mut Config) {
+pub fn routed(config: &mut Config) {
     config.vip_owner = VipOwner::Routes;
 }
 
@@ -280,8 +280,8 @@ fn a_node_leaves_the_next_hops_and_comes_back_bird() {
 }
 
 /// The file of each node changes its table in place.
-fn load_everywhere(site: &mut Site, services: &str) {
-    for node in &mut site.cluster.nodes {
+pub fn load_everywhere(cluster: &mut Cluster, services: &str) {
+    for node in &mut cluster.nodes {
         let mut config = node.config().clone();
         config.services = Some(services.parse().unwrap());
         node.reconfigure(config).unwrap();
@@ -289,20 +289,24 @@ fn load_everywhere(site: &mut Site, services: &str) {
     }
 }
 
-fn weigh_everywhere(site: &mut Site, server: u8, to: Weigh) {
-    for node in &mut site.cluster.nodes {
+pub fn weigh_everywhere(cluster: &mut Cluster, server: u8, to: Weigh) {
+    for node in &mut cluster.nodes {
         for server in [format!("192.0.2.{server}"), format!("2001:db8::{server}")] {
             node.weigh(server.parse().ok(), to, |_| ()).unwrap();
         }
     }
 }
 
+/// The services of two servers.
+pub fn of_two() -> String {
+    let is_of_two = |line: &&str| !line.contains(".13:") && !line.contains("::13]");
+    services(MH).lines().filter(is_of_two).map(|line| format!("{line}\n")).collect()
+}
+
 /// One change at a time, with a packet of each session in between: a node joins the next hops, and
 /// then its server the table.
 fn joins(daemon: Daemon) {
-    let is_of_two = |line: &&str| !line.contains(".13:") && !line.contains("::13]");
-    let two: String = services(MH).lines().filter(is_of_two).map(|line| format!("{line}\n")).collect();
-    let mut site = Site::new(daemon, &two);
+    let mut site = Site::new(daemon, &of_two());
     (0..2).for_each(|node| site.cluster.take_on(node, Role::Master));
     site.cluster.take_on(2, Role::Backup);
     site.until_next_hops(&NODES[..2]);
@@ -311,7 +315,7 @@ fn joins(daemon: Daemon) {
     site.cluster.take_on(2, Role::Master);
     site.until_next_hops(&NODES);
     assert_eq!(sessions.kept(), count(), "next hop");
-    load_everywhere(&mut site, &services(MH));
+    load_everywhere(&mut site.cluster, &services(MH));
     assert_eq!(sessions.kept(), count(), "server");
     assert_eq!(site.cluster.sessions(60, &BOTH).served().len(), 3);
 }
@@ -324,7 +328,7 @@ fn is_drained(daemon: Daemon) {
     site.cluster.take_on(0, Role::Backup);
     site.until_next_hops(&NODES[1..]);
     assert_eq!(sessions.kept(), count(), "withdrawn");
-    weigh_everywhere(&mut site, NODES[0], Weigh::Drain);
+    weigh_everywhere(&mut site.cluster, NODES[0], Weigh::Drain);
     assert_eq!(sessions.kept(), count(), "drained");
     assert!(!site.cluster.sessions(60, &BOTH).served().contains_key(&NODES[0]));
 }
@@ -359,6 +363,46 @@ fn dies(daemon: Daemon) {
     let kept = sessions.kept();
     println!("{daemon:?}: gap {gap:?}, kept {kept} of {others}, new {:?}", site.cluster.sessions(60, &BOTH).served());
     assert_eq!(kept, others);
+}
+
+/// Two changes, and not a packet of the sessions in between.
+#[test]
+fn sessions_outlive_two_changes_in_a_row_bird() {
+    let mut site = Site::new(Daemon::Bird, &of_two());
+    site.announce_all();
+    let mut sessions = site.cluster.sessions(count(), &BOTH);
+    let withdraw = |site: &mut Site, node: usize| {
+        site.cluster.take_on(node, Role::Backup);
+        let left: Vec<u8> = NODES.into_iter().filter(|number| *number != NODES[node]).collect();
+        site.until_next_hops(&left);
+    };
+    let announce = |site: &mut Site| site.announce_all();
+    let mut kept = Vec::new();
+    // A server joins, and a next hop is withdrawn.
+    load_everywhere(&mut site.cluster, &services(MH));
+    withdraw(&mut site, 0);
+    kept.push(("joins, withdrawn", sessions.kept()));
+    // It comes back, and another one goes.
+    announce(&mut site);
+    withdraw(&mut site, 1);
+    kept.push(("announced, withdrawn", sessions.kept()));
+    // A server is drained, and its next hop is withdrawn.
+    announce(&mut site);
+    kept.push(("announced", sessions.kept()));
+    weigh_everywhere(&mut site.cluster, NODES[1], Weigh::Drain);
+    withdraw(&mut site, 1);
+    kept.push(("drained, withdrawn", sessions.kept()));
+    // Two next hops go.
+    withdraw_two(&mut site);
+    kept.push(("two withdrawn", sessions.kept()));
+    println!("{kept:?} of {}", count());
+    assert!(kept.iter().all(|(_, kept)| *kept == count()), "{kept:?} of {}", count());
+}
+
+/// The first node is the only next hop that is left.
+fn withdraw_two(site: &mut Site) {
+    (1..NODES.len()).for_each(|node| site.cluster.take_on(node, Role::Backup));
+    site.until_next_hops(&NODES[..1]);
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl Drop for Systemd {
         let _ = fs::remove_file("/etc/systemd/system/lvs-node.service");
         let _ = fs::remove_file("/etc/systemd/system/keepalived.service");
         let _ = fs::remove_dir_all("/etc/systemd/system/keepalived.service.d");
+        let _ = fs::remove_dir_all("/etc/systemd/system/lvs-node.service.d");
     }
 }
 
@@ -178,6 +179,43 @@ fn the_unit_follows_keepalived_within_its_confinement() {
     assert_eq!((systemd.show("ActiveState"), systemd.show("Result")), ("inactive".into(), "success".into()));
     // The node serves on.
     assert!(vips("lo").contains("scope host"), "{}", vips("lo"));
+}
+
+/// Without the drop-in the watch cannot use bpf(2), and must not be killed for trying; with it, it
+/// attaches the classifier.
+#[test]
+fn the_unit_attaches_a_classifier_with_its_drop_in() {
+    enter_server("192.0.2.11");
+    ip("neigh add 192.0.2.12 lladdr 02:00:00:00:00:02 dev eth0 nud permanent");
+    install_program();
+    let config = format!(
+        "interface = \"eth0\"\nvips = [\"{VIP}\"]\nvip_owner = \"routes\"\n[[service]]\nlisten = \"tcp {VIP}:80\"\nscheduler = \"mh\"\n\
+         flags = [\"mh-port\", \"mh-fallback\"]\ndestinations = [ {{ address = \"192.0.2.11:80\" }}, {{ address = \"192.0.2.12:80\" }} ]\n"
+    );
+    fs::write("/etc/lvs-dr/node.toml", config).unwrap();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd");
+    fs::create_dir_all("/etc/systemd/system/lvs-node.service.d").unwrap();
+    fs::copy(format!("{root}/lvs-node.service"), "/etc/systemd/system/lvs-node.service").unwrap();
+
+    let systemd = Systemd::start();
+    let is_attached = || run("tc filter show dev eth0 ingress").contains("pref 308 bpf");
+    assert!(systemd.enter("/usr/local/bin/lvs-node withdraw").status.success());
+    assert!(is_attached());
+    assert!(systemd.ctl("start lvs-node").status.success());
+    let main = systemd.show("MainPID");
+    systemd.until("the watch removes what it cannot keep", || !is_attached());
+    assert_eq!(systemd.show("MainPID"), main);
+
+    fs::copy(format!("{root}/lvs-node.service.d/routes.conf"), "/etc/systemd/system/lvs-node.service.d/routes.conf")
+        .unwrap();
+    let verified = try_run("systemd-analyze verify /etc/systemd/system/lvs-node.service");
+    assert!(verified.status.success() && verified.stderr.is_empty(), "{verified:?}");
+    assert!(systemd.ctl("daemon-reload").status.success());
+    assert!(systemd.ctl("restart lvs-node").status.success());
+    systemd.until("the watch attaches the classifier", is_attached);
+    let main = systemd.show("MainPID");
+    thread::sleep(Duration::from_millis(1500));
+    assert!(is_attached() && systemd.show("MainPID") == main);
 }
 
 #[test]

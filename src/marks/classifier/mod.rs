@@ -43,7 +43,7 @@ const COUNTS: BpfShape =
 ///
 /// The marks lead to IPVS services. Each of them must have the flags `mh-fallback` and `mh-port`
 /// where it is scheduled by `mh`, and `net.ipv4.vs.sloppy_tcp` must be 1.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Classification {
     /// The TCP services whose packets are marked: a VIP and a port other than 0. At most 4096.
@@ -193,7 +193,9 @@ impl Classification {
 /// `2 services, 3 MAC addresses of peers`.
 impl fmt::Display for Classification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} services, {} MAC addresses of peers", self.services.len(), self.peers.len())
+        let (services, peers) = (self.services.len(), self.peers.len());
+        let plural = |count: usize, ending: &'static str| if count == 1 { "" } else { ending };
+        write!(f, "{services} service{}, {peers} MAC address{} of peers", plural(services, "s"), plural(peers, "es"))
     }
 }
 
@@ -292,9 +294,9 @@ fn read_name(name: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(owner, 16).ok()?, u64::from_str_radix(fingerprint, 16).ok()?))
 }
 
-/// Whether it is a classifier of any owner and version.
-pub(super) fn is_ours(filter: &Filter) -> bool {
-    filter.classifier().is_some_and(|loaded| read_name(&loaded.name).is_some())
+/// The owner of a classifier, of any version. `None`: it is no classifier.
+pub(super) fn owner_of(filter: &Filter) -> Option<u64> {
+    Some(read_name(&filter.classifier()?.name)?.0)
 }
 
 /// Attaches one BPF program to an interface that marks TCP packets by whether a socket of this
@@ -361,18 +363,7 @@ impl Classifier {
     /// Reads what the classifier of this owner on an interface knows and has counted. `None`:
     /// there is none, or no such interface.
     pub fn observe(&mut self, interface: &str) -> Result<Option<Attached>> {
-        let filters = self.filters(interface)?;
-        let Some((_, loaded)) = self.ours(&filters).next() else { return Ok(None) };
-        let failed = |error| refused("read", format!("the classifier on {interface}"), error, None);
-        let Some(maps) = self.maps(loaded).map_err(failed)? else {
-            let (classification, counters) = Default::default();
-            return Ok(Some(Attached { classification, counters, is_current: false }));
-        };
-        Ok(Some(Attached {
-            classification: maps.classification().map_err(failed)?,
-            counters: maps.counters().map_err(failed)?,
-            is_current: true,
-        }))
+        self.marks.classified(interface)
     }
 
     /// Makes what the classifier on an interface knows this; attaches it where there is none, and
@@ -385,74 +376,109 @@ impl Classifier {
     /// # Errors
     /// Also [`Error::Foreign`]: another program's filter has the priority.
     pub fn apply(&mut self, interface: &str, wanted: &Classification) -> Result<()> {
+        self.marks.classify(interface, wanted)
+    }
+
+    /// Removes the classifier of this owner from an interface, with all that it knows. A missing
+    /// one is no error. The qdisc stays.
+    pub fn remove(&mut self, interface: &str) -> Result<()> {
+        self.marks.unclassify(interface)
+    }
+}
+
+/// What a [`Classifier`] does.
+impl Marks {
+    pub(crate) fn classified(&mut self, interface: &str) -> Result<Option<Attached>> {
+        self.read_classifier(interface, |maps| match maps {
+            None => Ok(Attached {
+                classification: Classification::default(),
+                counters: Counters::default(),
+                is_current: false,
+            }),
+            Some(maps) => {
+                Ok(Attached { classification: maps.classification()?, counters: maps.counters()?, is_current: true })
+            }
+        })
+    }
+
+    /// What the classifier knows: nothing, for the program of another version.
+    pub(crate) fn classification(&mut self, interface: &str) -> Result<Option<Classification>> {
+        self.read_classifier(interface, |maps| maps.map_or_else(|| Ok(Classification::default()), Maps::classification))
+    }
+
+    /// `read` gets the maps of the classifier; none, of the program of another version.
+    fn read_classifier<T>(
+        &mut self,
+        interface: &str,
+        read: impl FnOnce(Option<&Maps>) -> io::Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(index) = self.index(interface)? else { return Ok(None) };
+        let filters = self.filters(interface, index, INGRESS)?;
+        let Some((_, loaded)) = self.classifiers(&filters).next() else { return Ok(None) };
+        let found = maps_of(loaded).and_then(|maps| read(maps.as_ref()));
+        found.map(Some).map_err(|error| refused("read", format!("the classifier on {interface}"), error, None))
+    }
+
+    pub(super) fn classify(&mut self, interface: &str, wanted: &Classification) -> Result<()> {
         wanted.check()?;
-        self.marks.add_qdisc(interface)?;
-        let index = self.marks.client.link_of_name(interface)?.index;
-        let filters = self.marks.filters(interface, index, INGRESS)?;
+        self.add_qdisc(interface)?;
+        let index = self.client.link_of_name(interface)?.index;
+        let filters = self.filters(interface, index, INGRESS)?;
         let failed = |error| refused("change", format!("the classifier on {interface}"), error, None);
-        let mut ours = self.ours(&filters);
+        let mut ours = self.classifiers(&filters);
         let found = ours.next();
         // Another one of two clients that have attached theirs at the same time.
         ours.try_for_each(|(handle, _)| self.detach(interface, index, handle))?;
         if let Some((_, loaded)) = found
-            && let Some(maps) = self.maps(loaded).map_err(failed)?
+            && let Some(maps) = maps_of(loaded).map_err(failed)?
         {
             return maps.fill(wanted).map_err(failed);
         }
         let maps = Maps::create().map_err(|error| refused("create", "the classifier's maps", error, None))?;
         maps.fill(wanted).map_err(failed)?;
         let program = maps.load()?;
-        let name = format!("{NAME}{:016x} {:016x}", self.marks.owner, fingerprint());
+        let name = format!("{NAME}{:016x} {:016x}", self.owner, fingerprint());
         let request = wire::put_classifier(index, found.map_or(0, |(handle, _)| handle), program.as_fd(), &name);
-        match self.marks.client.request(request, NLM_F_CREATE) {
+        match self.client.request(request, NLM_F_CREATE) {
             Ok(_) => Ok(()),
             Err(failure) => {
-                let in_the_way = self.marks.in_the_way(interface, Slot::CLASSIFIER, &filters, &failure);
+                let in_the_way = self.in_the_way(interface, Slot::CLASSIFIER, &filters, &failure);
                 Err(in_the_way.unwrap_or_else(|| explain_missing(failure, "attach the classifier to", interface)))
             }
         }
     }
 
-    /// Removes the classifier of this owner from an interface, with all that it knows. A missing
-    /// one is no error. The qdisc stays.
-    pub fn remove(&mut self, interface: &str) -> Result<()> {
-        let Some(index) = self.marks.index(interface)? else { return Ok(()) };
-        let filters = self.marks.filters(interface, index, INGRESS)?;
-        self.ours(&filters).try_for_each(|(handle, _)| self.detach(interface, index, handle))
+    pub(super) fn unclassify(&mut self, interface: &str) -> Result<()> {
+        let Some(index) = self.index(interface)? else { return Ok(()) };
+        let filters = self.filters(interface, index, INGRESS)?;
+        self.classifiers(&filters).try_for_each(|(handle, _)| self.detach(interface, index, handle))
     }
 
     fn detach(&mut self, interface: &str, index: u32, handle: u32) -> Result<()> {
-        match self.marks.client.request(wire::remove_classifier(index, handle), 0) {
+        match self.client.request(wire::remove_classifier(index, handle), 0) {
             Err(failure) if failure.is_not_found() || is(&failure, Errno::NODEV) => Ok(()),
             result => result.map(drop).map_err(|failure| explain(failure, "remove the classifier from", interface)),
         }
     }
 
-    fn filters(&mut self, interface: &str) -> Result<Vec<Filter>> {
-        match self.marks.index(interface)? {
-            Some(index) => self.marks.filters(interface, index, INGRESS),
-            None => Ok(Vec::new()),
-        }
-    }
-
     /// The handles and programs of this owner's classifiers.
-    fn ours<'a>(&self, filters: &'a [Filter]) -> impl Iterator<Item = (u32, &'a Loaded)> + use<'a> {
-        let owner = self.marks.owner;
-        filters.iter().filter_map(move |filter| {
-            let loaded = filter.classifier()?;
-            (read_name(&loaded.name)?.0 == owner).then_some((filter.handle, loaded))
-        })
+    fn classifiers<'a>(&self, filters: &'a [Filter]) -> impl Iterator<Item = (u32, &'a Loaded)> + use<'a> {
+        let owner = self.owner;
+        filters
+            .iter()
+            .filter(move |filter| owner_of(filter) == Some(owner))
+            .filter_map(|filter| Some((filter.handle, filter.classifier()?)))
     }
+}
 
-    /// The maps of a program. `None`: it is of another version, or has just gone.
-    fn maps(&self, loaded: &Loaded) -> io::Result<Option<Maps>> {
-        if read_name(&loaded.name).is_none_or(|(_, found)| found != fingerprint()) {
-            return Ok(None);
-        }
-        match BpfProgram::of_id(loaded.id)? {
-            Some(program) => Maps::of(&program),
-            None => Ok(None),
-        }
+/// The maps of a program. `None`: it is of another version, or has just gone.
+fn maps_of(loaded: &Loaded) -> io::Result<Option<Maps>> {
+    if read_name(&loaded.name).is_none_or(|(_, found)| found != fingerprint()) {
+        return Ok(None);
+    }
+    match BpfProgram::of_id(loaded.id)? {
+        Some(program) => Maps::of(&program),
+        None => Ok(None),
     }
 }
 

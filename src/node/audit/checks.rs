@@ -589,7 +589,7 @@ impl<'a> Case<'a> {
         if self.config.fence != Fence::Marks {
             return;
         }
-        let values = self.config.marks.values;
+        let values = self.config.mark_values();
         let is_marks = |step: &Step| match step {
             Step::Marks(_) => true,
             Step::Table(plan) => plan.changes().iter().all(|change| change.service().is_some_and(|id| values.owns(id))),
@@ -599,7 +599,7 @@ impl<'a> Case<'a> {
         // The service that they were for has been removed, or the program is newer than the
         // filters.
         let works = |change: &marks::Change| match change {
-            marks::Change::Remove(_) | marks::Change::RemoveOutdated(_) => true,
+            marks::Change::Remove(_) | marks::Change::RemoveOutdated(_) | marks::Change::Unclassify(_) => true,
             marks::Change::Add(rule) => self.seen.marks.outdated.contains(rule),
             _ => false,
         };
@@ -684,7 +684,7 @@ impl<'a> Case<'a> {
 
     /// What keeps the marks of the node's rules from IPVS.
     fn overwritten_marks(&mut self) {
-        let values = self.config.marks.values;
+        let values = self.config.mark_values();
         let first = marks::PRIORITY;
         let last = first.saturating_add(1);
         let filters = self.seen.marks.foreign.iter().filter(|found| found.mark.is_some());

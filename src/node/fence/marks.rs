@@ -57,19 +57,27 @@ const PORT: u16 = 1;
 /// few more instructions for each doubling of the number of ports.
 const MAX_PORTS: usize = 256;
 
-/// The packet marks of a node: a range of 256 from [`MarkValues::base`] on.
+/// The packet marks of a node: a range of 256 from [`MarkValues::base`] on; behind it, on a node
+/// that has a classifier, a range of 64 for each of 64 services, see [`Config::mark_values`].
+///
+/// [`Config::mark_values`]: crate::node::Config::mark_values
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MarkValues {
     base: NonZeroU32,
+    classifies: bool,
 }
 
 impl MarkValues {
-    /// How many marks there are: one for what this node serves itself, one for the director of each
+    /// How many marks the first range has: one for what this node serves itself, one for the director of each
     /// group, one for the requests of its own programs.
     pub const COUNT: u32 = 256;
 
     /// How many groups have a mark for their director.
     pub(in crate::node) const SLOTS: u8 = 254;
+
+    /// How many services of a classifier have marks, and how many each has.
+    pub(in crate::node) const PLACES: u8 = 64;
+    pub(in crate::node) const PER_PLACE: u32 = 64;
 
     /// Marks from `base` on.
     ///
@@ -78,7 +86,7 @@ impl MarkValues {
     pub fn new(base: u32) -> Result<Self> {
         let reason = || format!("1 to {} was expected", u32::MAX - Self::COUNT);
         match NonZeroU32::new(base).filter(|base| base.get() <= u32::MAX - Self::COUNT) {
-            Some(base) => Ok(MarkValues { base }),
+            Some(base) => Ok(MarkValues { base, classifies: false }),
             None => Err(Error::invalid(format!("marks from {base} on"), reason())),
         }
     }
@@ -108,14 +116,32 @@ impl MarkValues {
         mark == self.local() || mark == self.own()
     }
 
-    /// All of them, from the first on.
+    /// The same, with the marks of a classifier.
+    pub(in crate::node) fn classifying(self, classifies: bool) -> Self {
+        MarkValues { classifies, ..self }
+    }
+
+    /// A mark of a classifier's service. `None`: it does not fit 32 bits.
+    pub(in crate::node) fn of_place(self, place: u8, number: u32) -> Option<NonZeroU32> {
+        self.base.checked_add(Self::COUNT + Self::PER_PLACE * u32::from(place) + number)
+    }
+
+    /// The place of a classifier's service that has this mark, and the number of the mark there.
+    pub(in crate::node) fn place_of(self, mark: NonZeroU32) -> Option<(u8, u32)> {
+        let above = mark.get().checked_sub(self.base.get())?.checked_sub(Self::COUNT)?;
+        let place = u8::try_from(above / Self::PER_PLACE).ok().filter(|place| *place < Self::PLACES)?;
+        Some((place, above % Self::PER_PLACE))
+    }
+
+    /// All of the first range, from the first on.
     pub(in crate::node) fn all(self) -> impl DoubleEndedIterator<Item = NonZeroU32> {
         (0..Self::COUNT).map(move |number| self.base.saturating_add(number))
     }
 
-    /// Whether this mark is one of the range.
+    /// Whether this mark is one of them.
     pub fn contains(self, mark: NonZeroU32) -> bool {
-        (self.base.get()..self.base.get() + Self::COUNT).contains(&mark.get())
+        let first = (self.base.get()..self.base.get() + Self::COUNT).contains(&mark.get());
+        first || (self.classifies && self.place_of(mark).is_some())
     }
 
     /// Whether this is a service of such a mark, and so the node's own.
@@ -127,7 +153,7 @@ impl MarkValues {
 /// "LVS" and a zero octet, 1280725760: no known program uses these marks.
 impl Default for MarkValues {
     fn default() -> Self {
-        MarkValues { base: NonZeroU32::new(0x4c56_5300).unwrap_or(NonZeroU32::MIN) }
+        MarkValues { base: NonZeroU32::new(0x4c56_5300).unwrap_or(NonZeroU32::MIN), classifies: false }
     }
 }
 
@@ -506,5 +532,11 @@ mod tests {
         assert!(!values.contains(NonZeroU32::MIN));
         assert!(values.owns(&"fwmark 1280725760 ipv6".parse().unwrap()) && !values.owns(&"fwmark 1".parse().unwrap()));
         assert!(MarkValues::new(0).is_err() && MarkValues::new(u32::MAX - 100).is_err());
+        let mark = values.of_place(MarkValues::PLACES - 1, 63).unwrap();
+        assert_eq!(values.place_of(mark), Some((MarkValues::PLACES - 1, 63)));
+        let [next, own] = [mark.saturating_add(1), values.own()];
+        assert_eq!((values.place_of(next), values.place_of(own), values.place_of(NonZeroU32::MIN)), (None, None, None));
+        assert!(!values.contains(mark) && values.classifying(true).contains(mark));
+        assert!(!values.classifying(true).contains(next) && values.classifying(true).contains(own));
     }
 }

@@ -4,6 +4,7 @@
 //! [`marks`] and [`clear`] hold all that is known of the two fences. This file holds what they
 //! share: sync daemons and sysctls.
 
+pub(super) mod classifier;
 pub(super) mod clear;
 pub(super) mod marks;
 

@@ -641,7 +641,7 @@ impl Supervisor {
 
     fn read_statuses(&mut self, glanced: Glanced) -> Result<Surveyed> {
         let start = Instant::now();
-        let values = self.drivers[0].config().marks.values;
+        let values = self.drivers[0].config().mark_values();
         let statuses = self.drivers.iter_mut().map(Driver::status).collect::<Result<Vec<_>>>()?;
         Ok(self.survey.has_read(start, glanced, &statuses, values))
     }

@@ -126,7 +126,7 @@ fn what_others_change_is_repaired_and_a_release_leaves_nothing() {
         Box::new(|| drop(run(&format!("tc qdisc del dev {INTERFACE} clsact")))),
     ];
     for (number, edit) in edits.iter().enumerate() {
-        cluster.hosts[0].run(|| edit()).unwrap();
+        cluster.hosts[0].run(edit).unwrap();
         assert!(!cluster.nodes[0].status().unwrap().drift.is_empty(), "{number}");
         cluster.nodes[0].repair(|_| ()).unwrap();
         assert_eq!(cluster.nodes[0].status().unwrap().drift, Vec::<String>::new(), "{number}");

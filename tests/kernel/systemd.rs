@@ -190,7 +190,7 @@ fn the_unit_attaches_a_classifier_with_its_drop_in() {
     install_program();
     let config = format!(
         "interface = \"eth0\"\nvips = [\"{VIP}\"]\nvip_owner = \"routes\"\n[[service]]\nlisten = \"tcp {VIP}:80\"\nscheduler = \"mh\"\n\
-         flags = [\"mh-port\", \"mh-fallback\"]\ndestinations = [ {{ address = \"192.0.2.11:80\" }}, {{ address = \"192.0.2.12:80\" }} ]\n"
+         flags = [\"mh-port\", \"mh-fallback\"]\ndestinations = [ {{ address = \"192.0.2.11:80\" }}, {{ address = \"192.0.2.12:80\" }} ]\n[watch]\nmetrics = \"/run/lvs-dr.prom\"\n"
     );
     fs::write("/etc/lvs-dr/node.toml", config).unwrap();
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/systemd");
@@ -216,6 +216,13 @@ fn the_unit_attaches_a_classifier_with_its_drop_in() {
     let main = systemd.show("MainPID");
     thread::sleep(Duration::from_millis(1500));
     assert!(is_attached() && systemd.show("MainPID") == main);
+    let shown = said(&systemd.enter("/usr/local/bin/lvs-node status"));
+    assert!(shown.contains("marked   1 TCP service on eth0, packets: 0 of sockets here"), "{shown}");
+    let objects = crate::schema::objects(&said(&systemd.enter("/usr/local/bin/lvs-node status --json")));
+    assert_eq!(objects[0]["groups"][0]["classifiers"][0]["services"][0], format!("{VIP}:80"));
+    let metrics = || fs::read_to_string(systemd.file("lvs-dr.prom")).unwrap_or_default();
+    let of_strays = "lvs_node_classifier_packets_total{interface=\"eth0\",kind=\"strays\"} 0";
+    systemd.until("metrics are written", || metrics().contains(of_strays));
 }
 
 #[test]

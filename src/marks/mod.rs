@@ -88,7 +88,7 @@ mod wire;
 
 pub use classifier::{Attached, Classification, Classifier, Counters, ServiceMarks, classifier_supported};
 pub use client::{Foreign, Marks, Observed, Qdisc, Stranger};
-pub(crate) use local::Firewall;
+pub(crate) use local::{Arriving, Deed, Firewall};
 pub use local::{Backend, LocalMarks, Observed as LocalObserved};
 pub use monitor::{Event, Monitor};
 pub use neighbours::{Neighbour, NeighbourState};

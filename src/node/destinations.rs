@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::lan;
 use super::observation::Observation;
 use crate::ipvs::{Destination, Forward, ServiceId, Table};
 use crate::vip::AssignedAddress;
@@ -32,6 +33,8 @@ pub(super) enum Reason {
     Behind(IpAddr),
     /// There is no route to it.
     NoRoute,
+    /// Of NAT: it is on a link with clients, on this interface, and answers them itself.
+    AnswersItself(String),
 }
 
 impl Reason {
@@ -43,6 +46,13 @@ impl Reason {
         }
         let listen = service.address().map(|listen| listen.port()).filter(|listen| *listen != port)?;
         (destination.forward != Forward::Masquerade).then_some(Reason::OtherPort(listen))
+    }
+
+    /// What the addresses of the node say of a server that is reached by NAT.
+    fn of_nat(to: IpAddr, seen: &Observation) -> Option<Self> {
+        let is_near = |interface: &&String| lan::is_near(to, interface, &seen.addresses);
+        let interface = seen.lan.interfaces.iter().find(is_near).filter(|_| !seen.own.contains(&to))?;
+        Some(Reason::AnswersItself(interface.clone()))
     }
 
     /// What the routes and addresses of the node say.
@@ -83,6 +93,11 @@ impl fmt::Display for Reason {
             Reason::NoRoute => f.write_str(
                 "this node has no route to it: direct routing reaches servers on the node's own links only",
             ),
+            Reason::AnswersItself(interface) => write!(
+                f,
+                "it is reached by NAT, and is on the link of {interface} with clients: it answers them itself, by its own address, unless \
+                 its only way to them is the director"
+            ),
         }
     }
 }
@@ -107,9 +122,10 @@ pub(super) fn unreached(table: &Table, vips: &[IpAddr], seen: &Observation) -> V
     for content in table.services() {
         let service = content.service.id;
         for destination in content.destinations() {
-            let reason = Reason::of_the_file(&service, destination, vips).or_else(|| {
-                let is_direct = destination.forward == Forward::Direct;
-                is_direct.then(|| Reason::of_the_node(destination.address.ip(), seen)).flatten()
+            let reason = Reason::of_the_file(&service, destination, vips).or_else(|| match destination.forward {
+                Forward::Direct => Reason::of_the_node(destination.address.ip(), seen),
+                Forward::Masquerade => Reason::of_nat(destination.address.ip(), seen),
+                _ => None,
             });
             if let Some(reason) = reason {
                 found.entry((destination.address.ip(), reason)).or_default().push((service, destination.clone()));
@@ -162,7 +178,10 @@ mod tests {
             ("192.0.2.254:80 -g", Some(Reason::ToItself)),
             ("192.0.2.12:8080 -g", Some(Reason::OtherPort(80))),
             ("192.0.2.12:8080 -i", Some(Reason::OtherPort(80))),
-            ("192.0.2.12:8080 -m", None),
+            ("192.0.2.12:8080 -m", Some(Reason::AnswersItself("eth0".into()))),
+            ("192.0.2.11:8080 -m", None),
+            // A container, say.
+            ("198.51.100.0:8080 -m", None),
             ("192.0.2.0:80 -g", no_host()),
             ("192.0.2.255:80 -g", no_host()),
             ("198.51.100.0:80 -g", None),

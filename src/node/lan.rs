@@ -40,6 +40,11 @@ pub(super) fn is_near(vip: IpAddr, interface: &str, addresses: &[AssignedAddress
     own.filter_map(Subnet::of).any(|subnet| subnet.contains(vip))
 }
 
+/// Whether two addresses have the same subnet, of which one is the primary address.
+pub(super) fn are_in_one_subnet(one: &AssignedAddress, other: &AssignedAddress) -> bool {
+    Subnet::of(one).is_some_and(|subnet| Subnet::of(other) == Some(subnet))
+}
+
 /// Why the interface that is named may be the wrong one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Doubt {

@@ -8,7 +8,8 @@ use crate::ipvs::{Destination, Forward, ServiceId, Table, VirtualService};
 use crate::netlink::{WaitingSocket, waiting_sockets};
 use crate::node::{Config, Node};
 
-/// A service that this node is a server of, and that no socket of it serves as far as is seen.
+/// A service that this node is a server of, and that no socket of it serves as far as is seen; or
+/// one whose answers may come from another address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unserved {
     pub(super) service: ServiceId,
@@ -19,6 +20,8 @@ pub(super) struct Unserved {
 pub(super) enum Sockets {
     /// Sockets listen on its port on these addresses only.
     Elsewhere(Vec<IpAddr>),
+    /// Of UDP: sockets on all addresses serve it, and none on the VIP.
+    Any,
     /// The kernel does not show its sockets, for this reason.
     Unseen(String),
 }
@@ -46,9 +49,16 @@ pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<Vec<Unserved>> 
         };
         match sockets {
             Err(why) => found.push(Unserved { service, sockets: Sockets::Unseen(why.clone()) }),
-            Ok(all) => found.extend(
-                elsewhere(all, protocol, listen).map(|only| Unserved { service, sockets: Sockets::Elsewhere(only) }),
-            ),
+            Ok(all) => {
+                let is_on_vip =
+                    || all.iter().any(|socket| (socket.address, socket.port) == (listen.ip(), listen.port()));
+                let sockets = match elsewhere(all, protocol, listen) {
+                    Some(only) => Sockets::Elsewhere(only),
+                    None if protocol == libc::IPPROTO_UDP && !is_on_vip() => Sockets::Any,
+                    None => continue,
+                };
+                found.push(Unserved { service, sockets });
+            }
         }
     }
     Ok(found)

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::config::{Config, Loopback, OwnRequests, VipOwner, refuse_unequal};
-use super::destinations::{self, Unreached};
+use super::destinations::{self, Reason, Unreached};
 use super::drain::at_rest;
 use super::fence::classifier::{self, Wanted};
 use super::fence::marks::{self as fence, Facts};
@@ -759,7 +759,7 @@ impl fmt::Display for Trouble {
             Trouble::Gateway { peer, mac, gateway } if peer == gateway => write!(
                 f,
                 "{peer} ({mac}) is a gateway of this node: packets from there are not marked, or this node would serve all clients \
-                 behind it"
+                 behind it; where it directs it drops answers from an IPv4 VIP to clients behind it, unless accept_local is 1 there"
             ),
             Trouble::Gateway { peer, mac, gateway } => write!(
                 f,
@@ -1283,7 +1283,9 @@ fn refuse_vips_on_the_interface(config: &Config, seen: &Observation) -> Result<(
 /// nothing to lose yet: a node that has a role must be able to take on the next one.
 pub(super) fn refuse_unreached(config: &Config, seen: &Observation) -> Result<()> {
     let Some(services) = &config.services else { return Ok(()) };
-    match destinations::unreached(services, &config.vips, seen).first() {
+    // With NAT a server may have no other way to clients than the director.
+    let is_certain = |found: &&Unreached| !matches!(found.reason, Reason::AnswersItself(_));
+    match destinations::unreached(services, &config.vips, seen).iter().find(is_certain) {
         Some(unreached) => Err(Error::invalid("services", unreached.to_string())),
         None => Ok(()),
     }

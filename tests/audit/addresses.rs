@@ -223,3 +223,36 @@ fn a_vip_that_somebody_removed() {
         assert!((0..3).all(|_| cluster.client.get(vip).is_ok()), "{vip} {place}");
     }
 }
+
+#[test]
+fn own_addresses_that_go_with_the_vip() {
+    let text = "-A -t 192.0.2.254:80 -s rr\n-a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 1\n";
+    let services = || Some(text.parse().unwrap());
+    let (cluster, mut nodes) = cluster_of(|| Config { vips: vec![VIP4], services: services(), ..config(Fence::Marks) });
+    let host = &cluster.nodes[0];
+    nodes[0].release(|_| ()).unwrap();
+    // keepalived has placed it with the subnet's mask, and the network was started again after it.
+    let place = || {
+        host.sh("ip address flush dev bond0 to 192.0.2.0/24");
+        host.sh("ip address add 192.0.2.254/24 dev bond0");
+        host.sh("ip address add 192.0.2.11/24 dev bond0");
+    };
+    let remove = || {
+        host.sh("ip address delete 192.0.2.254/24 dev bond0");
+        host.sh("ip address show dev bond0").contains("192.0.2.11/24")
+    };
+    place();
+    assert!(!remove());
+    place();
+    let mut node = host.node(Config {
+        vips: vec![VIP4],
+        services: services(),
+        vip_owner: VipOwner::Keepalived,
+        ..config(Fence::Marks)
+    });
+    node.become_role(Role::Master).unwrap();
+    let [finding] = expect(&mut node, [("secondary", Severity::Warning)]);
+    by_hand(host, &finding);
+    expect_nothing(&mut node);
+    assert!(remove());
+}

@@ -213,6 +213,13 @@ impl Session {
         self.line()
     }
 
+    /// Sends no more, and waits until the server has seen that and closes the connection.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write)?;
+        let ended = self.stream.read(&mut [0])?;
+        if ended == 0 { Ok(()) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+
     pub fn client(&self) -> SocketAddr {
         self.stream.get_ref().local_addr().unwrap()
     }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use lvs_dr::node::audit::{Kind, Severity};
+use lvs_dr::node::audit::{Finding, Kind, Severity};
 use lvs_dr::node::{Config, Fence, Node, Role, VipOwner};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -39,6 +39,55 @@ fn strict_filtering_drops_what_the_director_sends() {
         assert!(all());
         expect_nothing(&mut nodes[2]);
     }
+}
+
+#[test]
+fn a_director_that_is_the_gateway_of_servers() {
+    let (cluster, mut nodes) = cluster_of(|| config(Fence::Marks));
+    let [router, second, third] = [0, 1, 2].map(|index| &cluster.nodes[index]);
+    // Clients behind the director: on its link, with an address that the others reach by it.
+    cluster.client.sh("ip address add 10.9.9.1/32 dev eth0");
+    router.sysctl("ipv4/ip_forward", "1");
+    router.sh("ip route add 10.9.9.0/24 dev bond0");
+    let fails = || {
+        let from = || Session::open_from(&cluster.client, "10.9.9.1".parse().unwrap(), VIP4);
+        (0..6).any(|_| from().is_err())
+    };
+    for host in [second, third] {
+        host.sh("ip route add default via 192.0.2.11");
+    }
+    assert!(fails());
+    for node in &mut nodes[1..] {
+        node.fix(|_| ()).unwrap();
+        let finding = audit_of_gateway(node);
+        assert!(finding.reason.contains("drops answers from an IPv4 VIP"), "{finding}");
+        assert!(finding.remedy.text.contains("net/ipv4/conf/INTERFACE/accept_local=1"), "{finding}");
+    }
+    router.sysctl("ipv4/conf/bond0/accept_local", "1");
+    assert!(!fails());
+}
+
+fn audit_of_gateway(node: &mut Node) -> Finding {
+    let found = crate::findings::audit(node);
+    found.into_iter().find(|finding| finding.kind.name() == "peer-is-gateway").unwrap()
+}
+
+#[test]
+fn servers_that_are_reached_by_nat_and_answer_themselves() {
+    let text = "-A -t 192.0.2.254:80 -s rr\n-a -t 192.0.2.254:80 -r 192.0.2.11:80 -g -w 1\n-a -t 192.0.2.254:80 -r 192.0.2.12:80 -m -w 1\n";
+    let cluster = Cluster::new(2);
+    let services = || Some(text.parse().unwrap());
+    let make = |host: &Host| host.node(Config { vips: vec![VIP4], services: services(), ..config(Fence::Marks) });
+    let mut nodes: Vec<Node> = cluster.nodes.iter().map(make).collect();
+    nodes[1].become_role(lvs_dr::node::Role::Backup).unwrap();
+    nodes[0].become_role(lvs_dr::node::Role::Master).unwrap();
+    cluster.nodes[0].sysctl("ipv4/ip_forward", "1");
+    let fails = || (0..4).any(|_| cluster.client.get(VIP4).is_err());
+    assert!(fails());
+    let [finding] = expect(&mut nodes[0], [("answers-itself", Severity::Warning)]);
+    assert!(finding.remedy.text.contains("-g in ipvsadm(8)"), "{finding}");
+    cluster.nodes[0].sh("ipvsadm -e -t 192.0.2.254:80 -r 192.0.2.12:80 -g -w 1");
+    assert!(!fails());
 }
 
 /// From the node's eth1 to the client's eth1.

@@ -12,7 +12,7 @@ use crate::lab::ip;
 use crate::{cluster, cluster_of, config, expect, expect_nothing, fix, web};
 
 /// Where a node knows a session from, if it does: its own it has scheduled itself.
-fn origin(host: &Host, session: &Session) -> Option<Origin> {
+pub(crate) fn origin(host: &Host, session: &Session) -> Option<Origin> {
     let known = host.run(|| lvs_dr::ipvs::Ipvs::open().unwrap().connections().unwrap());
     known.iter().find(|connection| connection.client == session.client()).and_then(|connection| connection.origin)
 }

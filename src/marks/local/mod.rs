@@ -31,7 +31,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::firewall::Firewall;
+pub(crate) use self::firewall::{Arriving, Deed, Firewall};
 use self::program::Runner;
 use self::tool::{Family, Kind, Tool, installed};
 use crate::address::check_vip;
@@ -285,7 +285,7 @@ impl Search {
         let mut changed = false;
         for tool in &self.tools {
             let is_chosen = self.choice.tools().any(|chosen| chosen.kind == tool.kind);
-            if is_chosen || !tool.may_hold_rules(runner.netns) {
+            if is_chosen || !tool.may_hold_rules(runner.netns, Some("mangle")) {
                 continue;
             }
             // Rules that cannot even be listed were not set by this program.

@@ -125,16 +125,18 @@ impl Tool {
         }
     }
 
-    /// Whether the kernel can hold rules that this program would list. Listing alone makes
-    /// ip_tables load its modules and hook into the path of every packet.
-    pub(super) fn may_hold_rules(&self, netns: &Netns) -> bool {
+    /// Whether the kernel can hold rules that this program would list: in this table, or in any.
+    /// Listing alone makes ip_tables load its modules and hook into the path of every packet.
+    pub(super) fn may_hold_rules(&self, netns: &Netns, table: Option<&str>) -> bool {
         let tables = match self.kind {
             Kind::Xtables(Family::V4, Variant::Legacy) => "/proc/thread-self/net/ip_tables_names",
             Kind::Xtables(Family::V6, Variant::Legacy) => "/proc/thread-self/net/ip6_tables_names",
             _ => return true,
         };
         let found = netns.run(|| fs::read_to_string(tables));
-        found.is_ok_and(|found| found.is_ok_and(|tables| tables.lines().any(|table| table == "mangle")))
+        found.is_ok_and(|found| {
+            found.is_ok_and(|tables| tables.lines().any(|found| table.is_none_or(|table| found == table)))
+        })
     }
 
     /// Sets a mark where it does no harm. Returns why it did not work.
@@ -182,7 +184,7 @@ impl Tool {
         }
     }
 
-    /// Lists all rules: of every table with nft, of table `mangle` with iptables.
+    /// Lists all rules, as `nft -n list ruleset` and iptables-save(8) print them.
     pub(super) async fn list(&self, runner: Runner<'_>) -> Result<String> {
         match self.kind {
             Kind::Nft => {
@@ -192,7 +194,22 @@ impl Tool {
                     output => Err(self.failed(&list, &output)),
                 }
             }
-            Kind::Xtables(..) => self.xtables(runner, &["-S".to_owned()]).await,
+            Kind::Xtables(..) => {
+                // Another name of the same program, which loads no table.
+                let name = |program: &str| format!("{program}-save");
+                let file = self.program.file_name().unwrap_or_default().to_string_lossy();
+                let (program, first) = match self.first {
+                    Some(first) => (self.program.clone(), Some(name(first))),
+                    None => (self.program.with_file_name(name(&file)), None),
+                };
+                let words: Vec<&str> = first.as_deref().into_iter().collect();
+                let line = || format!("`{} {}`", program.display(), words.join(" "));
+                let run = runner.run(&program, &words, None, Within::Namespace, PROGRAM_LIMIT).await;
+                match run.map_err(|error| Error::system("run", line(), error))? {
+                    output if output.has_succeeded() => Ok(output.stdout),
+                    output => Err(Error::system("run", line(), io::Error::other(output.complaint()))),
+                }
+            }
         }
     }
 

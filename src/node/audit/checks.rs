@@ -1,5 +1,7 @@
 //! Judges what was seen. Pure.
 
+mod firewall;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use super::finding::{Finding, Kind, Remedy, Severity};
 use super::keepalived::{Checked, Instance, SyncLine};
 use crate::arp::{self, ArpTarget, IgnoreMode};
 use crate::error::Error;
-use crate::ipvs::{self, Family, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
+use crate::ipvs::{self, Family, Scheduler, ServiceFlags, ServiceId, SyncRole, Table, VirtualService};
 use crate::marks::{self, Mac, Packets};
 use crate::node::config::{ArpScope, Config, IpvsSysctls, VipOwner};
 use crate::node::destinations::{Reason, Unreached};
@@ -30,6 +32,8 @@ use crate::vip::{AssignedAddress, LinkState, Placement, Scope};
 /// Above this a UDP flow is held for long: most clients repeat themselves less often than every
 /// half minute only when idle.
 const LONG_FLOW: Duration = Duration::from_secs(60);
+/// The kernel's timeout of idle TCP connections: many programs keep theirs alive by shorter ones.
+const TCP_TIMEOUT: Duration = Duration::from_secs(900);
 /// From here on an election is slow: with adverts of 0.5 s one takes less.
 const SLOW_ELECTION: Duration = Duration::from_secs(2);
 
@@ -143,6 +147,7 @@ impl<'a> Case<'a> {
         self.unlisted();
         self.fence();
         self.marks();
+        self.firewall();
         self.sync();
         self.sysctls();
         self.unset_sysctls();
@@ -212,10 +217,12 @@ impl<'a> Case<'a> {
                     remedy,
                 );
             }
+            self.secondaries(*vip);
             if self.role == Some(Role::Master) && !there && config.vip_owner == VipOwner::Keepalived {
                 let reason = format!("this node takes itself for the director, but {vip} is not on {interface}");
                 let remedy = Remedy::text(
-                    "where keepalived is not MASTER here, take on role backup; where it is, add the VIP to its virtual_ipaddress",
+                    "where keepalived is not MASTER here, take on role backup; where it is, add the VIP to its virtual_ipaddress, or, if \
+                     another program has removed it (systemd-networkd without KeepConfiguration=), restart keepalived",
                 );
                 self.add(Severity::Error, Kind::RoleDiffers { role: Role::Master, vip: *vip }, reason, remedy);
             }
@@ -237,6 +244,36 @@ impl<'a> Case<'a> {
             let steps = self.take(|step| matches!(step, Step::AddVip(v, p) if *v == vip && *p == placement));
             self.add(Severity::Error, kind, reason, Remedy::steps(steps));
         }
+    }
+
+    /// Addresses of this node that the kernel removes with a VIP.
+    fn secondaries(&mut self, vip: IpAddr) {
+        let (seen, interface) = (self.seen, self.config.interface.clone());
+        let with_mask = |found: &&AssignedAddress| found.prefix < host(vip);
+        if !vip.is_ipv4() || self.around.promotes {
+            return;
+        }
+        let Some(primary) = seen.found_on(vip, &interface).find(with_mask) else { return };
+        // The kernel lists the primary address of a subnet first.
+        let mut subnet = seen
+            .addresses
+            .iter()
+            .filter(|found| found.interface == interface && lan::are_in_one_subnet(found, primary));
+        if subnet.next().map(|found| found.address) != Some(vip) {
+            return;
+        }
+        let addresses: Vec<IpAddr> = subnet.map(|found| found.address).collect();
+        if addresses.is_empty() {
+            return;
+        }
+        let reason = format!(
+            "{primary} is the primary address of its subnet: the kernel removes {} of this node with it, when another node becomes the \
+             director",
+            list(&addresses)
+        );
+        let remedy = Remedy::command(format!("sysctl -w net/ipv4/conf/{interface}/promote_secondaries=1"))
+            .or_text("or place the VIP as /32 (virtual_ipaddress in keepalived.conf)");
+        self.add(Severity::Warning, Kind::Secondary { vip, addresses }, reason, remedy);
     }
 
     /// VIPs on interfaces that are not the node's.
@@ -389,6 +426,8 @@ impl<'a> Case<'a> {
                 self.add(self.backups(), kind, reason, remedy);
             }
         }
+        self.silent();
+        self.proxies();
         // No VIP on lo yet, but there will be.
         let Some(vip) = self.config.vips.iter().copied().find(IpAddr::is_ipv4) else { return };
         for found in answering(self.config, seen).into_iter().filter(|found| !answers.contains(&found.interface)) {
@@ -396,6 +435,51 @@ impl<'a> Case<'a> {
             let remedy = self.hide(&interface);
             self.add(Severity::Warning, Kind::ArpAnswer { vip, interface, ignore }, found.to_string(), remedy);
         }
+    }
+
+    /// Whether this node answers for a VIP that it does not have.
+    fn proxies(&mut self) {
+        let lacks = |vip: &IpAddr| vip.is_ipv4() && !self.seen.own.contains(vip);
+        let Some(vip) = self.config.vips.iter().copied().find(lacks) else { return };
+        for interface in self.around.proxies.clone() {
+            let reason = format!(
+                "proxy_arp_pvlan is on for {interface}, and this node forwards: as it does not have {vip} it answers ARP requests for it, later \
+                 than the director does, and clients learn its address"
+            );
+            let remedy = Remedy::command(format!(
+                "sysctl -w net/ipv4/conf/{interface}/proxy_arp_pvlan=0 net/ipv4/conf/all/proxy_arp_pvlan=0"
+            ));
+            self.add(Severity::Error, Kind::ProxyArp { vip, interface }, reason, remedy);
+        }
+    }
+
+    /// Whether the director answers for its VIPs.
+    fn silent(&mut self) {
+        let interface = self.config.interface.clone();
+        let (seen, config) = (self.seen, self.config);
+        let Some(counts) = seen.effective_arp(&interface) else { return };
+        let answers =
+            |vip: IpAddr| counts.ignore.answers_for_interface_vip(lan::is_near(vip, &interface, &seen.addresses));
+        let Some(vip) = config.vips.iter().copied().find(|vip| vip.is_ipv4() && !answers(*vip)) else { return };
+        if config.vip_owner == VipOwner::Routes {
+            return;
+        }
+        let directs = self.role == Some(Role::Master);
+        let reason = format!(
+            "arp_ignore on {interface} is {}: {} answers no ARP request for {vip}/{}, and clients lose the director when what they have \
+             learned expires",
+            counts.ignore,
+            if directs { "this director" } else { "a director" },
+            host(vip)
+        );
+        let steps = self.steps_of_arp(&interface, |after| after.ignore.answers_for_interface_vip(false));
+        let remedy = match (steps.is_empty(), answers_alone(seen.arp_all.ignore)) {
+            (false, _) => Remedy::steps(steps),
+            (true, false) => Remedy::command(set_arp("all", "arp_ignore", 1)),
+            (true, true) => Remedy::text("configure arp_ignore 1 for this node, and take on the role again"),
+        };
+        let severity = if directs { Severity::Error } else { Severity::Warning };
+        self.add(severity, Kind::ArpSilent { interface, ignore: counts.ignore }, reason, remedy);
     }
 
     /// The steps that set ARP on this interface, or on all, where what counts then is good.
@@ -509,12 +593,20 @@ impl<'a> Case<'a> {
                     Kind::NoRoute { address, services },
                     removed().or_text("or give this node an address on the server's link"),
                 ),
+                Reason::AnswersItself(_) => (
+                    Severity::Warning,
+                    Kind::AnswersItself { address, services },
+                    Remedy::text(
+                        "add the server with direct routing (-g in ipvsadm(8)), or make the director its gateway, with no other way to clients",
+                    ),
+                ),
                 Reason::NoHost(_) => (Severity::Error, Kind::NoHost { address, services }, removed()),
                 Reason::OtherPort(_) => (
                     Severity::Warning,
                     Kind::OtherPort { address, services },
                     Remedy::text(
-                        "add the server with the service's port, and let it listen there; NAT (-m) changes ports",
+                        "add the server with the service's port, and let it listen there; NAT (-m) changes ports, for a server whose only way to \
+                         clients is the director",
                     ),
                 ),
                 Reason::ToItself => (
@@ -547,6 +639,16 @@ impl<'a> Case<'a> {
                          service (`check_listener = false` where NAT or another network namespace serves it)",
                     );
                     self.add(severity, Kind::NotListening { service, only: only.clone() }, reason, remedy);
+                }
+                Sockets::Any => {
+                    let reason = format!(
+                        "{service}: this node serves it by a socket on all addresses: an answer bears the VIP only where the program asks for \
+                         each packet's destination (IP_PKTINFO); otherwise it bears this node's own address, and the client ignores it"
+                    );
+                    let remedy = Remedy::text(
+                        "let the server listen on the VIP too; where the program does ask, `check_listener = false` ends this notice",
+                    );
+                    self.add(Severity::Notice, Kind::AnswerSource { service }, reason, remedy);
                 }
                 Sockets::Unseen(why) => {
                     let reason = format!("{service}: whether this node serves it is unknown: {why}");
@@ -633,7 +735,8 @@ impl<'a> Case<'a> {
                 Trouble::Gateway { peer, gateway, .. } if peer == gateway => (
                     Severity::Warning,
                     Kind::PeerIsGateway { peer, gateway },
-                    "let this node have another gateway, where two directors at once must not harm",
+                    "let this node have another gateway, where two directors at once must not harm. Where clients are behind that one: \
+                     `sysctl -w net/ipv4/conf/INTERFACE/accept_local=1` there, with the interface of this link",
                 ),
                 Trouble::Gateway { peer, gateway, .. } => (
                     Severity::Error,
@@ -798,6 +901,8 @@ impl<'a> Case<'a> {
             let remedy = self.sysctl_remedy(steps, "expire_quiescent_template");
             self.add(Severity::Warning, Kind::ExpireQuiescentTemplate { services }, reason, remedy);
         }
+        self.idle_sessions();
+        self.defence();
         let services = flows(self.kept);
         let nodest = is_off(self.seen, "expire_nodest_conn");
         let steps = if nodest { step(self, "expire_nodest_conn") } else { Vec::new() };
@@ -833,6 +938,42 @@ impl<'a> Case<'a> {
             let remedy = Remedy::command("ipvsadm --set 0 0 30").or_text(ONE_PACKET);
             self.add(Severity::Notice, Kind::UdpTimeout { services, timeout }, reason, remedy);
         }
+    }
+
+    /// Sessions that are silent for longer than IPVS remembers them.
+    fn idle_sessions(&mut self) {
+        let timeout = self.around.timeouts.tcp;
+        let services = ids(self.kept, |content| {
+            matches!(content.service.id, ServiceId::Tcp(_)) && content.service.scheduler != Scheduler::MH
+        });
+        if services.is_empty() || timeout >= TCP_TIMEOUT {
+            return;
+        }
+        let reason = format!(
+            "TCP connections are remembered for {timeout:?}, and their scheduler is not mh: {}. One that was silent for longer may be reset",
+            list(&services)
+        );
+        let remedy = Remedy::command(format!("ipvsadm --set {} 0 0", TCP_TIMEOUT.as_secs()))
+            .or_text("on every node, and in what set it (`lvs_timeouts` in keepalived.conf); or scheduler mh");
+        self.add(Severity::Notice, Kind::TcpTimeout { services, timeout }, reason, remedy);
+    }
+
+    /// IPVS defends itself, and drops what it would serve.
+    fn defence(&mut self) {
+        let found = self.around.defence.clone();
+        if found.is_empty() {
+            return;
+        }
+        let shown: Vec<String> = found.iter().map(|(name, value)| format!("net.ipv4.vs.{name}={value}")).collect();
+        let commands = found.iter().map(|(name, _)| format!("sysctl -w net.ipv4.vs.{name}=1")).collect();
+        let reason = format!(
+            "{}: IPVS drops some packets or connections of clients, though they be no attack; 3 is always, 2 while memory is low",
+            list(&shown)
+        );
+        let remedy = Remedy { commands, ..Remedy::default() }.or_text("1: only while memory is low");
+        let severity = if self.role == Some(Role::Master) { Severity::Error } else { Severity::Warning };
+        let names = found.into_iter().map(|(name, _)| name).collect();
+        self.add(severity, Kind::Defence { names }, reason, remedy);
     }
 
     /// Sysctls of IPVS that the node does not set, and that no other finding names.
@@ -978,6 +1119,17 @@ impl<'a> Case<'a> {
             let kind = Kind::PreemptingVrrp { instance: name.clone(), file: file.clone() };
             self.add(severity, kind, reason, remedy);
         }
+        if !instance.accepts {
+            let reason = format!(
+                "{here} does not accept: keepalived drops all packets for the VIP on the director, by a rule of the firewall"
+            );
+            let remedy = Remedy::text(format!(
+                "take `vrrp_strict`, `strict_mode` and `no_accept` out of instance {name} and global_defs on every node, and restart keepalived. \
+                 With VRRPv3, `accept` in the instance does too"
+            ));
+            let kind = Kind::VipNotAccepted { instance: name.clone(), file: file.clone() };
+            self.add(Severity::Error, kind, reason, remedy);
+        }
         let takes = instance.takeover();
         if takes >= SLOW_ELECTION {
             let (interval, written) = (instance.interval(), instance.advert);
@@ -1109,7 +1261,8 @@ impl<'a> Case<'a> {
             self.add(Severity::Error, Kind::Blocked, reason, remedy);
         }
         // Its part of several findings.
-        let arp = |kind: &Kind| matches!(kind, Kind::ArpAnswer { .. } | Kind::ArpAnnounce { .. });
+        let arp =
+            |kind: &Kind| matches!(kind, Kind::ArpAnswer { .. } | Kind::ArpAnnounce { .. } | Kind::ArpSilent { .. });
         if self.has(arp) {
             self.take(|step| matches!(step, Step::Arp(_)));
         }
@@ -1124,6 +1277,11 @@ impl<'a> Case<'a> {
 const ON_THE_HOST: &str = "on the host, where /proc/sys is read-only here (a container with a network of its own: `nsenter --net --target PID`)";
 
 const ONE_PACKET: &str = "or, where each packet stands for itself (DNS, syslog), configure one-packet scheduling";
+
+/// Whether requests for a VIP on the interface are answered with this setting of `all`.
+fn answers_alone(all: IgnoreMode) -> bool {
+    all.answers_for_interface_vip(false)
+}
 
 fn host(address: IpAddr) -> u8 {
     match Family::of(address) {

@@ -10,8 +10,8 @@ use crate::error::{Cause, Error, Result};
 use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
 use crate::marks::Firewall;
 use crate::netlink::in_new_namespace;
+use crate::node::Node;
 use crate::node::listeners::{self, Unserved};
-use crate::node::{Fence, Node};
 use crate::sysctl;
 
 /// What an audit looks at beside what a role does.
@@ -25,11 +25,19 @@ pub(super) struct Environment {
     pub(super) refused: Vec<(ServiceId, String)>,
     /// Services that this node is a server of, and that no socket of it serves.
     pub(super) unserved: Vec<Unserved>,
-    /// The firewall's rules that set marks; with fence `marks`.
+    /// The firewall's rules that packets for a service pass.
     pub(super) firewall: Firewall,
+    /// Whether IPVS leaves what it sends on to connection tracking.
+    pub(super) conntrack: bool,
     /// Services with scheduler mh whose destinations the kernel has in another order than the one
     /// in which a node loads them.
     pub(super) unordered: Vec<ServiceId>,
+    /// The defences of IPVS that are at work, and the values of their sysctls.
+    pub(super) defence: Vec<(String, i64)>,
+    /// The interfaces on which this node answers ARP requests for others.
+    pub(super) proxies: Vec<String>,
+    /// Whether the kernel keeps the other addresses of a subnet when its primary one goes.
+    pub(super) promotes: bool,
     /// Who answers for the node's VIPs.
     pub(super) answered: Vec<Answered>,
     /// Whether keepalived runs.
@@ -60,11 +68,13 @@ impl Environment {
             astray: astray(node, table)?,
             refused: refused(table, seen),
             unserved: listeners::unserved(node, table)?,
-            firewall: match node.config.fence {
-                Fence::Marks => Firewall::read(node.ipvs.netns())?,
-                Fence::Clear => Firewall::default(),
-            },
+            firewall: Firewall::read(node.ipvs.netns())?,
+            conntrack: sysctl::read_number(node.ipvs.netns(), "net/ipv4/vs/conntrack")?.is_some_and(|value| value != 0),
             unordered: unordered(node, seen)?,
+            defence: defence(node)?,
+            proxies: proxies(node)?,
+            promotes: is_on(node, &node.config.interface, "promote_secondaries")?
+                || is_on(node, "all", "promote_secondaries")?,
             answered: elections::answered(node),
             process: elections::keepalived(node.ipvs.netns())?,
             keepalived: match keepalived {
@@ -107,6 +117,27 @@ fn astray(node: &mut Node, table: &Table) -> Result<Vec<Astray>> {
         Some(Astray { interface, client, through })
     };
     Ok(strict.into_iter().filter_map(through).collect())
+}
+
+/// 2 is an automatic defence that memory has switched on, 3 one that is always on.
+fn defence(node: &Node) -> Result<Vec<(String, i64)>> {
+    let mut found = Vec::new();
+    for name in ["drop_entry", "drop_packet", "secure_tcp"] {
+        let value = sysctl::read_number(node.ipvs.netns(), &format!("net/ipv4/vs/{name}"))?;
+        found.extend(value.filter(|value| *value >= 2).map(|value| (name.to_owned(), value)));
+    }
+    Ok(found)
+}
+
+fn proxies(node: &Node) -> Result<Vec<String>> {
+    let interface = &node.config.interface;
+    let is_proxy = is_on(node, interface, "proxy_arp_pvlan")? || is_on(node, "all", "proxy_arp_pvlan")?;
+    Ok(if is_proxy && is_on(node, interface, "forwarding")? { vec![interface.clone()] } else { Vec::new() })
+}
+
+fn is_on(node: &Node, interface: &str, setting: &str) -> Result<bool> {
+    let found = sysctl::read_number(node.ipvs.netns(), &format!("net/ipv4/conf/{interface}/{setting}"))?;
+    Ok(found.is_some_and(|value| value != 0))
 }
 
 /// The kernel lists the destination first that was added last. A node adds them sorted by address.

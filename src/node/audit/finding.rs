@@ -205,6 +205,32 @@ pub enum Kind {
         /// The interface.
         interface: String,
     },
+    /// A director that answers no ARP request for a VIP on its interface: `arp_ignore` of `all` or of
+    /// the interface is 8, which answers none, or 2, which answers those in one subnet with the VIP,
+    /// and the interface has no address there (`arp_ignore()` in net/ipv4/arp.c). Clients find the
+    /// director until what they learned from its announcement expires. Helps: `arp_ignore=1`.
+    ///
+    /// Severity: error, where the node does not direct a warning.
+    #[non_exhaustive]
+    ArpSilent {
+        /// The interface.
+        interface: String,
+        /// What counts there.
+        ignore: IgnoreMode,
+    },
+    /// A node without the VIP (it was released, or has no role yet) that answers ARP requests for it
+    /// all the same: it forwards, and `proxy_arp_pvlan` is on. Its answer comes after the director's,
+    /// and clients learn it (`arp_process()` in net/ipv4/arp.c). With a role it does not. Helps:
+    /// `proxy_arp_pvlan=0`.
+    ///
+    /// Severity: error.
+    #[non_exhaustive]
+    ProxyArp {
+        /// The VIP.
+        vip: IpAddr,
+        /// The interface that answers.
+        interface: String,
+    },
     /// A VIP on an interface that is neither the one that is named nor `lo`: kube-proxy has put it
     /// on kube-ipvs0, a boot script on a dummy. No role can be taken on. Where ARP is not silenced
     /// this node answers for the VIP, which is an address of its own. Helps: to remove it there,
@@ -215,6 +241,19 @@ pub enum Kind {
     VipElsewhere {
         /// The address.
         found: AssignedAddress,
+    },
+    /// A VIP with the mask of a subnet (`192.0.2.254/24` in keepalived's `virtual_ipaddress`) that was
+    /// there before this node's own address, as after a restart of the network: the kernel removes
+    /// that address with it (`__inet_del_ifa()` in net/ipv4/devinet.c), and a node that is demoted
+    /// can serve no more. Helps: `promote_secondaries=1`; a VIP with /32.
+    ///
+    /// Severity: warning.
+    #[non_exhaustive]
+    Secondary {
+        /// The VIP.
+        vip: IpAddr,
+        /// The addresses that go with it.
+        addresses: Vec<IpAddr>,
     },
     /// A director without the VIP, which keepalived would have put on its interface: a
     /// notification was lost, or `virtual_ipaddress` lacks the VIP. Helps: role backup where
@@ -293,7 +332,10 @@ pub enum Kind {
     /// Another node has the MAC address of a gateway: the node is the gateway, or the gateway
     /// answers ARP requests for it (proxy ARP), and its packets then take the gateway's way. A
     /// rule for that address would mark what clients send, and this node would serve all, so there
-    /// is none. Helps: an address of the server on the node's own link.
+    /// is none. A director that is the gateway of a server drops its IPv4 answers to clients behind
+    /// it, as their source, the VIP, is its own address (`fib_validate_source()` in
+    /// net/ipv4/fib_frontend.c). Helps: an address of the server on the node's own link; another
+    /// gateway, or `accept_local=1` on a director that is one.
     ///
     /// Severity: error, a warning where the node is the gateway itself.
     #[non_exhaustive]
@@ -332,6 +374,20 @@ pub enum Kind {
     /// Severity: error.
     #[non_exhaustive]
     NoRoute {
+        /// The destination.
+        address: IpAddr,
+        /// Its services.
+        services: Vec<ServiceId>,
+    },
+    /// A destination with NAT that is on a link with clients: it answers them itself, and its answers
+    /// bear its own address, which clients ignore. They must pass the director (`ip_vs_out_hook()` in
+    /// net/netfilter/ipvs/ip_vs_core.c), which takes the director for a gateway and no other way to
+    /// clients. keepalived's `lb_kind NAT`, and what is built without `-g` elsewhere. Helps: direct
+    /// routing.
+    ///
+    /// Severity: warning.
+    #[non_exhaustive]
+    AnswersItself {
         /// The destination.
         address: IpAddr,
         /// Its services.
@@ -376,6 +432,18 @@ pub enum Kind {
         /// The addresses on which its port is listened on.
         only: Vec<IpAddr>,
     },
+    /// A UDP service that this node serves by a socket on all addresses (0.0.0.0, ::). An answer
+    /// bears the VIP as its source only where the program asks for the address that each packet was
+    /// sent to (`IP_PKTINFO` in ip(7)) or binds to it; otherwise it bears an address of the
+    /// interface, and the client ignores it. The kernel does not show which. Helps: a socket on the
+    /// VIP; where the program does ask, `check_listener = false`.
+    ///
+    /// Severity: notice.
+    #[non_exhaustive]
+    AnswerSource {
+        /// The service.
+        service: ServiceId,
+    },
     /// Whether a socket of this node listens for a service cannot be seen: the kernel lacks the
     /// module tcp_diag, udp_diag or sctp_diag. Helps: to load the module, or to look with `ss
     /// -ln`.
@@ -414,6 +482,74 @@ pub enum Kind {
     MarkedServices {
         /// The services.
         services: Vec<ServiceId>,
+    },
+    /// The firewall drops the first packet of each connection of a service, before IPVS sees it: a
+    /// rule accepts the server's own address and not the VIP, say. It is found where that is sure;
+    /// tests that are not understood are taken as met by what is accepted. Helps: a rule that
+    /// accepts the VIP and port.
+    ///
+    /// Severity: error.
+    #[non_exhaustive]
+    Dropped {
+        /// The services.
+        services: Vec<ServiceId>,
+        /// The rule, or the policy.
+        by: String,
+    },
+    /// The firewall drops later packets of TCP connections that the director sends on: it sees the
+    /// client's packets only, and connection tracking forgets each when IPVS sends it on. FIN and RST
+    /// are invalid to it, so `ct state invalid drop` keeps the end of a connection from the server,
+    /// which waits for it; other packets are new without SYN (`tcp_new()` in
+    /// net/netfilter/nf_conntrack_proto_tcp.c). The rules of firewalld and ufw do so. Helps: a rule
+    /// before it that accepts the VIP and port.
+    ///
+    /// Severity: error on a director, else a warning.
+    #[non_exhaustive]
+    HalfSeen {
+        /// The services.
+        services: Vec<ServiceId>,
+        /// The rule, or the policy.
+        by: String,
+    },
+    /// A rule of the firewall gives packets for a VIP another destination (DNAT, REDIRECT) before
+    /// IPVS sees them: a container's published port, or the rule that stands in for a VIP on `lo`. A
+    /// director does not balance: it serves all clients itself, or none. With fence `marks` a
+    /// REDIRECT harms servers, too, as IPVS takes the packet from connection tracking. Helps: to
+    /// remove a REDIRECT; with DNAT a rule before it that accepts packets without a mark: those that
+    /// other nodes send bear one, with fence `marks`, and are translated still.
+    ///
+    /// Severity: error on a director, or for a REDIRECT with fence `marks`; else a warning.
+    #[non_exhaustive]
+    Translated {
+        /// The services.
+        services: Vec<ServiceId>,
+        /// The rule.
+        by: String,
+    },
+    /// `conntrack=1` below net.ipv4.vs, as kube-proxy sets it, and a rule that gives packets another
+    /// source (SNAT, MASQUERADE): it meets what the director sends on, too, and the server answers
+    /// the director, not the client (`ip_vs_send_or_cont()` in net/netfilter/ipvs/ip_vs_xmit.c).
+    /// Helps: a rule before it that leaves packets for the VIP alone, or `conntrack=0`.
+    ///
+    /// Severity: error on a director, else a warning.
+    #[non_exhaustive]
+    Masqueraded {
+        /// The services.
+        services: Vec<ServiceId>,
+        /// The rule.
+        by: String,
+    },
+    /// The firewall drops the other nodes' sync messages (UDP port 8848) or beacons (8847): this node
+    /// does not learn their sessions, and they break when it becomes the director. Found where it is
+    /// sure, as [`Kind::Dropped`]. Helps: a rule that accepts them.
+    ///
+    /// Severity: warning.
+    #[non_exhaustive]
+    SyncDropped {
+        /// The UDP ports.
+        ports: Vec<u16>,
+        /// The rule, or the policy.
+        by: String,
     },
     /// The kernel has the destinations of a service with scheduler mh in another order than the
     /// one in which a node loads them. The hash depends on the order, so two nodes may send the
@@ -532,6 +668,19 @@ pub enum Kind {
         /// keepalived's file.
         file: PathBuf,
     },
+    /// An instance of keepalived with `vrrp_strict`, `strict_mode` or `no_accept`: the director drops
+    /// all packets for the VIP by a rule of the firewall, as VRRP is for routers (`Accept_Mode` in
+    /// RFC 5798, section 6.1). keepalived's sample file had `vrrp_strict` for years. Helps: to take
+    /// it out; with VRRPv3, `accept` in the instance.
+    ///
+    /// Severity: error.
+    #[non_exhaustive]
+    VipNotAccepted {
+        /// The instance's name.
+        instance: String,
+        /// keepalived's file.
+        file: PathBuf,
+    },
     /// An instance of keepalived that elects slowly: with the defaults, VRRPv2 and `advert_int 1`,
     /// the VIP is unanswered for up to 3.6 s after a crash of the director: three adverts, and up
     /// to one second by priority (RFC 3768, section 6.1). keepalived rounds an interval to whole
@@ -628,6 +777,29 @@ pub enum Kind {
         /// The services.
         services: Vec<ServiceId>,
     },
+    /// TCP services with another scheduler than mh, and a shorter timeout than the kernel's 15 minutes
+    /// (`ipvsadm --set`, `lvs_timeouts` of keepalived): the director forgets a connection that is
+    /// silent for longer, and its next packet is answered by a reset. mh finds the server again.
+    /// Helps: a longer timeout, on every node.
+    ///
+    /// Severity: notice.
+    #[non_exhaustive]
+    TcpTimeout {
+        /// The services.
+        services: Vec<ServiceId>,
+        /// The timeout.
+        timeout: Duration,
+    },
+    /// A defence of IPVS against floods is at work (`drop_entry`, `drop_packet`, `secure_tcp`: 3 is
+    /// always, 2 while memory is low; Documentation/networking/ipvs-sysctl.rst): it drops what
+    /// clients send, too. Helps: 1, which is automatic.
+    ///
+    /// Severity: error on a director, else a warning.
+    #[non_exhaustive]
+    Defence {
+        /// The names of the sysctls, below net.ipv4.vs.
+        names: Vec<String>,
+    },
     /// A UDP service without one-packet scheduling, and a long timeout: a flow keeps its server,
     /// though that be dead and have weight 0, until it was silent for so long. Helps: a timeout
     /// shorter than the pauses of clients that repeat themselves (`--set` in ipvsadm(8)), or
@@ -684,6 +856,8 @@ impl Kind {
         match self {
             Kind::ArpAnswer { .. } => "arp-answer",
             Kind::ArpAnnounce { .. } => "arp-announce",
+            Kind::ArpSilent { .. } => "arp-silent",
+            Kind::ProxyArp { .. } => "proxy-arp",
             Kind::WrongInterface { .. } => "wrong-interface",
             Kind::LoopbackScope { .. } => "loopback-scope",
             Kind::LoopbackMask { .. } => "loopback-mask",
@@ -691,6 +865,7 @@ impl Kind {
             Kind::VipMissing { .. } => "vip-missing",
             Kind::VipOnInterface { .. } => "vip-on-interface",
             Kind::VipElsewhere { .. } => "vip-elsewhere",
+            Kind::Secondary { .. } => "secondary",
             Kind::RoleDiffers { .. } => "role-differs",
             Kind::OtherDirector { .. } => "other-director",
             Kind::KeepalivedMissing { .. } => "keepalived-missing",
@@ -702,13 +877,20 @@ impl Kind {
             Kind::BehindGateway { .. } => "behind-gateway",
             Kind::LoopbackDestination { .. } => "loopback-destination",
             Kind::NoRoute { .. } => "no-route",
+            Kind::AnswersItself { .. } => "answers-itself",
             Kind::NoHost { .. } => "no-host",
             Kind::OtherPort { .. } => "other-port",
             Kind::NotListening { .. } => "not-listening",
+            Kind::AnswerSource { .. } => "answer-source",
             Kind::ListenersUnseen { .. } => "listeners-unseen",
             Kind::OwnRequests => "own-requests",
             Kind::MarkOverwritten { .. } => "mark-overwritten",
             Kind::MarkedServices { .. } => "marked-services",
+            Kind::Dropped { .. } => "dropped",
+            Kind::HalfSeen { .. } => "half-seen",
+            Kind::Translated { .. } => "translated",
+            Kind::Masqueraded { .. } => "masqueraded",
+            Kind::SyncDropped { .. } => "sync-dropped",
             Kind::DestinationOrder { .. } => "destination-order",
             Kind::BackupOnly => "backup-only",
             Kind::SyncThreshold { .. } => "sync-threshold",
@@ -720,6 +902,7 @@ impl Kind {
             Kind::RpFilter { .. } => "rp-filter",
             Kind::PreemptingVrrp { .. } => "preempting-vrrp",
             Kind::VipWithoutInstance { .. } => "vip-without-instance",
+            Kind::VipNotAccepted { .. } => "vip-not-accepted",
             Kind::SlowVrrp { .. } => "slow-vrrp",
             Kind::VrrpAuthentication { .. } => "vrrp-authentication",
             Kind::ChecksWithoutTable { .. } => "checks-without-table",
@@ -729,6 +912,8 @@ impl Kind {
             Kind::ServiceRefused { .. } => "service-refused",
             Kind::NoServices => "no-services",
             Kind::UdpDropped { .. } => "udp-dropped",
+            Kind::TcpTimeout { .. } => "tcp-timeout",
+            Kind::Defence { .. } => "defence",
             Kind::UdpTimeout { .. } => "udp-timeout",
             Kind::RoleFailed { .. } => "role-failed",
             Kind::Forgotten { .. } => "forgotten",

@@ -28,6 +28,8 @@ pub(super) struct Instance {
     /// Of the protocol: 2 or 3.
     pub(super) version: u8,
     pub(super) has_authentication: bool,
+    /// Whether a director accepts packets for the addresses.
+    pub(super) accepts: bool,
     /// As it is written.
     pub(super) advert: Duration,
     router_id: u8,
@@ -287,9 +289,11 @@ fn parse(text: &str) -> File {
         blocks.filter_map(|block| block.find(keyword)).next_back()
     };
     let number = |keyword: &str| global(keyword).and_then(|line| line.word(1).parse().ok());
+    let is_strict = global("vrrp_strict").is_some();
     let (version, missed) = (number("vrrp_version").unwrap_or(2), number("vrrp_down_timer_adverts").unwrap_or(3));
     let named = |keyword: &'static str| lines.iter().filter(move |line| line.keyword() == keyword);
-    let instances: Vec<Instance> = named("vrrp_instance").map(|line| instance(line, version as u8, missed)).collect();
+    let instances: Vec<Instance> =
+        named("vrrp_instance").map(|line| instance(line, version as u8, missed, is_strict)).collect();
     let sync = global(SYNC).map(|line| {
         // Without a number, which older versions take without `id`, it is that of the instance.
         let of_instance = || instances.iter().find(|instance| instance.name == line.word(2)).map(|i| i.router_id);
@@ -311,23 +315,37 @@ fn parse(text: &str) -> File {
     File { path: PathBuf::new(), sync: sync.or(of_old), instances, checked }
 }
 
-fn instance(line: &Line, version: u8, missed: u32) -> Instance {
+fn instance(line: &Line, version: u8, missed: u32, is_strict: bool) -> Instance {
     let blocks = ["virtual_ipaddress", "virtual_ipaddress_excluded"];
     let addresses = line.block.iter().filter(|line| blocks.contains(&line.keyword())).flat_map(|line| &line.block);
     let addresses: Vec<IpAddr> = addresses.filter_map(address).collect();
     // VRRPv2 has no IPv6.
     let is_ipv6 = line.has("native_ipv6") || addresses.first().is_some_and(IpAddr::is_ipv6);
+    let priority = line.value("priority").unwrap_or(100);
+    let is_strict = match line.find("strict_mode").map(|line| line.word(1)) {
+        Some(word) => !matches!(word, "off" | "false" | "no"),
+        None => is_strict,
+    };
+    let version = if is_ipv6 { 3 } else { line.value("version").unwrap_or(version) };
+    let accepts = match priority {
+        // The owner of the addresses.
+        255 => true,
+        // keepalived takes back an `accept` in strict VRRPv2.
+        _ if is_strict => line.has("accept") && version == 3,
+        _ => !line.has("no_accept"),
+    };
     let advert: f64 = line.value("advert_int").unwrap_or(1.0);
     Instance {
         name: line.word(1).to_owned(),
         nopreempt: line.has("nopreempt"),
         starts_as_master: line.find("state").is_some_and(|line| line.word(1) == "MASTER"),
         addresses,
-        version: if is_ipv6 { 3 } else { line.value("version").unwrap_or(version) },
+        version,
         has_authentication: line.find("authentication").is_some_and(|line| line.has("auth_type")),
         advert: Duration::try_from_secs_f64(advert).unwrap_or(Duration::from_secs(1)),
         router_id: line.value("virtual_router_id").unwrap_or_default(),
-        priority: line.value("priority").unwrap_or(100),
+        priority,
+        accepts,
         missed: line.value("down_timer_adverts").unwrap_or(missed),
     }
 }
@@ -462,6 +480,28 @@ mod tests {
             );
             let expected = SyncLine { keyword: SYNC, interface: "eth0".into(), sync_id: id };
             assert_eq!(parse(&text).sync, Some(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_director_takes_packets_for_the_vip() {
+        let accepts = |global: &str, instance: &str| {
+            let text = format!("global_defs {{\n{global}\n}}\nvrrp_instance web {{\n{instance}\n}}\n");
+            parse(&text).instances[0].accepts
+        };
+        for (global, instance, expected) in [
+            ("", "", true),
+            ("", "no_accept", false),
+            ("", "strict_mode on", false),
+            ("", "strict_mode on\naccept\nversion 3", true),
+            ("vrrp_strict", "", false),
+            ("vrrp_strict", "accept", false),
+            ("vrrp_strict\nvrrp_version 3", "accept", true),
+            ("vrrp_strict", "priority 255", true),
+            ("vrrp_strict", "strict_mode off", true),
+            ("#vrrp_strict", "", true),
+        ] {
+            assert_eq!(accepts(global, instance), expected, "{global} {instance}");
         }
     }
 

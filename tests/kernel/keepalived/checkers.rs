@@ -410,6 +410,7 @@ fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
     };
     let sync = |id| with("script_user root", &format!("script_user root\n    lvs_sync_daemon {INTERFACE} web id {id}"));
     let old_sync = with("nopreempt", &format!("nopreempt\n    lvs_sync_daemon_interface {INTERFACE}"));
+    let strict = with("script_user root", "script_user root\n    vrrp_strict");
     let authentication = "nopreempt\n    authentication {\n auth_type PASS\n auth_pass secret\n    }";
     for (text, expected) in [
         (shipped.clone(), None),
@@ -418,6 +419,10 @@ fn an_audit_of_keepalived_conf_finds_what_harms_health_checks_and_elections() {
         (with("advert_int 0.3", ""), Some(("slow-vrrp", Severity::Notice))),
         (with("state BACKUP", "state MASTER"), Some(("preempting-vrrp", Severity::Notice))),
         (with("nopreempt", authentication), Some(("vrrp-authentication", Severity::Notice))),
+        // VRRP is for routers, which take no packets for the address.
+        (strict.clone(), Some(("vip-not-accepted", Severity::Error))),
+        (strict.replace("nopreempt", "nopreempt\n    accept"), None),
+        (with("nopreempt", "nopreempt\n    no_accept"), Some(("vip-not-accepted", Severity::Error))),
         (with("delay_loop 2", "ha_suspend"), None),
         (with("inhibit_on_failure", ""), None),
         (with("inhibit_on_failure", "").replace("wrr", "mh"), Some(("checks-reorder", Severity::Notice))),

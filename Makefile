@@ -8,6 +8,8 @@
 #   make check              builds and runs the C programs, in the lab where they need a kernel (see tests/lab), and what is installed;
 #                           takes gcc and g++, pkg-config, valgrind, and python3 with cffi
 #   make header             brings include/lvs_dr.h up to date with src/capi/
+#   make public-api         compares the public API with tests/public-api.txt
+#   make targets            checks that the library compiles for other targets (TARGETS), whose standard libraries rustup fetches
 #   make uninstall
 #
 # Pacemaker looks for resource agents below /usr/lib/ocf alone: with another PREFIX, set OCFDIR.
@@ -174,4 +176,13 @@ header:
 	mkdir -p include
 	UPDATE_HEADER=1 $(CARGO) test $(CARGOFLAGS) --features capi --lib capi::tests
 
-.PHONY: all library programs install install-library install-programs uninstall check check-install check-packages deb header
+public-api:
+	tests/public-api
+
+TARGETS ?= x86_64-unknown-linux-musl aarch64-unknown-linux-gnu i686-unknown-linux-gnu s390x-unknown-linux-gnu
+
+targets:
+	for target in $(TARGETS); do echo "== $$target"; rustup target add $$target && \
+	    $(CARGO) check $(CARGOFLAGS) --lib --all-features --target $$target || exit; done
+
+.PHONY: public-api targets all library programs install install-library install-programs uninstall check check-install check-packages deb header

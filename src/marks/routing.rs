@@ -171,11 +171,14 @@ pub(super) fn read_hops(message: &RouteMessage) -> Option<Vec<Hop>> {
     Some(hops)
 }
 
+/// From linux/rtnetlink.h; libc has it with glibc only.
+const RTA_VIA: u16 = 18;
+
 fn read_gateway(family: i32, octets: &[u8]) -> Option<IpAddr> {
     attributes(octets).find_map(|(kind, value)| match kind {
         libc::RTA_GATEWAY => read_address(family, value),
         // struct rtvia, an IPv6 gateway of an IPv4 route: family u16 in host order, address.
-        libc::RTA_VIA => {
+        RTA_VIA => {
             let (&[f0, f1], address) = value.split_first_chunk()?;
             read_address(i32::from(u16::from_ne_bytes([f0, f1])), address)
         }

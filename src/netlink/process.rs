@@ -98,9 +98,10 @@ impl Process {
         // rest is the caller's promise.
         let id = with_signals_blocked(|| match unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } {
             0 => {
-                let parameter = libc::sched_param { sched_priority: 0 };
+                // The kernel's struct sched_param; musl's has more.
+                let priority: libc::c_int = 0;
                 // Where it is refused, it may be in the way. The function of musl does nothing.
-                unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const parameter) };
+                unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority) };
                 match child() {}
             }
             id => id,

@@ -106,7 +106,7 @@ unsafe fn attempt(to: RawFd, protocol: i32, within: Within, requests: &[Vec<u8>]
         }
         let send = |octets: *const u8, length: usize| libc::send(to, octets.cast(), length, libc::MSG_NOSIGNAL) >= 0;
         let fail = |errno: i32| send(errno.to_ne_bytes().as_ptr(), 4);
-        let limit = libc::timeval { tv_sec: TIME_LIMIT.as_secs() as libc::time_t, tv_usec: 0 };
+        let limit = libc::timeval { tv_sec: TIME_LIMIT.as_secs() as _, tv_usec: 0 };
         let on: libc::c_int = 1;
         if within == Within::OwnNamespace && libc::unshare(libc::CLONE_NEWNET) != 0 {
             fail(*libc::__errno_location());

@@ -130,7 +130,7 @@ mod tests {
         .enumerate()
         {
             let error = with_file(&format!("key-{index}"), &text, |path| file::read(&path).err()).unwrap();
-            keys.extend(expected(&error));
+            keys.extend(expected(&error.to_string()));
         }
         // Of earlier versions.
         let keys = keys.into_iter().filter(|key| !["settle", "drain", "successors"].contains(&key.as_str()));

@@ -329,7 +329,7 @@ impl Cluster {
             tally
         };
         thread::scope(|scope| {
-            let stream = scope.spawn(|| client.run(&stream).unwrap());
+            let stream = scope.spawn(|| client.run(stream).unwrap());
             let stop = StopAtEnd(&over);
             change(&mut self.nodes, &self.hosts);
             thread::sleep(longer);
@@ -810,7 +810,7 @@ pub fn failing_during(client: &Netns, vips: &[&str], change: impl FnOnce()) -> (
         (failed, all)
     };
     thread::scope(|scope| {
-        let stream = scope.spawn(|| client.run(&stream).unwrap());
+        let stream = scope.spawn(|| client.run(stream).unwrap());
         // Also where the change fails: the scope waits for the stream.
         let result = catch_unwind(AssertUnwindSafe(change));
         thread::sleep(Duration::from_millis(300));

@@ -215,7 +215,7 @@ fn address_text(address: Option<IpAddr>) -> [c_char; LVS_ADDRESS_SIZE] {
     let mut text = [0; LVS_ADDRESS_SIZE];
     let octets = address.map(|address| address.to_string()).unwrap_or_default();
     for (to, octet) in text.iter_mut().zip(octets.bytes()) {
-        *to = octet.cast_signed() as c_char;
+        *to = c_char::from_ne_bytes([octet]);
     }
     text
 }

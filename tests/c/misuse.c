@@ -849,7 +849,9 @@ static void misuse_marks(void)
     struct lvs_node_status status = { .size = sizeof status };
     struct lvs_rule rule = { .size = sizeof rule }, each = rule;
     struct lvs_peer peer = { .size = sizeof peer };
-    struct lvs_destination checked = { .size = sizeof checked, .address = "192.168.0.12:80", .weight = 0 };
+    struct lvs_destination checked = {
+        .size = sizeof checked, .address = "192.168.0.12:80", .forward = LVS_FORWARD_DIRECT, .weight = 0
+    };
     struct lvs_sessions sessions = { .size = sizeof sessions };
     lvs_ipvs *ipvs = NULL;
     lvs_node *node = NULL;

@@ -203,7 +203,8 @@ impl AsFd for BpfMap {
 }
 
 /// Whether it makes sense to try. A process may be killed for a system call that it is not to use
-/// (`SystemCallFilter=` in systemd.exec(5)), and without this capability no program is found again.
+/// (`SystemCallFilter=` in systemd.exec(5)), and without this capability no program is found
+/// again.
 fn is_permitted() -> io::Result<()> {
     let effective = rustix::thread::capabilities(None)?.effective;
     if effective.contains(CapabilitySet::SYS_ADMIN) { Ok(()) } else { Err(Errno::PERM.into()) }

@@ -303,8 +303,8 @@ impl Config {
         self.services.iter().try_for_each(refuse_unequal)
     }
 
-    /// The packet marks of the node: [`MarksConfig::values`], and with [`VipOwner::Routes`] those of
-    /// its classifier, which follow them.
+    /// The packet marks of the node: [`MarksConfig::values`], and with [`VipOwner::Routes`] those
+    /// of its classifier, which follow them.
     pub fn mark_values(&self) -> MarkValues {
         self.marks.values.classifying(self.vip_owner == VipOwner::Routes)
     }

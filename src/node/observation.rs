@@ -46,8 +46,8 @@ pub(super) struct Observation {
     pub(super) read_only: BTreeSet<Tree>,
     /// The rules that mark packets, on the interfaces that may have some.
     pub(super) marks: marks::Observed,
-    /// What the classifiers know that are attached to these interfaces. Nothing, of one that cannot
-    /// be read or is of another version.
+    /// What the classifiers know that are attached to these interfaces. Nothing, of one that
+    /// cannot be read or is of another version.
     pub(super) classifiers: BTreeMap<String, Classification>,
     /// Why classifiers cannot be used here. Not looked at, where none is asked for.
     pub(super) unclassified: Option<String>,

@@ -38,7 +38,6 @@ use super::limit::Bucket;
 use super::seal::{Key, Seal};
 use crate::error::{Error, Result};
 use crate::files::read_secret;
-use crate::ipvs::SyncDaemon;
 use crate::ipvs::sync::send_by;
 use crate::netlink::bind_to_interface;
 use crate::netns::Netns;
@@ -140,8 +139,7 @@ impl Peers {
     /// # Errors
     /// [`Error::System`]: no such interface (`ENODEV`), or it takes no part in multicast.
     pub(super) fn open_in(netns: &Netns, sync: &SyncConfig, plane: &Plane) -> Result<Self> {
-        let address = sync.group.unwrap_or(SyncDaemon::DEFAULT_GROUP);
-        let port = sync.port.unwrap_or(SyncDaemon::DEFAULT_PORT).wrapping_sub(1);
+        let (address, [_, port]) = sync.group_and_ports();
         let failed = |e: io::Error| Error::system("listen to", format!("{address} on {}", sync.interface), e);
         let joined = netns.run(|| join(address, port, sync))?;
         let (socket, group, interface) = joined.map_err(failed)?;

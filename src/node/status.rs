@@ -188,9 +188,7 @@ impl Node {
             warnings,
         })
     }
-}
 
-impl Node {
     /// What the classifiers have counted, as far as they can be read.
     fn classifiers(&mut self, seen: &Observation) -> Result<BTreeMap<String, marks::Attached>> {
         let mut found = BTreeMap::new();

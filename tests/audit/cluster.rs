@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 
 use lvs_dr::Netns;
 use lvs_dr::node::{Config, Node};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use rustix::thread::gettid;
 
-use crate::lab::{enter_new_netns, ip, load_ipv6, new_netns};
+use crate::lab::{accept, enter_new_netns, ip, load_ipv6, new_netns};
 
 pub const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254));
 pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe));
@@ -26,7 +25,7 @@ pub const VIPS: [IpAddr; 2] = [VIP4, VIP6];
 const PATIENCE: Duration = Duration::from_millis(2000);
 
 /// How soon a server ends.
-const REACTION: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const REACTION: Duration = Duration::from_millis(50);
 
 /// A node, or the client.
 pub struct Host {
@@ -109,16 +108,11 @@ impl Host {
     /// Answers whatever it hears on a connection with the node's name.
     fn serve(&self) {
         let listener = self.run(|| TcpListener::bind("[::]:80").unwrap());
-        listener.set_nonblocking(true).unwrap();
         let (name, over) = (format!("{}\n", self.name), self.over.clone());
         thread::spawn(move || {
             while !over.load(Ordering::Relaxed) {
-                // A poll() costs a guest far less than many calls that find nothing.
-                poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&REACTION)).unwrap();
-                while let Ok((stream, _)) = listener.accept() {
-                    let name = name.clone();
-                    thread::spawn(move || answer(stream, &name));
-                }
+                let name = name.clone();
+                accept(&listener, REACTION).map(|stream| thread::spawn(move || answer(stream, &name)));
             }
         });
     }
@@ -158,7 +152,6 @@ impl Host {
 
 /// Until the client hangs up.
 fn answer(mut stream: TcpStream, name: &str) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
     let mut octets = [0; 64];
     while stream.read(&mut octets)? > 0 {
         stream.write_all(name.as_bytes())?;

@@ -1,5 +1,6 @@
-//! Nodes with `vip_owner = "routes"`, whose classifier keeps sessions without a sync daemon. Which node
-//! gets a packet says the test. Judged by the servers of sessions, by frames, tc(8) and ipvsadm(8).
+//! Nodes with `vip_owner = "routes"`, whose classifier keeps sessions without a sync daemon. Which
+//! node gets a packet says the test. Judged by the servers of sessions, by frames, tc(8) and
+//! ipvsadm(8).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -52,7 +53,8 @@ fn sessions_outlive_changes_of_the_servers_and_moves() {
     for node in 0..NODES.len() {
         let shown = cluster.on(node, filters);
         assert!(shown.contains("pref 308 bpf") && shown.contains("pref 306 bpf"), "{shown}");
-        // Of each family: elsewhere, and before for each of the peers; the third node is no server.
+        // Of each family: elsewhere, and before for each of the peers; the third node is no
+        // server.
         let marks = cluster.on(node, mark_services);
         let count = marks.iter().filter(|line| line.starts_with("-A")).count();
         assert!((4..=6).contains(&count), "{marks:?}");
@@ -62,7 +64,7 @@ fn sessions_outlive_changes_of_the_servers_and_moves() {
     assert_eq!(sessions.served().len(), 2);
     assert_kept(&cluster, &mut sessions, "moves");
     load_everywhere(&mut cluster, &services(MH));
-    // Nobody has an entry for the third.
+    // No node has an entry of a session with the third server.
     assert_kept(&cluster, &mut sessions, "a server joins");
     weigh_everywhere(&mut cluster, 12, Weigh::Drain);
     assert_kept(&cluster, &mut sessions, "one is drained");
@@ -180,7 +182,8 @@ fn a_node_without_the_capability_falls_back_to_rules() {
     assert!(cluster.on(0, filters).contains("pref 308 bpf"));
 }
 
-/// A service of another program that has a mark of the classifier's stays, and the classifier waits.
+/// A service of another program that has a mark of the classifier's stays, and the classifier
+/// waits.
 #[test]
 fn a_mark_of_another_program_is_told_and_left() {
     let mut cluster = Cluster::without_roles(&services(MH), routed);

@@ -326,7 +326,8 @@ fn the_configuration_alone_is_the_same() {
         text += &format!("-a -t 192.0.2.1:100 -r 10.0.1.{last}:100 -m -w {last}\n");
     }
     let mut ipvs = Ipvs::open().unwrap();
-    // Since Linux 7 the order of services changes when the kernel's table grows, which takes its time.
+    // Since Linux 7 the order of services changes when the kernel's table grows, which takes its
+    // time.
     let entries = |ipvs: &mut Ipvs, detail| {
         let mut all = ipvs.entries(detail).unwrap();
         all.sort_by_key(|(entry, _)| entry.service.id);

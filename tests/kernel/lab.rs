@@ -1,10 +1,13 @@
 //! A fresh network namespace for each test, and the programs that judge.
 
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use lvs_dr::Netns;
 use lvs_dr::marks::{Change, Marks, Plan, Stranger};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::thread::{UnshareFlags, gettid, unshare_unsafe};
 
 /// Moves the calling thread (and the programs that it starts from here on) into a new network
@@ -51,6 +54,16 @@ pub fn new_netns() -> Netns {
 /// whoever waits for it keeps everybody else waiting.
 pub fn keep(netns: &Netns) {
     std::mem::forget(netns.clone());
+}
+
+/// Waits until a client connects, `longest` at most: a poll() costs a guest far less than many
+/// calls that find nothing.
+pub fn accept(listener: &TcpListener, longest: Duration) -> Option<TcpStream> {
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&longest.try_into().unwrap())).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = listener.accept().ok()?;
+    stream.set_nonblocking(false).unwrap();
+    Some(stream)
 }
 
 /// Lays a cable from the calling thread's namespace to another one, and takes both ends up.

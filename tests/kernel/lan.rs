@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use lvs_dr::node::{Config, Node, OwnRequests, Role, VipOwner};
 use lvs_dr::vip::Vips;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::lab::{cable, enter_new_netns, ip, ip_batch, keep, load_ipv6, new_netns};
+use crate::lab::{accept, cable, enter_new_netns, ip, ip_batch, keep, load_ipv6, new_netns};
 use crate::node::new_path;
 
 /// The interface of each host.
@@ -130,15 +130,9 @@ impl Stoppable {
                         continue;
                     }
                     let listener = host.run(|| TcpListener::bind(address).unwrap()).unwrap();
-                    listener.set_nonblocking(true).unwrap();
                     while is_up() == Some(true) {
-                        // A poll() costs a guest far less than many calls that find nothing.
-                        poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&timespec(REACTION))).unwrap();
-                        while let Ok((stream, _)) = listener.accept() {
-                            let serve = serve.clone();
-                            stream.set_nonblocking(false).unwrap();
-                            thread::spawn(move || serve(stream));
-                        }
+                        let serve = serve.clone();
+                        accept(&listener, REACTION).map(|stream| thread::spawn(move || serve(stream)));
                     }
                 }
             });
@@ -160,10 +154,6 @@ impl Stoppable {
 
 /// How soon a server stops.
 const REACTION: Duration = Duration::from_millis(20);
-
-fn timespec(duration: Duration) -> Timespec {
-    duration.try_into().unwrap()
-}
 
 /// A session of the host with a service: which server answers. `None`: none did, or the connection
 /// broke.

@@ -233,8 +233,8 @@ fn spawn(host: &Netns, mut command: Command, log: &Path) -> Process {
     Process(host.run(move || command.spawn().unwrap()).unwrap())
 }
 
-/// No packet has passed more nodes than [`HOPS`], and some have come. The classifier leaves a TTL of 5
-/// to what the router has sent to another node than the session's.
+/// No packet has passed more nodes than [`HOPS`], and some have come. The classifier leaves a TTL
+/// of 5 to what the router has sent to another node than the session's.
 fn assert_hops(tap: &Tap) {
     let packets = tap.packets();
     assert!(!packets.is_empty());

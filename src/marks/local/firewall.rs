@@ -2,11 +2,12 @@
 //! marks, to find those that overwrite marks which packets bear already, and those that drop or
 //! translate what is for a service.
 //!
-//! What counts are the chains PREROUTING and INPUT of the tables `raw`, `mangle`, `nat` (but INPUT,
-//! which comes after IPVS) and `filter` with xtables, and every chain with the hook ingress,
-//! prerouting or input with nftables. Packets that IPVS has sent on pass POSTROUTING of `nat`, or
-//! the chains with the hook postrouting. Tests are read of the mark, the destination, the protocol,
-//! its port, the interface and the state of connection tracking; others may be met or not.
+//! What counts are the chains PREROUTING and INPUT of the tables `raw`, `mangle`, `nat` (but
+//! INPUT, which comes after IPVS) and `filter` with xtables, and every chain with the hook
+//! ingress, prerouting or input with nftables. Packets that IPVS has sent on pass POSTROUTING of
+//! `nat`, or the chains with the hook postrouting. Tests are read of the mark, the destination,
+//! the protocol, its port, the interface and the state of connection tracking; others may be met
+//! or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -229,7 +230,8 @@ struct Table {
 }
 
 impl Table {
-    /// Whether all packets for a service pass its chains: not those of ARP, or of a bridge's ports.
+    /// Whether all packets for a service pass its chains: not those of ARP, or of a bridge's
+    /// ports.
     fn sees_all(&self) -> bool {
         !["nft: table arp ", "nft: table bridge "].iter().any(|name| self.name.starts_with(name))
     }

@@ -205,10 +205,11 @@ pub enum Kind {
         /// The interface.
         interface: String,
     },
-    /// A director that answers no ARP request for a VIP on its interface: `arp_ignore` of `all` or of
-    /// the interface is 8, which answers none, or 2, which answers those in one subnet with the VIP,
-    /// and the interface has no address there (`arp_ignore()` in net/ipv4/arp.c). Clients find the
-    /// director until what they learned from its announcement expires. Helps: `arp_ignore=1`.
+    /// A director that answers no ARP request for a VIP on its interface: `arp_ignore` of `all` or
+    /// of the interface is 8, which answers none, or 2, which answers those in one subnet with the
+    /// VIP, and the interface has no address there (`arp_ignore()` in net/ipv4/arp.c). Clients
+    /// find the director until what they learned from its announcement expires. Helps:
+    /// `arp_ignore=1`.
     ///
     /// Severity: error, where the node does not direct a warning.
     #[non_exhaustive]
@@ -218,10 +219,10 @@ pub enum Kind {
         /// What counts there.
         ignore: IgnoreMode,
     },
-    /// A node without the VIP (it was released, or has no role yet) that answers ARP requests for it
-    /// all the same: it forwards, and `proxy_arp_pvlan` is on. Its answer comes after the director's,
-    /// and clients learn it (`arp_process()` in net/ipv4/arp.c). With a role it does not. Helps:
-    /// `proxy_arp_pvlan=0`.
+    /// A node without the VIP (it was released, or has no role yet) that answers ARP requests for
+    /// it all the same: it forwards, and `proxy_arp_pvlan` is on. Its answer comes after the
+    /// director's, and clients learn it (`arp_process()` in net/ipv4/arp.c). With a role it does
+    /// not. Helps: `proxy_arp_pvlan=0`.
     ///
     /// Severity: error.
     #[non_exhaustive]
@@ -242,10 +243,10 @@ pub enum Kind {
         /// The address.
         found: AssignedAddress,
     },
-    /// A VIP with the mask of a subnet (`192.0.2.254/24` in keepalived's `virtual_ipaddress`) that was
-    /// there before this node's own address, as after a restart of the network: the kernel removes
-    /// that address with it (`__inet_del_ifa()` in net/ipv4/devinet.c), and a node that is demoted
-    /// can serve no more. Helps: `promote_secondaries=1`; a VIP with /32.
+    /// A VIP with the mask of a subnet (`192.0.2.254/24` in keepalived's `virtual_ipaddress`) that
+    /// was there before this node's own address, as after a restart of the network: the kernel
+    /// removes that address with it (`__inet_del_ifa()` in net/ipv4/devinet.c), and a node that is
+    /// demoted can serve no more. Helps: `promote_secondaries=1`; a VIP with /32.
     ///
     /// Severity: warning.
     #[non_exhaustive]
@@ -332,8 +333,8 @@ pub enum Kind {
     /// Another node has the MAC address of a gateway: the node is the gateway, or the gateway
     /// answers ARP requests for it (proxy ARP), and its packets then take the gateway's way. A
     /// rule for that address would mark what clients send, and this node would serve all, so there
-    /// is none. A director that is the gateway of a server drops its IPv4 answers to clients behind
-    /// it, as their source, the VIP, is its own address (`fib_validate_source()` in
+    /// is none. A director that is the gateway of a server drops its IPv4 answers to clients
+    /// behind it, as their source, the VIP, is its own address (`fib_validate_source()` in
     /// net/ipv4/fib_frontend.c). Helps: an address of the server on the node's own link; another
     /// gateway, or `accept_local=1` on a director that is one.
     ///
@@ -379,11 +380,11 @@ pub enum Kind {
         /// Its services.
         services: Vec<ServiceId>,
     },
-    /// A destination with NAT that is on a link with clients: it answers them itself, and its answers
-    /// bear its own address, which clients ignore. They must pass the director (`ip_vs_out_hook()` in
-    /// net/netfilter/ipvs/ip_vs_core.c), which takes the director for a gateway and no other way to
-    /// clients. keepalived's `lb_kind NAT`, and what is built without `-g` elsewhere. Helps: direct
-    /// routing.
+    /// A destination with NAT that is on a link with clients: it answers them itself, and its
+    /// answers bear its own address, which clients ignore. They must pass the director
+    /// (`ip_vs_out_hook()` in net/netfilter/ipvs/ip_vs_core.c), which takes the director for a
+    /// gateway and no other way to clients. keepalived's `lb_kind NAT`, and what is built without
+    /// `-g` elsewhere. Helps: direct routing.
     ///
     /// Severity: warning.
     #[non_exhaustive]
@@ -433,10 +434,10 @@ pub enum Kind {
         only: Vec<IpAddr>,
     },
     /// A UDP service that this node serves by a socket on all addresses (0.0.0.0, ::). An answer
-    /// bears the VIP as its source only where the program asks for the address that each packet was
-    /// sent to (`IP_PKTINFO` in ip(7)) or binds to it; otherwise it bears an address of the
-    /// interface, and the client ignores it. The kernel does not show which. Helps: a socket on the
-    /// VIP; where the program does ask, `check_listener = false`.
+    /// bears the VIP as its source only where the program asks for the address that each packet
+    /// was sent to (`IP_PKTINFO` in ip(7)) or binds to it; otherwise it bears an address of the
+    /// interface, and the client ignores it. The kernel does not show which. Helps: a socket on
+    /// the VIP; where the program does ask, `check_listener = false`.
     ///
     /// Severity: notice.
     #[non_exhaustive]
@@ -497,11 +498,11 @@ pub enum Kind {
         by: String,
     },
     /// The firewall drops later packets of TCP connections that the director sends on: it sees the
-    /// client's packets only, and connection tracking forgets each when IPVS sends it on. FIN and RST
-    /// are invalid to it, so `ct state invalid drop` keeps the end of a connection from the server,
-    /// which waits for it; other packets are new without SYN (`tcp_new()` in
-    /// net/netfilter/nf_conntrack_proto_tcp.c). The rules of firewalld and ufw do so. Helps: a rule
-    /// before it that accepts the VIP and port.
+    /// client's packets only, and connection tracking forgets each when IPVS sends it on. FIN and
+    /// RST are invalid to it, so `ct state invalid drop` keeps the end of a connection from the
+    /// server, which waits for it; other packets are new without SYN (`tcp_new()` in
+    /// net/netfilter/nf_conntrack_proto_tcp.c). The rules of firewalld and ufw do so. Helps: a
+    /// rule before it that accepts the VIP and port.
     ///
     /// Severity: error on a director, else a warning.
     #[non_exhaustive]
@@ -512,11 +513,11 @@ pub enum Kind {
         by: String,
     },
     /// A rule of the firewall gives packets for a VIP another destination (DNAT, REDIRECT) before
-    /// IPVS sees them: a container's published port, or the rule that stands in for a VIP on `lo`. A
-    /// director does not balance: it serves all clients itself, or none. With fence `marks` a
+    /// IPVS sees them: a container's published port, or the rule that stands in for a VIP on `lo`.
+    /// A director does not balance: it serves all clients itself, or none. With fence `marks` a
     /// REDIRECT harms servers, too, as IPVS takes the packet from connection tracking. Helps: to
-    /// remove a REDIRECT; with DNAT a rule before it that accepts packets without a mark: those that
-    /// other nodes send bear one, with fence `marks`, and are translated still.
+    /// remove a REDIRECT; with DNAT a rule before it that accepts packets without a mark: those
+    /// that other nodes send bear one, with fence `marks`, and are translated still.
     ///
     /// Severity: error on a director, or for a REDIRECT with fence `marks`; else a warning.
     #[non_exhaustive]
@@ -526,10 +527,11 @@ pub enum Kind {
         /// The rule.
         by: String,
     },
-    /// `conntrack=1` below net.ipv4.vs, as kube-proxy sets it, and a rule that gives packets another
-    /// source (SNAT, MASQUERADE): it meets what the director sends on, too, and the server answers
-    /// the director, not the client (`ip_vs_send_or_cont()` in net/netfilter/ipvs/ip_vs_xmit.c).
-    /// Helps: a rule before it that leaves packets for the VIP alone, or `conntrack=0`.
+    /// `conntrack=1` below net.ipv4.vs, as kube-proxy sets it, and a rule that gives packets
+    /// another source (SNAT, MASQUERADE): it meets what the director sends on, too, and the server
+    /// answers the director, not the client (`ip_vs_send_or_cont()` in
+    /// net/netfilter/ipvs/ip_vs_xmit.c). Helps: a rule before it that leaves packets for the VIP
+    /// alone, or `conntrack=0`.
     ///
     /// Severity: error on a director, else a warning.
     #[non_exhaustive]
@@ -539,9 +541,9 @@ pub enum Kind {
         /// The rule.
         by: String,
     },
-    /// The firewall drops the other nodes' sync messages (UDP port 8848) or beacons (8847): this node
-    /// does not learn their sessions, and they break when it becomes the director. Found where it is
-    /// sure, as [`Kind::Dropped`]. Helps: a rule that accepts them.
+    /// The firewall drops the other nodes' sync messages (UDP port 8848) or beacons (8847): this
+    /// node does not learn their sessions, and they break when it becomes the director. Found
+    /// where it is sure, as [`Kind::Dropped`]. Helps: a rule that accepts them.
     ///
     /// Severity: warning.
     #[non_exhaustive]
@@ -668,10 +670,10 @@ pub enum Kind {
         /// keepalived's file.
         file: PathBuf,
     },
-    /// An instance of keepalived with `vrrp_strict`, `strict_mode` or `no_accept`: the director drops
-    /// all packets for the VIP by a rule of the firewall, as VRRP is for routers (`Accept_Mode` in
-    /// RFC 5798, section 6.1). keepalived's sample file had `vrrp_strict` for years. Helps: to take
-    /// it out; with VRRPv3, `accept` in the instance.
+    /// An instance of keepalived with `vrrp_strict`, `strict_mode` or `no_accept`: the director
+    /// drops all packets for the VIP by a rule of the firewall, as VRRP is for routers
+    /// (`Accept_Mode` in RFC 5798, section 6.1). keepalived's sample file had `vrrp_strict` for
+    /// years. Helps: to take it out; with VRRPv3, `accept` in the instance.
     ///
     /// Severity: error.
     #[non_exhaustive]
@@ -777,10 +779,10 @@ pub enum Kind {
         /// The services.
         services: Vec<ServiceId>,
     },
-    /// TCP services with another scheduler than mh, and a shorter timeout than the kernel's 15 minutes
-    /// (`ipvsadm --set`, `lvs_timeouts` of keepalived): the director forgets a connection that is
-    /// silent for longer, and its next packet is answered by a reset. mh finds the server again.
-    /// Helps: a longer timeout, on every node.
+    /// TCP services with another scheduler than mh, and a shorter timeout than the kernel's 15
+    /// minutes (`ipvsadm --set`, `lvs_timeouts` of keepalived): the director forgets a connection
+    /// that is silent for longer, and its next packet is answered by a reset. mh finds the server
+    /// again. Helps: a longer timeout, on every node.
     ///
     /// Severity: notice.
     #[non_exhaustive]
@@ -790,8 +792,8 @@ pub enum Kind {
         /// The timeout.
         timeout: Duration,
     },
-    /// A defence of IPVS against floods is at work (`drop_entry`, `drop_packet`, `secure_tcp`: 3 is
-    /// always, 2 while memory is low; Documentation/networking/ipvs-sysctl.rst): it drops what
+    /// A defence of IPVS against floods is at work (`drop_entry`, `drop_packet`, `secure_tcp`: 3
+    /// is always, 2 while memory is low; Documentation/networking/ipvs-sysctl.rst): it drops what
     /// clients send, too. Helps: 1, which is automatic.
     ///
     /// Severity: error on a director, else a warning.

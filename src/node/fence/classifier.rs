@@ -1,5 +1,5 @@
-//! Fence `marks` by a [`Classifier`](crate::marks::Classifier): what it knows on this node, and the
-//! services of its marks. Pure.
+//! Fence `marks` by a [`Classifier`](crate::marks::Classifier): what it knows on this node, and
+//! the services of its marks. Pure.
 //!
 //! | service | schedules over |
 //! |---|---|
@@ -65,8 +65,8 @@ impl Wanted {
         [first, second, third, fourth]
     }
 
-    /// The services of `before`, or those of `elsewhere`: where the new destinations are there, and
-    /// in the end.
+    /// The services of `before`, or those of `elsewhere`: where the new destinations are there,
+    /// and in the end.
     fn stage(&self, values: MarkValues, seen: &Table, elsewhere: bool) -> (Table, Table) {
         let (mut begun, mut ended) = (seen.clone(), seen.clone());
         for content in self.last.services().filter(|content| is_elsewhere(values, &content.service.id) == elsewhere) {

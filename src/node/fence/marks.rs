@@ -68,8 +68,8 @@ pub struct MarkValues {
 }
 
 impl MarkValues {
-    /// How many marks the first range has: one for what this node serves itself, one for the director of each
-    /// group, one for the requests of its own programs.
+    /// How many marks the first range has: one for what this node serves itself, one for the
+    /// director of each group, one for the requests of its own programs.
     pub const COUNT: u32 = 256;
 
     /// How many groups have a mark for their director.

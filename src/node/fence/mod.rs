@@ -99,6 +99,12 @@ pub struct SyncConfig {
 }
 
 impl SyncConfig {
+    /// Where sync messages go to, and one port below the nodes' beacons.
+    pub(super) fn group_and_ports(&self) -> (IpAddr, [u16; 2]) {
+        let port = self.port.unwrap_or(SyncDaemon::DEFAULT_PORT);
+        (self.group.unwrap_or(SyncDaemon::DEFAULT_GROUP), [port, port.wrapping_sub(1)])
+    }
+
     /// The daemon of a director, or of a backup.
     pub(super) fn daemon(&self, role: SyncRole) -> SyncDaemon {
         SyncDaemon {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Case, list};
-use crate::ipvs::{ServiceId, SyncDaemon};
+use crate::ipvs::ServiceId;
 use crate::marks::{Arriving, Deed};
 use crate::node::audit::{Kind, Remedy, Severity};
 use crate::node::fence::Fence;
@@ -49,10 +49,8 @@ impl Case<'_> {
         let mut unheard: BTreeMap<Deed, Vec<(u16, String)>> = BTreeMap::new();
         let sync = &self.config.sync;
         if self.config.syncs() {
-            let port = sync.port.unwrap_or(SyncDaemon::DEFAULT_PORT);
-            // Beacons come one port below.
-            for port in [port.saturating_sub(1), port] {
-                let to = sync.group.unwrap_or(SyncDaemon::DEFAULT_GROUP);
+            let (to, [messages, beacons]) = sync.group_and_ports();
+            for port in [beacons, messages] {
                 let packet = Arriving { to, protocol: "udp", port, interface: &sync.interface };
                 if let Some(deed) = firewall.dropping(&packet) {
                     let command = deed.exempt(&packet, false);

@@ -15,8 +15,8 @@ use crate::sysctl;
 
 /// The kernel answers within the call that sends the request. One that it leaves without an answer
 /// never gets one: a daemon's end, where its thread had not run yet (`EINTR` in
-/// net/netlink/af_netlink.c).
-const STOP_LIMIT: Duration = Duration::from_millis(50);
+/// net/netlink/af_netlink.c). So nothing is waited for.
+const STOP_LIMIT: Duration = Duration::ZERO;
 const STOP_ATTEMPTS: u32 = 3;
 
 /// More than the kernel returns at once of a list in /proc: a page.

@@ -15,7 +15,7 @@ use super::rule::Rule;
 use super::wire::{self, CLASSIFIER_PRIORITY, EGRESS, Filter, INGRESS, PRIORITY, Slot};
 use crate::error::{Cause, Error, Result};
 use crate::interface;
-use crate::netlink::{Failure, Outcome, RouteClient, RouteMessage, is};
+use crate::netlink::{Failure, Outcome, PacketSockets, RouteClient, RouteMessage, is};
 use crate::netns::Netns;
 
 /// Reads and changes the rules of one owner in one network namespace; also reads neighbours,
@@ -34,6 +34,8 @@ use crate::netns::Netns;
 pub struct Marks {
     pub(super) client: RouteClient,
     pub(super) owner: u64,
+    /// What asks links for addresses.
+    pub(super) sockets: PacketSockets,
 }
 
 /// The qdisc that holds the filters of arriving packets, see tc(8). An interface has at most one
@@ -155,7 +157,7 @@ impl Marks {
 
     /// A client of this network namespace, whatever thread it is used from.
     pub fn open_in(netns: Netns, owner: u64) -> Result<Self> {
-        Ok(Marks { client: RouteClient::open(netns)?, owner })
+        Ok(Marks { client: RouteClient::open(netns)?, owner, sockets: PacketSockets::default() })
     }
 
     /// Reads the rules and qdiscs of these interfaces. A missing interface is no error: it is

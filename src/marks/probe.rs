@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::Mac;
+use super::{Mac, Marks};
 use crate::address::check_vip;
 use crate::error::{Cause, Error, Result};
 use crate::interface;
-use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery};
+use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, Listening, PacketSockets, arp_request, neighbour_discovery};
 use crate::netns::Netns;
 use crate::wait::wait;
 
@@ -37,7 +37,8 @@ const FRAME: usize = 512;
 ///   unspecified: the holder then advertises the address to all nodes, and a node that is just
 ///   checking the address for duplicates gives it up.
 ///
-/// Blocks at most `limit`, plus the time to open a socket. The question is sent at once, and again
+/// Blocks at most `limit`, plus the time to open and close a socket (some 10 ms: the kernel waits for
+/// a grace period of RCU). The question is sent at once, and again
 /// after half of `limit` if no answer arrived. After the first answer the call waits for further
 /// ones for `linger` (within `limit`); with zero it returns at once.
 ///
@@ -65,19 +66,37 @@ const FRAME: usize = 512;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn who_has(netns: &Netns, interface: &str, address: IpAddr, limit: Duration, linger: Duration) -> Result<Vec<Mac>> {
-    let mut probe = Probe::send(netns, interface, address, limit, linger)?;
-    loop {
-        match probe.poll(Instant::now())? {
-            Some(found) => return Ok(found),
-            None => wait(Some(probe.as_fd()), Some(probe.until())),
-        }
+    Probe::send(&mut PacketSockets::default(), netns, interface, address, limit, linger)?.end()
+}
+
+impl Marks {
+    /// As [`who_has`], with a socket that is kept, so that nothing waits for its end.
+    pub(crate) fn who_has(
+        &mut self,
+        interface: &str,
+        address: IpAddr,
+        limit: Duration,
+        linger: Duration,
+    ) -> Result<Vec<Mac>> {
+        self.probe(interface, address, limit, linger)?.end()
+    }
+
+    /// Asks as [`who_has`], without waiting for an answer.
+    pub(crate) fn probe(
+        &mut self,
+        interface: &str,
+        address: IpAddr,
+        limit: Duration,
+        linger: Duration,
+    ) -> Result<Probe> {
+        Probe::send(&mut self.sockets, self.client.netns(), interface, address, limit, linger)
     }
 }
 
 /// A question that waits for answers, see [`who_has`].
 #[derive(Debug)]
 pub(crate) struct Probe {
-    socket: PacketSocket,
+    socket: Listening,
     question: Question,
     own: [u8; 6],
     object: String,
@@ -90,10 +109,8 @@ pub(crate) struct Probe {
 
 impl Probe {
     /// Asks for the first time.
-    ///
-    /// # Errors
-    /// As [`who_has`].
-    pub(crate) fn send(
+    fn send(
+        sockets: &mut PacketSockets,
         netns: &Netns,
         interface: &str,
         address: IpAddr,
@@ -108,13 +125,11 @@ impl Probe {
                 IpAddr::V4(_) => (ETHER_ARP, ARP_REPLY),
                 IpAddr::V6(_) => (ETHER_IPV6, ADVERTISEMENT),
             };
-            let socket = PacketSocket::open(interface, ether_type, only).map_err(|e| explain(&object, e))?;
-            let Some(own) = socket.ethernet_address() else {
-                return Err(Error::invalid(
-                    interface,
-                    format!("only Ethernet links can be asked; its type is {} (see linux/if_arp.h)", socket.kind()),
-                ));
-            };
+            let socket = sockets.listen(interface, ether_type, only).map_err(|e| explain(&object, e))?;
+            let own = socket.ethernet_address().map_err(|e| explain(&object, e))?.map_err(|kind| {
+                let reason = format!("only Ethernet links can be asked; its type is {kind} (see linux/if_arp.h)");
+                Error::invalid(interface, reason)
+            })?;
             let question = Question::new(address, own, || link_local(socket.interface()));
             socket.send(&question.destination, &question.payload).map_err(|e| explain(&object, e))?;
             let start = Instant::now();
@@ -153,6 +168,16 @@ impl Probe {
             sent.map_err(|e| explain(&self.object, e))?;
         }
         Ok(None)
+    }
+
+    /// Waits for the answers.
+    fn end(mut self) -> Result<Vec<Mac>> {
+        loop {
+            match self.poll(Instant::now())? {
+                Some(found) => return Ok(found),
+                None => wait(Some(self.as_fd()), Some(self.until())),
+            }
+        }
     }
 
     /// When it is to be polled, unless its descriptor becomes readable before.

@@ -74,11 +74,12 @@ impl GenericSocket {
         &self.netns
     }
 
-    /// Changes how long an answer may take, from the next exchange on.
+    /// Changes how long an answer may take, from the next exchange on. Zero: it is there when the
+    /// request was sent.
     pub(crate) fn set_limit(&mut self, limit: Duration) {
         self.limit = limit;
-        // A socket has its limit from when it was opened.
-        self.open = None;
+        // One that cannot be told is opened anew.
+        self.open.take_if(|open| open.socket.set_limit(limit).is_err());
     }
 
     /// One request and its answers.

@@ -24,7 +24,9 @@ pub(crate) use generic::attributes_of;
 pub(crate) use generic::{Family as GenericFamily, GenericSocket, Stopped};
 pub(crate) use namespace::in_new_namespace;
 pub(crate) use option::{bind_to_interface, read_ipv4_option};
-pub(crate) use packet::{BROADCAST, ETHER_ARP, ETHER_IPV6, PacketSocket, arp_request, neighbour_discovery, send_frame};
+pub(crate) use packet::{
+    BROADCAST, ETHER_ARP, ETHER_IPV6, FrameSender, Listening, PacketSockets, arp_request, neighbour_discovery,
+};
 pub(crate) use process::{Process, Within, killed_are_left};
 pub(crate) use route::{Link, RouteClient, RouteMessage, is};
 #[cfg(any(fuzzing, test))]

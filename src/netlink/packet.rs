@@ -3,7 +3,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
@@ -15,13 +17,32 @@ pub(crate) const ETHER_ARP: u16 = 0x0806;
 pub(crate) const ETHER_IPV6: u16 = 0x86dd;
 pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// Sends `payload` as one frame of this EtherType out of the interface with this index, from the
-/// calling thread's network namespace, to a link-layer address of up to 8 octets. Needs
-/// `CAP_NET_RAW`.
-pub(crate) fn send_frame(interface: u32, ether_type: u16, destination: &[u8], payload: &[u8]) -> io::Result<()> {
-    // Protocol 0: the socket sends only, and nothing is queued for it to receive.
-    let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    send(&socket, &LinkAddress::new(interface, ether_type, destination)?, payload)
+/// Sends frames out of the interfaces of one network namespace.
+///
+/// Its socket is opened with the first frame and kept. Closing a packet socket waits for a grace
+/// period of RCU (`packet_release()` in net/packet/af_packet.c), some 10 ms, which a promotion
+/// would spend on each announcement.
+#[derive(Debug, Default)]
+pub(crate) struct FrameSender(Option<OwnedFd>);
+
+impl FrameSender {
+    /// Sends `payload` as one frame of this EtherType out of the interface with this index to a
+    /// link-layer address of up to 8 octets. The calling thread is in the network namespace. Needs
+    /// `CAP_NET_RAW`.
+    pub(crate) fn send(
+        &mut self,
+        interface: u32,
+        ether_type: u16,
+        destination: &[u8],
+        payload: &[u8],
+    ) -> io::Result<()> {
+        let socket = match self.0.take() {
+            Some(socket) => socket,
+            // Protocol 0: the socket sends only, and nothing is queued for it to receive.
+            None => socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?,
+        };
+        send(self.0.insert(socket), &LinkAddress::new(interface, ether_type, destination)?, payload)
+    }
 }
 
 fn send(socket: &OwnedFd, to: &LinkAddress, payload: &[u8]) -> io::Result<()> {
@@ -32,6 +53,56 @@ fn send(socket: &OwnedFd, to: &LinkAddress, payload: &[u8]) -> io::Result<()> {
     }
 }
 
+/// Sockets of one network namespace that ask a link, kept for the next question, as closing one
+/// takes some 10 ms, see [`FrameSender`]. One that nobody holds receives nothing.
+#[derive(Debug, Default)]
+pub(crate) struct PacketSockets(Vec<Arc<PacketSocket>>);
+
+impl PacketSockets {
+    /// A socket that receives from now on. The kernel passes on only frames whose payload has each
+    /// of these octets: (offset, value). The calling thread is in the network namespace. Needs
+    /// `CAP_NET_RAW`.
+    pub(crate) fn listen(&mut self, interface: &str, ether_type: u16, only: &[(u8, u8)]) -> io::Result<Listening> {
+        // The interface may have been deleted, and another one have its name.
+        self.0.retain(|socket| Arc::strong_count(socket) > 1 || socket.is_on_its_interface());
+        let is_free = |socket: &&Arc<PacketSocket>| {
+            Arc::strong_count(socket) == 1
+                && socket.ether_type == ether_type
+                && netdevice::name_to_index(&socket.socket, interface) == Ok(socket.interface)
+        };
+        let listening = match self.0.iter().find(is_free) {
+            Some(socket) => Listening(Arc::clone(socket)),
+            None => {
+                let socket = Arc::new(PacketSocket::open(interface, ether_type)?);
+                self.0.push(Arc::clone(&socket));
+                Listening(socket)
+            }
+        };
+        listening.forget()?;
+        attach_filter(&listening.socket, Some(only))?;
+        Ok(listening)
+    }
+}
+
+/// A socket that receives until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Listening(Arc<PacketSocket>);
+
+impl Deref for Listening {
+    type Target = PacketSocket;
+
+    fn deref(&self) -> &PacketSocket {
+        &self.0
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // Without it the queue fills up to its limit.
+        let _ = attach_filter(&self.socket, None);
+    }
+}
+
 /// A socket that sends frames of one EtherType out of one interface and receives those that arrive
 /// there. Its own frames are not received.
 #[derive(Debug)]
@@ -39,33 +110,31 @@ pub(crate) struct PacketSocket {
     socket: OwnedFd,
     interface: u32,
     ether_type: u16,
-    kind: u16,
-    address: Vec<u8>,
 }
 
 impl PacketSocket {
-    /// Opens a socket in the calling thread's network namespace. The kernel passes on only frames
-    /// whose payload has each of these octets: (offset, value). Needs `CAP_NET_RAW`.
-    pub(crate) fn open(interface: &str, ether_type: u16, only: &[(u8, u8)]) -> io::Result<Self> {
+    /// Opens a socket in the calling thread's network namespace, which receives nothing yet.
+    fn open(interface: &str, ether_type: u16) -> io::Result<Self> {
         // Protocol 0: nothing is received before the filter is there.
         let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         let index = netdevice::name_to_index(&socket, interface)?;
-        attach_filter(&socket, only)?;
+        attach_filter(&socket, None)?;
         bind(&socket, &LinkAddress::new(index, ether_type, &[])?)?;
-        let LinkAddress(own) = LinkAddress::of(&socket)?;
-        let address = own.sll_addr[..usize::from(own.sll_halen).min(8)].to_vec();
-        Ok(PacketSocket { socket, interface: index, ether_type, kind: own.sll_hatype, address })
+        Ok(PacketSocket { socket, interface: index, ether_type })
     }
 
-    /// `ARPHRD_ETHER` and others, see linux/if_arp.h.
-    pub(crate) fn kind(&self) -> u16 {
-        self.kind
+    /// Not that of one whose interface was deleted.
+    fn is_on_its_interface(&self) -> bool {
+        LinkAddress::of(&self.socket).is_ok_and(|LinkAddress(own)| own.sll_ifindex == self.interface as i32)
     }
 
-    /// The interface's own address, if it is an Ethernet interface.
-    pub(crate) fn ethernet_address(&self) -> Option<[u8; 6]> {
-        let address = <[u8; 6]>::try_from(self.address.as_slice()).ok()?;
-        (self.kind == libc::ARPHRD_ETHER).then_some(address)
+    /// The interface's own address. The error is its type, `ARPHRD_...` in linux/if_arp.h, where it
+    /// is no Ethernet interface.
+    pub(crate) fn ethernet_address(&self) -> io::Result<Result<[u8; 6], u16>> {
+        let LinkAddress(own) = LinkAddress::of(&self.socket)?;
+        let address = own.sll_addr.first_chunk::<6>().filter(|_| own.sll_halen == 6);
+        let is_ethernet = own.sll_hatype == libc::ARPHRD_ETHER;
+        Ok(address.filter(|_| is_ethernet).copied().ok_or(own.sll_hatype))
     }
 
     /// The interface's index.
@@ -75,6 +144,18 @@ impl PacketSocket {
 
     pub(crate) fn send(&self, destination: &[u8], payload: &[u8]) -> io::Result<()> {
         send(&self.socket, &LinkAddress::new(self.interface, self.ether_type, destination)?, payload)
+    }
+
+    /// Drops what the last question has left, and the error of an interface that was switched off.
+    fn forget(&self) -> io::Result<()> {
+        let mut failed = false;
+        loop {
+            match self.receive(&mut [0]) {
+                Ok(None) => return Ok(()),
+                Err(error) if std::mem::replace(&mut failed, true) => return Err(error),
+                _ => {}
+            }
+        }
     }
 
     /// Receives the payload of one frame and returns its length, at most the buffer's. `None`:
@@ -97,17 +178,21 @@ impl AsFd for PacketSocket {
     }
 }
 
-fn attach_filter(socket: &OwnedFd, only: &[(u8, u8)]) -> io::Result<()> {
+/// `None`: no frame passes.
+fn attach_filter(socket: &OwnedFd, only: Option<&[(u8, u8)]>) -> io::Result<()> {
     let instruction =
         |code: u32, jump_if_not: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: jump_if_not, k };
     let mut program = Vec::new();
-    for (number, &(offset, value)) in only.iter().enumerate() {
+    let comparisons = only.unwrap_or_default();
+    for (number, &(offset, value)) in comparisons.iter().enumerate() {
         program.push(instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, offset.into()));
         // Over the rest of the comparisons and the instruction that accepts.
-        let to_the_end = 2 * (only.len() - 1 - number) + 1;
+        let to_the_end = 2 * (comparisons.len() - 1 - number) + 1;
         program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, to_the_end as u8, value.into()));
     }
-    program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX));
+    if only.is_some() {
+        program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, u32::MAX));
+    }
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0));
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: the pointer is to a whole `sock_fprog` whose instructions outlive the call, with its

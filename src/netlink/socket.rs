@@ -129,8 +129,18 @@ impl Socket {
         // Refusals then carry the kernel's words, and not our whole request.
         inner.set_cap_ack(true)?;
         inner.set_ext_ack(true)?;
-        set_socket_timeout(&inner, Timeout::Recv, Some(limit))?;
-        Ok(Socket { inner, sequence: 0, limit, requests: Vec::new(), buffer: vec![0; RECEIVE], piece })
+        let mut socket = Socket { inner, sequence: 0, limit, requests: Vec::new(), buffer: vec![0; RECEIVE], piece };
+        socket.set_limit(limit)?;
+        Ok(socket)
+    }
+
+    /// Changes how long an answer may take. Zero: it is there when the request was sent.
+    pub(super) fn set_limit(&mut self, limit: Duration) -> io::Result<()> {
+        if !limit.is_zero() {
+            set_socket_timeout(&self.inner, Timeout::Recv, Some(limit))?;
+        }
+        self.limit = limit;
+        Ok(())
     }
 
     /// Whether the kernel lists only what matches the header of a question
@@ -242,8 +252,9 @@ impl Socket {
         mut on: impl FnMut(usize, u16, Reply<'_>) -> Result<Progress, Failure>,
     ) -> Result<(), Failure> {
         let mut last_answer = Instant::now();
+        let flags = RecvFlags::TRUNC | if self.limit.is_zero() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
         loop {
-            let length = match recv(&self.inner, &mut self.buffer[..self.piece], RecvFlags::TRUNC) {
+            let length = match recv(&self.inner, &mut self.buffer[..self.piece], flags) {
                 Ok((_, length)) => length,
                 // Each signal begins the socket's time limit anew.
                 Err(Errno::INTR) if last_answer.elapsed() <= self.limit => continue,

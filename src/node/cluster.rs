@@ -14,8 +14,7 @@ use super::role::Role;
 use super::state::State;
 use crate::error::Result;
 use crate::marks;
-use crate::marks::{Mac, Probe};
-use crate::netns::Netns;
+use crate::marks::{Mac, Marks, Probe};
 use crate::vip::AssignedAddress;
 
 /// Time limit for the answer of a director on the link to a request for its VIP.
@@ -51,7 +50,7 @@ enum Purpose {
 
 impl Search {
     /// The first answers. `None`: it waits for one. An inner `None`: the link could not be asked.
-    fn poll(&mut self, netns: &Netns, now: Instant) -> Option<Option<Vec<Mac>>> {
+    fn poll(&mut self, marks: &mut Marks, now: Instant) -> Option<Option<Vec<Mac>>> {
         let mut last = None;
         loop {
             if let Some(probe) = &mut self.asked {
@@ -64,7 +63,7 @@ impl Search {
                 self.asked = None;
             }
             let Some((interface, address, limit)) = self.questions.pop_front() else { return Some(last) };
-            self.asked = Probe::send(netns, &interface, address, limit, Duration::ZERO).ok();
+            self.asked = marks.probe(&interface, address, limit, Duration::ZERO).ok();
         }
     }
 
@@ -105,7 +104,7 @@ impl Node {
 
     /// Goes on with a search; `false`: it waits for an answer.
     pub(super) fn go_on_searching(&mut self, search: &mut Search, now: Instant) -> Result<bool> {
-        let Some(answers) = search.poll(self.ipvs.netns(), now) else { return Ok(false) };
+        let Some(answers) = search.poll(&mut self.marks, now) else { return Ok(false) };
         let before = search.before;
         let found = match search.purpose {
             // A link that cannot be asked says nothing.

@@ -42,6 +42,8 @@ impl fmt::Debug for Make {
 #[derive(Debug)]
 enum Phase {
     Reading(ConnectionReader),
+    /// All are read, and sent from the next time on.
+    Read,
     Sending(ConnectionSender, Instant),
 }
 
@@ -62,7 +64,7 @@ impl Sending {
     /// When it goes on.
     pub(super) fn until(&self) -> Instant {
         match &self.phase {
-            Phase::Reading(_) => Instant::now(),
+            Phase::Reading(_) | Phase::Read => Instant::now(),
             Phase::Sending(_, next) => *next,
         }
     }
@@ -72,11 +74,13 @@ impl Sending {
     /// # Errors
     /// As [`Ipvs::send_connections`](crate::ipvs::Ipvs::send_connections).
     pub(super) fn go_on(&mut self, node: &mut Node, now: Instant) -> Result<Option<usize>> {
-        if self.read(node, now)? {
-            return Ok(None);
-        }
         match &mut self.phase {
             Phase::Reading(_) => {
+                if !self.read(node, now)? {
+                    self.phase = Phase::Read;
+                }
+            }
+            Phase::Read => {
                 let sender = ConnectionSender::open(node.ipvs.netns(), &self.daemon, &self.entries)?;
                 self.phase = Phase::Sending(sender, now);
             }

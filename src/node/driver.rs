@@ -50,12 +50,17 @@ pub enum Report {
 /// another process works on the node, or a neighbour is asked for its MAC address, the descriptor
 /// becomes readable when there is something to do. It carries out steps for 2 ms, and ends the one
 /// that it has begun: a request to the kernel, a file in /proc/sys, or a file in the state
-/// directory, which is written to the disk (fsync(2)). A look at the whole reads the table, which
-/// takes as long as the table is large. The promotion of a backup that is ready does not.
+/// directory. Such a file is written to the disk (fsync(2)): below /run, where it is by default,
+/// there is none to wait for. A look at the whole reads the table, which takes as long as the table
+/// is large. The promotion of a backup that is ready does not. A piece of the list of connections
+/// takes longer the further back it is on kernels before 6.13: 14 ms at 60 000 connections.
 /// nft(8) and iptables(8), which set the marks of the node's own requests, are waited for by their
 /// descriptors.
 ///
 /// The VIPs of a promotion are announced once more after [`Config::announce_again`].
+///
+/// Dropping a driver closes the sockets by which it announced VIPs and asked for the director: the
+/// kernel waits for a grace period of RCU for each, some 10 ms.
 ///
 /// A driver that is dropped gives up the task that is under way, as a process does that is killed:
 /// what was done stays, and the next request goes on from there.

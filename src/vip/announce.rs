@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, arp_request, neighbour_discovery, send_frame};
+use crate::netlink::{BROADCAST, ETHER_ARP, ETHER_IPV6, FrameSender, arp_request, neighbour_discovery};
 
 type Mac = [u8; 6];
 
@@ -21,8 +21,8 @@ pub(super) struct Frame {
 
 impl Frame {
     /// Sends it from the calling thread's network namespace.
-    pub(super) fn send(&self, interface: u32) -> io::Result<()> {
-        send_frame(interface, self.ether_type, &self.destination, &self.payload)
+    pub(super) fn send(&self, sender: &mut FrameSender, interface: u32) -> io::Result<()> {
+        sender.send(interface, self.ether_type, &self.destination, &self.payload)
     }
 }
 

@@ -53,7 +53,7 @@ use self::route::{Entry, RouteSocket};
 use crate::address::check_vip;
 use crate::error::{Cause, Error, Result};
 use crate::interface;
-use crate::netlink::Link;
+use crate::netlink::{FrameSender, Link};
 use crate::netns::Netns;
 use crate::sysctl;
 
@@ -306,6 +306,7 @@ pub(crate) enum LinkState {
 #[derive(Debug)]
 pub struct Vips {
     route: RouteSocket,
+    frames: FrameSender,
 }
 
 impl Vips {
@@ -316,7 +317,7 @@ impl Vips {
 
     /// A client of this network namespace, whatever thread it is used from.
     pub fn open_in(netns: Netns) -> Result<Self> {
-        Ok(Vips { route: RouteSocket::open(netns)? })
+        Ok(Vips { route: RouteSocket::open(netns)?, frames: FrameSender::default() })
     }
 
     /// Everywhere that `vip` sits. One interface can hold an IPv4 address more than once, with
@@ -547,6 +548,9 @@ impl Vips {
     /// reply), for IPv6 an unsolicited neighbour advertisement to ff02::1 with the override flag
     /// (RFC 4861, section 7.2.6).
     ///
+    /// Does not wait. The socket that sends is closed with this value, for which the kernel waits
+    /// for a grace period of RCU, some 10 ms.
+    ///
     /// # Errors
     /// - [`Error::Refused`] with [`Cause::NoAddress`] (`EADDRNOTAVAIL`) when the interface does
     ///   not hold the VIP: its traffic would be drawn away from who does.
@@ -591,7 +595,8 @@ impl Vips {
                 announce::unsolicited_advertisement(mac, vip, router)
             }
         };
-        let send = || (0..times).try_for_each(|_| frame.send(link.index));
+        let sender = &mut self.frames;
+        let send = || (0..times).try_for_each(|_| frame.send(sender, link.index));
         match self.route.netns().run(send)? {
             Ok(()) => Ok(true),
             Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {

@@ -149,9 +149,11 @@ fn a_program_with_a_loop_waits_for_its_descriptor_alone() {
     let trace = format!("/tmp/lvs-dr-trace-{}", std::process::id());
     let blocking =
         "nanosleep,clock_nanosleep,flock,futex,poll,ppoll,select,pselect6,epoll_wait,epoll_pwait,wait4,waitid";
+    // Closing one waits for a grace period of RCU.
+    let sockets = "socket";
     let roles = "backup master backup master fault stop";
     let output = try_run(&format!(
-        "strace -f -o {trace} -e trace={blocking} {} eth0 192.168.0.254 192.168.0.12 {roles}",
+        "strace -f -o {trace} -e trace={blocking},{sockets} {} eth0 192.168.0.254 192.168.0.12 {roles}",
         program("loop")
     ));
     let said = said(&output.stdout);
@@ -162,7 +164,7 @@ fn a_program_with_a_loop_waits_for_its_descriptor_alone() {
     let lines = ip("-o -4 addr show to 192.168.0.254");
     assert!(lines.contains("lo ") && !lines.contains("eth0"), "{lines}");
     let trace = std::fs::read_to_string(trace).unwrap();
-    let (mut polled, mut locked) = (0, 0);
+    let (mut polled, mut locked, mut packets) = (0, 0, 0);
     for call in waits(&trace) {
         match call.split('(').next().unwrap() {
             // The program's own, for the descriptor of the driver.
@@ -170,12 +172,15 @@ fn a_program_with_a_loop_waits_for_its_descriptor_alone() {
             "flock" => locked += usize::from(call.contains("LOCK_NB")),
             "futex" => assert!(call.contains("FUTEX_WAKE"), "{call}"),
             "wait4" => assert!(call.contains("WNOHANG"), "{call}"),
+            "socket" => packets += usize::from(call.contains("AF_PACKET")),
             _ => assert!(call.starts_with("+++") || call.starts_with("---"), "{call}"),
         }
     }
     let count = |name: &str| waits(&trace).iter().filter(|call| call.starts_with(name)).count();
     assert_eq!((polled, locked), (count("poll("), count("flock(")), "{trace}");
     assert!(polled > 10 && locked > 10, "{trace}");
+    // One announces in both promotions, one asks for the director in the other roles.
+    assert_eq!(packets, 2, "{trace}");
     println!("{}", said.lines().last().unwrap());
 }
 

@@ -47,8 +47,14 @@ pub fn host(number: u8) -> Netns {
     keep(&netns);
     // Nobody is asked for over IPv6 as long as the link-local address is tentative.
     netns.run(|| fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap()).unwrap();
+    plug(&netns, number);
+    netns
+}
+
+/// Gives it its interface, on the port `portNUMBER` of the switch.
+pub fn plug(netns: &Netns, number: u8) {
     let port = format!("port{number}");
-    cable(&port, &format!("02:00:00:00:01:{number:02x}"), &netns, INTERFACE);
+    cable(&port, &format!("02:00:00:00:01:{number:02x}"), netns, INTERFACE);
     ip(&format!("link set {port} master br0"));
     let mac = mac_text(mac(number));
     let configure = || {
@@ -59,7 +65,6 @@ pub fn host(number: u8) -> Netns {
         ));
     };
     netns.run(configure).unwrap();
-    netns
 }
 
 /// The MAC address of a host.

@@ -16,7 +16,7 @@ use lvs_dr::node::{OwnRequests, Role, Step, VipOwner};
 use crate::lab::{feed, ip, ip_batch, ipvsadm, remove_rules, rules, run};
 use crate::lan::{
     ACK, BOTH, BY_HAND, Cluster, Handmade, INTERFACE, MH, NODES, RST, SYN, SYN_ACK, Session, StopAtEnd, Tap, VIP, VIP6,
-    address, kept, mac, mac_text, move_as_keepalived, serve_on, services, session, steer, until, vips_arrive,
+    address, kept, mac, mac_text, move_as_keepalived, plug, serve_on, services, session, steer, until, vips_arrive,
     vips_leave,
 };
 use crate::local_marks::{local_clients, local_clients_from};
@@ -914,4 +914,34 @@ fn a_crash_of_the_director() {
             .count();
         assert_eq!(marked, 0);
     }
+}
+
+/// A node keeps the socket that it asks the link with.
+#[test]
+fn a_backup_finds_each_director() {
+    let mut cluster = Cluster::new(&services("wrr"), |_| ());
+    let switch = Netns::current().unwrap();
+    let find = |cluster: &mut Cluster, director: u8| {
+        cluster.nodes[1].set_director(None).unwrap();
+        cluster.take_on(1, Role::Backup);
+        assert_eq!(cluster.nodes[1].director().unwrap(), address(VIP, director).parse().ok());
+    };
+    find(&mut cluster, 11);
+    cluster.take_on(0, Role::Backup);
+    cluster.take_on(2, Role::Master);
+    find(&mut cluster, 13);
+    let set = |cluster: &Cluster, state: &str| cluster.on(1, || ip(&format!("link set {INTERFACE} {state}")));
+    let runs = |cluster: &Cluster| {
+        until("the interface runs", || cluster.on(1, || ip(&format!("link show {INTERFACE}"))).contains("state UP"))
+    };
+    for state in ["down", "up"] {
+        set(&cluster, state);
+    }
+    runs(&cluster);
+    find(&mut cluster, 13);
+    // Another interface by the same name.
+    switch.run(|| ip("link del port12")).unwrap();
+    plug(&cluster.hosts[1], 12);
+    runs(&cluster);
+    find(&mut cluster, 13);
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::marks::{Mac, who_has};
+use crate::marks::Mac;
 use crate::netns::Netns;
 use crate::node::Node;
 
@@ -40,7 +40,7 @@ pub(super) fn answered(node: &mut Node) -> Vec<Answered> {
     let asked = if v4.is_empty() { all.iter().copied().take(1).collect() } else { v4 };
     let ask = |vip| {
         // An interface that is down, or is no Ethernet, answers nothing.
-        let found = who_has(node.ipvs.netns(), &node.config.interface, vip, LIMIT, LIMIT).unwrap_or_default();
+        let found = node.marks.who_has(&node.config.interface, vip, LIMIT, LIMIT).unwrap_or_default();
         Answered { vip, macs: found.into_iter().collect() }
     };
     let mut answered: Vec<Answered> = asked.into_iter().map(ask).collect();

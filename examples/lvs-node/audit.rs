@@ -43,7 +43,7 @@ pub fn run(node: &mut Node, audit: &Audit, output: &Output) -> Result<bool> {
     }
     if !audit.fix || audit.dry_run || found.is_empty() {
         let steps = plan.iter().flat_map(|plan| plan.steps());
-        output.group_object(object(node, &found, steps, &found));
+        output.group_object(|| object(node, &found, steps, &found));
         return Ok(found.is_empty());
     }
     let done = match plan {
@@ -51,7 +51,7 @@ pub fn run(node: &mut Node, audit: &Audit, output: &Output) -> Result<bool> {
         None => Vec::new(),
     };
     let left = node.audit(keepalived.as_deref())?;
-    output.group_object(object(node, &found, &done, &left));
+    output.group_object(|| object(node, &found, &done, &left));
     match left.is_empty() {
         true => output.show("done: nothing is found any more\n"),
         false => {

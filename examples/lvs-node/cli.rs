@@ -780,7 +780,7 @@ fn run(cli: &Cli, output: &Output) -> Result<(), Failure> {
                     && status.missing.is_empty()
                     && status.warnings.is_empty();
                 match output.json {
-                    true => output.group_object(status::json(node, &status)),
+                    true => output.group_object(|| status::json(node, &status)),
                     false => {
                         output.group(node, true);
                         output.show(status::text(node, &status, output.verbose, coloured()));

@@ -117,9 +117,11 @@ impl Output {
         }
     }
 
-    /// A group, as an object without steps.
-    pub fn group_object(&self, object: Value) {
-        self.groups.borrow_mut().push(object);
+    /// A group, as an object without steps, which is made where objects are printed.
+    pub fn group_object(&self, object: impl FnOnce() -> Value) {
+        if self.json {
+            self.groups.borrow_mut().push(object());
+        }
     }
 
     /// A field of the object.

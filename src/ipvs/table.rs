@@ -25,7 +25,7 @@ use crate::error::Result;
 /// assert_eq!(table.len(), 1);
 /// # Ok::<(), lvs_dr::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Table {
     /// What tables have in common is shared.
     services: BTreeMap<ServiceId, Arc<Content>>,

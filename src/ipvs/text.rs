@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -258,12 +259,17 @@ impl FromStr for Table {
     /// [`Error::Parse`] with the line. Nothing is taken from a text that is wrong anywhere: a file
     /// that was cut short in the middle of a line is refused.
     fn from_str(text: &str) -> Result<Self> {
-        let (mut table, mut services, mut known) = (Table::new(), Builder::default(), None);
+        let (mut table, mut services) = (Table::new(), Builder::default());
+        let (mut known, mut last) = (None, None);
         let (mut words, mut number) = (Words::of(text), 0);
         loop {
             number += 1;
             let wrong = |reason: String| Error::parse(number, reason);
-            match read_line(&mut words, &mut known).map_err(wrong)? {
+            let line = match words.alike(&last) {
+                Some((id, destination)) => Ok(Line::Destination(id, destination)),
+                None => read_line(&mut words, &mut known, &mut last),
+            };
+            match line.map_err(wrong)? {
                 Line::Nothing => {}
                 Line::Clear if services.services.is_empty() => {}
                 Line::Clear => return Err(wrong("-C is found behind the services that it would remove".into())),
@@ -366,8 +372,18 @@ type Reason = String;
 /// The address of the last service that was named, as it was written: most lines name the same.
 type Known<'a> = Option<(&'a str, SocketAddr)>;
 
+/// The last line of a destination, around its address: most lines differ from the one before in
+/// their address alone.
+struct Around<'a> {
+    before: &'a str,
+    behind: &'a str,
+    service: ServiceId,
+    destination: Destination,
+}
+
 /// Reads one line: the command, then options in any order.
-fn read_line<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<Line, Reason> {
+fn read_line<'a>(words: &mut Words<'a>, known: &mut Known<'a>, last: &mut Option<Around<'a>>) -> Result<Line, Reason> {
+    let start = words.at;
     let mut command = words.option()?;
     if command.is_none() {
         return Ok(Line::Nothing);
@@ -378,7 +394,10 @@ fn read_line<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<Line, R
     match command {
         Some("-A" | "--add-service") => read_service(words, known).map(Line::Service),
         Some("-a" | "--add-server") => {
-            read_destination(words, known).map(|(id, destination)| Line::Destination(id, destination))
+            let (service, destination, address) = read_destination(words, known)?;
+            let (before, behind) = (&words.text[start..address.start], &words.text[address.end..words.at]);
+            *last = Some(Around { before, behind, service, destination: destination.clone() });
+            Ok(Line::Destination(service, destination))
         }
         Some("-C" | "--clear") => words.end("-C").map(|()| Line::Clear),
         Some("--set") => read_timeouts(words).map(Line::Timeouts),
@@ -439,6 +458,20 @@ impl<'a> Words<'a> {
         let length = rest.iter().position(|octet| *octet == b'\n').map_or(rest.len(), |end| end + 1);
         *self = Words { at: self.at + length, ..Words::of(self.text) };
         self.at < self.text.len()
+    }
+
+    /// Takes a line that differs from this one in its address alone, and says what it adds.
+    fn alike(&mut self, last: &Option<Around<'_>>) -> Option<(ServiceId, Destination)> {
+        let Around { before, behind, service, destination } = last.as_ref()?;
+        let rest = self.text[self.at..].strip_prefix(before)?;
+        let length = rest.bytes().position(|octet| octet.is_ascii_whitespace()).unwrap_or(rest.len());
+        let address = endpoint(&rest[..length])?;
+        let end = rest[length..].strip_prefix(behind)?;
+        if !end.is_empty() && !end.starts_with('\n') {
+            return None;
+        }
+        self.at = self.text.len() - end.len();
+        Some((*service, Destination { address, ..*destination }))
     }
 
     /// The next word of the line, up to a comment.
@@ -689,13 +722,21 @@ fn read_netmask(text: &str, family: Family) -> Result<Netmask, Reason> {
     })
 }
 
-fn read_destination<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<(ServiceId, Destination), Reason> {
+/// The service, the destination, and where in the text its address is.
+fn read_destination<'a>(
+    words: &mut Words<'a>,
+    known: &mut Known<'a>,
+) -> Result<(ServiceId, Destination, Range<usize>), Reason> {
     let mut id = IdOptions::new(known);
     let (mut server, mut method, mut weight, mut upper, mut lower) = (None, None, 1, 0, 0);
     let (mut kind, mut port, mut checksum) = (None, None, TunnelChecksum::None);
     while let Some(option) = words.option()? {
         match option {
-            "-r" | "--real-server" => server = Some(words.value(option)?),
+            "-r" | "--real-server" => {
+                let value = words.value(option)?;
+                // A value ends its word, also where it is joined to the option.
+                server = Some((value, words.at - value.len()..words.at));
+            }
             "-g" | "--gatewaying" => method = Some(Forward::Direct),
             "-m" | "--masquerading" => method = Some(Forward::Masquerade),
             "--local" => method = Some(Forward::Local),
@@ -713,7 +754,7 @@ fn read_destination<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<
         }
     }
     let id = id.finish()?;
-    let server = server.ok_or("the destination is missing: -r was expected")?;
+    let (server, place) = server.ok_or("the destination is missing: -r was expected")?;
     let tunnel = match kind {
         None | Some("ipip") => Tunnel::Ipip,
         Some("gue") => Tunnel::Gue { port: port.ok_or("--tun-type gue needs --tun-port")?, checksum },
@@ -734,7 +775,8 @@ fn read_destination<'a>(words: &mut Words<'a>, known: &mut Known<'a>) -> Result<
             None => address(server)?,
         },
     };
-    Ok((id, Destination { address, forward, weight, upper_threshold: upper, lower_threshold: lower }))
+    let destination = Destination { address, forward, weight, upper_threshold: upper, lower_threshold: lower };
+    Ok((id, destination, place))
 }
 
 fn bracketed(text: &str) -> Option<IpAddr> {
@@ -776,6 +818,8 @@ fn address(text: &str) -> Result<SocketAddr, Reason> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[track_caller]
@@ -794,6 +838,50 @@ mod tests {
             assert!(ipv4_endpoint(text.as_bytes()).is_none_or(|found| Some(found) == known), "{text}");
         }
         assert!(ipv4_endpoint(b"192.168.0.254:8080").is_some());
+    }
+
+    /// What a line says does not depend on the line before it.
+    #[test]
+    fn each_line_is_read_for_itself() {
+        const SERVICES: &str = "-A -t 192.0.2.1:80 -s wrr\n-A -t 192.0.2.1:8 -s wrr\n";
+        let forms = |last: u8| {
+            let host = format!("10.0.0.{last}");
+            [
+                format!("-a -t 192.0.2.1:80 -r {host}:80 -g -w 1"),
+                format!("-a -t 192.0.2.1:80 -r {host}:80 -g -w 10"),
+                format!("-a -t 192.0.2.1:80 -r {host}:80 -g -w 1 "),
+                format!("-a -t 192.0.2.1:80 -r {host}:80 -g -w 1 # ten"),
+                format!("-a -t 192.0.2.1:80 -r {host}:80 -g -w 1#"),
+                format!("-a -t 192.0.2.1:80 -r {host}:80 -g -w"),
+                format!("-a -t 192.0.2.1:80 -r {host}:80"),
+                format!("-a -t 192.0.2.1:80 -r {host}:80 -i -w 1"),
+                format!("-a -t 192.0.2.1:8 -r {host}:80 -g -w 1"),
+                format!("-a -t 192.0.2.1:80 -r {host} -g -w 1"),
+                format!("-a -t 192.0.2.1:80 -r{host}:80 -g -w 1"),
+                format!("-at192.0.2.1:80 -r{host}:80 -g -w1"),
+                format!("-a -t 192.0.2.1:80 -r [2001:db8::{last}]:80 -g -w 1"),
+                format!("-a -t 192.0.2.1:80 -r [2001:db8::{last}]:80 -i -w 1"),
+                format!("-a -g -w 1 -t 192.0.2.1:80 -r {host}:80"),
+                format!("-a -t 192.0.2.1:80 -r #{host}:80 -g -w 1"),
+                "-a -t 192.0.2.1:80 -r  -g -w 1".to_owned(),
+                String::new(),
+            ]
+        };
+        let added = |lines: &[&str]| {
+            let table: Table = format!("{SERVICES}{}", lines.join("\n")).parse().map_err(|e: Error| e.to_string())?;
+            let text = table.to_string();
+            let of = |line: &&str| line.starts_with("-a ");
+            Ok::<_, String>(text.lines().filter(of).map(str::to_owned).collect::<BTreeSet<_>>())
+        };
+        for first in forms(1) {
+            for second in forms(2) {
+                let alone = added(&[&first]).and_then(|before| {
+                    let behind = added(&[&second]).map_err(|reason| reason.replace("line 3", "line 4"))?;
+                    Ok(&before | &behind)
+                });
+                assert_eq!(added(&[&first, &second]), alone, "{first}\n{second}");
+            }
+        }
     }
 
     #[test]

@@ -8,15 +8,9 @@ use crate::ipvs::{Destination, Forward, ServiceId, Table, VirtualService};
 use crate::netlink::{WaitingSocket, waiting_sockets};
 use crate::node::{Config, Node};
 
-/// A service that this node is a server of, and that no socket of it serves as far as is seen; or
-/// one whose answers may come from another address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Unserved {
-    pub(super) service: ServiceId,
-    pub(super) sockets: Sockets,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What there is for a service that this node is a server of, and that no socket of it serves as
+/// far as is seen; or whose answers may come from another address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sockets {
     /// Sockets listen on its port on these addresses only.
     Elsewhere(Vec<IpAddr>),
@@ -26,40 +20,55 @@ pub(super) enum Sockets {
     Unseen(String),
 }
 
+/// The sockets of a protocol that wait for clients, by port.
+struct Waiting(BTreeMap<u16, Vec<WaitingSocket>>);
+
+impl Waiting {
+    fn new(sockets: impl IntoIterator<Item = WaitingSocket>) -> Self {
+        let mut by_port: BTreeMap<u16, Vec<WaitingSocket>> = BTreeMap::new();
+        sockets.into_iter().for_each(|socket| by_port.entry(socket.port).or_default().push(socket));
+        Waiting(by_port)
+    }
+
+    fn on(&self, port: u16) -> &[WaitingSocket] {
+        self.0.get(&port).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// The services of a table that this node is a server of, and does not serve.
 ///
 /// # Errors
 /// The node's addresses, or the network namespace, cannot be read.
-pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<Vec<Unserved>> {
+pub(super) fn unserved(node: &mut Node, table: &Table) -> Result<BTreeMap<Sockets, Vec<ServiceId>>> {
     let own = node.vips.addresses()?;
-    let mut sockets: BTreeMap<i32, Result<Vec<WaitingSocket>, String>> = BTreeMap::new();
-    let mut found = Vec::new();
+    let mut protocols: BTreeMap<i32, Result<Waiting, String>> = BTreeMap::new();
+    let mut found: BTreeMap<Sockets, Vec<ServiceId>> = BTreeMap::new();
     for content in table.services() {
         let service = content.service.id;
         let Some((protocol, listen)) = to_be_served(&node.config, &own, &content) else { continue };
-        let sockets = match sockets.get(&protocol) {
+        let waiting = match protocols.get(&protocol) {
             Some(known) => known,
             None => {
                 let listed = match waiting_sockets(node.ipvs.netns(), protocol) {
                     Err(error @ Error::Refused { .. }) => Err(error.to_string()),
-                    result => Ok(result?),
+                    result => Ok(Waiting::new(result?)),
                 };
-                sockets.entry(protocol).or_insert(listed)
+                protocols.entry(protocol).or_insert(listed)
             }
         };
-        match sockets {
-            Err(why) => found.push(Unserved { service, sockets: Sockets::Unseen(why.clone()) }),
-            Ok(all) => {
-                let is_on_vip =
-                    || all.iter().any(|socket| (socket.address, socket.port) == (listen.ip(), listen.port()));
-                let sockets = match elsewhere(all, protocol, listen) {
+        let sockets = match waiting {
+            Err(why) => Sockets::Unseen(why.clone()),
+            Ok(waiting) => {
+                let on_the_port = waiting.on(listen.port());
+                let is_on_vip = || on_the_port.iter().any(|socket| socket.address == listen.ip());
+                match elsewhere(on_the_port, protocol, listen.ip()) {
                     Some(only) => Sockets::Elsewhere(only),
                     None if protocol == libc::IPPROTO_UDP && !is_on_vip() => Sockets::Any,
                     None => continue,
-                };
-                found.push(Unserved { service, sockets });
+                }
             }
-        }
+        };
+        found.entry(sockets).or_default().push(service);
     }
     Ok(found)
 }
@@ -72,9 +81,10 @@ pub(super) fn unserved_by(
     table: &Table,
     sockets: &[WaitingSocket],
 ) -> Vec<ServiceId> {
+    let waiting = Waiting::new(sockets.iter().copied());
     let is_unserved = |content: &VirtualService<'_>| {
         to_be_served(config, own, content).is_some_and(|(protocol, listen)| {
-            protocol == libc::IPPROTO_TCP && elsewhere(sockets, protocol, listen).is_some()
+            protocol == libc::IPPROTO_TCP && elsewhere(waiting.on(listen.port()), protocol, listen.ip()).is_some()
         })
     };
     table.services().filter(is_unserved).map(|content| content.service.id).collect()
@@ -102,28 +112,24 @@ fn protocol_of(service: &ServiceId) -> Option<(i32, SocketAddr)> {
     }
 }
 
-/// The addresses on which sockets listen on this port, where none of them gets the packets for this
+/// The addresses of these sockets of one port, where none of them gets the packets for this
 /// address. `None`: one does.
-fn elsewhere(sockets: &[WaitingSocket], protocol: i32, listen: SocketAddr) -> Option<Vec<IpAddr>> {
+fn elsewhere(on_the_port: &[WaitingSocket], protocol: i32, listen: IpAddr) -> Option<Vec<IpAddr>> {
     let gets = |socket: &WaitingSocket| {
         let any = socket.address.is_unspecified() && (socket.address.is_ipv4() == listen.is_ipv4() || !socket.v6only);
         let of_v6_for_v4 = listen.is_ipv4() && socket.address.is_ipv6();
-        let mapped =
-            matches!(socket.address, IpAddr::V6(v6) if v6.to_ipv4_mapped().map(IpAddr::V4) == Some(listen.ip()));
+        let mapped = matches!(socket.address, IpAddr::V6(v6) if v6.to_ipv4_mapped().map(IpAddr::V4) == Some(listen));
         // A socket of IPv4 never gets IPv6. One of SCTP may have more addresses than are shown.
         (any && (socket.address.is_ipv6() || listen.is_ipv4()))
-            || socket.address == listen.ip()
+            || socket.address == listen
             || (of_v6_for_v4 && mapped)
             || protocol == libc::IPPROTO_SCTP
     };
-    let on_the_port = || sockets.iter().filter(|socket| socket.port == listen.port());
-    if on_the_port().any(gets) {
+    if on_the_port.iter().any(gets) {
         return None;
     }
-    let mut only: Vec<IpAddr> = on_the_port().map(|socket| socket.address).collect();
-    only.sort();
-    only.dedup();
-    Some(only)
+    let only: BTreeSet<IpAddr> = on_the_port.iter().map(|socket| socket.address).collect();
+    Some(only.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -135,14 +141,12 @@ mod tests {
         const V4: &str = "192.0.2.254:80";
         const V6: &str = "[2001:db8::fe]:80";
         let of = |sockets: &[(&str, bool)], listen: &str, protocol| {
-            let sockets: Vec<WaitingSocket> = sockets
-                .iter()
-                .map(|(address, v6only)| {
-                    let address: SocketAddr = address.parse().unwrap();
-                    WaitingSocket { address: address.ip(), port: address.port(), v6only: *v6only }
-                })
-                .collect();
-            let only = elsewhere(&sockets, protocol, listen.parse().unwrap())?;
+            let waiting = Waiting::new(sockets.iter().map(|(address, v6only)| {
+                let address: SocketAddr = address.parse().unwrap();
+                WaitingSocket { address: address.ip(), port: address.port(), v6only: *v6only }
+            }));
+            let listen: SocketAddr = listen.parse().unwrap();
+            let only = elsewhere(waiting.on(listen.port()), protocol, listen.ip())?;
             Some(only.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
         };
         let none = || Some(String::new());

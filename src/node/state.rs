@@ -28,15 +28,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, OpenOptions, Permissions};
-use std::io;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::config::Config;
-use super::digest::fnv;
 use super::drain::Drained;
 use super::fence::Fence;
 use super::fence::marks::MarkValues;
@@ -46,6 +45,7 @@ use super::role::Role;
 use crate::arp;
 use crate::error::{Error, Result};
 use crate::files::Replacement;
+use crate::fnv::{Fnv, fnv};
 use crate::ipvs::{ServiceId, Table};
 use crate::marks::Mac;
 
@@ -135,6 +135,11 @@ const CUT_SHORT: &str = "it does not end as it should: it was cut short";
 /// Begins the second line of the state file, and of a table the first, where it is a comment.
 const CHECKSUM: &str = "checksum ";
 const TABLE_CHECKSUM: &str = "# checksum ";
+
+/// Begins the last line but one of a table: the digest of what the lines say, by which the table is
+/// known without being read.
+const TABLE_DIGEST: &str = "# digest ";
+const TABLE_END: &str = "# end\n";
 
 /// Begins the line that names the boot in which the file was written.
 const BOOT: &str = "boot ";
@@ -406,6 +411,22 @@ fn without_checksum<'a>(key: &str, text: &'a str) -> Result<&'a str, String> {
     }
 }
 
+fn digest_line(table: &Table) -> String {
+    format!("{TABLE_DIGEST}{:016x}\n", Fnv::of(table))
+}
+
+/// What a file begins with and ends with, where it is a table with its checksum and digest.
+fn ends_of(path: &Path) -> io::Result<(String, String)> {
+    let mut file = File::open(path)?;
+    let mut begin = vec![0; TABLE_CHECKSUM.len()];
+    file.read_exact(&mut begin)?;
+    let mut end = vec![0; digest_line(&Table::default()).len() + TABLE_END.len()];
+    file.seek(SeekFrom::End(-(end.len() as i64)))?;
+    file.read_exact(&mut end)?;
+    let text = |octets| String::from_utf8(octets).map_err(io::Error::other);
+    Ok((text(begin)?, text(end)?))
+}
+
 /// The boot in which a file was written. `None`: by an earlier version.
 fn boot_of(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix(BOOT))
@@ -606,17 +627,21 @@ impl StateDir {
     /// shared with it in place of being read.
     pub(super) fn load_table(&self, kept: StoredTable, expected: Option<&Table>) -> Result<Table> {
         let parse = |text: &str| {
-            let body = text.strip_suffix(&format!("# {LAST_LINE}\n")).ok_or(CUT_SHORT)?;
+            let body = text.strip_suffix(TABLE_END).ok_or(CUT_SHORT)?;
             let lines = without_checksum(TABLE_CHECKSUM, body)?;
             if lines.starts_with('#') {
                 return Err("it begins with a comment that is no checksum".into());
             }
-            match expected {
-                Some(expected) if expected.to_string() == lines => Ok(expected.clone()),
-                _ => lines.parse().map_err(|e: Error| format!("it is not understood: {e}")),
-            }
+            lines.parse().map_err(|e: Error| format!("it is not understood: {e}"))
         };
-        match self.read(self.table_file(kept), parse)? {
+        let path = self.table_file(kept);
+        if let Some(expected) = expected.filter(|expected| !expected.is_empty())
+            && ends_of(&path)
+                .is_ok_and(|(begin, end)| begin == TABLE_CHECKSUM && end == digest_line(expected) + TABLE_END)
+        {
+            return Ok(expected.clone());
+        }
+        match self.read(path, parse)? {
             Some(table) => Ok(table),
             None if kept == StoredTable::Legacy => {
                 Ok(self.read(self.state_file(), table_of_version_1)?.unwrap_or_default())
@@ -651,8 +676,8 @@ impl StateDir {
         match table.is_empty() {
             true => self.remove_file(self.table_file(kept)),
             false => {
-                let lines = with_checksum(TABLE_CHECKSUM, &table.to_string());
-                self.write(self.table_file(kept), &format!("{lines}# {LAST_LINE}\n"))
+                let lines = with_checksum(TABLE_CHECKSUM, &(table.to_string() + &digest_line(table)));
+                self.write(self.table_file(kept), &(lines + TABLE_END))
             }
         }
     }
@@ -802,6 +827,37 @@ mod tests {
         }
         fs::write(&file, unchecked(&text)).unwrap();
         assert_eq!(dir.load_table(StoredTable::Held, None).unwrap().to_string(), TABLE);
+        fs::remove_dir_all(&dir.path).unwrap();
+    }
+
+    #[test]
+    fn a_table_that_is_expected_is_known_by_its_digest() {
+        let dir = directory("expected");
+        dir.prepare().unwrap();
+        let (table, other): (Table, Table) = (TABLE.parse().unwrap(), TABLE.replace("-w 1", "-w 2").parse().unwrap());
+        dir.save_table(StoredTable::Held, &table).unwrap();
+        let file = dir.table_file(StoredTable::Held);
+        let text = fs::read_to_string(&file).unwrap();
+        let load = |expected| dir.load_table(StoredTable::Held, Some(expected)).map(|table| table.to_string());
+        for expected in [&table, &other] {
+            assert_eq!(load(expected).unwrap(), TABLE);
+        }
+        // What is not read can be anything.
+        fs::write(&file, text.replace("10.0.0.1", "10.0.0.9")).unwrap();
+        assert_eq!(load(&table).unwrap(), TABLE);
+        assert!(load(&other).is_err());
+        // As an earlier version writes it, and what is no table.
+        let digest = digest_line(&table);
+        let earlier = with_checksum(TABLE_CHECKSUM, TABLE) + TABLE_END;
+        fs::write(&file, &earlier).unwrap();
+        assert_eq!(load(&table).unwrap(), TABLE);
+        for short in ["", "#", &digest, &text[text.len() - digest.len() - TABLE_END.len()..]] {
+            fs::write(&file, short).unwrap();
+            assert!(load(&table).is_err(), "{short}");
+        }
+        // A later change of the lines, whose checksum was deleted as the error asks for.
+        fs::write(&file, unchecked(&text).replace("-w 1", "-w 2")).unwrap();
+        assert_eq!(load(&table).unwrap(), other.to_string());
         fs::remove_dir_all(&dir.path).unwrap();
     }
 

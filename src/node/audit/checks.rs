@@ -20,7 +20,7 @@ use crate::node::destinations::{Reason, Unreached};
 use crate::node::failure::RoleFailure;
 use crate::node::fence::Fence;
 use crate::node::lan::{self, Doubt};
-use crate::node::listeners::{Sockets, Unserved};
+use crate::node::listeners::Sockets;
 use crate::node::observation::{Observation, Tree};
 use crate::node::plan::{Plan, Step};
 use crate::node::planner::{Trouble, sync_warning};
@@ -81,8 +81,16 @@ fn ids(table: &Table, which: impl Fn(&VirtualService<'_>) -> bool) -> Vec<Servic
     table.services().filter(which).map(|content| content.service.id).collect()
 }
 
+/// How many things a reason names.
+const NAMED: usize = 10;
+
+/// `a, b`, or `a, b, ... and 4998 more`.
 fn list<T: ToString>(items: &[T]) -> String {
-    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+    let named = items.iter().take(NAMED).map(T::to_string).collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// What the planner says of a node.
@@ -623,8 +631,8 @@ impl<'a> Case<'a> {
     fn listeners(&mut self) {
         // A node without a role gets no packets.
         let severity = if self.role.is_some() { Severity::Error } else { Severity::Warning };
-        for Unserved { service, sockets } in &self.around.unserved {
-            let service = *service;
+        for (sockets, services) in &self.around.unserved {
+            let (services, named) = (services.clone(), list(services));
             match sockets {
                 Sockets::Elsewhere(only) => {
                     let found = match &only[..] {
@@ -632,28 +640,28 @@ impl<'a> Case<'a> {
                         only => format!("sockets of this node listen on its port on {} only", list(only)),
                     };
                     let reason = format!(
-                        "{service}: this node is one of its servers, and {found}: connections that the director sends here are refused"
+                        "{named}: this node is one of its servers, and {found}: connections that the director sends here are refused"
                     );
                     let remedy = Remedy::text(
                         "start the server, let it listen on all addresses (0.0.0.0, ::) or on the VIP too, or take this node out of the \
                          service (`check_listener = false` where NAT or another network namespace serves it)",
                     );
-                    self.add(severity, Kind::NotListening { service, only: only.clone() }, reason, remedy);
+                    self.add(severity, Kind::NotListening { services, only: only.clone() }, reason, remedy);
                 }
                 Sockets::Any => {
                     let reason = format!(
-                        "{service}: this node serves it by a socket on all addresses: an answer bears the VIP only where the program asks for \
+                        "{named}: this node serves it by a socket on all addresses: an answer bears the VIP only where the program asks for \
                          each packet's destination (IP_PKTINFO); otherwise it bears this node's own address, and the client ignores it"
                     );
                     let remedy = Remedy::text(
                         "let the server listen on the VIP too; where the program does ask, `check_listener = false` ends this notice",
                     );
-                    self.add(Severity::Notice, Kind::AnswerSource { service }, reason, remedy);
+                    self.add(Severity::Notice, Kind::AnswerSource { services }, reason, remedy);
                 }
                 Sockets::Unseen(why) => {
-                    let reason = format!("{service}: whether this node serves it is unknown: {why}");
+                    let reason = format!("{named}: whether this node serves it is unknown: {why}");
                     let remedy = Remedy::text("load tcp_diag, udp_diag or sctp_diag, or look with `ss -ln`");
-                    self.add(Severity::Notice, Kind::ListenersUnseen { service }, reason, remedy);
+                    self.add(Severity::Notice, Kind::ListenersUnseen { services }, reason, remedy);
                 }
             }
         }

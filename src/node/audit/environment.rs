@@ -1,6 +1,6 @@
 //! What an audit looks at beside what a role does: the thin layer that reads.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
 use crate::marks::Firewall;
 use crate::netlink::in_new_namespace;
 use crate::node::Node;
-use crate::node::listeners::{self, Unserved};
+use crate::node::listeners::{self, Sockets};
 use crate::sysctl;
 
 /// What an audit looks at beside what a role does.
@@ -24,7 +24,7 @@ pub(super) struct Environment {
     /// Services that the kernel refuses, and why.
     pub(super) refused: Vec<(ServiceId, String)>,
     /// Services that this node is a server of, and that no socket of it serves.
-    pub(super) unserved: Vec<Unserved>,
+    pub(super) unserved: BTreeMap<Sockets, Vec<ServiceId>>,
     /// The firewall's rules that packets for a service pass.
     pub(super) firewall: Firewall,
     /// Whether IPVS leaves what it sends on to connection tracking.

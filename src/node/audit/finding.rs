@@ -428,12 +428,12 @@ pub enum Kind {
     /// Severity: error, before the first role a warning.
     #[non_exhaustive]
     NotListening {
-        /// The service.
-        service: ServiceId,
+        /// The services.
+        services: Vec<ServiceId>,
         /// The addresses on which its port is listened on.
         only: Vec<IpAddr>,
     },
-    /// A UDP service that this node serves by a socket on all addresses (0.0.0.0, ::). An answer
+    /// UDP services that this node serves by a socket on all addresses (0.0.0.0, ::). An answer
     /// bears the VIP as its source only where the program asks for the address that each packet
     /// was sent to (`IP_PKTINFO` in ip(7)) or binds to it; otherwise it bears an address of the
     /// interface, and the client ignores it. The kernel does not show which. Helps: a socket on
@@ -442,8 +442,8 @@ pub enum Kind {
     /// Severity: notice.
     #[non_exhaustive]
     AnswerSource {
-        /// The service.
-        service: ServiceId,
+        /// The services.
+        services: Vec<ServiceId>,
     },
     /// Whether a socket of this node listens for a service cannot be seen: the kernel lacks the
     /// module tcp_diag, udp_diag or sctp_diag. Helps: to load the module, or to look with `ss
@@ -452,8 +452,8 @@ pub enum Kind {
     /// Severity: notice.
     #[non_exhaustive]
     ListenersUnseen {
-        /// The service.
-        service: ServiceId,
+        /// The services.
+        services: Vec<ServiceId>,
     },
     /// The node's own programs ask a VIP, and their requests are not marked: another server may
     /// get one, whose answer does not reach the program. Another program has removed the rules

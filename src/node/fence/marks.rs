@@ -323,9 +323,9 @@ fn ports(table: &Table, vip: IpAddr) -> BTreeSet<Option<NonZeroU16>> {
             ServiceId::Fwmark { family, .. } if family == Family::of(vip) => drop(found.insert(None)),
             _ => {}
         }
-    }
-    if found.contains(&None) || found.len() > MAX_PORTS {
-        found = [None].into();
+        if found.first() == Some(&None) || found.len() > MAX_PORTS {
+            return [None].into();
+        }
     }
     found
 }

@@ -64,11 +64,11 @@ impl Servers {
         let others = |member: &&usize| !but.contains(member) && !self.drained.contains(member);
         // Where no other server is left, those that are drained are asked.
         let is_left = self.members.iter().any(|member| others(&member));
-        let is_free = |member: &usize| !but.contains(member) && !(is_left && self.drained.contains(member));
+        let is_out = |member: &usize| but.contains(member) || (is_left && self.drained.contains(member));
         // The first by its place, the others by hashing again with an offset.
         let again = (0..PLACES as u64).map(|offset| self.table[mix(hash ^ (offset << 40)) as usize % PLACES]);
         let first = self.table[hash as usize % PLACES];
-        std::iter::once(first).chain(again).find(is_free)
+        std::iter::once(first).chain(again).find(|member| !is_out(member))
     }
 }
 

@@ -96,6 +96,7 @@ pub(crate) struct Measured {
 pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progress) -> Result<Measured> {
     with_cluster(way, nodes, progress, |mut stage| {
         let monitor = Monitor::start(&stage.cluster.client, stage.start);
+        stage.prepare(kind)?;
         stage.step("sessions are opened");
         let active = [ACTIVE, PROBES].map(|group| stage.open_sessions(group));
         let mut idle = stage.open_sessions(IDLE);

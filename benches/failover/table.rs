@@ -28,7 +28,7 @@ const LINES: &[Line] = &[
     }),
     ("CPU idle, %: before", |runs| Some(spread(runs.iter().map(|run| percent(run.cpu).quiet)))),
     ("             in the change", |runs| Some(spread(runs.iter().map(|run| percent(run.cpu).change)))),
-    ("until another node has the VIP, ms", |runs| times(runs, |run| run.election)),
+    ("until packets go to another node, ms", |runs| times(runs, |run| run.election)),
     ("from then until all nodes serve new ones, ms", |runs| times(runs, |run| run.spread)),
 ];
 

@@ -84,7 +84,8 @@ impl Screen {
         lines.extend(axis.texts(seconds).iter().map(|texts| self.row("seconds", DIM, texts, "")));
         let bin = axis.bin(0).end.as_secs_f64();
         let texts = [
-            "VIP   ━ on bond0   ┅ on bond0, but no table   ─ on lo   (gap) nowhere   × cable out".to_string(),
+            "VIP   ━ on bond0, or a next hop   ┅ on bond0, but no table   ─ on lo   (gap) nowhere   × cable out"
+                .to_string(),
             format!("bars  requests in {bin:.2} s, full height: all that were sent; sessions answering, of {SESSIONS}"),
             "out   a health check takes the dead node out; until then its share of requests fails".to_string(),
         ];
@@ -122,7 +123,7 @@ struct Figure {
 type Question = (&'static str, fn(&Record, &Turn) -> Figure);
 
 const QUESTIONS: &[Question] = &[
-    ("another node has the VIP after", |record, turn| Figure {
+    ("packets go to another node after", |record, turn| Figure {
         colour: PLAIN,
         text: record.election(turn).map_or("never".into(), seconds),
     }),
@@ -234,7 +235,7 @@ fn place(state: &State) -> char {
         State { link: false, .. } => '×',
         state if state.without_vip() => ' ',
         state if state.without_table() => '┅',
-        State { on_interface: true, .. } => '━',
+        State { directs: true, .. } => '━',
         _ => '─',
     }
 }

@@ -1,0 +1,153 @@
+//! The router of way `routes`: between the client and the switch, with a BIRD in it and in each
+//! node.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result};
+use lvs_dr::Netns;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::addresses::{Family, client, family, number, vip};
+use super::{CLIENT, DIR, Node, bird, plug, run};
+
+pub(crate) const ROUTER: &str = "router";
+const OUTSIDE: &str = "out0";
+/// Of the router and of the client, on the link between them.
+const LINK: [(&str, &str); 2] = [("198.51.100.1", "fd01::1"), ("198.51.100.2", "fd01::2")];
+
+/// The nodes that are next hops to the VIP, a bit for the number of each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NextHops(Arc<AtomicU64>);
+
+impl NextHops {
+    pub(crate) fn contains(&self, number: u8) -> bool {
+        self.0.load(Ordering::Relaxed) & 1 << number != 0
+    }
+}
+
+pub(crate) struct Router {
+    dir: PathBuf,
+    netns: Netns,
+    /// The router's own and each node's, by the host's name.
+    daemons: BTreeMap<String, Child>,
+    monitor: Child,
+}
+
+/// Puts the router on the switch, and the client behind it.
+pub(super) fn lay_cables(interface: &str) -> Result<()> {
+    plug(ROUTER, interface, client())?;
+    let mut lines = format!("link add {OUTSIDE} type veth peer name eth0 netns {CLIENT}\n");
+    let [(v4, v6), (client4, client6)] = LINK;
+    lines +=
+        &format!("address add {v4}/24 dev {OUTSIDE}\naddress add {v6}/64 dev {OUTSIDE} nodad\nlink set {OUTSIDE} up\n");
+    run(&format!("ip -n {ROUTER} -batch -"), &lines)?;
+    let lines = format!(
+        "link set lo up\naddress add {client4}/24 dev eth0\naddress add {client6}/64 dev eth0 nodad\nlink set eth0 up\n\
+         route add default via {v4}\nroute add default via {v6}\n"
+    );
+    run(&format!("ip -n {CLIENT} -batch -"), &lines)?;
+    let forward = || -> std::io::Result<()> {
+        for (key, value) in [
+            ("ipv4/fib_multipath_hash_policy", "1"),
+            ("ipv6/fib_multipath_hash_policy", "1"),
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+        ] {
+            fs::write(Path::new("/proc/sys/net").join(key), value)?;
+        }
+        Ok(())
+    };
+    Netns::named(ROUTER)?.run(forward)?.context("cannot let the router forward")
+}
+
+impl Router {
+    /// Starts the daemons. From now on `next_hops` are those of the router.
+    pub(super) fn start(nodes: &[Node], next_hops: &NextHops) -> Result<Self> {
+        let netns = Netns::named(ROUTER)?;
+        let mut command = Command::new("ip");
+        command.args(["-o", "monitor", "route"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut monitor = netns.run(|| command.spawn())?.context("cannot run `ip monitor`")?;
+        let changes = monitor.stdout.take().context("`ip monitor` has no output")?;
+        let (router, next_hops) = (netns.clone(), next_hops.clone());
+        let vip = vip().to_string();
+        thread::spawn(move || {
+            for line in BufReader::new(changes).lines().map_while(Result::ok).filter(|line| line.contains(&vip)) {
+                // What changed is told otherwise in IPv6.
+                let show = format!("ip {} -o route show {vip}", if family() == Family::V6 { "-6" } else { "-4" });
+                match router.run(|| run(&show, "")) {
+                    Ok(Ok(shown)) => next_hops.0.store(bits(&shown), Ordering::Relaxed),
+                    _ => eprintln!("the router's route is not known after: {line}"),
+                }
+            }
+        });
+        let dir = Path::new(DIR).join(ROUTER);
+        let mut daemons = BTreeMap::new();
+        let hosts = [(ROUTER.to_owned(), netns.clone(), bird::ROUTER.to_owned())].into_iter();
+        let servers = nodes.iter().map(|node| {
+            let number = number(node.address);
+            let recipe = bird::SERVER.replace("192.0.2.11", &format!("192.0.2.{number}"));
+            (node.name.clone(), node.netns.clone(), recipe.replace("2001:db8::11", &format!("2001:db8::{number:x}")))
+        });
+        for (name, netns, recipe) in hosts.chain(servers) {
+            let recipe = recipe.replace("192.0.2.", "192.168.0.").replace("2001:db8::", "fd00::");
+            let daemon = bird::start(&netns, &dir.join(&name), &recipe, bird::FAST)?;
+            daemons.insert(name, daemon);
+        }
+        Ok(Router { dir, netns, daemons, monitor })
+    }
+
+    /// Stops a node's daemon, as its init system would.
+    pub(super) fn stop(&self, node: &Node) -> Result<()> {
+        let daemon = self.daemons.get(&node.name).context("bird has not been started")?;
+        kill_process(Pid::from_child(daemon), Signal::TERM).context("cannot stop bird")
+    }
+
+    /// The ends of the daemons' logs.
+    pub(super) fn log_tails(&self) -> String {
+        const LINES: usize = 10;
+        let mut text = self.netns.run(|| run("ip route", "").unwrap_or_default()).unwrap_or_default();
+        for name in self.daemons.keys() {
+            let log = fs::read_to_string(self.dir.join(name).join("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            text += &format!("--- bird, {name}\n");
+            lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| text += &format!("    {line}\n"));
+        }
+        text
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        for child in self.daemons.values_mut().chain([&mut self.monitor]) {
+            let _ = child.kill().and_then(|()| child.wait());
+        }
+    }
+}
+
+/// Returns the next hops in what `ip route show` prints.
+fn bits(shown: &str) -> u64 {
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    let hops = words.windows(2).filter(|pair| pair[0] == "via").filter_map(|pair| pair[1].parse().ok());
+    hops.fold(0, |bits, hop| bits | 1 << number(hop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_hops_are_read() {
+        let several = "192.168.0.254 proto bird metric 32 \\\tnexthop via 192.168.0.11 dev bond0 weight 1 \
+                       \\\tnexthop via 192.168.0.13 dev bond0 weight 1";
+        assert_eq!(bits(several), 1 << 11 | 1 << 13);
+        assert_eq!(bits("fd00::fe via fd00::c dev bond0 proto bird metric 32 pref medium"), 1 << 12);
+        assert_eq!(bits(""), 0);
+    }
+}

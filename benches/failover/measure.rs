@@ -211,6 +211,7 @@ impl Measured {
         let count = |count: Count| json!({ "count": count.is, "of": count.of });
         let turn = &self.record.turns[0];
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        let cut = turn.crash.and_then(|at| self.record.cut(turn).map(|cut| cut - at));
         let pair =
             |pair: Pair<Duration>| json!({ "quiet": pair.quiet.as_secs_f64(), "change": pair.change.as_secs_f64() });
         json!({
@@ -233,6 +234,7 @@ impl Measured {
             "segments_sent_again": { "quiet": self.resent.quiet, "change": self.resent.change },
             "cpu_idle": { "quiet": self.cpu.quiet, "change": self.cpu.change },
             "until_vip": seconds(self.election),
+            "until_cut": seconds(cut),
             "until_spread": seconds(self.spread),
         })
     }

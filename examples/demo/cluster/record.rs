@@ -243,6 +243,14 @@ impl Record {
         Some(change.at - at)
     }
 
+    /// When the dead node's interface was first seen without a carrier. Its cable is pulled by a
+    /// program, which takes a while to start.
+    pub(crate) fn cut(&self, turn: &Turn) -> Option<Duration> {
+        let (dead, at) = turn.dead.zip(turn.crash)?;
+        let seen = self.sightings.iter().find(|s| s.node == dead && s.at >= at && !s.state.link)?;
+        Some(seen.at)
+    }
+
     /// Returns the time from the VIP's arrival at the (last) new director until each living node
     /// has answered a request that was sent since.
     pub(crate) fn spread(&self, turn: &Turn) -> Option<Duration> {

@@ -12,9 +12,10 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use lvs_dr::Netns;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, setpriority_process};
 
-use super::addresses::{Family, client, family, number, vip};
+use super::addresses::{client, number, vip};
+use super::load::PRIORITY;
 use super::{CLIENT, DIR, Node, bird, plug, run};
 
 pub(crate) const ROUTER: &str = "router";
@@ -75,15 +76,11 @@ impl Router {
         command.args(["-o", "monitor", "route"]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut monitor = netns.run(|| command.spawn())?.context("cannot run `ip monitor`")?;
         let changes = monitor.stdout.take().context("`ip monitor` has no output")?;
-        let (router, next_hops) = (netns.clone(), next_hops.clone());
-        let vip = vip().to_string();
+        let (vip, next_hops) = (vip().to_string(), next_hops.clone());
         thread::spawn(move || {
-            for line in BufReader::new(changes).lines().map_while(Result::ok).filter(|line| line.contains(&vip)) {
-                // What changed is told otherwise in IPv6.
-                let show = format!("ip {} -o route show {vip}", if family() == Family::V6 { "-6" } else { "-4" });
-                match router.run(|| run(&show, "")) {
-                    Ok(Ok(shown)) => next_hops.0.store(bits(&shown), Ordering::Relaxed),
-                    _ => eprintln!("the router's route is not known after: {line}"),
+            for line in BufReader::new(changes).lines().map_while(Result::ok) {
+                if let Some(bits) = changed(&line, &vip) {
+                    next_hops.0.store(bits, Ordering::Relaxed);
                 }
             }
         });
@@ -98,15 +95,18 @@ impl Router {
         for (name, netns, recipe) in hosts.chain(servers) {
             let recipe = recipe.replace("192.0.2.", "192.168.0.").replace("2001:db8::", "fd00::");
             let daemon = bird::start(&netns, &dir.join(&name), &recipe, bird::FAST)?;
+            // Each host has a CPU of its own, and the daemon waits for nothing but packets.
+            setpriority_process(Some(Pid::from_child(&daemon)), PRIORITY).context("cannot set bird's priority")?;
             daemons.insert(name, daemon);
         }
         Ok(Router { dir, netns, daemons, monitor })
     }
 
-    /// Stops a node's daemon, as its init system would.
+    /// Stops a node's daemon, which says so to the router. A process that was started by
+    /// `Netns::run` has all signals blocked, so it is not asked by one.
     pub(super) fn stop(&self, node: &Node) -> Result<()> {
-        let daemon = self.daemons.get(&node.name).context("bird has not been started")?;
-        kill_process(Pid::from_child(daemon), Signal::TERM).context("cannot stop bird")
+        let socket = self.dir.join(&node.name).join("ctl");
+        run(&format!("birdc -s {} down", socket.display()), "").map(drop)
     }
 
     /// The ends of the daemons' logs.
@@ -131,11 +131,16 @@ impl Drop for Router {
     }
 }
 
-/// Returns the next hops in what `ip route show` prints.
-fn bits(shown: &str) -> u64 {
-    let words: Vec<&str> = shown.split_whitespace().collect();
+/// Returns the next hops to the VIP, if a line of `ip -o monitor route` tells of them.
+fn changed(line: &str, vip: &str) -> Option<u64> {
+    let (deleted, route) = line.strip_prefix("Deleted ").map_or((false, line), |route| (true, route));
+    let words: Vec<&str> = route.split_whitespace().collect();
+    // Other tables' routes are of type local.
+    if words.first() != Some(&vip) {
+        return None;
+    }
     let hops = words.windows(2).filter(|pair| pair[0] == "via").filter_map(|pair| pair[1].parse().ok());
-    hops.fold(0, |bits, hop| bits | 1 << number(hop))
+    Some(if deleted { 0 } else { hops.fold(0, |bits, hop| bits | 1 << number(hop)) })
 }
 
 #[cfg(test)]
@@ -144,10 +149,14 @@ mod tests {
 
     #[test]
     fn next_hops_are_read() {
+        let vip = "192.168.0.254";
         let several = "192.168.0.254 proto bird metric 32 \\\tnexthop via 192.168.0.11 dev bond0 weight 1 \
                        \\\tnexthop via 192.168.0.13 dev bond0 weight 1";
-        assert_eq!(bits(several), 1 << 11 | 1 << 13);
-        assert_eq!(bits("fd00::fe via fd00::c dev bond0 proto bird metric 32 pref medium"), 1 << 12);
-        assert_eq!(bits(""), 0);
+        assert_eq!(changed(several, vip), Some(1 << 11 | 1 << 13));
+        assert_eq!(changed("192.168.0.254 via 192.168.0.12 dev bond0 proto bird metric 32", vip), Some(1 << 12));
+        assert_eq!(changed("Deleted 192.168.0.254 via 192.168.0.12 dev bond0 proto bird", vip), Some(0));
+        assert_eq!(changed("192.168.0.0/24 dev bond0 proto kernel scope link src 192.168.0.1", vip), None);
+        let v6 = "fd00::fe via fd00::c dev bond0 proto bird metric 32 pref medium";
+        assert_eq!(changed(v6, "fd00::fe"), Some(1 << 12));
     }
 }

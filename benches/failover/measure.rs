@@ -12,6 +12,7 @@ use crate::cluster::load::{Group, REQUEST_EVERY, REQUEST_LIMIT, Sessions};
 use crate::cluster::monitor::{Monitor, Seen};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::{Kind, Record, Session, Turn};
+use crate::cluster::router::Classified;
 use crate::cluster::stage::{Stage, with_cluster};
 use crate::cluster::ways::{Balance, Way};
 
@@ -91,6 +92,10 @@ pub(crate) struct Measured {
     pub(crate) election: Option<Duration>,
     /// From then on, until each living node had answered a new connection.
     pub(crate) spread: Option<Duration>,
+    /// What was classified, where every node directs.
+    pub(crate) classified: Option<Pair<Classified>>,
+    /// Until no more packets took a second hop.
+    pub(crate) second_hops_end: Option<Duration>,
 }
 
 pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progress) -> Result<Measured> {
@@ -170,6 +175,12 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
     let (cpu, resent) = (pair(Seen::idle)?, pair(|seen, within| seen.resent(within).map(|count| count as f64))?);
     let late = Pair { quiet: seen.lateness(&quiet), change: seen.lateness(&change) };
 
+    // Idle sessions were asked since the change.
+    let now = stage.start.elapsed();
+    let whole = stage.classified(&(turn.at..now));
+    let classified = stage.classified(&quiet).zip(whole).map(|(quiet, whole)| Pair { quiet: quiet.0, change: whole.0 });
+    let second_hops_end = whole.and_then(|(_, end)| end);
+
     let record = stage.finish(way, vec![turn])?;
     let turn = &record.turns[0];
     let (of, is) = record.requests(turn.at..turn.until);
@@ -194,6 +205,8 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
         cpu,
         election,
         spread,
+        classified,
+        second_hops_end,
         record,
     })
 }
@@ -236,6 +249,11 @@ impl Measured {
             "until_vip": seconds(self.election),
             "until_cut": seconds(cut),
             "until_spread": seconds(self.spread),
+            "packets": self.classified.map(|pair| json!({ "quiet": pair.quiet.packets, "change": pair.change.packets })),
+            "second_hops": self.classified.map(|pair| {
+                json!({ "quiet": pair.quiet.second_hops, "change": pair.change.second_hops })
+            }),
+            "until_no_second_hops": seconds(self.second_hops_end),
         })
     }
 }

@@ -7,7 +7,7 @@ pub(crate) mod load;
 pub(crate) mod monitor;
 pub(crate) mod progress;
 pub(crate) mod record;
-mod router;
+pub(crate) mod router;
 pub(crate) mod stage;
 pub(crate) mod watch;
 pub(crate) mod ways;
@@ -26,7 +26,7 @@ use lvs_dr::Netns;
 use rustix::process::{Pid, Signal, kill_process};
 
 use addresses::{Family, family, vip};
-use router::{NextHops, ROUTER, Router};
+use router::{Classified, NextHops, ROUTER, Router};
 use ways::Way;
 
 pub(crate) const INTERFACE: &str = "bond0";
@@ -123,6 +123,15 @@ impl Node {
     /// Where keepalived writes states to, on a way that has it do so.
     pub(crate) fn fifo(&self) -> PathBuf {
         self.etc.join("fifo")
+    }
+
+    fn metrics(&self) -> PathBuf {
+        self.etc.join("metrics")
+    }
+
+    /// Returns what the classifier has counted, as `lvs-node watch` said last.
+    pub(crate) fn classified(&self) -> Classified {
+        Classified::read(&fs::read_to_string(self.metrics()).unwrap_or_default())
     }
 
     fn log(&self) -> PathBuf {
@@ -364,9 +373,10 @@ impl Cluster {
         let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new(ways::install_lvs_node()?);
         command.arg("--config").arg(node.etc.join("node.toml")).arg("watch");
-        if self.router.is_none() {
-            command.arg("--fifo").arg(node.fifo());
-        }
+        match self.router {
+            Some(_) => command.arg("--metrics").arg(node.metrics()),
+            None => command.arg("--fifo").arg(node.fifo()),
+        };
         command.stdin(Stdio::null()).stderr(log.try_clone().context("cannot share the log")?).stdout(log);
         self.watches.push(node.netns.run(|| command.spawn())?.context("cannot run lvs-node watch")?);
         Ok(())

@@ -33,6 +33,37 @@ impl NextHops {
     }
 }
 
+/// Of TCP packets for the service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Classified {
+    /// From clients.
+    pub(crate) packets: u64,
+    /// Those among them that were sent from the second node to a third.
+    pub(crate) second_hops: u64,
+}
+
+impl Classified {
+    /// Reads metrics of `lvs-node watch`.
+    pub(super) fn read(metrics: &str) -> Self {
+        let of_kind = |kind: &str| {
+            let kind = format!("kind=\"{kind}\"}} ");
+            let lines = metrics.lines().filter(|line| line.starts_with("lvs_node_classifier_packets_total{"));
+            lines.filter_map(|line| line.split_once(&kind)?.1.parse::<u64>().ok()).sum::<u64>()
+        };
+        // Each packet is counted so once, whichever way it takes: where it arrives.
+        Classified { packets: of_kind("local") + of_kind("openings"), second_hops: of_kind("second_hops") }
+    }
+}
+
+impl std::ops::Add for Classified {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let (packets, second_hops) = (self.packets + other.packets, self.second_hops + other.second_hops);
+        Classified { packets, second_hops }
+    }
+}
+
 pub(crate) struct Router {
     dir: PathBuf,
     netns: Netns,
@@ -146,6 +177,15 @@ fn changed(line: &str, vip: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_are_read() {
+        let line =
+            |kind, count| format!("lvs_node_classifier_packets_total{{interface=\"bond0\",kind=\"{kind}\"}} {count}\n");
+        let metrics = [("local", 7), ("peer_openings", 100), ("openings", 5), ("forwarded", 100), ("second_hops", 3)];
+        let metrics: String = metrics.map(|(kind, count)| line(kind, count)).concat();
+        assert_eq!(Classified::read(&metrics), Classified { packets: 12, second_hops: 3 });
+    }
 
     #[test]
     fn next_hops_are_read() {

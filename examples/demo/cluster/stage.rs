@@ -1,6 +1,7 @@
 //! A cluster at work: servers, a client, watchers, and what is done to the director.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use super::addresses::{family, real, web};
 use super::load::{Group, Load, Sessions};
 use super::progress::Progress;
 use super::record::{Kind, Mark, Record, State, Turn};
+use super::router::Classified;
 use super::watch::Watch;
 use super::ways::Way;
 use super::{Cluster, Node};
@@ -39,6 +41,8 @@ pub(crate) struct Stage<'a> {
     routes: bool,
     /// The node that is to be no next hop, where all are.
     withdrawn: Option<usize>,
+    /// What all nodes together have classified, whenever that changed.
+    classified: Vec<(Duration, Classified)>,
 }
 
 /// Builds a cluster that switches roles in this way, and lets `act` happen on it.
@@ -135,7 +139,8 @@ impl<'a> Stage<'a> {
         let start = Instant::now();
         let watch = Watch::start(&cluster.nodes, start);
         let load = Load::start(cluster, start)?;
-        Ok(Stage { cluster, start, progress, watch, load, marks: Vec::new(), routes: way.routes, withdrawn: None })
+        let (marks, classified) = (Vec::new(), Vec::new());
+        Ok(Stage { cluster, start, progress, watch, load, marks, routes: way.routes, withdrawn: None, classified })
     }
 
     /// What happens from here on.
@@ -346,8 +351,32 @@ impl<'a> Stage<'a> {
             self.progress.tick(format_args!("{seconds:.1} s, {answered} requests answered, {failed} failed"));
             thread::sleep(Duration::from_millis(20));
             self.watch.now()?;
+            self.look_at_classifiers();
         }
         Ok(())
+    }
+
+    fn look_at_classifiers(&mut self) {
+        if !self.routes {
+            return;
+        }
+        let now = self.cluster.nodes.iter().map(Node::classified).fold(Classified::default(), |a, b| a + b);
+        if self.classified.last().is_none_or(|(_, last)| *last != now) {
+            self.classified.push((self.start.elapsed(), now));
+        }
+    }
+
+    /// What was classified in a time, and how long after its begin packets took a second hop, as
+    /// far as metrics show it: they are written once a second. `None` where nothing classifies.
+    pub(crate) fn classified(&self, within: &Range<Duration>) -> Option<(Classified, Option<Duration>)> {
+        let at =
+            |time: Duration| self.classified.iter().rfind(|(at, _)| *at <= time).map(|(_, classified)| *classified);
+        let (before, after) = at(within.start).zip(at(within.end))?;
+        let packets = after.packets - before.packets;
+        let second_hops = after.second_hops - before.second_hops;
+        let last = self.classified.iter().find(|(_, seen)| seen.second_hops == after.second_hops);
+        let until = last.filter(|_| second_hops > 0).map(|(at, _)| at.saturating_sub(within.start));
+        Some((Classified { packets, second_hops }, until))
     }
 
     /// Ends the load, and counts.

@@ -121,7 +121,9 @@ pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progre
         };
 
         let mut turn = stage.change(kind)?;
-        turn.until = turn.last_change() + AFTERMATH;
+        // Servers are told one after the other.
+        let told = matches!(kind, Kind::Join | Kind::Drain).then(|| stage.start.elapsed());
+        turn.until = told.unwrap_or(turn.last_change()) + AFTERMATH;
         stage.pause_until(turn.until)?;
         let active: Vec<Session> = active.into_iter().flat_map(Sessions::close).collect();
         let young = young.map(Sessions::close);

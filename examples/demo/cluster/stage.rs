@@ -189,7 +189,7 @@ impl<'a> Stage<'a> {
         let states = self.watch.now()?;
         let address = self.cluster.nodes[server].address;
         let reached = self.cluster.nodes.iter().zip(&states).filter(|(_, state)| state.link);
-        reached.map(|(node, _)| node.lvs_node(&format!("{verb} {address}")).map(drop)).collect()
+        reached.map(|(node, _)| node).try_for_each(|node| node.lvs_node(&format!("{verb} {address}")).map(drop))
     }
 
     /// Does it to the director, and waits until another node directs (after a crash also until a

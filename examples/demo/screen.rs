@@ -40,11 +40,9 @@ impl Screen {
             length: records.iter().map(|record| record.length).max().unwrap_or_default(),
         };
         let nodes = records.first().map_or(0, |record| record.nodes.len());
-        let mut lines =
-            vec![self.paint(
-                BOLD,
-                &format!("{nodes} web servers balance their own load: VIP {}, wrr, direct routing", vip()),
-            )];
+        let mut lines = vec![
+            self.paint(BOLD, &format!("{nodes} web servers balance their own load: VIP {}, direct routing", vip())),
+        ];
         for record in records {
             lines.push(String::new());
             self.time_line(&mut lines, record, &axis);
@@ -80,7 +78,8 @@ impl Screen {
     }
 
     fn legend(&self, lines: &mut Vec<String>, axis: &Axis) {
-        let seconds = (0..=axis.length.as_secs()).step_by(2).map(|s| (Duration::from_secs(s), s.to_string()));
+        let step = if axis.length < Duration::from_secs(50) { 2 } else { 5 };
+        let seconds = (0..=axis.length.as_secs()).step_by(step).map(|s| (Duration::from_secs(s), s.to_string()));
         lines.extend(axis.texts(seconds).iter().map(|texts| self.row("seconds", DIM, texts, "")));
         let bin = axis.bin(0).end.as_secs_f64();
         let texts = [

@@ -369,9 +369,14 @@ impl<'a> Stage<'a> {
     /// What was classified in a time, and how long after its begin packets took a second hop, as
     /// far as metrics show it: they are written once a second. `None` where nothing classifies.
     pub(crate) fn classified(&self, within: &Range<Duration>) -> Option<(Classified, Option<Duration>)> {
-        let at =
-            |time: Duration| self.classified.iter().rfind(|(at, _)| *at <= time).map(|(_, classified)| *classified);
-        let (before, after) = at(within.start).zip(at(within.end))?;
+        if self.classified.is_empty() {
+            return None;
+        }
+        let at = |time: Duration| {
+            let last = self.classified.iter().rfind(|(at, _)| *at <= time);
+            last.map(|(_, classified)| *classified).unwrap_or_default()
+        };
+        let (before, after) = (at(within.start), at(within.end));
         let packets = after.packets - before.packets;
         let second_hops = after.second_hops - before.second_hops;
         let last = self.classified.iter().find(|(_, seen)| seen.second_hops == after.second_hops);

@@ -105,7 +105,7 @@ install-programs: programs
 	$(INSTALL) -m 644 $(MADE)/zsh $(DESTDIR)$(ZSHDIR)/_lvs-node
 	$(INSTALL) -m 644 $(MADE)/fish $(DESTDIR)$(FISHDIR)/lvs-node.fish
 	$(INSTALL) -m 644 README.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(DOCDIR)
-	$(INSTALL) -m 644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
+	$(INSTALL) -m 644 docs/*.md docs/*.svg $(DESTDIR)$(DOCDIR)/docs
 	for example in $(EXAMPLES); do $(INSTALL) -d $(DESTDIR)$(DOCDIR)/$$(dirname $$example) && \
 	    $(PLACED) $$example >$(DESTDIR)$(DOCDIR)/$$example || exit; done
 

@@ -48,14 +48,18 @@ pub enum Report {
 ///
 /// [`Driver::dispatch`] never sleeps, and waits neither for a lock nor for another node: while
 /// another process works on the node, or a neighbour is asked for its MAC address, the descriptor
-/// becomes readable when there is something to do. It carries out steps for 2 ms, and ends the one
-/// that it has begun: a request to the kernel, a file in /proc/sys, or a file in the state
-/// directory. Such a file is written to the disk (fsync(2)): below /run, where it is by default,
-/// there is none to wait for. A look at the whole reads the table, which takes as long as the table
-/// is large. The promotion of a backup that is ready does not. A piece of the list of connections
-/// takes longer the further back it is on kernels before 6.13: 14 ms at 60 000 connections.
-/// nft(8) and iptables(8), which set the marks of the node's own requests, are waited for by their
-/// descriptors.
+/// becomes readable when there is something to do. nft(8) and iptables(8), which set the marks of
+/// the node's own requests, are waited for by their descriptors.
+///
+/// It carries out steps for 2 ms, and ends the one that it has begun: a request to the kernel, or a
+/// file. These take longer:
+///
+/// - A look at the whole reads the table, and takes as long as that is large. The promotion of a
+///   backup that is ready needs none.
+/// - A demotion reads the list of connections. Before Linux 6.13 a piece of it takes the longer the
+///   further back it is: 13 ms at 60 000 connections.
+/// - A file in the state directory is written to the disk (fsync(2)). Below /run, where it is by
+///   default, there is no disk to wait for.
 ///
 /// The VIPs of a promotion are announced once more after [`Config::announce_again`].
 ///

@@ -157,7 +157,7 @@ fn run(options: &Options) -> Result<bool> {
             // What has more to do with nodes that come and go, and what is built apart.
             let watched = [&WATCH, &EMBEDDED].into_iter().filter(|way| options.way.iter().any(|name| name == way.name));
             let ways = ways.chain(watched);
-            let ways = ways.filter(|way| way.hands_over || !kind.hands_over());
+            let ways = ways.filter(|way| kind.suits(way));
             for way in ways.flat_map(|way| scheduled(options, way, None)) {
                 let (runs, all) = repeat(options, &way, nodes, *kind);
                 complete &= all;

@@ -12,6 +12,7 @@ use crate::cluster::load::{Group, REQUEST_EVERY, REQUEST_LIMIT, Sessions};
 use crate::cluster::monitor::{Monitor, Seen};
 use crate::cluster::progress::Progress;
 use crate::cluster::record::{Kind, Record, Session, Turn};
+use crate::cluster::router::Classified;
 use crate::cluster::stage::{Stage, with_cluster};
 use crate::cluster::ways::{Balance, Way};
 
@@ -91,11 +92,16 @@ pub(crate) struct Measured {
     pub(crate) election: Option<Duration>,
     /// From then on, until each living node had answered a new connection.
     pub(crate) spread: Option<Duration>,
+    /// What was classified, where every node directs.
+    pub(crate) classified: Option<Pair<Classified>>,
+    /// Until no more packets took a second hop.
+    pub(crate) second_hops_end: Option<Duration>,
 }
 
 pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progress) -> Result<Measured> {
     with_cluster(way, nodes, progress, |mut stage| {
         let monitor = Monitor::start(&stage.cluster.client, stage.start);
+        stage.prepare(kind)?;
         stage.step("sessions are opened");
         let active = [ACTIVE, PROBES].map(|group| stage.open_sessions(group));
         let mut idle = stage.open_sessions(IDLE);
@@ -115,7 +121,9 @@ pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progre
         };
 
         let mut turn = stage.change(kind)?;
-        turn.until = turn.last_change() + AFTERMATH;
+        // Servers are told one after the other.
+        let told = matches!(kind, Kind::Join | Kind::Drain).then(|| stage.start.elapsed());
+        turn.until = told.unwrap_or(turn.last_change()) + AFTERMATH;
         stage.pause_until(turn.until)?;
         let active: Vec<Session> = active.into_iter().flat_map(Sessions::close).collect();
         let young = young.map(Sessions::close);
@@ -169,6 +177,12 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
     let (cpu, resent) = (pair(Seen::idle)?, pair(|seen, within| seen.resent(within).map(|count| count as f64))?);
     let late = Pair { quiet: seen.lateness(&quiet), change: seen.lateness(&change) };
 
+    // Idle sessions were asked since the change.
+    let now = stage.start.elapsed();
+    let whole = stage.classified(&(turn.at..now));
+    let classified = stage.classified(&quiet).zip(whole).map(|(quiet, whole)| Pair { quiet: quiet.0, change: whole.0 });
+    let second_hops_end = whole.and_then(|(_, end)| end);
+
     let record = stage.finish(way, vec![turn])?;
     let turn = &record.turns[0];
     let (of, is) = record.requests(turn.at..turn.until);
@@ -193,6 +207,8 @@ fn count(stage: Stage, way: &Way, mut turn: Turn, parts: Parts, seen: &Seen) -> 
         cpu,
         election,
         spread,
+        classified,
+        second_hops_end,
         record,
     })
 }
@@ -210,6 +226,7 @@ impl Measured {
         let count = |count: Count| json!({ "count": count.is, "of": count.of });
         let turn = &self.record.turns[0];
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        let cut = turn.crash.and_then(|at| self.record.cut(turn).map(|cut| cut - at));
         let pair =
             |pair: Pair<Duration>| json!({ "quiet": pair.quiet.as_secs_f64(), "change": pair.change.as_secs_f64() });
         json!({
@@ -232,7 +249,13 @@ impl Measured {
             "segments_sent_again": { "quiet": self.resent.quiet, "change": self.resent.change },
             "cpu_idle": { "quiet": self.cpu.quiet, "change": self.cpu.change },
             "until_vip": seconds(self.election),
+            "until_cut": seconds(cut),
             "until_spread": seconds(self.spread),
+            "packets": self.classified.map(|pair| json!({ "quiet": pair.quiet.packets, "change": pair.change.packets })),
+            "second_hops": self.classified.map(|pair| {
+                json!({ "quiet": pair.quiet.second_hops, "change": pair.change.second_hops })
+            }),
+            "until_no_second_hops": seconds(self.second_hops_end),
         })
     }
 }

@@ -100,7 +100,9 @@ pub(crate) fn measure(
     let scheduler = options.scheduler.first().copied().unwrap_or(Balance::Wrr);
     let prepare_nothing = |_: &Way, _: &Node, _: &[Node]| Ok(String::new());
     let (name, hands_over, watched, live_table) = ("promotion", false, false, false);
-    let way = Way { name, title: "", hands_over, watched, fence, scheduler, live_table, prepare: prepare_nothing };
+    let routes = false;
+    let way =
+        Way { name, title: "", hands_over, watched, routes, fence, scheduler, live_table, prepare: prepare_nothing };
     progress.step("building the cluster");
     let cluster = Cluster::build(3, &way)?;
     let program = install_lvs_node()?;

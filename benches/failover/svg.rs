@@ -104,7 +104,7 @@ impl Panel<'_> {
         for (when, state) in self.way.record.states(node) {
             let (vip, height) = match state {
                 State { link: false, .. } => (OUT, 10.0),
-                State { on_interface: true, .. } => (DIRECTS, 10.0),
+                State { directs: true, .. } => (DIRECTS, 10.0),
                 State { on_loopback: true, .. } => (DIRECTS, 2.0),
                 _ => (BAD, 1.0),
             };
@@ -112,7 +112,7 @@ impl Panel<'_> {
             let table = match state {
                 State { link: false, .. } => OUT,
                 State { live: true, .. } => LIVE,
-                State { destinations: 0, on_interface: true, .. } => BAD,
+                State { destinations: 0, directs: true, .. } => BAD,
                 State { destinations: 0, .. } => continue,
                 _ => FENCED,
             };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::addresses::family;
 use crate::cluster::record::Kind;
+use crate::cluster::router::Classified;
 use crate::measure::{Count, Measured, Pair};
 
 const QUESTION: usize = 50;
@@ -28,8 +29,17 @@ const LINES: &[Line] = &[
     }),
     ("CPU idle, %: before", |runs| Some(spread(runs.iter().map(|run| percent(run.cpu).quiet)))),
     ("             in the change", |runs| Some(spread(runs.iter().map(|run| percent(run.cpu).change)))),
-    ("until another node has the VIP, ms", |runs| times(runs, |run| run.election)),
+    ("until packets go to another node, ms", |runs| times(runs, |run| run.election)),
     ("from then until all nodes serve new ones, ms", |runs| times(runs, |run| run.spread)),
+    ("until the dead node had no carrier, ms", |runs| {
+        times(runs, |run| {
+            let turn = &run.record.turns[0];
+            Some(run.record.cut(turn)? - turn.crash?)
+        })
+    }),
+    ("packets on a second hop: before", |runs| second_hops(runs, |pair| pair.quiet)),
+    ("                         since the change", |runs| second_hops(runs, |pair| pair.change)),
+    ("until the last one of them, ms", |runs| times(runs, |run| run.second_hops_end)),
 ];
 
 /// `measured`: of each way, each run.
@@ -49,6 +59,12 @@ pub(crate) fn draw(nodes: usize, kind: Kind, measured: &[Vec<Measured>]) -> Stri
         text += &format!("  {question:width$}{}\n", figures.collect::<String>(), width = QUESTION - 2);
     }
     text
+}
+
+fn second_hops(runs: &[Measured], of: fn(Pair<Classified>) -> Classified) -> Option<String> {
+    let counts: Option<Vec<Classified>> = runs.iter().map(|run| run.classified.map(of)).collect();
+    let count = |classified: Classified| Count { is: classified.second_hops as usize, of: classified.packets as usize };
+    Some(sum(counts?.into_iter().map(count)))
 }
 
 fn young(runs: &[Measured]) -> Option<Vec<Count>> {

@@ -40,11 +40,9 @@ impl Screen {
             length: records.iter().map(|record| record.length).max().unwrap_or_default(),
         };
         let nodes = records.first().map_or(0, |record| record.nodes.len());
-        let mut lines =
-            vec![self.paint(
-                BOLD,
-                &format!("{nodes} web servers balance their own load: VIP {}, wrr, direct routing", vip()),
-            )];
+        let mut lines = vec![
+            self.paint(BOLD, &format!("{nodes} web servers balance their own load: VIP {}, direct routing", vip())),
+        ];
         for record in records {
             lines.push(String::new());
             self.time_line(&mut lines, record, &axis);
@@ -80,11 +78,13 @@ impl Screen {
     }
 
     fn legend(&self, lines: &mut Vec<String>, axis: &Axis) {
-        let seconds = (0..=axis.length.as_secs()).step_by(2).map(|s| (Duration::from_secs(s), s.to_string()));
+        let step = if axis.length < Duration::from_secs(50) { 2 } else { 5 };
+        let seconds = (0..=axis.length.as_secs()).step_by(step).map(|s| (Duration::from_secs(s), s.to_string()));
         lines.extend(axis.texts(seconds).iter().map(|texts| self.row("seconds", DIM, texts, "")));
         let bin = axis.bin(0).end.as_secs_f64();
         let texts = [
-            "VIP   ━ on bond0   ┅ on bond0, but no table   ─ on lo   (gap) nowhere   × cable out".to_string(),
+            "VIP   ━ on bond0, or a next hop   ┅ on bond0, but no table   ─ on lo   (gap) nowhere   × cable out"
+                .to_string(),
             format!("bars  requests in {bin:.2} s, full height: all that were sent; sessions answering, of {SESSIONS}"),
             "out   a health check takes the dead node out; until then its share of requests fails".to_string(),
         ];
@@ -122,7 +122,7 @@ struct Figure {
 type Question = (&'static str, fn(&Record, &Turn) -> Figure);
 
 const QUESTIONS: &[Question] = &[
-    ("another node has the VIP after", |record, turn| Figure {
+    ("packets go to another node after", |record, turn| Figure {
         colour: PLAIN,
         text: record.election(turn).map_or("never".into(), seconds),
     }),
@@ -234,7 +234,7 @@ fn place(state: &State) -> char {
         State { link: false, .. } => '×',
         state if state.without_vip() => ' ',
         state if state.without_table() => '┅',
-        State { on_interface: true, .. } => '━',
+        State { directs: true, .. } => '━',
         _ => '─',
     }
 }

@@ -2,6 +2,10 @@
 //! guest (see tests/lab).
 
 mod arp;
+// The demo's, which uses all of it.
+#[allow(dead_code)]
+#[path = "../../examples/demo/cluster/bird.rs"]
+mod bird;
 #[cfg(feature = "capi")]
 mod capi;
 mod chaos;

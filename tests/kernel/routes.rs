@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use lvs_dr::Netns;
 use lvs_dr::node::{Config, Role, VipOwner, Weigh};
 
+use crate::bird;
 use crate::lab::{cable, ip, ip_batch, ipvsadm, keep, new_netns, try_run};
 use crate::lan::{BOTH, BY_HAND, Cluster, Handmade, MH, NODES, Tap, VIP, VIP6, address, services, until};
 use crate::marks_fence::too_big;
@@ -168,7 +169,7 @@ impl Daemon {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         match self {
-            Daemon::Bird => (read("bird/router.conf"), read("bird/server.conf")),
+            Daemon::Bird => (bird::ROUTER.to_owned(), bird::SERVER.to_owned()),
             Daemon::Frr => (read("frr/router.conf"), read("frr/server.conf")),
         }
     }
@@ -178,15 +179,9 @@ impl Daemon {
         let log = dir.join("log");
         match self {
             Daemon::Bird => {
-                let (interval, times) = bfd();
-                let recipe = recipe
-                    .replace("log syslog all;", &format!("log {log:?} all;"))
-                    .replace("interval 50 ms", &format!("interval {interval} ms"))
-                    .replace("multiplier 3", &format!("multiplier {times}"));
-                fs::write(dir.join("bird.conf"), recipe).unwrap();
-                let mut command = Command::new("bird");
-                command.arg("-f").arg("-c").arg(dir.join("bird.conf")).arg("-s").arg(dir.join("ctl"));
-                vec![spawn(host, command, &log)]
+                let (milliseconds, multiplier) = bfd();
+                let bfd = bird::Bfd { milliseconds, multiplier };
+                vec![Process(bird::start(host, dir, recipe, bfd).unwrap())]
             }
             Daemon::Frr => {
                 let (interval, times) = bfd();

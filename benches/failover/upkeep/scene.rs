@@ -105,7 +105,7 @@ impl Scene {
     /// Those that have the VIP on their interface, and a link.
     pub(crate) fn directors(&self) -> Result<Vec<usize>> {
         let states = self.states()?;
-        Ok((0..states.len()).filter(|node| states[*node].link && states[*node].on_interface).collect())
+        Ok((0..states.len()).filter(|node| states[*node].link && states[*node].directs).collect())
     }
 
     pub(crate) fn wait<T>(&mut self, what: &str, mut find: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
@@ -131,7 +131,7 @@ impl Scene {
     pub(crate) fn wait_for_backup(&mut self, node: usize) -> Result<()> {
         self.wait(&format!("n{} to be a backup", node + 1), |scene| {
             let state = scene.states()?[node];
-            Ok((state.on_loopback && !state.on_interface).then_some(()))
+            Ok((state.on_loopback && !state.directs).then_some(()))
         })
     }
 

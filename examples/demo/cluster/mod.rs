@@ -1,11 +1,13 @@
 //! The cluster: a switch, a client and the nodes, each a network namespace; a keepalived in each
-//! node. The demo shows it, and benches/failover measures it.
+//! node, or a router and BIRD. The demo shows it, and benches/failover measures it.
 
 pub(crate) mod addresses;
+mod bird;
 pub(crate) mod load;
 pub(crate) mod monitor;
 pub(crate) mod progress;
 pub(crate) mod record;
+pub(crate) mod router;
 pub(crate) mod stage;
 pub(crate) mod watch;
 pub(crate) mod ways;
@@ -24,6 +26,7 @@ use lvs_dr::Netns;
 use rustix::process::{Pid, Signal, kill_process};
 
 use addresses::{Family, family, vip};
+use router::{Classified, NextHops, ROUTER, Router};
 use ways::Way;
 
 pub(crate) const INTERFACE: &str = "bond0";
@@ -54,6 +57,8 @@ pub(crate) struct Node {
     /// What this node's keepalived sees as /etc/keepalived.
     pub(crate) etc: PathBuf,
     priority: u8,
+    /// The router's; without one, none.
+    next_hops: NextHops,
 }
 
 impl Node {
@@ -61,6 +66,12 @@ impl Node {
     /// what it printed.
     pub(crate) fn run(&self, command: &str) -> Result<String> {
         self.netns.run(|| run(command, ""))?.with_context(|| format!("in {}", self.name))
+    }
+
+    /// Runs `lvs-node` with the node's file.
+    pub(crate) fn lvs_node(&self, arguments: &str) -> Result<String> {
+        let (program, config) = (ways::install_lvs_node()?, self.etc.join("node.toml"));
+        self.run(&format!("{program} --config {} {arguments}", config.display()))
     }
 
     /// Returns the MAC address of the interface.
@@ -112,6 +123,15 @@ impl Node {
     /// Where keepalived writes states to, on a way that has it do so.
     pub(crate) fn fifo(&self) -> PathBuf {
         self.etc.join("fifo")
+    }
+
+    fn metrics(&self) -> PathBuf {
+        self.etc.join("metrics")
+    }
+
+    /// Returns what the classifier has counted, as `lvs-node watch` said last.
+    pub(crate) fn classified(&self) -> Classified {
+        Classified::read(&fs::read_to_string(self.metrics()).unwrap_or_default())
     }
 
     fn log(&self) -> PathBuf {
@@ -186,6 +206,8 @@ pub(crate) struct Cluster {
     keepalived: BTreeMap<usize, Child>,
     /// Each `lvs-node watch` that the cluster itself has started.
     watches: Vec<Child>,
+    /// Once it is started, on a way that has one.
+    router: Option<Router>,
     namespaces: Namespaces,
 }
 
@@ -193,8 +215,9 @@ impl Cluster {
     /// Builds the cluster and prepares its nodes for `way`; none directs yet.
     pub(crate) fn build(count: usize, way: &Way) -> Result<Self> {
         let names: Vec<String> = (1..=count).map(|i| format!("n{i}")).collect();
-        let namespaces = Namespaces::add(&names)?;
-        Self::lay_cables(&names).context("cannot build the cluster")?;
+        let namespaces = Namespaces::add(&names, way)?;
+        Self::lay_cables(&names, way).context("cannot build the cluster")?;
+        let next_hops = NextHops::default();
 
         let priorities = if count > PRIORITIES.len() { &MORE_PRIORITIES[..] } else { &PRIORITIES };
         let mut nodes = Vec::new();
@@ -207,6 +230,7 @@ impl Cluster {
                 address: addresses::node(i),
                 etc,
                 priority: priorities[i],
+                next_hops: next_hops.clone(),
             });
         }
         for node in &nodes {
@@ -220,15 +244,28 @@ impl Cluster {
         // The others are the load's own.
         let ports = || fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{} 65535", load::PORTS.end));
         client.run(ports)?.context("cannot set the client's ports")?;
-        Ok(Cluster { nodes, servers: Vec::new(), client, keepalived: BTreeMap::new(), watches: Vec::new(), namespaces })
+        Ok(Cluster {
+            nodes,
+            servers: Vec::new(),
+            client,
+            keepalived: BTreeMap::new(),
+            watches: Vec::new(),
+            router: None,
+            namespaces,
+        })
     }
 
-    fn lay_cables(names: &[String]) -> Result<()> {
+    fn lay_cables(names: &[String], way: &Way) -> Result<()> {
         // The switch is a bridge in a namespace of its own; a node's cable has the node's name
         // there.
         run(&format!("ip -n {LAN} -batch -"), "link add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
-        plug(CLIENT, "eth0", addresses::client())?;
-        names.iter().enumerate().try_for_each(|(i, name)| plug(name, INTERFACE, addresses::node(i)))
+        names.iter().enumerate().try_for_each(|(i, name)| plug(name, INTERFACE, addresses::node(i)))?;
+        if !way.routes {
+            return plug(CLIENT, "eth0", addresses::client());
+        }
+        router::lay_cables(INTERFACE)?;
+        let route = |name| run(&format!("ip -n {name} route add default via {}", addresses::client()), "").map(drop);
+        names.iter().try_for_each(route)
     }
 
     /// Adds a web server that never directs: the VIP is on its loopback, and nothing runs there.
@@ -240,7 +277,8 @@ impl Cluster {
         let address = addresses::node(self.nodes.len() + self.servers.len());
         plug(&name, INTERFACE, address)?;
         let etc = Path::new(DIR).join(&name);
-        let server = Node { netns: Netns::named(&name)?, name, address, etc, priority: 0 };
+        let server =
+            Node { netns: Netns::named(&name)?, name, address, etc, priority: 0, next_hops: NextHops::default() };
         server.sysctl("conf/all/arp_ignore", 1)?;
         server.sysctl("conf/all/arp_announce", 2)?;
         server.run(&format!("ip address add {}/{} dev lo scope host", vip(), family().host()))?;
@@ -334,10 +372,26 @@ impl Cluster {
         let log = node.etc.join("watch.log");
         let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new(ways::install_lvs_node()?);
-        command.arg("--config").arg(node.etc.join("node.toml")).args(["watch", "--fifo"]).arg(node.fifo());
+        command.arg("--config").arg(node.etc.join("node.toml")).arg("watch");
+        match self.router {
+            Some(_) => command.arg("--metrics").arg(node.metrics()),
+            None => command.arg("--fifo").arg(node.fifo()),
+        };
         command.stdin(Stdio::null()).stderr(log.try_clone().context("cannot share the log")?).stdout(log);
         self.watches.push(node.netns.run(|| command.spawn())?.context("cannot run lvs-node watch")?);
         Ok(())
+    }
+
+    /// Starts the routing daemons.
+    pub(crate) fn start_router(&mut self) -> Result<()> {
+        let next_hops = &self.nodes[0].next_hops;
+        self.router = Some(Router::start(&self.nodes, next_hops)?);
+        Ok(())
+    }
+
+    /// Stops the routing daemon of one of the nodes.
+    pub(crate) fn stop_routing(&self, node: usize) -> Result<()> {
+        self.router.as_ref().context("there is no router")?.stop(&self.nodes[node])
     }
 
     /// Starts keepalived in one of the nodes.
@@ -365,9 +419,12 @@ impl Cluster {
         run(&format!("ip -n {LAN} link set {} {}", node.name, if up { "up" } else { "down" }), "").map(drop)
     }
 
-    /// The last lines of each keepalived's log.
+    /// The last lines of each daemon's log.
     pub(crate) fn log_tails(&self) -> String {
         const LINES: usize = 15;
+        if let Some(router) = &self.router {
+            return router.log_tails();
+        }
         let mut text = String::new();
         for node in &self.nodes {
             let log = fs::read_to_string(node.log()).unwrap_or_else(|e| format!("cannot be read: {e}"));
@@ -405,9 +462,11 @@ impl Drop for Cluster {
 struct Namespaces(Vec<String>);
 
 impl Namespaces {
-    /// Adds one for each of the nodes, one for the client and one for the switch.
-    fn add(nodes: &[String]) -> Result<Self> {
-        let names: Vec<String> = [LAN, CLIENT].map(String::from).iter().chain(nodes).cloned().collect();
+    /// Adds one for each of the nodes, one for the client, one for the switch, and one for the
+    /// router.
+    fn add(nodes: &[String], way: &Way) -> Result<Self> {
+        let mut names: Vec<String> = [LAN, CLIENT].map(String::from).iter().chain(nodes).cloned().collect();
+        names.extend(way.routes.then(|| ROUTER.to_owned()));
         if let Some(name) = names.iter().find(|name| Path::new("/run/netns").join(name).exists()) {
             bail!("there is a network namespace {name} already; if a killed run left it: `ip netns delete {name}`");
         }

@@ -14,8 +14,8 @@ use super::ways::Way;
 pub(crate) struct State {
     /// The interface has a carrier: the node can be reached.
     pub(crate) link: bool,
-    /// The VIP is on the interface: this node directs.
-    pub(crate) on_interface: bool,
+    /// This node directs: the VIP is on the interface, or the router has the node as a next hop.
+    pub(crate) directs: bool,
     /// The VIP is on lo.
     pub(crate) on_loopback: bool,
     /// Real servers in the node's IPVS table.
@@ -68,6 +68,10 @@ pub(crate) enum Kind {
     Handover,
     /// Four handovers in a row, and then a crash.
     Handovers,
+    /// A server that was out of service comes back, and its node becomes a next hop.
+    Join,
+    /// A node is no next hop any more, and then its server goes out of service.
+    Drain,
 }
 
 /// A change of the director.
@@ -111,8 +115,8 @@ pub(crate) struct Record {
 const SILENT: Duration = Duration::from_millis(500);
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 6] =
-        [Kind::Move, Kind::Handover, Kind::Stop, Kind::Crash, Kind::Moves, Kind::Handovers];
+    pub(crate) const ALL: [Kind; 8] =
+        [Kind::Move, Kind::Handover, Kind::Stop, Kind::Crash, Kind::Moves, Kind::Handovers, Kind::Join, Kind::Drain];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -122,17 +126,21 @@ impl Kind {
             Kind::Moves => "moves",
             Kind::Handover => "handover",
             Kind::Handovers => "handovers",
+            Kind::Join => "join",
+            Kind::Drain => "drain",
         }
     }
 
     pub(crate) fn title(self) -> &'static str {
         match self {
             Kind::Move => "planned move of the director",
-            Kind::Stop => "graceful stop of the director's keepalived",
+            Kind::Stop => "graceful stop of the director's daemon",
             Kind::Crash => "crash of the director",
             Kind::Moves => "four moves in a row, then a crash",
             Kind::Handover => "planned move, handed over",
             Kind::Handovers => "four handovers in a row, then a crash",
+            Kind::Join => "a server and its node join",
+            Kind::Drain => "a node and its server are drained",
         }
     }
 
@@ -140,7 +148,16 @@ impl Kind {
         matches!(self, Kind::Crash | Kind::Moves | Kind::Handovers)
     }
 
-    /// Whether the director has a part in it, as the seed's has not.
+    /// Whether it can happen on this way: the seed's director has no part in a handover, and nodes
+    /// come and go one by one only where all of them direct.
+    pub(crate) fn suits(self, way: &Way) -> bool {
+        match self {
+            Kind::Handover | Kind::Handovers => way.hands_over,
+            Kind::Join | Kind::Drain => way.routes,
+            _ => true,
+        }
+    }
+
     pub(crate) fn hands_over(self) -> bool {
         matches!(self, Kind::Handover | Kind::Handovers)
     }
@@ -213,11 +230,25 @@ impl Record {
         mine.iter().enumerate().map(|(i, s)| (s.at..end(i), s.state)).collect()
     }
 
-    /// How long it took until the VIP was seen on the (last) new director's interface.
+    /// How long it took until the (last) new director was seen to direct; where all nodes direct,
+    /// until the (last) old one did no more.
     pub(crate) fn election(&self, turn: &Turn) -> Option<Duration> {
         let at = turn.last_change();
-        let arrival = self.sightings.iter().find(|s| s.node == turn.to && s.at >= at && s.state.on_interface)?;
-        Some(arrival.at - at)
+        let before = self.sightings.iter().rfind(|s| s.node == turn.to && s.at < at);
+        let (node, directs) = match before {
+            Some(before) if before.state.directs => (turn.dead.unwrap_or(turn.from), false),
+            _ => (turn.to, true),
+        };
+        let change = self.sightings.iter().find(|s| s.node == node && s.at >= at && s.state.directs == directs)?;
+        Some(change.at - at)
+    }
+
+    /// When the dead node's interface was first seen without a carrier. Its cable is pulled by a
+    /// program, which takes a while to start.
+    pub(crate) fn cut(&self, turn: &Turn) -> Option<Duration> {
+        let (dead, at) = turn.dead.zip(turn.crash)?;
+        let seen = self.sightings.iter().find(|s| s.node == dead && s.at >= at && !s.state.link)?;
+        Some(seen.at)
     }
 
     /// Returns the time from the VIP's arrival at the (last) new director until each living node
@@ -319,12 +350,12 @@ impl Record {
 impl State {
     /// Packets for the VIP that reach this node are dropped.
     pub(crate) fn without_vip(&self) -> bool {
-        !self.on_interface && !self.on_loopback
+        !self.directs && !self.on_loopback
     }
 
     /// This node directs, and has no other server: it serves all by itself.
     pub(crate) fn without_table(&self) -> bool {
-        self.on_interface && self.destinations == 0
+        self.directs && self.destinations == 0
     }
 }
 
@@ -349,9 +380,9 @@ pub(crate) mod tests {
     /// Two nodes; at 4 s the director moves from n1 to n2, which is without a table for 0.2 s, and
     /// n1 without the VIP for 0.3 s. Requests every 0.1 s, none answered for 1 s from the move on.
     pub(crate) fn record() -> Record {
-        let state = |on_interface, on_loopback, destinations| State {
+        let state = |directs, on_loopback, destinations| State {
             link: true,
-            on_interface,
+            directs,
             on_loopback,
             destinations,
             live: destinations > 0,

@@ -1,15 +1,18 @@
 //! A cluster at work: servers, a client, watchers, and what is done to the director.
 
+use std::net::TcpListener;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::addresses::{real, web};
+use super::addresses::{family, real, web};
 use super::load::{Group, Load, Sessions};
 use super::progress::Progress;
 use super::record::{Kind, Mark, Record, State, Turn};
+use super::router::Classified;
 use super::watch::Watch;
 use super::ways::Way;
 use super::{Cluster, Node};
@@ -22,6 +25,8 @@ const BETWEEN_MOVES: Duration = Duration::from_millis(800);
 const MOVES: usize = 4;
 /// Scripts that keepalived started at the election may take this long.
 const SETTLE: Duration = Duration::from_secs(1);
+/// BFD begins some seconds after BGP.
+const SETTLE_BFD: Duration = Duration::from_secs(4);
 /// keepalived may take this long to elect.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -33,6 +38,11 @@ pub(crate) struct Stage<'a> {
     watch: Watch,
     load: Load,
     marks: Vec<Mark>,
+    routes: bool,
+    /// The node that is to be no next hop, where all are.
+    withdrawn: Option<usize>,
+    /// What all nodes together have classified, whenever that changed.
+    classified: Vec<(Duration, Classified)>,
 }
 
 /// Builds a cluster that switches roles in this way, and lets `act` happen on it.
@@ -47,9 +57,10 @@ pub(crate) fn with_cluster<T>(
 ) -> Result<T> {
     progress.step("building the cluster");
     let mut cluster = Cluster::build(nodes, way)?;
-    let acted = elect(&mut cluster, way, progress).and_then(|()| act(Stage::begin(&mut cluster, progress)?));
+    let begun = if way.routes { announce(&mut cluster, progress) } else { elect(&mut cluster, way, progress) };
+    let acted = begun.and_then(|()| act(Stage::begin(&mut cluster, way, progress)?));
     acted.with_context(|| {
-        format!("`{}`, the end of the keepalived logs:\n{}the story could not be told", way.name, cluster.log_tails())
+        format!("`{}`, the ends of the logs:\n{}the story could not be told", way.name, cluster.log_tails())
     })
 }
 
@@ -81,9 +92,28 @@ fn elect(cluster: &mut Cluster, way: &Way, progress: &mut Progress) -> Result<()
     watch.stop().map(drop)
 }
 
+/// Starts the routing daemons, and lets each node be a next hop.
+fn announce(cluster: &mut Cluster, progress: &mut Progress) -> Result<()> {
+    progress.step("the nodes announce their routes");
+    // A VIP is not announced while nothing listens there, and the servers begin with the load.
+    let listen = |node: &Node| Ok(node.netns.run(|| TcpListener::bind((family().any(), 80)))??);
+    let _listening = cluster.nodes.iter().map(listen).collect::<Result<Vec<_>>>()?;
+    cluster.start_router()?;
+    for node in 0..cluster.nodes.len() {
+        cluster.nodes[node].lvs_node("announce")?;
+        cluster.start_watch(node)?;
+    }
+    let mut watch = Watch::start(&cluster.nodes, Instant::now());
+    wait(&mut watch, progress, "all nodes to be next hops", |nodes| {
+        nodes.iter().all(|node| node.directs && node.live && node.on_loopback).then_some(())
+    })?;
+    thread::sleep(SETTLE_BFD);
+    watch.stop().map(drop)
+}
+
 /// The only node that has the VIP on its interface.
 fn director(nodes: &[State]) -> Option<usize> {
-    let mut directors = (0..nodes.len()).filter(|&i| nodes[i].link && nodes[i].on_interface);
+    let mut directors = (0..nodes.len()).filter(|&i| nodes[i].link && nodes[i].directs);
     directors.next().filter(|_| directors.next().is_none())
 }
 
@@ -105,11 +135,12 @@ fn wait<T>(watch: &mut Watch, progress: &mut Progress, what: &str, find: impl Fn
 
 impl<'a> Stage<'a> {
     /// The load begins, and with it the time.
-    fn begin(cluster: &'a mut Cluster, progress: &'a mut Progress) -> Result<Self> {
+    fn begin(cluster: &'a mut Cluster, way: &Way, progress: &'a mut Progress) -> Result<Self> {
         let start = Instant::now();
         let watch = Watch::start(&cluster.nodes, start);
         let load = Load::start(cluster, start)?;
-        Ok(Stage { cluster, start, progress, watch, load, marks: Vec::new() })
+        let (marks, classified) = (Vec::new(), Vec::new());
+        Ok(Stage { cluster, start, progress, watch, load, marks, routes: way.routes, withdrawn: None, classified })
     }
 
     /// What happens from here on.
@@ -121,9 +152,44 @@ impl<'a> Stage<'a> {
         self.load.open_sessions(group)
     }
 
-    /// The node that directs now.
+    /// The node that directs now; where all direct, the next one to which something happens.
     pub(crate) fn director(&mut self) -> Result<usize> {
+        if self.routes {
+            return Ok(self.withdrawn.map_or(0, |node| (node + 1) % self.cluster.nodes.len()));
+        }
         director(&self.watch.now()?).context("there is no single director")
+    }
+
+    /// What has to be so before sessions are opened.
+    pub(crate) fn prepare(&mut self, kind: Kind) -> Result<()> {
+        if kind == Kind::Join {
+            let node = self.director()?;
+            self.withdraw(node)?;
+            self.weigh_everywhere("drain", node)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a node be no next hop, and that which was none be one again.
+    fn withdraw(&mut self, node: usize) -> Result<()> {
+        self.announce_withdrawn()?;
+        self.cluster.nodes[node].lvs_node("withdraw")?;
+        self.withdrawn = Some(node);
+        self.wait_for_director_after(node).map(drop)
+    }
+
+    fn announce_withdrawn(&mut self) -> Result<()> {
+        let Some(node) = self.withdrawn.take() else { return Ok(()) };
+        self.cluster.nodes[node].lvs_node("announce")?;
+        wait(&mut self.watch, self.progress, "a node to be a next hop", |nodes| nodes[node].directs.then_some(()))
+    }
+
+    /// `lvs-node drain` or `undrain` on every node that can be reached.
+    fn weigh_everywhere(&mut self, verb: &str, server: usize) -> Result<()> {
+        let states = self.watch.now()?;
+        let address = self.cluster.nodes[server].address;
+        let reached = self.cluster.nodes.iter().zip(&states).filter(|(_, state)| state.link);
+        reached.map(|(node, _)| node).try_for_each(|node| node.lvs_node(&format!("{verb} {address}")).map(drop))
     }
 
     /// Does it to the director, and waits until another node directs (after a crash also until a
@@ -140,6 +206,19 @@ impl<'a> Stage<'a> {
             }
             Kind::Stop => turn.to = self.stop_director()?,
             Kind::Crash => self.crash_director(&mut turn)?,
+            Kind::Join => {
+                let joining = self.withdrawn.context("no node is out of service")?;
+                (turn.from, turn.to) = (joining, joining);
+                self.mark(format!("{} joins", self.cluster.nodes[joining].name));
+                self.weigh_everywhere("undrain", joining)?;
+                self.announce_withdrawn()?;
+            }
+            Kind::Drain => {
+                self.mark(format!("{} drained", self.cluster.nodes[from].name));
+                self.withdraw(from)?;
+                turn.to = (from + 1) % self.cluster.nodes.len();
+                self.weigh_everywhere("drain", from)?;
+            }
             Kind::Moves | Kind::Handovers => {
                 for number in 0..MOVES {
                     self.mark(if number == 0 { format!("{MOVES} moves") } else { String::new() });
@@ -157,6 +236,10 @@ impl<'a> Stage<'a> {
     fn move_director(&mut self, kind: Kind) -> Result<usize> {
         let from = self.director()?;
         let to = (from + 1) % self.cluster.nodes.len();
+        if self.routes {
+            self.withdraw(from)?;
+            return Ok(to);
+        }
         let nodes = &self.cluster.nodes;
         let handover = if kind.hands_over() {
             Some(nodes[from].begin_handover(&nodes[to])?)
@@ -176,12 +259,17 @@ impl<'a> Stage<'a> {
     fn stop_director(&mut self) -> Result<usize> {
         let from = self.director()?;
         self.mark(format!("stop on {}", self.cluster.nodes[from].name));
-        self.cluster.stop_keepalived(from)?;
+        if self.routes {
+            self.cluster.stop_routing(from)?;
+        } else {
+            self.cluster.stop_keepalived(from)?;
+        }
         self.wait_for_director_after(from)
     }
 
     fn crash_director(&mut self, turn: &mut Turn) -> Result<()> {
         let from = self.director()?;
+        self.announce_withdrawn()?;
         // Those that would not take over at once are ready to. Of two with the same priority both
         // would.
         for node in &self.cluster.nodes[from + 1..] {
@@ -201,7 +289,11 @@ impl<'a> Stage<'a> {
     }
 
     fn wait_for_director_after(&mut self, from: usize) -> Result<usize> {
+        let routes = self.routes;
         wait(&mut self.watch, self.progress, "another node to direct", |nodes| {
+            if routes {
+                return (!nodes[from].directs).then_some((from + 1) % nodes.len());
+            }
             director(nodes).filter(|&node| node != from)
         })
     }
@@ -214,9 +306,10 @@ impl<'a> Stage<'a> {
         let name = node.name.clone();
         self.cluster.set_link(node, true)?;
         self.mark(format!("{name} back"));
-        wait(&mut self.watch, self.progress, "the returned node to have the VIP on lo", |nodes| {
-            let State { link, on_interface, on_loopback, .. } = nodes[returning];
-            (link && on_loopback && !on_interface).then_some(())
+        let routes = self.routes;
+        wait(&mut self.watch, self.progress, "the returned node to have its VIP again", |nodes| {
+            let State { link, directs, on_loopback, .. } = nodes[returning];
+            (link && on_loopback && directs == routes).then_some(())
         })?;
         self.pause_until(begin + within / 2)?;
         self.set_weight(returning, 1)?;
@@ -229,10 +322,11 @@ impl<'a> Stage<'a> {
     /// nothing.
     fn set_weight(&mut self, server: usize, weight: u32) -> Result<()> {
         let nodes = self.watch.now()?;
-        let director = director(&nodes).context("there is no single director")?;
+        let director = director(&nodes);
+        ensure!(self.routes || director.is_some(), "there is no single director");
         let address = self.cluster.nodes[server].address;
         for (i, (node, state)) in self.cluster.nodes.iter().zip(&nodes).enumerate() {
-            if state.link && state.destinations > 0 && (i == director || state.live) {
+            if state.link && state.destinations > 0 && (director == Some(i) || state.live) {
                 node.run(&format!("ipvsadm -e -t {} -r {} -g -w {weight}", web(), real(address)))?;
             }
         }
@@ -257,8 +351,37 @@ impl<'a> Stage<'a> {
             self.progress.tick(format_args!("{seconds:.1} s, {answered} requests answered, {failed} failed"));
             thread::sleep(Duration::from_millis(20));
             self.watch.now()?;
+            self.look_at_classifiers();
         }
         Ok(())
+    }
+
+    fn look_at_classifiers(&mut self) {
+        if !self.routes {
+            return;
+        }
+        let now = self.cluster.nodes.iter().map(Node::classified).fold(Classified::default(), |a, b| a + b);
+        if self.classified.last().is_none_or(|(_, last)| *last != now) {
+            self.classified.push((self.start.elapsed(), now));
+        }
+    }
+
+    /// What was classified in a time, and how long after its begin packets took a second hop, as
+    /// far as metrics show it: they are written once a second. `None` where nothing classifies.
+    pub(crate) fn classified(&self, within: &Range<Duration>) -> Option<(Classified, Option<Duration>)> {
+        if self.classified.is_empty() {
+            return None;
+        }
+        let at = |time: Duration| {
+            let last = self.classified.iter().rfind(|(at, _)| *at <= time);
+            last.map(|(_, classified)| *classified).unwrap_or_default()
+        };
+        let (before, after) = (at(within.start), at(within.end));
+        let packets = after.packets - before.packets;
+        let second_hops = after.second_hops - before.second_hops;
+        let last = self.classified.iter().find(|(_, seen)| seen.second_hops == after.second_hops);
+        let until = last.filter(|_| second_hops > 0).map(|(at, _)| at.saturating_sub(within.start));
+        Some((Classified { packets, second_hops }, until))
     }
 
     /// Ends the load, and counts.

@@ -13,8 +13,9 @@ use anyhow::{Context, Result, anyhow};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-use super::addresses::vip;
+use super::addresses::{number, vip};
 use super::record::{Sighting, State};
+use super::router::NextHops;
 use super::{INTERFACE, Node};
 
 /// What is shorter than this may go unseen.
@@ -34,10 +35,11 @@ impl Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let watch = |(node, host): (usize, &Node)| {
             let (netns, name, address) = (host.netns.clone(), host.name.clone(), host.address);
+            let next_hops = host.next_hops.clone();
             let (seen, stop) = (seen.clone(), stop.clone());
             thread::spawn(move || {
                 netns
-                    .run(|| look(node, address, start, &seen, &stop))?
+                    .run(|| look(node, address, &next_hops, start, &seen, &stop))?
                     .with_context(|| format!("cannot look at {name}"))
             })
         };
@@ -78,10 +80,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn look(node: usize, address: IpAddr, start: Instant, seen: &Mutex<Vec<Sighting>>, stop: &AtomicBool) -> Result<()> {
+fn look(
+    node: usize,
+    address: IpAddr,
+    next_hops: &NextHops,
+    start: Instant,
+    seen: &Mutex<Vec<Sighting>>,
+    stop: &AtomicBool,
+) -> Result<()> {
     let mut last = None;
     while !stop.load(Ordering::Relaxed) {
-        let state = observe(address)?;
+        let mut state = observe(address)?;
+        state.directs |= next_hops.contains(number(address));
         if last != Some(state) {
             lock(seen).push(Sighting { at: start.elapsed(), node, state });
             last = Some(state);
@@ -104,7 +114,7 @@ pub(crate) fn observe(address: IpAddr) -> Result<State> {
         match entry.interface_name.as_str() {
             INTERFACE => {
                 state.link |= entry.flags.contains(InterfaceFlags::IFF_RUNNING);
-                state.on_interface |= is_vip;
+                state.directs |= is_vip;
             }
             "lo" => state.on_loopback |= is_vip,
             _ => {}

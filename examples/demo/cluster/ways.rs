@@ -60,6 +60,8 @@ pub(crate) struct Way {
     pub(crate) hands_over: bool,
     /// Whether `lvs-node watch` runs in each node and reads keepalived's FIFO.
     pub(crate) watched: bool,
+    /// Whether routers spread connections over all nodes, and no VRRP is spoken.
+    pub(crate) routes: bool,
     /// `fence` in node.toml; unused by the seed's scripts.
     pub(crate) fence: &'static str,
     pub(crate) scheduler: Balance,
@@ -72,7 +74,17 @@ pub(crate) struct Way {
 
 impl Way {
     const fn lvs_node(name: &'static str, title: &'static str, fence: &'static str, scheduler: Balance) -> Way {
-        Way { name, title, hands_over: true, watched: false, fence, scheduler, live_table: false, prepare: ours }
+        Way {
+            name,
+            title,
+            hands_over: true,
+            watched: false,
+            routes: false,
+            fence,
+            scheduler,
+            live_table: false,
+            prepare: ours,
+        }
     }
 
     const fn watched(name: &'static str, title: &'static str, fence: &'static str) -> Way {
@@ -87,6 +99,7 @@ pub(crate) const WAYS: &[Way] = &[
         title: "to_master.sh and to_backup.sh, as written",
         hands_over: false,
         watched: false,
+        routes: false,
         fence: "",
         scheduler: Balance::Wrr,
         live_table: true,
@@ -94,6 +107,13 @@ pub(crate) const WAYS: &[Way] = &[
     },
     Way::lvs_node("clear", "lvs-node, fence = clear", "clear", Balance::Wrr),
     Way::lvs_node("marks", "lvs-node, fence = marks", "marks", Balance::Wrr),
+    Way {
+        hands_over: false,
+        watched: true,
+        routes: true,
+        prepare: routes,
+        ..Way::lvs_node("routes", "every node directs: routes by BIRD", "marks", Balance::Mh)
+    },
 ];
 
 /// [`WAYS`] has what notifications do; this one is for stories of nodes that come and go.
@@ -148,15 +168,7 @@ fn table(way: &Way, all: &[Node]) -> String {
 /// `lvs-node` with a configuration file, which says everything: nothing is done by hand.
 fn ours(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
     let program = install_lvs_node()?;
-    let destinations: Vec<String> =
-        all.iter().map(|node| format!("    {{ address = \"{}\", weight = 1 }},\n", real(node.address))).collect();
-    let service = if way.live_table {
-        load(way, node, all)?;
-        String::new()
-    } else {
-        let (web, scheduler, destinations) = (web(), way.scheduler.toml(), destinations.concat());
-        format!("[[service]]\nlisten = \"tcp {web}\"\n{scheduler}\ndestinations = [\n{destinations}]\n")
-    };
+    let service = service(way, node, all)?;
     let config = format!(
         "interface = \"{INTERFACE}\"
 vips = [\"{vip}\"]
@@ -185,6 +197,33 @@ file = \"{maintenance}\"
     let notify = ["master", "backup", "fault", "stop"]
         .map(|role| format!("    notify_{role} \"{program} --config /etc/keepalived/node.toml role {role}\""));
     Ok(notify.join("\n"))
+}
+
+/// The service in node.toml; where it is not to be there, it is loaded.
+fn service(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
+    if way.live_table {
+        load(way, node, all)?;
+        return Ok(String::new());
+    }
+    let destinations: String =
+        all.iter().map(|node| format!("    {{ address = \"{}\", weight = 1 }},\n", real(node.address))).collect();
+    let (web, scheduler) = (web(), way.scheduler.toml());
+    Ok(format!("[[service]]\nlisten = \"tcp {web}\"\n{scheduler}\ndestinations = [\n{destinations}]\n"))
+}
+
+/// `lvs-node` tells BIRD, and nothing tells `lvs-node` of a role.
+fn routes(way: &Way, node: &Node, all: &[Node]) -> Result<String> {
+    let program = install_lvs_node()?;
+    let config = format!(
+        "interface = \"{INTERFACE}\"\nvips = [\"{vip}\"]\nvip_owner = \"routes\"\nstate_dir = \"{state}\"\n\n{service}",
+        vip = vip(),
+        state = node.etc.join("state").display(),
+        service = service(way, node, all)?,
+    );
+    let path = node.etc.join("node.toml");
+    fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+    check(node, &program, &path)?;
+    Ok(String::new())
 }
 
 /// keepalived itself takes on the roles. `lvs-node` has a file, too: `handover` reads it.

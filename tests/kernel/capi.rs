@@ -352,6 +352,13 @@ fn a_guest_in_another_process() {
     assert_eq!(guest("no-clone"), "errno 1\n");
     guest("few-descriptors");
     guest("no-proc");
+    // What it tries in another namespace is tried by a process, not by a thread.
+    let trace = format!("/tmp/lvs-dr-clones-{}", std::process::id());
+    let output = try_run(&format!("strace -f -o {trace} -e trace=clone,clone3,unshare {} audit", program("guest")));
+    let refused = said(&output.stdout);
+    assert!(output.status.success() && refused.lines().count() == 1 && refused.contains("no-such-one"), "{output:?}");
+    let trace = std::fs::read_to_string(trace).unwrap();
+    assert!(trace.contains("CLONE_NEWNET") && !trace.contains("CLONE_THREAD"), "{trace}");
     // No thread, whose stack and arena would be locked too.
     let text = guest("locked-memory");
     println!("{text}");

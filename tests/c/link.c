@@ -38,9 +38,8 @@ static void monitor(void)
     change("ip neigh del 192.168.0.77 dev eth0");
     change("ip addr add 2001:db8::78/64 dev eth0 nodad");
     change("ip addr del 2001:db8::78/64 dev eth0");
-    change("ip link set eth1 name eth-renamed");
-    change("ip link set eth-renamed name eth1");
-    change("ip link add seen type dummy");
+    change("ip link add early type dummy");
+    change("ip link set early name seen");
     change("ip link del seen");
     while (more) {
         struct pollfd wait = { .fd = lvs_monitor_fd(monitor), .events = POLLIN };
@@ -274,7 +273,7 @@ static void driver(void)
     change("ipvsadm -e -t " VIP ":80 -r 192.168.0.11:80 -g -w 9");
     EXPECT(LVS_OK, lvs_driver_request(driver, LVS_TASK_APPLY, 0));
     until_ended(driver);
-    change("ipvsadm -Sn | grep -- '-r 192.168.0.11:80 -g -w 9'");
+    change("ipvsadm -Sn | grep -- '-t " VIP ":80 -r 192.168.0.11:80 -g -w 9'");
     EXPECT(LVS_OK, lvs_driver_request(driver, LVS_TASK_APPLY_ALL, 0));
     until_ended(driver);
     lvs_driver_free(driver);

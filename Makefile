@@ -131,7 +131,7 @@ STRICT := -Wall -Wextra -Wpedantic -Werror
 STAGE := $(CHECKED)/stage
 PKG_CONFIG = PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig pkg-config
 
-check: $(CHECKED)/misuse $(CHECKED)/control $(CHECKED)/guest
+check: $(CHECKED)/misuse $(CHECKED)/control $(CHECKED)/link $(CHECKED)/guest
 	$(MAKE) -C examples/c
 	for standard in c90 c99 c17; do $(CC) -std=$$standard $(STRICT) -fsyntax-only -x c include/lvs_dr.h || exit; done
 	$(CXX) -std=c++11 $(STRICT) -fsyntax-only -x c++ include/lvs_dr.h
@@ -168,7 +168,7 @@ $(CHECKED)/misuse: tests/c/misuse.c include/lvs_dr.h $(OUT)/liblvs_dr.so
 	$(CC) -std=c11 $(STRICT) -g -fsanitize=undefined -fno-sanitize-recover=all -static-libubsan \
 	    -Iinclude $< $(OUT)/liblvs_dr.a $(PRIVATE) -o $@
 
-$(CHECKED)/control $(CHECKED)/guest: $(CHECKED)/%: tests/c/%.c tests/c/expect.h include/lvs_dr.h $(OUT)/liblvs_dr.so
+$(CHECKED)/control $(CHECKED)/link $(CHECKED)/guest: $(CHECKED)/%: tests/c/%.c tests/c/expect.h include/lvs_dr.h $(OUT)/liblvs_dr.so
 	mkdir -p $(@D)
 	$(CC) -std=c99 $(STRICT) -g -Iinclude $< $(OUT)/liblvs_dr.a $(PRIVATE) -o $@
 

@@ -14,7 +14,7 @@ mod header {
     use cbindgen::{Builder, Config, Language, Style};
 
     /// In the order in which the header has them.
-    const SOURCES: [&str; 12] = [
+    const SOURCES: [&str; 15] = [
         "status",
         "address",
         "ipvs",
@@ -25,11 +25,24 @@ mod header {
         "node",
         "report",
         "marks",
+        "monitor",
+        "local",
+        "classifier",
         "driver",
         "supervisor",
     ];
-    const HANDLES: [&str; 7] =
-        ["lvs_ipvs", "lvs_vips", "lvs_arp", "lvs_node", "lvs_marks", "lvs_driver", "lvs_supervisor"];
+    const HANDLES: [&str; 10] = [
+        "lvs_ipvs",
+        "lvs_vips",
+        "lvs_arp",
+        "lvs_node",
+        "lvs_marks",
+        "lvs_monitor",
+        "lvs_local_marks",
+        "lvs_classifier",
+        "lvs_driver",
+        "lvs_supervisor",
+    ];
     const PREAMBLE: &str = "src/capi/preamble.h";
     const NOTE: &str = "/* Made from src/capi/ by cbindgen: `make header` brings it up to date. */";
 

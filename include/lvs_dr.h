@@ -29,15 +29,16 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME and versions of symbols of its own. All that is here is there since 0.1, unless it says otherwise.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver, lvs_supervisor) are opened by lvs_..._open() and
- * freed by lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
- * lvs_text_free(), and must not be written to. A handle belongs to the network namespace that it was opened in,
- * whatever thread uses it. Different handles are independent. Any thread may use a handle, one at a time: a second one
- * gets LVS_ERR_BUSY. No thread may use what is being freed.
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_marks, lvs_monitor, lvs_local_marks, lvs_classifier,
+ * lvs_driver, lvs_supervisor) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are freed by
+ * lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must not be
+ * written to. A handle belongs to the network namespace that it was opened in, whatever thread uses it. Different
+ * handles are independent. Any thread may use a handle, one at a time: a second one gets LVS_ERR_BUSY. No thread may
+ * use what is being freed.
  *
  * The process. A thread of the library is started where a handle's network namespace is not that of the calling
- * thread, and by lvs_node_audit(); it blocks all signals, and has ended when the call returns. Otherwise there is
- * none: nft(8) and iptables(8), which functions for a node run, are waited for by their descriptors. That the program
+ * thread; it blocks all signals, and has ended when the call returns. Otherwise there is none: nft(8) and iptables(8),
+ * which functions for a node run, and processes that try what the kernel can load, are waited for by their descriptors. That the program
  * ignores SIGCHLD, or waits for any child, does no harm. After fork(2) the child gets LVS_ERR_FORKED from its parent's
  * handles; freed there, they change nothing for the parent. Descriptors are closed by execve(2). Where /proc is not
  * mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or LVS_ERR_PERMISSION.
@@ -518,6 +519,21 @@
 #define LVS_WEIGH_SET 3
 
 /**
+ * For lvs_node_ask_for_connections(): the director has sent its connections.
+ */
+#define LVS_ASKED_LEARNED 1
+
+/**
+ * A director was received, and has not sent them in time.
+ */
+#define LVS_ASKED_NOT_SENT 2
+
+/**
+ * No director was received: an lvs_supervisor answers there.
+ */
+#define LVS_ASKED_NO_DIRECTOR 3
+
+/**
  * The size of an address in a structure, in octets, with the NUL at its end.
  */
 #define LVS_ADDRESS_SIZE 48
@@ -553,6 +569,72 @@
 #define LVS_PACKETS_OPENING 2
 
 /**
+ * The size of an interface's name in a structure, in octets, with the NUL at its end: IF_NAMESIZE.
+ */
+#define LVS_INTERFACE_SIZE 16
+
+/**
+ * The size of a MAC address in a structure, in octets, with the NUL at its end.
+ */
+#define LVS_MAC_SIZE 24
+
+/**
+ * There is no event at present.
+ */
+#define LVS_EVENT_NONE 0
+
+/**
+ * A neighbour is new, or its MAC address or state changed.
+ */
+#define LVS_EVENT_NEIGHBOUR 1
+
+/**
+ * The kernel forgot a neighbour.
+ */
+#define LVS_EVENT_NEIGHBOUR_GONE 2
+
+/**
+ * An interface is new or changed: its name, flags, MAC address or master.
+ */
+#define LVS_EVENT_INTERFACE 3
+
+/**
+ * An interface was removed, or moved to another network namespace.
+ */
+#define LVS_EVENT_INTERFACE_GONE 4
+
+/**
+ * An address of an interface is new or changed.
+ */
+#define LVS_EVENT_ADDRESS 5
+
+/**
+ * An address of an interface was removed.
+ */
+#define LVS_EVENT_ADDRESS_GONE 6
+
+/**
+ * Notifications were lost, because they came faster than they were read: read everything again.
+ */
+#define LVS_EVENT_MISSED 7
+
+/**
+ * Nothing that is installed can set a mark, see lvs_marked_reason().
+ */
+#define LVS_BACKEND_NONE 0
+
+/**
+ * nftables, by nft(8): `table inet lvs-dr`, all of it.
+ */
+#define LVS_BACKEND_NFT 1
+
+/**
+ * xtables, by iptables(8) and ip6tables(8): rules of chain OUTPUT in table mangle with the comment
+ * `lvs-dr`.
+ */
+#define LVS_BACKEND_XTABLES 2
+
+/**
  * Take on a role, as lvs_node_become_role() does.
  */
 #define LVS_TASK_ROLE 1
@@ -577,6 +659,23 @@
  * Add the VIPs that other programs have removed, and look at nothing else.
  */
 #define LVS_TASK_RESTORE_VIPS 5
+
+/**
+ * Change the weights of a server's destinations, as lvs_node_weigh() does. It is asked for by
+ * lvs_driver_request_weigh().
+ */
+#define LVS_TASK_WEIGH 6
+
+/**
+ * Do what can be done about an audit's findings, as lvs_node_fix() does.
+ */
+#define LVS_TASK_FIX 7
+
+/**
+ * Set all configured services to the configuration, as lvs_node_apply() does with
+ * LVS_NODE_APPLY_ALL.
+ */
+#define LVS_TASK_APPLY_ALL 8
 
 /**
  * There is no report at present.
@@ -665,9 +764,43 @@
 #define LVS_NO_GROUP 4294967295
 
 /**
+ * In lvs_other_node: its table or this node's is not known.
+ */
+#define LVS_TABLE_NOT_KNOWN 0
+
+/**
+ * In lvs_other_node: its table is this node's.
+ */
+#define LVS_TABLE_EQUAL 1
+
+/**
+ * In lvs_other_node: its table is another than this node's.
+ */
+#define LVS_TABLE_DIFFERS 2
+
+/**
  * Reads and changes the ARP settings of one network namespace.
  */
 typedef struct lvs_arp lvs_arp;
+
+/**
+ * Attaches a BPF program to an interface that marks arriving TCP packets by whether a socket of
+ * this node takes them, and changes what it knows.
+ *
+ * A packet of this node's connections gets `local`; one with SYN from a peer gets `local`, one from
+ * elsewhere none. A packet without SYN that no socket takes gets `elsewhere`, or `before` and the
+ * number of the peer that it comes from, or `local`. The marks lead to IPVS services of yours. The
+ * manual of the crate (marks::Classifier) and docs/ecmp.md say more.
+ *
+ * Takes Linux 5.8, and CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN in the initial user namespace.
+ */
+typedef struct lvs_classifier lvs_classifier;
+
+/**
+ * Classifiers that are attached, and what they know and have counted. Several threads may read one
+ * list.
+ */
+typedef struct lvs_classifiers lvs_classifiers;
 
 /**
  * Connections, as they were when the list was made. Several threads may read one list.
@@ -695,15 +828,51 @@ typedef struct lvs_findings lvs_findings;
 typedef struct lvs_ipvs lvs_ipvs;
 
 /**
+ * Sets the marks of packets that programs of this node send to a VIP, in one network namespace: IPVS
+ * schedules these too, and a mark leads them to a service of yours with this node as its only
+ * destination. A namespace has one set of marks, whichever process has set it: a node with
+ * LVS_FENCE_MARKS and LVS_OWN_REQUESTS_SERVED_HERE replaces what this sets.
+ *
+ * A call runs nft(8) or iptables(8), one after the other: milliseconds where nothing has to be
+ * changed. A program that takes longer than 5 s is killed, so that a call blocks for less than a
+ * minute. Takes CAP_NET_ADMIN, and CAP_NET_RAW for iptables in its legacy variant. Fails with
+ * LVS_ERR_SYSTEM where the namespace cannot be entered, or a program that worked before fails.
+ */
+typedef struct lvs_local_marks lvs_local_marks;
+
+/**
+ * Marks that are in force, as they were when the list was made. Several threads may read one list.
+ */
+typedef struct lvs_marked lvs_marked;
+
+/**
  * Adds and removes rules that mark packets, in one network namespace: filters of tc(8) on arriving
  * packets. A node with LVS_FENCE_MARKS has rules of its own, which this leaves alone.
  */
 typedef struct lvs_marks lvs_marks;
 
 /**
+ * Receives the kernel's notifications about neighbours, interfaces and addresses of one network
+ * namespace. Open it before you read what it is about, so that no change is missed between the
+ * two.
+ */
+typedef struct lvs_monitor lvs_monitor;
+
+/**
+ * Neighbours, as they were when the list was made. Several threads may read one list.
+ */
+typedef struct lvs_neighbours lvs_neighbours;
+
+/**
  * A node of the cluster, for one group of VIPs.
  */
 typedef struct lvs_node lvs_node;
+
+/**
+ * The other nodes of a cluster, as they were when the list was made. Several threads may read one
+ * list.
+ */
+typedef struct lvs_other_nodes lvs_other_nodes;
 
 /**
  * Other nodes, see lvs_status_peers().
@@ -1397,6 +1566,28 @@ typedef struct lvs_node_status {
 } lvs_node_status;
 
 /**
+ * A role or a release that was not reached, and none that was since.
+ */
+typedef struct lvs_failure {
+    /**
+     * sizeof(struct lvs_failure).
+     */
+    size_t size;
+    /**
+     * What failed: "master", "backup", "fault", "stop" or "release". NULL: nothing has.
+     */
+    const char *task;
+    /**
+     * Why. NULL: nothing has failed.
+     */
+    const char *reason;
+    /**
+     * When: seconds since 1970-01-01 00:00:00 UTC, as time(2). 0: nothing has failed.
+     */
+    uint64_t time;
+} lvs_failure;
+
+/**
  * Something that does harm, or will.
  */
 typedef struct lvs_finding {
@@ -1483,6 +1674,217 @@ typedef struct lvs_peer {
      */
     const char *mac;
 } lvs_peer;
+
+/**
+ * What has changed.
+ */
+typedef struct lvs_event {
+    /**
+     * sizeof(struct lvs_event).
+     */
+    size_t size;
+    /**
+     * LVS_EVENT_...
+     */
+    uint32_t kind;
+    /**
+     * The interface's index; 0 with LVS_EVENT_NONE and LVS_EVENT_MISSED.
+     */
+    uint32_t index;
+    /**
+     * Of a neighbour: NUD_... as in lvs_neighbour. Otherwise 0.
+     */
+    uint32_t state;
+    /**
+     * Of a neighbour: 1 if it is an IPv6 router. Otherwise 0.
+     */
+    uint32_t is_router;
+    /**
+     * The interface's name, of a neighbour and of an interface; the last one, where it is gone.
+     * Otherwise "".
+     */
+    char interface[LVS_INTERFACE_SIZE];
+    /**
+     * The neighbour's MAC address, "02:00:00:00:00:01". "": there is none.
+     */
+    char mac[LVS_MAC_SIZE];
+    /**
+     * The address, of a neighbour and of an address. Otherwise "".
+     */
+    char address[LVS_ADDRESS_SIZE];
+} lvs_event;
+
+/**
+ * A host on a link, as the kernel knows it (ARP and neighbour discovery), see ip-neighbour(8).
+ */
+typedef struct lvs_neighbour {
+    /**
+     * sizeof(struct lvs_neighbour).
+     */
+    size_t size;
+    /**
+     * The interface's index.
+     */
+    uint32_t index;
+    /**
+     * NUD_... in linux/neighbour.h: 0x02 is reachable, 0x04 stale, 0x20 failed, 0x80 permanent.
+     */
+    uint32_t state;
+    /**
+     * 1 if it is an IPv6 router, otherwise 0.
+     */
+    uint32_t is_router;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+    /**
+     * The interface's name.
+     */
+    char interface[LVS_INTERFACE_SIZE];
+    /**
+     * Its MAC address, "02:00:00:00:00:01". "": the kernel knows none.
+     */
+    char mac[LVS_MAC_SIZE];
+    /**
+     * Its address.
+     */
+    char address[LVS_ADDRESS_SIZE];
+} lvs_neighbour;
+
+/**
+ * A mark for what this node sends to an address.
+ */
+typedef struct lvs_local_mark {
+    /**
+     * sizeof(struct lvs_local_mark).
+     */
+    size_t size;
+    /**
+     * The VIP.
+     */
+    const char *vip;
+    /**
+     * The mark. Not 0.
+     */
+    uint32_t mark;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_local_mark;
+
+/**
+ * A service whose packets a classifier marks.
+ */
+typedef struct lvs_classified {
+    /**
+     * sizeof(struct lvs_classified).
+     */
+    size_t size;
+    /**
+     * The VIP and the TCP port: "192.168.0.254:80" or "[2001:db8::fe]:80".
+     */
+    const char *service;
+    /**
+     * The mark of packets of this node's own sockets, of those with SYN from a peer, and of
+     * strays. Not 0.
+     */
+    uint32_t local;
+    /**
+     * The mark of packets without SYN from elsewhere that no socket of this node takes. 0: there
+     * is no other node, and they get `local`.
+     */
+    uint32_t elsewhere;
+    /**
+     * The mark of the same packets from a peer: this and the peer's number are added up. 0: they
+     * are strays.
+     */
+    uint32_t before;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_classified;
+
+/**
+ * A MAC address of another node. A node that sends from several has an entry for each.
+ */
+typedef struct lvs_classifier_peer {
+    /**
+     * sizeof(struct lvs_classifier_peer).
+     */
+    size_t size;
+    /**
+     * The MAC address, "02:00:00:00:00:01".
+     */
+    const char *mac;
+    /**
+     * The number of the node, 0 to 255, see `before` in lvs_classified.
+     */
+    uint32_t number;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_classifier_peer;
+
+/**
+ * A classifier on an interface. The counters are packets since it was attached, of all its
+ * services.
+ */
+typedef struct lvs_attached {
+    /**
+     * sizeof(struct lvs_attached).
+     */
+    size_t size;
+    /**
+     * The interface's name.
+     */
+    const char *interface;
+    /**
+     * The number of services that it knows, see lvs_classifiers_service().
+     */
+    size_t services;
+    /**
+     * The number of MAC addresses that it knows, see lvs_classifiers_peer().
+     */
+    size_t peers;
+    /**
+     * Of a socket of this node, from clients and from peers.
+     */
+    uint64_t local;
+    /**
+     * With SYN, from a peer: new connections that it has scheduled to this node.
+     */
+    uint64_t peer_openings;
+    /**
+     * With SYN, from outside: IPVS schedules them.
+     */
+    uint64_t openings;
+    /**
+     * Without SYN, from outside, for another node.
+     */
+    uint64_t forwarded;
+    /**
+     * Without SYN, from a peer, passed on to the node that was their server before the last
+     * change.
+     */
+    uint64_t second_hops;
+    /**
+     * Without SYN, from a peer, and of no known connection: the kernel answers with a reset.
+     */
+    uint64_t strays;
+    /**
+     * 1 if it is the program of this version. 0: of another one; nothing is known of it, and
+     * lvs_classifier_apply() replaces it.
+     */
+    uint32_t is_current;
+    /**
+     * 0.
+     */
+    uint32_t reserved;
+} lvs_attached;
 
 /**
  * What a driver reports.
@@ -1586,6 +1988,117 @@ typedef struct lvs_notice {
      */
     uint32_t reserved;
 } lvs_notice;
+
+/**
+ * What a supervisor has counted since it was opened.
+ */
+typedef struct lvs_supervisor_counts {
+    /**
+     * sizeof(struct lvs_supervisor_counts).
+     */
+    size_t size;
+    /**
+     * Repairs that changed something.
+     */
+    uint64_t repairs;
+    /**
+     * What has failed.
+     */
+    uint64_t failures;
+    /**
+     * How long ago something failed last, in milliseconds. UINT64_MAX: nothing has.
+     */
+    uint64_t failed_ms;
+    /**
+     * How often all connections were sent to the other nodes.
+     */
+    uint64_t resyncs;
+    /**
+     * How often the role of a group has changed.
+     */
+    uint64_t role_changes;
+    /**
+     * How long ago one changed last, in milliseconds. UINT64_MAX: none has.
+     */
+    uint64_t role_changed_ms;
+    /**
+     * Connections that the node knows.
+     */
+    uint64_t known;
+    /**
+     * Connections that the director knows, as it says. UINT64_MAX: none is received.
+     */
+    uint64_t at_director;
+    /**
+     * Other nodes that direct and are received.
+     */
+    uint64_t directors_heard;
+    /**
+     * Other clusters with this one's sync id on its link.
+     */
+    uint64_t other_clusters;
+    /**
+     * Datagrams without the cluster's key.
+     */
+    uint64_t refused;
+    /**
+     * How long the supervisor was not waiting, in microseconds.
+     */
+    uint64_t busy_us;
+    /**
+     * 1 if the node has learned all connections of the director, otherwise 0.
+     */
+    uint32_t knows_all;
+    /**
+     * 1 if the node directs a group, otherwise 0.
+     */
+    uint32_t directs;
+} lvs_supervisor_counts;
+
+/**
+ * Another node of the cluster.
+ */
+typedef struct lvs_other_node {
+    /**
+     * sizeof(struct lvs_other_node).
+     */
+    size_t size;
+    /**
+     * The version of its program. NULL: one that does not say.
+     */
+    const char *version;
+    /**
+     * Its addresses but for VIPs, for lvs_texts_get(). They belong to the list.
+     */
+    const struct lvs_texts *addresses;
+    /**
+     * The names of the groups that it directs, for lvs_texts_get(). They belong to the list.
+     */
+    const struct lvs_texts *directs;
+    /**
+     * How many connections it knows. UINT64_MAX: it is silent.
+     */
+    uint64_t connections;
+    /**
+     * How long ago its role has changed, as far as it knows, in milliseconds. UINT64_MAX: it does
+     * not say.
+     */
+    uint64_t changed_ms;
+    /**
+     * How long ago it was received last, in milliseconds. One that is silent for a minute is
+     * forgotten.
+     */
+    uint64_t silent_ms;
+    /**
+     * Its role: LVS_ROLE_..., that of a director where it directs one group. LVS_ROLE_NONE: it is
+     * silent.
+     */
+    uint32_t role;
+    /**
+     * LVS_TABLE_...
+     */
+    uint32_t table;
+} lvs_other_node;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1988,7 +2501,8 @@ void lvs_connections_free(struct lvs_connections *connections);
 int lvs_vips_open(const char *netns, struct lvs_vips **vips);
 
 /**
- * Frees the client. Its changes stay. NULL is ignored.
+ * Frees the client. Its changes stay. NULL is ignored. After lvs_vips_announce() this closes a
+ * packet socket: the kernel waits for a grace period of RCU, some 10 ms.
  */
 void lvs_vips_free(struct lvs_vips *vips);
 
@@ -2019,6 +2533,38 @@ int lvs_vips_relocate(struct lvs_vips *vips,
                       const char *from,
                       const char *to,
                       int *changed);
+
+/**
+ * Places a VIP: sees to it that it sits on interface `to` and nowhere else. It is added before it is
+ * removed elsewhere: from `lo`, and from every interface where this library has added it. Before
+ * Linux 5.18 that is not known, and lvs_vips_relocate() is to be told from where. Otherwise as
+ * lvs_vips_add(). Fails with LVS_ERR_FOREIGN when it sits on another interface where another program
+ * has added it; nothing is changed then.
+ */
+int lvs_vips_place(struct lvs_vips *vips,
+                   const char *vip,
+                   const char *to,
+                   int *changed);
+
+/**
+ * Adds the route by which a routing daemon (BIRD, FRR) learns that it is to advertise a VIP:
+ * `unreachable VIP proto 86 table 86`. The kernel does not look that table up, unless an ip rule
+ * says so. One that is there is no error. Fails with LVS_ERR_INVALID, LVS_ERR_PERMISSION, and
+ * LVS_ERR_FOREIGN where another route to the VIP has the same metric.
+ */
+int lvs_vips_advertise(struct lvs_vips *vips, const char *vip);
+
+/**
+ * Removes that route. Other routes to the VIP stay, and a missing one is no error. Fails with
+ * LVS_ERR_INVALID and LVS_ERR_PERMISSION.
+ */
+int lvs_vips_unadvertise(struct lvs_vips *vips, const char *vip);
+
+/**
+ * Lists the addresses that have such a route. `advertised`: is set to the list, which may be empty;
+ * free it with lvs_texts_free().
+ */
+int lvs_vips_advertised(struct lvs_vips *vips, struct lvs_texts **advertised);
 
 /**
  * Removes a VIP from `lo` and, unless that is NULL, from `interface`. An address that another
@@ -2056,6 +2602,9 @@ void lvs_places_free(struct lvs_places *places);
  * NOARP); NULL if it is not needed. Fails with LVS_ERR_NO_ADDRESS where the interface does not
  * hold the VIP, LVS_ERR_INTERFACE_DOWN, LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without
  * CAP_NET_RAW.
+ *
+ * The client keeps the packet socket for the next call, so that a call does not wait for its
+ * close; lvs_vips_free() does.
  */
 int lvs_vips_announce(struct lvs_vips *vips,
                       const char *vip,
@@ -2328,6 +2877,43 @@ int lvs_node_known_connections(struct lvs_node *node, size_t *count);
 int lvs_node_announce_again(struct lvs_node *node);
 
 /**
+ * Places VIPs again that another program has removed, and looks at nothing else: for a program that
+ * follows the kernel's notifications (lvs_monitor). `done`, the blocking time and the errors: as
+ * with lvs_node_repair().
+ */
+int lvs_node_restore_vips(struct lvs_node *node, char **done);
+
+/**
+ * The role that keepalived's VIPs show. `role`: is set to LVS_ROLE_MASTER where all of them are on
+ * the interface, LVS_ROLE_BACKUP where none is, and LVS_ROLE_NONE where some are, or the node moves
+ * its VIPs itself. Changes nothing.
+ */
+int lvs_node_shown_role(struct lvs_node *node, uint32_t *role);
+
+/**
+ * Says why lvs_node_release() would break connections now: the node's table sends new ones to this
+ * node, beside other servers. `reason`: is set to a text, to be freed with lvs_text_free(), or to
+ * NULL where it breaks none, as far as the table says. Changes nothing. Takes as long as the table
+ * is large. The errors are those of lvs_node_plan_release().
+ */
+int lvs_node_still_used(struct lvs_node *node, char **reason);
+
+/**
+ * Asks the director's lvs_supervisor to send all its connections. Blocks for `limit_ms`
+ * milliseconds at most.
+ *
+ * `answer`: is set to LVS_ASKED_... `known` and `total`: with LVS_ASKED_LEARNED, are set to how many
+ * of how many connections this node knows now, otherwise to 0; NULL if they are not needed. Fails
+ * with LVS_ERR_SYSTEM where the sync interface is missing or down, and LVS_ERR_INVALID where the
+ * file of the key cannot be used.
+ */
+int lvs_node_ask_for_connections(struct lvs_node *node,
+                                 uint32_t limit_ms,
+                                 uint32_t *answer,
+                                 uint64_t *known,
+                                 uint64_t *total);
+
+/**
  * Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the
  * errors: as with lvs_node_plan().
  */
@@ -2415,6 +3001,55 @@ const struct lvs_texts *lvs_status_drift(const struct lvs_status *status);
  * What an operator should know.
  */
 const struct lvs_texts *lvs_status_warnings(const struct lvs_status *status);
+
+/**
+ * The classifiers that mark packets on the node's interfaces, with what they know and have counted,
+ * for lvs_classifiers_get(). Empty unless `vip_owner` is LVS_VIP_OWNER_ROUTES, and without the
+ * privileges that reading them takes (lvs_classifier).
+ */
+const struct lvs_classifiers *lvs_status_classifiers(const struct lvs_status *status);
+
+/**
+ * The VIPs that a routing daemon is to advertise, with LVS_VIP_OWNER_ROUTES.
+ */
+const struct lvs_texts *lvs_status_advertised(const struct lvs_status *status);
+
+/**
+ * The interfaces whose links reach clients (LVS_ARP_DEFAULT), the one that is named first.
+ * lvs_arp_effective() has the settings that count there.
+ */
+const struct lvs_texts *lvs_status_interfaces(const struct lvs_status *status);
+
+/**
+ * Whether a destination was drained, by lvs_node_weigh() or LVS_TASK_WEIGH. `id`: the service.
+ * `address`: the destination, "192.168.0.11:80". `drained`: is set to 1 or 0. `weight`: is set to
+ * the weight that it had before, 0 if it was not drained; NULL if it is not needed. Does not block.
+ * Fails with LVS_ERR_INVALID.
+ */
+int lvs_status_drained(const struct lvs_status *status,
+                       const char *id,
+                       const char *address,
+                       int *drained,
+                       uint32_t *weight);
+
+/**
+ * A digest of the node's services in the kernel, to be compared with other nodes'. `table`: is set
+ * to that of services, destinations and weights. `order`: is set to that of the order in which the
+ * kernel lists the destinations of services with scheduler mh, whose hash tables depend on it. NULL
+ * for what is not needed. Both stay comparable between nodes of one version. Does not block.
+ */
+int lvs_status_digest(const struct lvs_status *status, uint64_t *table, uint64_t *order);
+
+/**
+ * Fills `failure` with the last role or release that was not reached, where none was since; set its
+ * `size` before. The texts in it belong to the status, and live as long as that. Does not block.
+ */
+int lvs_status_failure(const struct lvs_status *status, struct lvs_failure *failure);
+
+/**
+ * Frees a list that a function has made. NULL is ignored. The lists of a status are freed with it.
+ */
+void lvs_texts_free(struct lvs_texts *texts);
 
 /**
  * Returns the number of texts in a list; 0 for NULL.
@@ -2550,6 +3185,272 @@ size_t lvs_peers_count(const struct lvs_peers *peers);
 int lvs_peers_get(const struct lvs_peers *peers, size_t index, struct lvs_peer *peer);
 
 /**
+ * Begins to receive notifications. No privilege is needed. Does not block.
+ *
+ * `netns`: the file of the network namespace to listen in ("/run/netns/blue"), or NULL for the
+ * calling thread's. `monitor`: is set to the monitor; free it with lvs_monitor_free(). Fails with
+ * LVS_ERR_SYSTEM.
+ */
+int lvs_monitor_open(const char *netns, struct lvs_monitor **monitor);
+
+/**
+ * Frees the monitor. NULL is ignored.
+ */
+void lvs_monitor_free(struct lvs_monitor *monitor);
+
+/**
+ * The descriptor of the monitor: it is readable when lvs_monitor_next() has an event. Otherwise as
+ * lvs_driver_fd().
+ */
+int lvs_monitor_fd(const struct lvs_monitor *monitor);
+
+/**
+ * Takes the next event. Call it until there is none: the descriptor may not be readable while
+ * events are left.
+ *
+ * `event` is filled; set its `size` before. Its kind is LVS_EVENT_NONE when there is none at
+ * present. Does not wait for an event. The kernel is asked for the name of a neighbour's interface
+ * where it is not known yet. Fails with LVS_ERR_SYSTEM.
+ */
+int lvs_monitor_next(struct lvs_monitor *monitor, struct lvs_event *event);
+
+/**
+ * Lists the neighbours of both families on all interfaces, multicast addresses included. Sends
+ * nothing to the network, and needs no privilege. `neighbours`: is set to the list, which may be
+ * empty; free it with lvs_neighbours_free().
+ */
+int lvs_marks_neighbours(struct lvs_marks *marks, struct lvs_neighbours **neighbours);
+
+/**
+ * Returns the number of neighbours in a list; 0 for NULL.
+ */
+size_t lvs_neighbours_count(const struct lvs_neighbours *neighbours);
+
+/**
+ * Fills `neighbour` with the entry of this index, counted from 0; set its `size` before. Fails
+ * with LVS_ERR_INDEX.
+ */
+int lvs_neighbours_get(const struct lvs_neighbours *neighbours,
+                       size_t index,
+                       struct lvs_neighbour *neighbour);
+
+/**
+ * Frees the list. NULL is ignored.
+ */
+void lvs_neighbours_free(struct lvs_neighbours *neighbours);
+
+/**
+ * Asks the kernel to find out the MAC address of `address` on the link of `interface`, or to
+ * confirm the one that it knows. Does not wait for the answer: an lvs_monitor or
+ * lvs_marks_neighbours() shows it. An entry that is reachable or permanent is left alone. Takes
+ * CAP_NET_ADMIN. Fails with LVS_ERR_INVALID, LVS_ERR_NO_INTERFACE and LVS_ERR_PERMISSION.
+ */
+int lvs_marks_resolve(struct lvs_marks *marks, const char *address, const char *interface);
+
+/**
+ * Lists the MAC addresses that this node's frames may carry on an interface: its own; for a VLAN
+ * or macvlan also those of the interface below; for a bond or team also those of its slaves.
+ * `macs`: is set to the list; free it with lvs_texts_free(). Fails with LVS_ERR_NO_INTERFACE.
+ */
+int lvs_marks_macs(struct lvs_marks *marks, const char *interface, struct lvs_texts **macs);
+
+/**
+ * Lists the next hops on the way to the outside: of the routes to 203.0.113.1 and 2001:db8::1.
+ * Sends nothing to the network. `gateways`: is set to the list, which is empty where there are no
+ * routes; free it with lvs_texts_free().
+ */
+int lvs_marks_gateways(struct lvs_marks *marks, struct lvs_texts **gateways);
+
+/**
+ * Finds by which interface packets of this node to an address leave. `interface`: is set to its
+ * name, or to NULL where there is no route; that of the node's own addresses is "lo". `gateway`: is
+ * set to the next hop, or to NULL where the address is on the interface's link; NULL if it is not
+ * needed. Free both with lvs_text_free(). Sends nothing to the network.
+ */
+int lvs_marks_route_to(struct lvs_marks *marks,
+                       const char *address,
+                       char **interface,
+                       char **gateway);
+
+/**
+ * Asks the link who has an address, by ARP or neighbour discovery, and lists the MAC addresses
+ * that answer. Changes nothing. Takes CAP_NET_RAW.
+ *
+ * `netns`: as with lvs_vips_open(). `limit_ms`: for how long it waits for an answer, in
+ * milliseconds. `linger_ms`: for how long it waits for further answers after the first, within
+ * `limit_ms`. `macs`: is set to the list, which may be empty; free it with lvs_texts_free(). Blocks
+ * for `limit_ms` at most, and for a grace period of RCU, some 10 ms, by which the kernel closes the
+ * socket. Fails with LVS_ERR_INVALID (an address that is no VIP's, an interface that is not like
+ * Ethernet), LVS_ERR_NO_INTERFACE, LVS_ERR_INTERFACE_DOWN, and LVS_ERR_SYSTEM (EPERM).
+ */
+int lvs_who_has(const char *netns,
+                const char *interface,
+                const char *address,
+                uint32_t limit_ms,
+                uint32_t linger_ms,
+                struct lvs_texts **macs);
+
+/**
+ * Opens a client. Starts no program yet, and does not block.
+ *
+ * `netns`: the file of the network namespace to work in ("/run/netns/blue"), or NULL for the
+ * calling thread's. `marks`: is set to the client; free it with lvs_local_marks_free().
+ */
+int lvs_local_marks_open(const char *netns, struct lvs_local_marks **marks);
+
+/**
+ * Frees the client. The marks stay. NULL is ignored.
+ */
+void lvs_local_marks_free(struct lvs_local_marks *marks);
+
+/**
+ * Reads the marks that are in force. Changes nothing. `found`: is set to the list; free it with
+ * lvs_marked_free(). The blocking time and the errors are those of lvs_local_marks.
+ */
+int lvs_local_marks_observe(struct lvs_local_marks *marks, struct lvs_marked **found);
+
+/**
+ * Sets these marks and no others. Marks that are right already stay. nftables replaces all at once;
+ * with xtables a packet gets the old mark or the new one meanwhile.
+ *
+ * `wanted`: `count` structures, up to 4096, each with its `size` set; NULL where `count` is 0. They
+ * are copied. `found`: is set to the marks that are in force then, to be freed with
+ * lvs_marked_free(); NULL if it is not needed. That no backend can set a mark is no error: it is
+ * absent from the list, and lvs_marked_reason() says why. Fails with LVS_ERR_INVALID for an address
+ * that is no VIP's or that has two marks, and nothing is changed then; with LVS_ERR_NOT_VERIFIED
+ * when another process changes the marks at the same time; and as lvs_local_marks, which also says
+ * for how long it blocks.
+ */
+int lvs_local_marks_apply(struct lvs_local_marks *marks,
+                          const struct lvs_local_mark *wanted,
+                          size_t count,
+                          struct lvs_marked **found);
+
+/**
+ * Removes all marks, of every backend. Rules of other programs stay. `removed`: is set to 1 if
+ * there were any, otherwise to 0; NULL if it is not needed. The blocking time and the errors are
+ * those of lvs_local_marks.
+ */
+int lvs_local_marks_remove(struct lvs_local_marks *marks, int *removed);
+
+/**
+ * Returns what sets the marks: LVS_BACKEND_... LVS_BACKEND_NONE for NULL.
+ */
+uint32_t lvs_marked_backend(const struct lvs_marked *marked);
+
+/**
+ * Returns why there is no backend, or none for one of the address families, and what to do: a text
+ * that belongs to the list, and lives as long as that. NULL where nothing is missing, and for NULL.
+ */
+const char *lvs_marked_reason(const struct lvs_marked *marked);
+
+/**
+ * Returns the number of marks in a list; 0 for NULL.
+ */
+size_t lvs_marked_count(const struct lvs_marked *marked);
+
+/**
+ * Fills `mark` with the entry of this index, counted from 0; set its `size` before. The text in it
+ * belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
+ */
+int lvs_marked_get(const struct lvs_marked *marked, size_t index, struct lvs_local_mark *mark);
+
+/**
+ * Frees the list. NULL is ignored.
+ */
+void lvs_marked_free(struct lvs_marked *marked);
+
+/**
+ * Tries whether the kernel lets this process use a classifier: loads the program, and attaches it
+ * nowhere. Takes the time of the kernel's verifier, some milliseconds. Fails with
+ * LVS_ERR_NO_MODULE, and the verifier's words in the message.
+ */
+int lvs_classifier_supported(void);
+
+/**
+ * Opens a client for classifiers.
+ *
+ * `netns` and `owner`: as with lvs_marks_open(). `classifier`: is set to the client; free it with
+ * lvs_classifier_free().
+ */
+int lvs_classifier_open(const char *netns, uint64_t owner, struct lvs_classifier **classifier);
+
+/**
+ * Frees the client. The programs that it has attached stay. NULL is ignored.
+ */
+void lvs_classifier_free(struct lvs_classifier *classifier);
+
+/**
+ * Makes what the classifier on an interface knows this; attaches it where there is none, and adds
+ * the qdisc clsact where there is neither that nor ingress. Repeating it is no error.
+ *
+ * `services`: `service_count` structures, up to 4096; `peers`: `peer_count` structures, up to 1024.
+ * Each has its `size` set; NULL where the count is 0. They are copied. Each service and each peer
+ * changes in one step, those that are added before others go. The counters go on. The first call
+ * takes the time of the kernel's verifier, some milliseconds. Fails with LVS_ERR_INVALID,
+ * LVS_ERR_NO_INTERFACE, LVS_ERR_NO_MODULE where the kernel does not let this process use bpf(2),
+ * LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN where another program's filter has the priority.
+ */
+int lvs_classifier_apply(struct lvs_classifier *classifier,
+                         const char *interface,
+                         const struct lvs_classified *services,
+                         size_t service_count,
+                         const struct lvs_classifier_peer *peers,
+                         size_t peer_count);
+
+/**
+ * Removes the classifier of this owner from an interface, with all that it knows. A missing one is
+ * no error. The qdisc stays: lvs_marks_clear() removes it. Fails with LVS_ERR_PERMISSION.
+ */
+int lvs_classifier_remove(struct lvs_classifier *classifier, const char *interface);
+
+/**
+ * Reads what the classifier of this owner on an interface knows and has counted. `found`: is set
+ * to a list, to be freed with lvs_classifiers_free(): it has one entry, or none where there is no
+ * such classifier or interface. Fails with LVS_ERR_NO_MODULE without CAP_BPF and CAP_SYS_ADMIN.
+ */
+int lvs_classifier_observe(struct lvs_classifier *classifier,
+                           const char *interface,
+                           struct lvs_classifiers **found);
+
+/**
+ * Returns the number of classifiers in a list; 0 for NULL.
+ */
+size_t lvs_classifiers_count(const struct lvs_classifiers *classifiers);
+
+/**
+ * Fills `attached` with the entry of this index, counted from 0; set its `size` before. The text in
+ * it belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
+ */
+int lvs_classifiers_get(const struct lvs_classifiers *classifiers,
+                        size_t index,
+                        struct lvs_attached *attached);
+
+/**
+ * Fills `service` with a service of the classifier of this index: that of the index `number`, both
+ * counted from 0. Otherwise as lvs_classifiers_get().
+ */
+int lvs_classifiers_service(const struct lvs_classifiers *classifiers,
+                            size_t index,
+                            size_t number,
+                            struct lvs_classified *service);
+
+/**
+ * Fills `peer` with a MAC address that the classifier of this index knows: that of the index
+ * `number`, both counted from 0. Otherwise as lvs_classifiers_get().
+ */
+int lvs_classifiers_peer(const struct lvs_classifiers *classifiers,
+                         size_t index,
+                         size_t number,
+                         struct lvs_classifier_peer *peer);
+
+/**
+ * Frees a list of lvs_classifier_observe(). NULL is ignored. A list of lvs_status_classifiers() is
+ * freed with its status.
+ */
+void lvs_classifiers_free(struct lvs_classifiers *classifiers);
+
+/**
  * Opens a node for a program with a loop of its own. Changes nothing yet, and does not block.
  *
  * `netns`, `config` and the errors: as with lvs_node_open(). `driver`: is set to the driver; free
@@ -2568,6 +3469,9 @@ int lvs_driver_reconfigure(struct lvs_driver *driver, const struct lvs_node_conf
 /**
  * Frees a driver. A task that is under way is given up, as by a process that is killed: what was
  * done stays, and the next request goes on from there. NULL is ignored.
+ *
+ * A driver keeps the packet sockets by which it has announced VIPs and asked for the director, one
+ * each. Closing one waits for a grace period of RCU, some 10 ms.
  */
 void lvs_driver_free(struct lvs_driver *driver);
 
@@ -2581,12 +3485,23 @@ int lvs_driver_fd(const struct lvs_driver *driver);
 /**
  * Asks for a task. Does not block; lvs_driver_dispatch() carries it out.
  *
- * `task`: LVS_TASK_... `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise. A role and a
+ * `task`: LVS_TASK_... but LVS_TASK_WEIGH. `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise. A role and a
  * release supersede what this driver has under way, and earlier requests of other processes. The
  * other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors of the task are
  * reported.
  */
-int lvs_driver_request(struct lvs_driver *driver, uint32_t task, uint32_t role);
+int lvs_driver_request(struct lvs_driver *driver,
+                       uint32_t task,
+                       uint32_t role);
+
+/**
+ * Asks for LVS_TASK_WEIGH. `server`, `change` and `weight`: as with lvs_node_weigh(). Otherwise as
+ * lvs_driver_request().
+ */
+int lvs_driver_request_weigh(struct lvs_driver *driver,
+                             const char *server,
+                             uint32_t change,
+                             uint32_t weight);
 
 /**
  * Does what there is to do now: call it when the descriptor is readable.
@@ -2594,8 +3509,13 @@ int lvs_driver_request(struct lvs_driver *driver, uint32_t task, uint32_t role);
  * Never sleeps, and waits neither for a lock nor for another node. It begins steps for 2 ms and
  * ends the one that it has begun: a request to the kernel, or a file that is written. A look at
  * the whole, for the first role and for a repair, reads the table, which takes as long as the
- * table is large. nft(8) and iptables(8) are waited for by the descriptor. Fails with
- * LVS_ERR_SYSTEM; the errors of tasks are reported.
+ * table is large. nft(8) and iptables(8) are waited for by the descriptor.
+ *
+ * Files in `state_dir` are written to the disk (fsync(2)). The default, below /run, is a tmpfs,
+ * where there is none to wait for; elsewhere a dispatch waits for the disk. No packet socket is
+ * closed: see lvs_driver_free().
+ *
+ * Fails with LVS_ERR_SYSTEM; the errors of tasks are reported.
  */
 int lvs_driver_dispatch(struct lvs_driver *driver);
 
@@ -2692,6 +3612,43 @@ int lvs_supervisor_dispatch(struct lvs_supervisor *supervisor);
 int lvs_supervisor_next_notice(struct lvs_supervisor *supervisor,
                                struct lvs_notice *notice,
                                char **text);
+
+/**
+ * Fills `counts` with what the supervisor has counted; set its `size` before. Does not block.
+ */
+int lvs_supervisor_read_counts(struct lvs_supervisor *supervisor,
+                               struct lvs_supervisor_counts *counts);
+
+/**
+ * Lists which other nodes have another table than this one, and why that matters. `unequal`: is
+ * set to the list, which may be empty; free it with lvs_texts_free(). Does not block.
+ */
+int lvs_supervisor_unequal(struct lvs_supervisor *supervisor, struct lvs_texts **unequal);
+
+/**
+ * Lists the other nodes of the cluster that were received within the last minute, in the order of
+ * their addresses. `others`: is set to the list, which may be empty; free it with
+ * lvs_other_nodes_free(). Does not block.
+ */
+int lvs_supervisor_others(struct lvs_supervisor *supervisor, struct lvs_other_nodes **others);
+
+/**
+ * Returns the number of nodes in a list; 0 for NULL.
+ */
+size_t lvs_other_nodes_count(const struct lvs_other_nodes *others);
+
+/**
+ * Fills `node` with the entry of this index, counted from 0; set its `size` before. The text and
+ * the lists in it belong to the list, and live as long as that. Fails with LVS_ERR_INDEX.
+ */
+int lvs_other_nodes_get(const struct lvs_other_nodes *others,
+                        size_t index,
+                        struct lvs_other_node *node);
+
+/**
+ * Frees the list. NULL is ignored.
+ */
+void lvs_other_nodes_free(struct lvs_other_nodes *others);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -4,8 +4,8 @@ use std::ffi::{c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use super::ffi::{Grows, Handle, Held, Opened, Place, Text, choice, given, put_text, read};
-use super::node::{ROLES, lvs_node_config};
+use super::ffi::{Grows, Handle, Held, Opened, Place, Text, choice, given, put_text_or_null, read};
+use super::node::{ROLES, lvs_node_config, weigh};
 use super::report::lvs_status;
 use super::status::{Failure, LVS_OK, caught, guard};
 use crate::node::{Apply, Driver, Node, Report, Role, Task};
@@ -21,6 +21,14 @@ pub const LVS_TASK_APPLY: u32 = 3;
 pub const LVS_TASK_REPAIR: u32 = 4;
 /// Add the VIPs that other programs have removed, and look at nothing else.
 pub const LVS_TASK_RESTORE_VIPS: u32 = 5;
+/// Change the weights of a server's destinations, as lvs_node_weigh() does. It is asked for by
+/// lvs_driver_request_weigh().
+pub const LVS_TASK_WEIGH: u32 = 6;
+/// Do what can be done about an audit's findings, as lvs_node_fix() does.
+pub const LVS_TASK_FIX: u32 = 7;
+/// Set all configured services to the configuration, as lvs_node_apply() does with
+/// LVS_NODE_APPLY_ALL.
+pub const LVS_TASK_APPLY_ALL: u32 = 8;
 
 /// There is no report at present.
 pub const LVS_REPORT_NONE: u32 = 0;
@@ -83,9 +91,11 @@ impl lvs_report {
         let (number, role) = match task {
             Task::Role(role) => (LVS_TASK_ROLE, Some(role)),
             Task::Release => (LVS_TASK_RELEASE, None),
-            // C has no task that changes weights.
-            Task::Apply(_) | Task::Weigh { .. } => (LVS_TASK_APPLY, None),
-            Task::Repair | Task::Fix => (LVS_TASK_REPAIR, None),
+            Task::Apply(Apply::Changes) => (LVS_TASK_APPLY, None),
+            Task::Apply(Apply::All) => (LVS_TASK_APPLY_ALL, None),
+            Task::Weigh { .. } => (LVS_TASK_WEIGH, None),
+            Task::Repair => (LVS_TASK_REPAIR, None),
+            Task::Fix => (LVS_TASK_FIX, None),
             Task::RestoreVips => (LVS_TASK_RESTORE_VIPS, None),
         };
         Self::of(LVS_REPORT_ENDED, number, role)
@@ -127,6 +137,9 @@ pub unsafe extern "C" fn lvs_driver_reconfigure(driver: Handle<lvs_driver>, conf
 
 /// Frees a driver. A task that is under way is given up, as by a process that is killed: what was
 /// done stays, and the next request goes on from there. NULL is ignored.
+///
+/// A driver keeps the packet sockets by which it has announced VIPs and asked for the director, one
+/// each. Closing one waits for a grace period of RCU, some 10 ms.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_free(driver: Option<Box<lvs_driver>>) {
     let _ = caught(|| drop(driver));
@@ -142,7 +155,7 @@ pub extern "C" fn lvs_driver_fd(driver: Option<&lvs_driver>) -> c_int {
 
 /// Asks for a task. Does not block; lvs_driver_dispatch() carries it out.
 ///
-/// `task`: LVS_TASK_... `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise. A role and a
+/// `task`: LVS_TASK_... but LVS_TASK_WEIGH. `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise. A role and a
 /// release supersede what this driver has under way, and earlier requests of other processes. The
 /// other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors of the task are
 /// reported.
@@ -160,6 +173,8 @@ pub extern "C" fn lvs_driver_request(driver: Handle<lvs_driver>, task: u32, role
                     &[
                         (LVS_TASK_RELEASE, Task::Release),
                         (LVS_TASK_APPLY, Task::Apply(Apply::Changes)),
+                        (LVS_TASK_APPLY_ALL, Task::Apply(Apply::All)),
+                        (LVS_TASK_FIX, Task::Fix),
                         (LVS_TASK_REPAIR, Task::Repair),
                         (LVS_TASK_RESTORE_VIPS, Task::RestoreVips),
                     ],
@@ -170,13 +185,34 @@ pub extern "C" fn lvs_driver_request(driver: Handle<lvs_driver>, task: u32, role
     })
 }
 
+/// Asks for LVS_TASK_WEIGH. `server`, `change` and `weight`: as with lvs_node_weigh(). Otherwise as
+/// lvs_driver_request().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_driver_request_weigh(
+    driver: Handle<lvs_driver>,
+    server: Text,
+    change: u32,
+    weight: u32,
+) -> c_int {
+    guard(|| {
+        let mut driver = driver.lock("driver")?;
+        let (server, to) = (server.optional_address("server")?, weigh(change, weight)?);
+        Ok(driver.request(Task::Weigh { server, to })?)
+    })
+}
+
 /// Does what there is to do now: call it when the descriptor is readable.
 ///
 /// Never sleeps, and waits neither for a lock nor for another node. It begins steps for 2 ms and
 /// ends the one that it has begun: a request to the kernel, or a file that is written. A look at
 /// the whole, for the first role and for a repair, reads the table, which takes as long as the
-/// table is large. nft(8) and iptables(8) are waited for by the descriptor. Fails with
-/// LVS_ERR_SYSTEM; the errors of tasks are reported.
+/// table is large. nft(8) and iptables(8) are waited for by the descriptor.
+///
+/// Files in `state_dir` are written to the disk (fsync(2)). The default, below /run, is a tmpfs,
+/// where there is none to wait for; elsewhere a dispatch waits for the disk. No packet socket is
+/// closed: see lvs_driver_free().
+///
+/// Fails with LVS_ERR_SYSTEM; the errors of tasks are reported.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_dispatch(driver: Handle<lvs_driver>) -> c_int {
     guard(|| Ok(driver.lock("driver")?.dispatch()?))
@@ -241,11 +277,7 @@ pub unsafe extern "C" fn lvs_driver_next_report(
             }
         };
         place.put(report);
-        match (words, text) {
-            (Some(words), text) => put_text(text, words),
-            (None, Some(text)) => drop(text.write(std::ptr::null_mut())),
-            (None, None) => {}
-        }
+        put_text_or_null(text, words);
         Ok(())
     })
 }

@@ -191,6 +191,13 @@ pub(super) fn put_text(to: Option<&mut MaybeUninit<*mut c_char>>, text: impl Int
     }
 }
 
+/// Gives a text away to C, or NULL, where C asks for it.
+pub(super) fn put_text_or_null(to: Option<&mut MaybeUninit<*mut c_char>>, text: Option<String>) {
+    if let Some(to) = to {
+        to.write(text.map_or(ptr::null_mut(), |text| c_text(text).into_raw()));
+    }
+}
+
 /// Copies a text into a buffer of C's.
 ///
 /// # Safety
@@ -274,6 +281,43 @@ pub(super) unsafe fn read<T: Grows>(pointer: *const T) -> Result<T> {
         ptr::copy_nonoverlapping(pointer.cast::<u8>(), value.as_mut_ptr().cast::<u8>(), known);
         Ok(value.assume_init())
     }
+}
+
+/// Reads structures of the caller's, one behind the other: each says itself where it ends.
+///
+/// # Safety
+/// `first` is NULL or points to as many structures as `count` says, each as long as its first field
+/// says.
+pub(super) unsafe fn read_all<T: Grows>(name: &str, first: *const T, count: usize, most: usize) -> Result<Vec<T>> {
+    if count > most {
+        return Err(invalid(&format!("{count} {name}"), format!("at most {most} were expected")));
+    }
+    if first.is_null() && count > 0 {
+        return Err(null(name));
+    }
+    let mut next = first;
+    let value = |_| {
+        // SAFETY: by the caller's promise, the next one is there when this one's size is known.
+        unsafe {
+            let value = read(next)?;
+            next = next.byte_add(size_at(next)?);
+            Ok(value)
+        }
+    };
+    (0..count).map(value).collect()
+}
+
+/// A text within a structure, with a NUL at its end. What is too long is cut.
+pub(super) fn within<const SIZE: usize>(text: &str) -> [c_char; SIZE] {
+    let mut place = [0; SIZE];
+    let mut room = text.len().min(SIZE - 1);
+    while !text.is_char_boundary(room) {
+        room -= 1;
+    }
+    for (to, octet) in place.iter_mut().zip(text.bytes().take(room)) {
+        *to = c_char::from_ne_bytes([octet]);
+    }
+    place
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -16,12 +16,15 @@
 
 mod address;
 mod arp;
+mod classifier;
 mod connections;
 mod control;
 mod driver;
 mod ffi;
 mod ipvs;
+mod local;
 mod marks;
+mod monitor;
 mod node;
 mod report;
 mod status;
@@ -39,6 +42,9 @@ const _: () = {
     moves::<arp::lvs_arp>();
     moves::<node::lvs_node>();
     moves::<marks::lvs_marks>();
+    moves::<classifier::lvs_classifier>();
+    moves::<local::lvs_local_marks>();
+    moves::<monitor::lvs_monitor>();
     moves::<driver::lvs_driver>();
     moves::<supervisor::lvs_supervisor>();
     is_shared::<ipvs::lvs_services>();
@@ -47,6 +53,11 @@ const _: () = {
     is_shared::<connections::lvs_connections>();
     is_shared::<vip::lvs_places>();
     is_shared::<marks::lvs_rules>();
+    is_shared::<classifier::lvs_classifiers>();
+    is_shared::<local::lvs_marked>();
+    is_shared::<monitor::lvs_neighbours>();
+    is_shared::<report::lvs_texts>();
+    is_shared::<supervisor::lvs_other_nodes>();
     is_shared::<report::lvs_status>();
     is_shared::<report::lvs_findings>();
 };

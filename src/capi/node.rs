@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use super::ffi::{
     Grows, Handle, Held, NAME, Opened, PATH, Place, Result, TABLE, Text, c_text, choice, given, invalid, put, put_text,
-    read,
+    put_text_or_null, read,
 };
 use super::status::{Failure, LVS_ERR_NULL, caught, guard};
 use crate::arp::Settings;
 use crate::ipvs::ServiceId;
 use crate::marks::Mac;
 use crate::node::{
-    Apply, ArpConfig, ArpScope, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step, VipOwner,
-    Weigh,
+    Apply, ArpConfig, ArpScope, Asked, Config, Fence, Loopback, MarkValues, Node, OwnRequests, Plan, Role, Step,
+    VipOwner, Weigh,
 };
 
 /// No role yet.
@@ -278,7 +278,7 @@ unsafe impl Grows for lvs_sessions {
 }
 const _: () = assert!(size_of::<lvs_sessions>() == lvs_sessions::FIRST);
 
-fn weigh(change: u32, weight: u32) -> Result<Weigh> {
+pub(super) fn weigh(change: u32, weight: u32) -> Result<Weigh> {
     let changes =
         [(LVS_WEIGH_DRAIN, Weigh::Drain), (LVS_WEIGH_UNDRAIN, Weigh::Undrain), (LVS_WEIGH_SET, Weigh::Set(weight))];
     match choice("change", change, &changes)? {
@@ -780,6 +780,75 @@ pub extern "C" fn lvs_node_known_connections(node: Handle<lvs_node>, count: Opti
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_announce_again(node: Handle<lvs_node>) -> c_int {
     guard(|| Ok(node.lock("node")?.announce_again()?))
+}
+
+/// Places VIPs again that another program has removed, and looks at nothing else: for a program that
+/// follows the kernel's notifications (lvs_monitor). `done`, the blocking time and the errors: as
+/// with lvs_node_repair().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_restore_vips(node: Handle<lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
+    guard(|| node.lock("node")?.carry_out(done, |node, _| node.restore_vips()))
+}
+
+/// The role that keepalived's VIPs show. `role`: is set to LVS_ROLE_MASTER where all of them are on
+/// the interface, LVS_ROLE_BACKUP where none is, and LVS_ROLE_NONE where some are, or the node moves
+/// its VIPs itself. Changes nothing.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_shown_role(node: Handle<lvs_node>, role: Option<&mut MaybeUninit<u32>>) -> c_int {
+    guard(|| {
+        let (mut node, result) = (node.lock("node")?, given(role, "role")?);
+        put(Some(result), node.shown_role()?.map_or(LVS_ROLE_NONE, number_of));
+        Ok(())
+    })
+}
+
+/// Says why lvs_node_release() would break connections now: the node's table sends new ones to this
+/// node, beside other servers. `reason`: is set to a text, to be freed with lvs_text_free(), or to
+/// NULL where it breaks none, as far as the table says. Changes nothing. Takes as long as the table
+/// is large. The errors are those of lvs_node_plan_release().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_still_used(node: Handle<lvs_node>, reason: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
+    guard(|| {
+        let (mut node, result) = (node.lock("node")?, given(reason, "reason")?);
+        put_text_or_null(Some(result), node.still_used()?);
+        Ok(())
+    })
+}
+
+/// For lvs_node_ask_for_connections(): the director has sent its connections.
+pub const LVS_ASKED_LEARNED: u32 = 1;
+/// A director was received, and has not sent them in time.
+pub const LVS_ASKED_NOT_SENT: u32 = 2;
+/// No director was received: an lvs_supervisor answers there.
+pub const LVS_ASKED_NO_DIRECTOR: u32 = 3;
+
+/// Asks the director's lvs_supervisor to send all its connections. Blocks for `limit_ms`
+/// milliseconds at most.
+///
+/// `answer`: is set to LVS_ASKED_... `known` and `total`: with LVS_ASKED_LEARNED, are set to how many
+/// of how many connections this node knows now, otherwise to 0; NULL if they are not needed. Fails
+/// with LVS_ERR_SYSTEM where the sync interface is missing or down, and LVS_ERR_INVALID where the
+/// file of the key cannot be used.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_node_ask_for_connections(
+    node: Handle<lvs_node>,
+    limit_ms: u32,
+    answer: Option<&mut MaybeUninit<u32>>,
+    known: Option<&mut MaybeUninit<u64>>,
+    total: Option<&mut MaybeUninit<u64>>,
+) -> c_int {
+    guard(|| {
+        let (mut node, result) = (node.lock("node")?, given(answer, "answer")?);
+        let (number, found, of) = match node.ask_for_connections(Duration::from_millis(limit_ms.into()))? {
+            Asked::Learned(learned) => (LVS_ASKED_LEARNED, learned.known, learned.of),
+            Asked::NotSent => (LVS_ASKED_NOT_SENT, 0, 0),
+            Asked::NoDirector => (LVS_ASKED_NO_DIRECTOR, 0, 0),
+        };
+        put(Some(result), number);
+        put(known, found);
+        put(total, of);
+        Ok(())
+    })
 }
 
 /// Plans what lvs_node_release() would do. Changes nothing, and takes no lock. `plan` and the

@@ -29,15 +29,16 @@
  * structure that it fills, it clears them. Before 1.0 each minor version may change structures and functions, and
  * has a SONAME and versions of symbols of its own. All that is here is there since 0.1, unless it says otherwise.
  *
- * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_driver, lvs_supervisor) are opened by lvs_..._open() and
- * freed by lvs_..._free(). Lists are freed by lvs_..._free() as well. Texts that are returned through a char ** are freed by
- * lvs_text_free(), and must not be written to. A handle belongs to the network namespace that it was opened in,
- * whatever thread uses it. Different handles are independent. Any thread may use a handle, one at a time: a second one
- * gets LVS_ERR_BUSY. No thread may use what is being freed.
+ * Handles (lvs_ipvs, lvs_vips, lvs_arp, lvs_node, lvs_marks, lvs_monitor, lvs_local_marks, lvs_classifier,
+ * lvs_driver, lvs_supervisor) are opened by lvs_..._open() and freed by lvs_..._free(). Lists are freed by
+ * lvs_..._free() as well. Texts that are returned through a char ** are freed by lvs_text_free(), and must not be
+ * written to. A handle belongs to the network namespace that it was opened in, whatever thread uses it. Different
+ * handles are independent. Any thread may use a handle, one at a time: a second one gets LVS_ERR_BUSY. No thread may
+ * use what is being freed.
  *
  * The process. A thread of the library is started where a handle's network namespace is not that of the calling
- * thread, and by lvs_node_audit(); it blocks all signals, and has ended when the call returns. Otherwise there is
- * none: nft(8) and iptables(8), which functions for a node run, are waited for by their descriptors. That the program
+ * thread; it blocks all signals, and has ended when the call returns. Otherwise there is none: nft(8) and iptables(8),
+ * which functions for a node run, and processes that try what the kernel can load, are waited for by their descriptors. That the program
  * ignores SIGCHLD, or waits for any child, does no harm. After fork(2) the child gets LVS_ERR_FORKED from its parent's
  * handles; freed there, they change nothing for the parent. Descriptors are closed by execve(2). Where /proc is not
  * mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or LVS_ERR_PERMISSION.

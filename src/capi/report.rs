@@ -1,21 +1,22 @@
 //! What a node is, and what an audit of it finds: structures and lists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use super::classifier::lvs_classifiers;
 use super::control::lvs_sync_daemons;
-use super::ffi::{Grows, Handle, PATH, Place, Text, c_text, entry, given, put, put_text};
+use super::ffi::{Grows, Handle, PATH, Place, Text, c_text, entry, given, put, put_text, within};
 use super::ipvs::{DestinationTexts, ServiceTexts, lvs_destinations, lvs_services, service_id};
 use super::marks::{lvs_peers, lvs_rules};
 use super::node::{LVS_ROLE_NONE, lvs_node, number_of};
 use super::status::{caught, guard};
 use super::vip::lvs_places;
 use crate::ipvs::ServiceId;
-use crate::node::Status;
 use crate::node::audit::{Finding, Severity};
+use crate::node::{Status, TableDigest};
 
 /// The size of an address in a structure, in octets, with the NUL at its end.
 pub const LVS_ADDRESS_SIZE: usize = 48;
@@ -40,6 +41,19 @@ pub struct lvs_status {
     missing: lvs_texts,
     drift: lvs_texts,
     warnings: lvs_texts,
+    classifiers: lvs_classifiers,
+    advertised: lvs_texts,
+    interfaces: lvs_texts,
+    drained: BTreeMap<(ServiceId, SocketAddr), u32>,
+    digest: TableDigest,
+    failure: Option<FailureTexts>,
+}
+
+/// The last role that was not reached.
+struct FailureTexts {
+    task: CString,
+    reason: CString,
+    time: u64,
 }
 
 /// Texts, a line or more each. Several threads may read one list.
@@ -95,6 +109,28 @@ unsafe impl Grows for lvs_node_status {
     const FIRST: usize = size_of::<[usize; 5]>() + size_of::<[u64; 3]>() + size_of::<[u32; 6]>() + LVS_ADDRESS_SIZE;
 }
 const _: () = assert!(size_of::<lvs_node_status>() == lvs_node_status::FIRST);
+
+/// A role or a release that was not reached, and none that was since.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lvs_failure {
+    /// sizeof(struct lvs_failure).
+    pub size: usize,
+    /// What failed: "master", "backup", "fault", "stop" or "release". NULL: nothing has.
+    pub task: Text,
+    /// Why. NULL: nothing has failed.
+    pub reason: Text,
+    /// When: seconds since 1970-01-01 00:00:00 UTC, as time(2). 0: nothing has failed.
+    pub time: u64,
+}
+
+// SAFETY: `repr(C)`, a number and texts; that there is no padding follows from its size, which is
+// checked here.
+unsafe impl Grows for lvs_failure {
+    const NAME: &'static str = "lvs_failure";
+    const FIRST: usize = size_of::<[usize; 3]>() + size_of::<u64>();
+}
+const _: () = assert!(size_of::<lvs_failure>() == lvs_failure::FIRST);
 
 /// Something that does harm, or will.
 #[repr(C)]
@@ -167,6 +203,10 @@ impl lvs_texts {
     fn new(lines: Vec<String>) -> Self {
         lvs_texts(lines.into_iter().map(c_text).collect())
     }
+
+    pub(super) fn of(entries: impl IntoIterator<Item = impl ToString>) -> Self {
+        lvs_texts(entries.into_iter().map(|entry| c_text(entry.to_string())).collect())
+    }
 }
 
 impl lvs_status {
@@ -190,6 +230,15 @@ impl lvs_status {
         };
         lvs_status {
             summary,
+            classifiers: lvs_classifiers::of(found.classifiers.iter().map(|(name, found)| (name.as_str(), found))),
+            advertised: lvs_texts::of(&found.advertised),
+            interfaces: lvs_texts::of(found.arp.iter().map(|(name, _)| name)),
+            digest: found.digest(),
+            failure: found.failure.as_ref().map(|failure| FailureTexts {
+                task: c_text(failure.task.as_str()),
+                reason: c_text(failure.reason.as_str()),
+                time: failure.unix_time(),
+            }),
             own: found.kept.services().map(|content| content.service.id).collect(),
             places: lvs_places::of(found.vips.iter().flat_map(|(_, places)| places)),
             services: lvs_services(found.entries.iter().map(|(service, _)| ServiceTexts::new(service)).collect()),
@@ -206,18 +255,14 @@ impl lvs_status {
             missing: lvs_texts::new(found.missing),
             drift: lvs_texts::new(found.drift),
             warnings: lvs_texts::new(found.warnings),
+            drained: found.drained,
         }
     }
 }
 
-/// The longest address has 45 octets, so a NUL always follows.
-fn address_text(address: Option<IpAddr>) -> [c_char; LVS_ADDRESS_SIZE] {
-    let mut text = [0; LVS_ADDRESS_SIZE];
-    let octets = address.map(|address| address.to_string()).unwrap_or_default();
-    for (to, octet) in text.iter_mut().zip(octets.bytes()) {
-        *to = c_char::from_ne_bytes([octet]);
-    }
-    text
+/// The longest address has 45 octets.
+pub(super) fn address_text(address: Option<IpAddr>) -> [c_char; LVS_ADDRESS_SIZE] {
+    within(&address.map(|address| address.to_string()).unwrap_or_default())
 }
 
 /// Reads the status of the node. Changes nothing, and takes no lock. `status`: is set to it; free
@@ -323,6 +368,92 @@ pub extern "C" fn lvs_status_drift(status: Option<&lvs_status>) -> Option<&lvs_t
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_status_warnings(status: Option<&lvs_status>) -> Option<&lvs_texts> {
     status.map(|status| &status.warnings)
+}
+
+/// The classifiers that mark packets on the node's interfaces, with what they know and have counted,
+/// for lvs_classifiers_get(). Empty unless `vip_owner` is LVS_VIP_OWNER_ROUTES, and without the
+/// privileges that reading them takes (lvs_classifier).
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_status_classifiers(status: Option<&lvs_status>) -> Option<&lvs_classifiers> {
+    status.map(|status| &status.classifiers)
+}
+
+/// The VIPs that a routing daemon is to advertise, with LVS_VIP_OWNER_ROUTES.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_status_advertised(status: Option<&lvs_status>) -> Option<&lvs_texts> {
+    status.map(|status| &status.advertised)
+}
+
+/// The interfaces whose links reach clients (LVS_ARP_DEFAULT), the one that is named first.
+/// lvs_arp_effective() has the settings that count there.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_status_interfaces(status: Option<&lvs_status>) -> Option<&lvs_texts> {
+    status.map(|status| &status.interfaces)
+}
+
+/// Whether a destination was drained, by lvs_node_weigh() or LVS_TASK_WEIGH. `id`: the service.
+/// `address`: the destination, "192.168.0.11:80". `drained`: is set to 1 or 0. `weight`: is set to
+/// the weight that it had before, 0 if it was not drained; NULL if it is not needed. Does not block.
+/// Fails with LVS_ERR_INVALID.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_status_drained(
+    status: Option<&lvs_status>,
+    id: Text,
+    address: Text,
+    drained: Option<&mut MaybeUninit<c_int>>,
+    weight: Option<&mut MaybeUninit<u32>>,
+) -> c_int {
+    guard(|| {
+        let (status, id, address) = (given(status, "status")?, service_id(id)?, address.socket_address("address")?);
+        let (result, before) = (given(drained, "drained")?, status.drained.get(&(id, address)));
+        put(Some(result), before.is_some().into());
+        put(weight, before.copied().unwrap_or(0));
+        Ok(())
+    })
+}
+
+/// A digest of the node's services in the kernel, to be compared with other nodes'. `table`: is set
+/// to that of services, destinations and weights. `order`: is set to that of the order in which the
+/// kernel lists the destinations of services with scheduler mh, whose hash tables depend on it. NULL
+/// for what is not needed. Both stay comparable between nodes of one version. Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_status_digest(
+    status: Option<&lvs_status>,
+    table: Option<&mut MaybeUninit<u64>>,
+    order: Option<&mut MaybeUninit<u64>>,
+) -> c_int {
+    guard(|| {
+        let digest = given(status, "status")?.digest;
+        put(table, digest.table);
+        put(order, digest.order);
+        Ok(())
+    })
+}
+
+/// Fills `failure` with the last role or release that was not reached, where none was since; set its
+/// `size` before. The texts in it belong to the status, and live as long as that. Does not block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_status_failure(status: Option<&lvs_status>, failure: *mut lvs_failure) -> c_int {
+    guard(|| {
+        let status = given(status, "status")?;
+        // SAFETY: a structure of C's.
+        let place = unsafe { Place::new(failure) }?;
+        let size = size_of::<lvs_failure>();
+        place.put(match &status.failure {
+            None => lvs_failure { size, task: Text::NULL, reason: Text::NULL, time: 0 },
+            // SAFETY: C does not use the texts longer than the status, as the header demands.
+            Some(found) => unsafe {
+                lvs_failure { size, task: Text::of(&found.task), reason: Text::of(&found.reason), time: found.time }
+            },
+        });
+        Ok(())
+    })
+}
+
+/// Frees a list that a function has made. NULL is ignored. The lists of a status are freed with it.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_texts_free(texts: Option<Box<lvs_texts>>) {
+    let _ = caught(|| drop(texts));
 }
 
 /// Returns the number of texts in a list; 0 for NULL.

@@ -1,16 +1,19 @@
 //! A supervisor for a program with a loop of its own.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use super::ffi::{
-    Grows, Handle, Held, NAME, Opened, PATH, Place, Result, Text, choice, given, invalid, put, put_text, read, reserved,
+    Grows, Handle, Held, NAME, Opened, PATH, Place, Result, Text, c_text, choice, entry, given, invalid, put, put_text,
+    read, read_all, reserved,
 };
 use super::node::{LVS_ROLE_NONE, ROLES, lvs_node_config, number_of};
+use super::report::lvs_texts;
 use super::status::{caught, guard};
-use crate::node::{Config, Learned, Node, Notice, Supervisor, SupervisorConfig};
+use crate::node::{Config, Learned, Node, Notice, OtherNode, Supervisor, SupervisorConfig};
 
 /// For lvs_supervisor_config: roles only. Nothing is repaired, and the other nodes are not heard.
 pub const LVS_SUPERVISOR_ONLY_ROLES: u32 = 0x1;
@@ -219,19 +222,11 @@ pub unsafe extern "C" fn lvs_supervisor_open(
 /// `nodes` is NULL or has as many structures as `count` says.
 unsafe fn configs(nodes: *const lvs_node_config, count: usize) -> Result<Vec<Config>> {
     given((!nodes.is_null()).then_some(()), "nodes")?;
-    if !(1..=MAX_NODES).contains(&count) {
-        return Err(invalid(&format!("{count} nodes"), format!("1 to {MAX_NODES} were expected")));
+    if count == 0 {
+        return Err(invalid("0 nodes", format!("1 to {MAX_NODES} were expected")));
     }
-    let mut next = nodes;
-    let config = |_| {
-        // SAFETY: a structure of C's; the next one follows where this one ends, as it says itself.
-        unsafe {
-            let node = read(next)?;
-            next = next.byte_add(node.size);
-            node.to_config()
-        }
-    };
-    (0..count).map(config).collect()
+    // SAFETY: as the caller promises; the lists of a structure are as its counts say.
+    unsafe { read_all("nodes", nodes, count, MAX_NODES)?.into_iter().map(|node| node.to_config()).collect() }
 }
 
 /// Gives the node another configuration, of each group in the same order, and brings it in as
@@ -316,4 +311,240 @@ pub unsafe extern "C" fn lvs_supervisor_next_notice(
         }
         Ok(())
     })
+}
+
+/// What a supervisor has counted since it was opened.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lvs_supervisor_counts {
+    /// sizeof(struct lvs_supervisor_counts).
+    pub size: usize,
+    /// Repairs that changed something.
+    pub repairs: u64,
+    /// What has failed.
+    pub failures: u64,
+    /// How long ago something failed last, in milliseconds. UINT64_MAX: nothing has.
+    pub failed_ms: u64,
+    /// How often all connections were sent to the other nodes.
+    pub resyncs: u64,
+    /// How often the role of a group has changed.
+    pub role_changes: u64,
+    /// How long ago one changed last, in milliseconds. UINT64_MAX: none has.
+    pub role_changed_ms: u64,
+    /// Connections that the node knows.
+    pub known: u64,
+    /// Connections that the director knows, as it says. UINT64_MAX: none is received.
+    pub at_director: u64,
+    /// Other nodes that direct and are received.
+    pub directors_heard: u64,
+    /// Other clusters with this one's sync id on its link.
+    pub other_clusters: u64,
+    /// Datagrams without the cluster's key.
+    pub refused: u64,
+    /// How long the supervisor was not waiting, in microseconds.
+    pub busy_us: u64,
+    /// 1 if the node has learned all connections of the director, otherwise 0.
+    pub knows_all: u32,
+    /// 1 if the node directs a group, otherwise 0.
+    pub directs: u32,
+}
+
+// SAFETY: `repr(C)` and numbers; that there is no padding follows from its size, which is checked
+// here.
+unsafe impl Grows for lvs_supervisor_counts {
+    const NAME: &'static str = "lvs_supervisor_counts";
+    const FIRST: usize = size_of::<usize>() + size_of::<[u64; 12]>() + size_of::<[u32; 2]>();
+}
+const _: () = assert!(size_of::<lvs_supervisor_counts>() == lvs_supervisor_counts::FIRST);
+
+/// In lvs_other_node: its table or this node's is not known.
+pub const LVS_TABLE_NOT_KNOWN: u32 = 0;
+/// In lvs_other_node: its table is this node's.
+pub const LVS_TABLE_EQUAL: u32 = 1;
+/// In lvs_other_node: its table is another than this node's.
+pub const LVS_TABLE_DIFFERS: u32 = 2;
+
+/// The other nodes of a cluster, as they were when the list was made. Several threads may read one
+/// list.
+pub struct lvs_other_nodes(Vec<OtherTexts>);
+
+/// Another node of the cluster.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct lvs_other_node {
+    /// sizeof(struct lvs_other_node).
+    pub size: usize,
+    /// The version of its program. NULL: one that does not say.
+    pub version: Text,
+    /// Its addresses but for VIPs, for lvs_texts_get(). They belong to the list.
+    pub addresses: *const lvs_texts,
+    /// The names of the groups that it directs, for lvs_texts_get(). They belong to the list.
+    pub directs: *const lvs_texts,
+    /// How many connections it knows. UINT64_MAX: it is silent.
+    pub connections: u64,
+    /// How long ago its role has changed, as far as it knows, in milliseconds. UINT64_MAX: it does
+    /// not say.
+    pub changed_ms: u64,
+    /// How long ago it was received last, in milliseconds. One that is silent for a minute is
+    /// forgotten.
+    pub silent_ms: u64,
+    /// Its role: LVS_ROLE_..., that of a director where it directs one group. LVS_ROLE_NONE: it is
+    /// silent.
+    pub role: u32,
+    /// LVS_TABLE_...
+    pub table: u32,
+}
+
+// SAFETY: `repr(C)`, numbers, pointers and a text; that there is no padding follows from its size,
+// which is checked here.
+unsafe impl Grows for lvs_other_node {
+    const NAME: &'static str = "lvs_other_node";
+    const FIRST: usize = size_of::<[usize; 4]>() + size_of::<[u64; 3]>() + size_of::<[u32; 2]>();
+}
+const _: () = assert!(size_of::<lvs_other_node>() == lvs_other_node::FIRST);
+
+struct OtherTexts {
+    version: Option<CString>,
+    addresses: lvs_texts,
+    directs: lvs_texts,
+    connections: u64,
+    changed_ms: u64,
+    silent_ms: u64,
+    role: u32,
+    table: u32,
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn ago(at: Option<Instant>) -> u64 {
+    at.map_or(u64::MAX, |at| milliseconds(at.elapsed()))
+}
+
+impl OtherTexts {
+    fn new(node: OtherNode) -> Self {
+        OtherTexts {
+            version: node.version.map(c_text),
+            addresses: lvs_texts::of(node.addresses),
+            directs: lvs_texts::of(node.directs),
+            connections: node.connections.unwrap_or(u64::MAX),
+            changed_ms: node.changed.map_or(u64::MAX, milliseconds),
+            silent_ms: milliseconds(node.silent),
+            role: node.role.map_or(LVS_ROLE_NONE, number_of),
+            table: match node.table_equal {
+                None => LVS_TABLE_NOT_KNOWN,
+                Some(true) => LVS_TABLE_EQUAL,
+                Some(false) => LVS_TABLE_DIFFERS,
+            },
+        }
+    }
+
+    /// # Safety
+    /// `self` lives as long as the result is used.
+    unsafe fn as_c(&self) -> lvs_other_node {
+        lvs_other_node {
+            size: size_of::<lvs_other_node>(),
+            // SAFETY: it lives as long as `self`, and that as long as the caller promises.
+            version: self.version.as_ref().map_or(Text::NULL, |version| unsafe { Text::of(version) }),
+            addresses: &raw const self.addresses,
+            directs: &raw const self.directs,
+            connections: self.connections,
+            changed_ms: self.changed_ms,
+            silent_ms: self.silent_ms,
+            role: self.role,
+            table: self.table,
+        }
+    }
+}
+
+/// Fills `counts` with what the supervisor has counted; set its `size` before. Does not block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_supervisor_read_counts(
+    supervisor: Handle<lvs_supervisor>,
+    counts: *mut lvs_supervisor_counts,
+) -> c_int {
+    guard(|| {
+        let supervised = supervisor.lock("supervisor")?;
+        // SAFETY: a structure of C's.
+        let place = unsafe { Place::new(counts) }?;
+        let found = supervised.supervisor.counts();
+        place.put(lvs_supervisor_counts {
+            size: size_of::<lvs_supervisor_counts>(),
+            repairs: found.repairs,
+            failures: found.failures,
+            failed_ms: ago(found.failed),
+            resyncs: found.resyncs,
+            role_changes: found.role_changes,
+            role_changed_ms: ago(found.role_changed),
+            known: found.known,
+            at_director: found.at_director.unwrap_or(u64::MAX),
+            directors_heard: found.directors_heard,
+            other_clusters: found.other_clusters as u64,
+            refused: found.refused,
+            busy_us: u64::try_from(found.busy.as_micros()).unwrap_or(u64::MAX),
+            knows_all: found.knows_all.into(),
+            directs: found.directs.into(),
+        });
+        Ok(())
+    })
+}
+
+/// Lists which other nodes have another table than this one, and why that matters. `unequal`: is
+/// set to the list, which may be empty; free it with lvs_texts_free(). Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_supervisor_unequal(
+    supervisor: Handle<lvs_supervisor>,
+    unequal: Option<&mut MaybeUninit<Box<lvs_texts>>>,
+) -> c_int {
+    guard(|| {
+        let (supervised, result) = (supervisor.lock("supervisor")?, given(unequal, "unequal")?);
+        result.write(Box::new(lvs_texts::of(&supervised.supervisor.counts().unequal)));
+        Ok(())
+    })
+}
+
+/// Lists the other nodes of the cluster that were received within the last minute, in the order of
+/// their addresses. `others`: is set to the list, which may be empty; free it with
+/// lvs_other_nodes_free(). Does not block.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_supervisor_others(
+    supervisor: Handle<lvs_supervisor>,
+    others: Option<&mut MaybeUninit<Box<lvs_other_nodes>>>,
+) -> c_int {
+    guard(|| {
+        let (supervised, result) = (supervisor.lock("supervisor")?, given(others, "others")?);
+        let found = supervised.supervisor.others();
+        result.write(Box::new(lvs_other_nodes(found.into_iter().map(OtherTexts::new).collect())));
+        Ok(())
+    })
+}
+
+/// Returns the number of nodes in a list; 0 for NULL.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_other_nodes_count(others: Option<&lvs_other_nodes>) -> usize {
+    others.map_or(0, |others| others.0.len())
+}
+
+/// Fills `node` with the entry of this index, counted from 0; set its `size` before. The text and
+/// the lists in it belong to the list, and live as long as that. Fails with LVS_ERR_INDEX.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn lvs_other_nodes_get(
+    others: Option<&lvs_other_nodes>,
+    index: usize,
+    node: *mut lvs_other_node,
+) -> c_int {
+    guard(|| {
+        let others = given(others, "others")?;
+        // SAFETY: a structure of C's; C does not use what is in it longer than the list, as the
+        // header demands.
+        unsafe { Place::new(node)?.put(entry(&others.0, index)?.as_c()) };
+        Ok(())
+    })
+}
+
+/// Frees the list. NULL is ignored.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_other_nodes_free(others: Option<Box<lvs_other_nodes>>) {
+    let _ = caught(|| drop(others));
 }

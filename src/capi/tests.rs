@@ -99,6 +99,8 @@ fn structure(name: &str, body: &str) -> String {
     for field in body.split(';').map(str::trim).filter(|field| !field.is_empty()) {
         let count = field.split_once('[').map_or(1, |(_, count)| match count.trim_end_matches(']') {
             "LVS_ADDRESS_SIZE" => super::report::LVS_ADDRESS_SIZE,
+            "LVS_INTERFACE_SIZE" => super::monitor::LVS_INTERFACE_SIZE,
+            "LVS_MAC_SIZE" => super::monitor::LVS_MAC_SIZE,
             other => panic!("{other} is not known here"),
         });
         let size = match field.split(' ').next().unwrap() {

@@ -4,6 +4,7 @@ use std::ffi::{CString, c_int};
 use std::mem::{MaybeUninit, size_of};
 
 use super::ffi::{Grows, Handle, Held, NAME, Opened, Place, Result, Text, c_text, entry, given, put};
+use super::report::lvs_texts;
 use super::status::{caught, guard};
 use crate::vip::{AssignedAddress, Placement, Scope, Vips};
 
@@ -151,7 +152,8 @@ pub extern "C" fn lvs_vips_open(netns: Text, vips: Option<&mut MaybeUninit<Box<l
     })
 }
 
-/// Frees the client. Its changes stay. NULL is ignored.
+/// Frees the client. Its changes stay. NULL is ignored. After lvs_vips_announce() this closes a
+/// packet socket: the kernel waits for a grace period of RCU, some 10 ms.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_free(vips: Option<Box<lvs_vips>>) {
     let _ = caught(|| drop(vips));
@@ -208,6 +210,61 @@ pub extern "C" fn lvs_vips_relocate(
     guard(|| {
         let (mut vips, vip) = (vips.lock("vips")?, vip.address("vip")?);
         put(changed, vips.relocate(vip, &placement(from)?, &placement(to)?)?.into());
+        Ok(())
+    })
+}
+
+/// Places a VIP: sees to it that it sits on interface `to` and nowhere else. It is added before it is
+/// removed elsewhere: from `lo`, and from every interface where this library has added it. Before
+/// Linux 5.18 that is not known, and lvs_vips_relocate() is to be told from where. Otherwise as
+/// lvs_vips_add(). Fails with LVS_ERR_FOREIGN when it sits on another interface where another program
+/// has added it; nothing is changed then.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_vips_place(
+    vips: Handle<lvs_vips>,
+    vip: Text,
+    to: Text,
+    changed: Option<&mut MaybeUninit<c_int>>,
+) -> c_int {
+    guard(|| {
+        let (mut vips, vip) = (vips.lock("vips")?, vip.address("vip")?);
+        put(changed, vips.place(vip, &placement(to)?)?.into());
+        Ok(())
+    })
+}
+
+/// Adds the route by which a routing daemon (BIRD, FRR) learns that it is to advertise a VIP:
+/// `unreachable VIP proto 86 table 86`. The kernel does not look that table up, unless an ip rule
+/// says so. One that is there is no error. Fails with LVS_ERR_INVALID, LVS_ERR_PERMISSION, and
+/// LVS_ERR_FOREIGN where another route to the VIP has the same metric.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_vips_advertise(vips: Handle<lvs_vips>, vip: Text) -> c_int {
+    guard(|| {
+        let (mut vips, vip) = (vips.lock("vips")?, vip.address("vip")?);
+        Ok(vips.advertise(vip)?)
+    })
+}
+
+/// Removes that route. Other routes to the VIP stay, and a missing one is no error. Fails with
+/// LVS_ERR_INVALID and LVS_ERR_PERMISSION.
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_vips_unadvertise(vips: Handle<lvs_vips>, vip: Text) -> c_int {
+    guard(|| {
+        let (mut vips, vip) = (vips.lock("vips")?, vip.address("vip")?);
+        Ok(vips.unadvertise(vip)?)
+    })
+}
+
+/// Lists the addresses that have such a route. `advertised`: is set to the list, which may be empty;
+/// free it with lvs_texts_free().
+#[unsafe(no_mangle)]
+pub extern "C" fn lvs_vips_advertised(
+    vips: Handle<lvs_vips>,
+    advertised: Option<&mut MaybeUninit<Box<lvs_texts>>>,
+) -> c_int {
+    guard(|| {
+        let (mut vips, result) = (vips.lock("vips")?, given(advertised, "advertised")?);
+        result.write(Box::new(lvs_texts::of(vips.advertised()?)));
         Ok(())
     })
 }
@@ -281,6 +338,9 @@ pub extern "C" fn lvs_places_free(places: Option<Box<lvs_places>>) {
 /// NOARP); NULL if it is not needed. Fails with LVS_ERR_NO_ADDRESS where the interface does not
 /// hold the VIP, LVS_ERR_INTERFACE_DOWN, LVS_ERR_NO_INTERFACE, and LVS_ERR_SYSTEM (EPERM) without
 /// CAP_NET_RAW.
+///
+/// The client keeps the packet socket for the next call, so that a call does not wait for its
+/// close; lvs_vips_free() does.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_announce(
     vips: Handle<lvs_vips>,

@@ -139,13 +139,18 @@ impl GenericSocket {
 
     /// Starts a process that makes these requests, one after the other. `write` appends the
     /// attributes of the request of this index and returns its command.
-    pub(crate) fn trial(&mut self, count: usize, write: impl Fn(usize, &mut Vec<u8>) -> u8) -> Result<Trial, Failure> {
+    pub(crate) fn trial(
+        &mut self,
+        within: Within,
+        count: usize,
+        write: impl Fn(usize, &mut Vec<u8>) -> u8,
+    ) -> Result<Trial, Failure> {
         // Looked up each time: a family that was reloaded has another number.
         self.open = None;
         let (of, family) = (self.family, self.connected()?.family);
         let message = |index| request_octets(0, |octets| of.push(family, octets, |octets| write(index, octets)));
         let messages = (0..count).map(message).collect();
-        let start = || Trial::begin(libc::NETLINK_GENERIC, Within::Namespace, messages);
+        let start = || Trial::begin(libc::NETLINK_GENERIC, within, messages);
         self.netns.run(start).map_err(|e| Failure::Socket(std::io::Error::other(e)))?.map_err(Failure::Socket)
     }
 

@@ -7,7 +7,6 @@ mod attribute;
 mod bpf;
 mod diag;
 mod generic;
-mod namespace;
 mod option;
 mod packet;
 mod process;
@@ -22,7 +21,6 @@ pub(crate) use diag::{WaitingSocket, waiting_sockets};
 #[cfg(any(fuzzing, test))]
 pub(crate) use generic::attributes_of;
 pub(crate) use generic::{Family as GenericFamily, GenericSocket, Stopped};
-pub(crate) use namespace::in_new_namespace;
 pub(crate) use option::{bind_to_interface, read_ipv4_option};
 pub(crate) use packet::{
     BROADCAST, ETHER_ARP, ETHER_IPV6, FrameSender, Listening, PacketSockets, arp_request, neighbour_discovery,

@@ -123,6 +123,28 @@ static void no_clone(void)
     EXPECT(LVS_OK, role(LVS_ROLE_MASTER));
 }
 
+/* Looks whether the kernel has a scheduler that no service has yet. */
+static void audit(void)
+{
+    const char *vip = "192.168.0.254";
+    struct lvs_node_config config = { .size = sizeof config, .interface = "eth0", .vips = &vip, .vip_count = 1,
+                                      .state_dir = "/run/lvs-guest",
+                                      .services = "-A -t 192.168.0.254:80 -s sed\n-A -t 192.168.0.254:81 -s no-such-one\n" };
+    struct lvs_finding finding = { .size = sizeof finding };
+    lvs_findings *findings;
+    lvs_node *node;
+
+    EXPECT(LVS_OK, lvs_node_open(NULL, &config, &node));
+    EXPECT(LVS_OK, lvs_node_audit(node, NULL, &findings));
+    for (size_t i = 0; i < lvs_findings_count(findings); i++) {
+        EXPECT(LVS_OK, lvs_findings_get(findings, i, &finding));
+        if (!strcmp(finding.kind, "service-refused"))
+            printf("%s\n", finding.reason);
+    }
+    lvs_findings_free(findings);
+    lvs_node_free(node);
+}
+
 static void locked_memory(void)
 {
     long locked, resident;
@@ -175,6 +197,8 @@ int main(int argc, char **argv)
             EXPECT(LVS_OK, role(LVS_ROLE_MASTER));
         } else if (!strcmp(argv[i], "no-clone"))
             no_clone();
+        else if (!strcmp(argv[i], "audit"))
+            audit();
         else if (!strcmp(argv[i], "locked-memory"))
             locked_memory();
         else if (!strcmp(argv[i], "few-descriptors"))

@@ -78,6 +78,18 @@ static void free_nothing(void)
     lvs_sync_daemons_free(NULL);
     lvs_driver_free(NULL);
     lvs_supervisor_free(NULL);
+    lvs_monitor_free(NULL);
+    lvs_neighbours_free(NULL);
+    lvs_local_marks_free(NULL);
+    lvs_marked_free(NULL);
+    lvs_classifier_free(NULL);
+    lvs_classifiers_free(NULL);
+    lvs_other_nodes_free(NULL);
+    lvs_texts_free(NULL);
+    CHECK(lvs_monitor_fd(NULL) == -1 && lvs_neighbours_count(NULL) == 0 && lvs_marked_count(NULL) == 0);
+    CHECK(lvs_marked_backend(NULL) == LVS_BACKEND_NONE && lvs_marked_reason(NULL) == NULL);
+    CHECK(lvs_classifiers_count(NULL) == 0 && lvs_other_nodes_count(NULL) == 0 && lvs_status_classifiers(NULL) == NULL);
+    CHECK(lvs_status_advertised(NULL) == NULL && lvs_status_interfaces(NULL) == NULL);
     CHECK(lvs_driver_fd(NULL) == -1 && lvs_supervisor_fd(NULL) == -1 && lvs_driver_is_busy(NULL) == 0);
     CHECK(lvs_status_places(NULL) == NULL && lvs_status_services(NULL) == NULL && lvs_status_rules(NULL) == NULL);
     CHECK(lvs_status_destinations(NULL, 0) == NULL && lvs_status_sync_daemons(NULL) == NULL);
@@ -840,6 +852,253 @@ static void misuse_own_rules(void)
     lvs_marks_free(marks);
 }
 
+static void misuse_link(void)
+{
+    struct lvs_event event = { .size = sizeof event };
+    struct lvs_neighbour neighbour = { .size = sizeof neighbour };
+    lvs_monitor *monitor = NULL;
+    lvs_neighbours *neighbours = NULL;
+    lvs_texts *list = NULL;
+    lvs_vips *vips = NULL;
+    lvs_marks *marks = NULL;
+    char *interface = NULL, *gateway = NULL;
+    int changed = 77;
+
+    EXPECT(LVS_ERR_NULL, lvs_monitor_open(NULL, NULL));
+    BAD_TEXT(lvs_monitor_open(text, &monitor));
+    CHECK(monitor == NULL);
+    EXPECT(LVS_OK, lvs_monitor_open(NULL, &monitor));
+    EXPECT(LVS_ERR_NULL, lvs_monitor_next(NULL, &event));
+    EXPECT(LVS_ERR_NULL, lvs_monitor_next(monitor, NULL));
+    BAD_SIZE(event, lvs_monitor_next(monitor, &event));
+    EXPECT(LVS_OK, lvs_monitor_next(monitor, &event));
+    CHECK(event.kind == LVS_EVENT_NONE && event.index == 0 && event.interface[0] == '\0' && event.address[0] == '\0');
+    lvs_monitor_free(monitor);
+
+    EXPECT(LVS_OK, lvs_marks_open(NULL, 7, &marks));
+    EXPECT(LVS_ERR_NULL, lvs_marks_neighbours(NULL, &neighbours));
+    EXPECT(LVS_ERR_NULL, lvs_marks_neighbours(marks, NULL));
+    CHECK(neighbours == NULL);
+    EXPECT(LVS_OK, lvs_marks_neighbours(marks, &neighbours));
+    CHECK(lvs_neighbours_count(neighbours) > 0);
+    EXPECT(LVS_ERR_NULL, lvs_neighbours_get(NULL, 0, &neighbour));
+    EXPECT(LVS_ERR_NULL, lvs_neighbours_get(neighbours, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_neighbours_get(neighbours, SIZE_MAX, &neighbour));
+    BAD_SIZE(neighbour, lvs_neighbours_get(neighbours, 0, &neighbour));
+    lvs_neighbours_free(neighbours);
+    EXPECT(LVS_ERR_NULL, lvs_marks_resolve(NULL, "192.168.0.12", "eth0"));
+    BAD_OR_NULL(lvs_marks_resolve(marks, text, "eth0"));
+    BAD_OR_NULL(lvs_marks_resolve(marks, "192.168.0.12", text));
+    EXPECT(LVS_ERR_INVALID, lvs_marks_resolve(marks, "224.0.0.1", "eth0"));
+    EXPECT(LVS_ERR_INVALID, lvs_marks_resolve(marks, "192.168.0.12", "../x"));
+    EXPECT(LVS_ERR_NULL, lvs_marks_macs(NULL, "eth0", &list));
+    EXPECT(LVS_ERR_NULL, lvs_marks_macs(marks, "eth0", NULL));
+    BAD_OR_NULL(lvs_marks_macs(marks, text, &list));
+    EXPECT(LVS_ERR_NO_INTERFACE, lvs_marks_macs(marks, "no-such-one", &list));
+    EXPECT(LVS_ERR_NULL, lvs_marks_gateways(NULL, &list));
+    EXPECT(LVS_ERR_NULL, lvs_marks_gateways(marks, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_marks_route_to(NULL, "192.168.0.12", &interface, &gateway));
+    EXPECT(LVS_ERR_NULL, lvs_marks_route_to(marks, "192.168.0.12", NULL, &gateway));
+    BAD_OR_NULL(lvs_marks_route_to(marks, text, &interface, &gateway));
+    EXPECT(LVS_ERR_NULL, lvs_who_has(NULL, "eth0", "192.168.0.99", 1, 0, NULL));
+    BAD_TEXT(lvs_who_has(text, "eth0", "192.168.0.99", 1, 0, &list));
+    BAD_OR_NULL(lvs_who_has(NULL, text, "192.168.0.99", 1, 0, &list));
+    BAD_OR_NULL(lvs_who_has(NULL, "eth0", text, 1, 0, &list));
+    EXPECT(LVS_ERR_INVALID, lvs_who_has(NULL, "lo", "192.168.0.99", UINT32_MAX, UINT32_MAX, &list));
+    EXPECT(LVS_ERR_INVALID, lvs_who_has(NULL, "eth0", "127.0.0.1", UINT32_MAX, 0, &list));
+    EXPECT(LVS_ERR_NO_INTERFACE, lvs_who_has(NULL, "no-such-one", "192.168.0.99", 1, 0, &list));
+    CHECK(list == NULL && interface == NULL && gateway == NULL);
+    EXPECT(LVS_OK, lvs_marks_route_to(marks, "192.168.0.12", &interface, NULL));
+    CHECK(strcmp(interface, "eth0") == 0);
+    lvs_text_free(interface);
+    EXPECT(LVS_OK, lvs_marks_macs(marks, "eth0", &list));
+    lvs_marks_free(marks);
+    CHECK(lvs_texts_count(list) == 1 && strlen(lvs_texts_get(list, 0)) == 17 && lvs_texts_get(list, 1) == NULL);
+    lvs_texts_free(list);
+    list = NULL;
+
+    EXPECT(LVS_OK, lvs_vips_open(NULL, &vips));
+    EXPECT(LVS_ERR_NULL, lvs_vips_place(NULL, "192.0.2.1", "lo", &changed));
+    BAD_OR_NULL(lvs_vips_place(vips, text, "lo", &changed));
+    BAD_OR_NULL(lvs_vips_place(vips, "192.0.2.1", text, &changed));
+    EXPECT(LVS_ERR_NULL, lvs_vips_advertise(NULL, "192.0.2.1"));
+    BAD_OR_NULL(lvs_vips_advertise(vips, text));
+    EXPECT(LVS_ERR_INVALID, lvs_vips_advertise(vips, "192.0.2.1/32"));
+    EXPECT(LVS_ERR_INVALID, lvs_vips_advertise(vips, "127.0.0.1"));
+    EXPECT(LVS_ERR_NULL, lvs_vips_unadvertise(NULL, "192.0.2.1"));
+    BAD_OR_NULL(lvs_vips_unadvertise(vips, text));
+    EXPECT(LVS_ERR_NULL, lvs_vips_advertised(NULL, &list));
+    EXPECT(LVS_ERR_NULL, lvs_vips_advertised(vips, NULL));
+    CHECK(changed == 77 && list == NULL);
+    EXPECT(LVS_OK, lvs_vips_place(vips, "192.0.2.1", "lo", &changed));
+    CHECK(changed == 1);
+    EXPECT(LVS_OK, lvs_vips_withdraw(vips, "192.0.2.1", NULL, NULL));
+    lvs_vips_free(vips);
+}
+
+static void misuse_local_marks(void)
+{
+    struct lvs_local_mark wanted[2] = { { .size = sizeof *wanted, .vip = "192.0.2.1", .mark = 7 },
+                                        { .size = sizeof *wanted, .vip = "192.0.2.2", .mark = 7 } };
+    /* A later version's, one behind the other. */
+    struct { struct lvs_local_mark known; size_t further; } newer[2];
+    lvs_local_marks *marks = NULL;
+    lvs_marked *found = NULL;
+    int removed = 77;
+
+    EXPECT(LVS_ERR_NULL, lvs_local_marks_open(NULL, NULL));
+    BAD_TEXT(lvs_local_marks_open(text, &marks));
+    CHECK(marks == NULL);
+    EXPECT(LVS_OK, lvs_local_marks_open(NULL, &marks));
+    EXPECT(LVS_ERR_NULL, lvs_local_marks_observe(NULL, &found));
+    EXPECT(LVS_ERR_NULL, lvs_local_marks_observe(marks, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_local_marks_remove(NULL, &removed));
+    EXPECT(LVS_ERR_NULL, lvs_local_marks_apply(NULL, wanted, 2, &found));
+    EXPECT(LVS_ERR_NULL, lvs_local_marks_apply(marks, NULL, 1, &found));
+    EXPECT(LVS_ERR_INVALID, lvs_local_marks_apply(marks, wanted, SIZE_MAX, &found));
+    BAD_SIZE(wanted[0], lvs_local_marks_apply(marks, wanted, 2, &found));
+    BAD_SIZE(wanted[1], lvs_local_marks_apply(marks, wanted, 2, &found));
+    BAD_OR_NULL((wanted[1].vip = text, lvs_local_marks_apply(marks, wanted, 2, &found)));
+    wanted[1].vip = "224.0.0.1";
+    EXPECT(LVS_ERR_INVALID, lvs_local_marks_apply(marks, wanted, 2, &found));
+    wanted[1].vip = "192.0.2.1";
+    wanted[1].mark = 8; /* two marks for one address */
+    EXPECT(LVS_ERR_INVALID, lvs_local_marks_apply(marks, wanted, 2, &found));
+    wanted[1].mark = 0;
+    EXPECT(LVS_ERR_INVALID, lvs_local_marks_apply(marks, wanted, 2, &found));
+    wanted[1].mark = 7;
+    wanted[1].reserved = 1;
+    EXPECT(LVS_ERR_INVALID, lvs_local_marks_apply(marks, wanted, 2, &found));
+    wanted[1].reserved = 0;
+    for (size_t i = 0; i < 2; i++) {
+        newer[i].known = wanted[0];
+        newer[i].known.size = sizeof newer[i];
+        newer[i].further = 0;
+    }
+    newer[1].further = 1;
+    EXPECT(LVS_ERR_SIZE, lvs_local_marks_apply(marks, &newer[0].known, 2, &found));
+    newer[1].further = 0;
+    newer[1].known.mark = 0; /* the second is read where it is */
+    EXPECT(LVS_ERR_INVALID, lvs_local_marks_apply(marks, &newer[0].known, 2, &found));
+    CHECK(found == NULL && removed == 77);
+    EXPECT(LVS_OK, lvs_local_marks_apply(marks, NULL, 0, &found));
+    CHECK(lvs_marked_count(found) == 0);
+    EXPECT(LVS_ERR_NULL, lvs_marked_get(NULL, 0, wanted));
+    EXPECT(LVS_ERR_NULL, lvs_marked_get(found, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_marked_get(found, 0, wanted));
+    BAD_SIZE(wanted[0], lvs_marked_get(found, 0, wanted));
+    lvs_marked_free(found);
+    lvs_local_marks_free(marks);
+}
+
+static void misuse_classifier(void)
+{
+    struct lvs_classified good = { .size = sizeof good, .service = "192.0.2.1:80", .local = 7 }, wrong[6];
+    struct lvs_classifier_peer peer = { .size = sizeof peer, .mac = "02:00:00:00:00:02", .number = 1 }, odd[4];
+    struct lvs_attached attached = { .size = sizeof attached };
+    lvs_classifier *classifier = NULL;
+    lvs_classifiers *found = NULL;
+
+    EXPECT(LVS_ERR_NULL, lvs_classifier_open(NULL, 7, NULL));
+    BAD_TEXT(lvs_classifier_open(text, 7, &classifier));
+    CHECK(classifier == NULL);
+    EXPECT(LVS_OK, lvs_classifier_open(NULL, 7, &classifier));
+    EXPECT(LVS_ERR_NULL, lvs_classifier_observe(NULL, "eth0", &found));
+    EXPECT(LVS_ERR_NULL, lvs_classifier_observe(classifier, "eth0", NULL));
+    BAD_OR_NULL(lvs_classifier_observe(classifier, text, &found));
+    EXPECT(LVS_ERR_NULL, lvs_classifier_remove(NULL, "eth0"));
+    BAD_OR_NULL(lvs_classifier_remove(classifier, text));
+    EXPECT(LVS_ERR_NULL, lvs_classifier_apply(NULL, "eth0", &good, 1, &peer, 1));
+    BAD_OR_NULL(lvs_classifier_apply(classifier, text, &good, 1, &peer, 1));
+    EXPECT(LVS_ERR_NULL, lvs_classifier_apply(classifier, "eth0", NULL, 1, &peer, 1));
+    EXPECT(LVS_ERR_NULL, lvs_classifier_apply(classifier, "eth0", &good, 1, NULL, 1));
+    EXPECT(LVS_ERR_INVALID, lvs_classifier_apply(classifier, "eth0", &good, SIZE_MAX, &peer, 1));
+    EXPECT(LVS_ERR_INVALID, lvs_classifier_apply(classifier, "eth0", &good, 1, &peer, SIZE_MAX));
+    BAD_SIZE(good, lvs_classifier_apply(classifier, "eth0", &good, 1, &peer, 1));
+    BAD_SIZE(peer, lvs_classifier_apply(classifier, "eth0", &good, 1, &peer, 1));
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        wrong[i] = good;
+    wrong[0].service = "192.0.2.1";
+    wrong[1].service = "192.0.2.1:0";
+    wrong[2].service = "224.0.0.1:80";
+    wrong[3].local = 0;
+    wrong[4].before = UINT32_MAX; /* and the number of the peer */
+    wrong[5].reserved = 1;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        EXPECT(LVS_ERR_INVALID, lvs_classifier_apply(classifier, "eth0", &wrong[i], 1, &peer, 1));
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++)
+        odd[i] = peer;
+    odd[0].mac = "02:00:00:00:00";
+    odd[1].mac = "ff:ff:ff:ff:ff:ff";
+    odd[2].number = 256;
+    odd[3].reserved = 1;
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++)
+        EXPECT(LVS_ERR_INVALID, lvs_classifier_apply(classifier, "eth0", &good, 1, &odd[i], 1));
+    CHECK(found == NULL);
+    EXPECT(LVS_OK, lvs_classifier_observe(classifier, "no-such-one", &found));
+    lvs_classifier_free(classifier);
+    CHECK(lvs_classifiers_count(found) == 0);
+    EXPECT(LVS_ERR_NULL, lvs_classifiers_get(NULL, 0, &attached));
+    EXPECT(LVS_ERR_NULL, lvs_classifiers_get(found, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_classifiers_get(found, 0, &attached));
+    BAD_SIZE(attached, lvs_classifiers_get(found, 0, &attached));
+    EXPECT(LVS_ERR_NULL, lvs_classifiers_service(NULL, 0, 0, &good));
+    EXPECT(LVS_ERR_NULL, lvs_classifiers_service(found, 0, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_classifiers_service(found, 0, SIZE_MAX, &good));
+    BAD_SIZE(good, lvs_classifiers_service(found, 0, 0, &good));
+    EXPECT(LVS_ERR_NULL, lvs_classifiers_peer(NULL, 0, 0, &peer));
+    EXPECT(LVS_ERR_NULL, lvs_classifiers_peer(found, 0, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_classifiers_peer(found, SIZE_MAX, 0, &peer));
+    BAD_SIZE(peer, lvs_classifiers_peer(found, 0, 0, &peer));
+    lvs_classifiers_free(found);
+}
+
+/* What was added to a node and its status. */
+static void misuse_status(lvs_node *node, const lvs_status *whole)
+{
+    struct lvs_failure failure = { .size = sizeof failure };
+    uint64_t table = 77, order = 77, known = 77;
+    uint32_t weight = 77, role = 77, answer = 77;
+    char *text = NULL;
+    int drained = 77;
+
+    EXPECT(LVS_ERR_NULL, lvs_status_drained(NULL, WEB, "192.168.0.12:80", &drained, &weight));
+    EXPECT(LVS_ERR_NULL, lvs_status_drained(whole, WEB, "192.168.0.12:80", NULL, &weight));
+    BAD_OR_NULL(lvs_status_drained(whole, text, "192.168.0.12:80", &drained, &weight));
+    BAD_OR_NULL(lvs_status_drained(whole, WEB, text, &drained, &weight));
+    EXPECT(LVS_ERR_INVALID, lvs_status_drained(whole, WEB, "192.168.0.12", &drained, &weight));
+    CHECK(drained == 77 && weight == 77);
+    EXPECT(LVS_OK, lvs_status_drained(whole, WEB, "192.168.0.12:80", &drained, &weight));
+    CHECK(drained == 0 && weight == 0);
+    EXPECT(LVS_ERR_NULL, lvs_status_digest(NULL, &table, &order));
+    EXPECT(LVS_OK, lvs_status_digest(whole, NULL, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_status_failure(NULL, &failure));
+    EXPECT(LVS_ERR_NULL, lvs_status_failure(whole, NULL));
+    BAD_SIZE(failure, lvs_status_failure(whole, &failure));
+    EXPECT(LVS_OK, lvs_status_failure(whole, &failure));
+    CHECK(failure.task == NULL && failure.reason == NULL && failure.time == 0);
+    CHECK(lvs_classifiers_count(lvs_status_classifiers(whole)) == 0 && lvs_texts_count(lvs_status_advertised(whole)) == 0);
+    CHECK(strcmp(lvs_texts_get(lvs_status_interfaces(whole), 0), "eth0") == 0);
+
+    EXPECT(LVS_ERR_NULL, lvs_node_restore_vips(NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_shown_role(NULL, &role));
+    EXPECT(LVS_ERR_NULL, lvs_node_shown_role(node, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_still_used(NULL, &text));
+    EXPECT(LVS_ERR_NULL, lvs_node_still_used(node, NULL));
+    EXPECT(LVS_ERR_NULL, lvs_node_ask_for_connections(NULL, 1, &answer, &known, &known));
+    EXPECT(LVS_ERR_NULL, lvs_node_ask_for_connections(node, 1, NULL, &known, &known));
+    CHECK(text == NULL && role == 77 && answer == 77 && known == 77);
+    EXPECT(LVS_OK, lvs_node_shown_role(node, &role));
+    CHECK(role == LVS_ROLE_NONE); /* the node moves its VIPs */
+    EXPECT(LVS_OK, lvs_node_restore_vips(node, &text));
+    CHECK(text[0] == '\0');
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_still_used(node, &text));
+    lvs_text_free(text);
+    EXPECT(LVS_OK, lvs_node_ask_for_connections(node, 50, &answer, &known, NULL));
+    CHECK(answer == LVS_ASKED_NO_DIRECTOR && known == 0);
+}
+
 static void misuse_marks(void)
 {
     const char *vip = "192.0.2.1", *mac = "192.168.0.12=02:00:00:00:00:02";
@@ -897,6 +1156,8 @@ static void misuse_marks(void)
     EXPECT(LVS_OK, lvs_peers_get(peers, 1, &peer));
     CHECK(strcmp(peer.address, "192.168.0.12") == 0 && strcmp(peer.mac, "02:00:00:00:00:12") == 0);
     EXPECT(LVS_OK, lvs_peers_get(peers, 0, &peer));
+
+    misuse_status(node, whole);
 
     /* The director is set, and cleared. */
     EXPECT(LVS_OK, lvs_node_set_director(node, "192.168.0.12"));
@@ -974,6 +1235,10 @@ static void misuse_loops(void)
     struct lvs_supervisor_config over = { .size = sizeof over }, bad;
     struct lvs_report report = { .size = sizeof report };
     struct lvs_notice notice = { .size = sizeof notice };
+    struct lvs_supervisor_counts counts = { .size = sizeof counts };
+    struct lvs_other_node other = { .size = sizeof other };
+    lvs_other_nodes *others = NULL;
+    lvs_texts *unequal = NULL;
     struct lvs_node_config two[2] = { config, config };
     lvs_supervisor *supervisor = NULL;
     lvs_driver *driver = NULL;
@@ -997,6 +1262,12 @@ static void misuse_loops(void)
     EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, LVS_TASK_ROLE, 2)); /* a state of keepalived's */
     EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, LVS_TASK_REPAIR, LVS_ROLE_MASTER));
     EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, 9, 0));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request(driver, LVS_TASK_WEIGH, 0)); /* whose, and what weight? */
+    EXPECT(LVS_ERR_NULL, lvs_driver_request_weigh(NULL, NULL, LVS_WEIGH_DRAIN, 0));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request_weigh(driver, NULL, 0, 0));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request_weigh(driver, NULL, LVS_WEIGH_DRAIN, 1));
+    BAD_TEXT(lvs_driver_request_weigh(driver, text, LVS_WEIGH_DRAIN, 0));
+    EXPECT(LVS_ERR_INVALID, lvs_driver_request_weigh(driver, "192.168.0.12:80", LVS_WEIGH_DRAIN, 0));
     EXPECT(LVS_ERR_NULL, lvs_driver_next_report(driver, NULL, &text));
     BAD_SIZE(report, lvs_driver_next_report(driver, &report, &text));
     EXPECT(LVS_OK, lvs_driver_next_report(driver, &report, &text));
@@ -1069,6 +1340,24 @@ static void misuse_loops(void)
     BAD_SIZE(notice, lvs_supervisor_next_notice(supervisor, &notice, &text));
     EXPECT(LVS_OK, lvs_supervisor_next_notice(supervisor, &notice, &text));
     CHECK(notice.kind == LVS_NOTICE_NONE && notice.group == LVS_NO_GROUP && text == NULL);
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_read_counts(NULL, &counts));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_read_counts(supervisor, NULL));
+    BAD_SIZE(counts, lvs_supervisor_read_counts(supervisor, &counts));
+    EXPECT(LVS_OK, lvs_supervisor_read_counts(supervisor, &counts));
+    CHECK(counts.role_changes == 0 && counts.role_changed_ms == UINT64_MAX && counts.failed_ms == UINT64_MAX);
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_unequal(NULL, &unequal));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_unequal(supervisor, NULL));
+    EXPECT(LVS_OK, lvs_supervisor_unequal(supervisor, &unequal));
+    CHECK(lvs_texts_count(unequal) == 0);
+    lvs_texts_free(unequal);
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_others(NULL, &others));
+    EXPECT(LVS_ERR_NULL, lvs_supervisor_others(supervisor, NULL));
+    EXPECT(LVS_OK, lvs_supervisor_others(supervisor, &others));
+    EXPECT(LVS_ERR_NULL, lvs_other_nodes_get(NULL, 0, &other));
+    EXPECT(LVS_ERR_NULL, lvs_other_nodes_get(others, 0, NULL));
+    EXPECT(LVS_ERR_INDEX, lvs_other_nodes_get(others, 0, &other));
+    BAD_SIZE(other, lvs_other_nodes_get(others, 0, &other));
+    lvs_other_nodes_free(others);
     EXPECT(LVS_OK, lvs_supervisor_request(supervisor, "", LVS_ROLE_STOP));
     EXPECT(LVS_OK, lvs_node_open(NULL, &config, &node));
     do {
@@ -1082,6 +1371,8 @@ static void misuse_loops(void)
             lvs_text_free(text);
         } while (notice.kind != LVS_NOTICE_NONE);
     } while (summary_of(node).role != LVS_ROLE_STOP);
+    EXPECT(LVS_OK, lvs_supervisor_read_counts(supervisor, &counts));
+    CHECK(counts.directs == 0 && counts.busy_us > 0);
     lvs_node_free(node);
     lvs_supervisor_free(supervisor);
 }
@@ -1185,6 +1476,9 @@ int main(void)
     misuse_arp();
     misuse_node();
     misuse_own_rules();
+    misuse_link();
+    misuse_local_marks();
+    misuse_classifier();
     misuse_marks();
     misuse_loops();
     one_handle();

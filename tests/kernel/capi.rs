@@ -1,9 +1,13 @@
 //! The C interface: programs in C, judged by ipvsadm and ip. `make check` builds and runs them.
 
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::time::Duration;
 
-use crate::lab::{enter_new_netns, feed, ip, ipvsadm, rules, run, try_run};
+use lvs_dr::Netns;
+
+use crate::lab::{enter_new_netns, feed, ip, ipvsadm, load_ipv6, rules, run, try_run};
 
 /// A program that `make` has built below the target directory, where this test is, too.
 fn program(name: &str) -> String {
@@ -226,10 +230,9 @@ fn what_ipvs_has_beside_its_services() {
         "{text}"
     );
     // The node's own request is scheduled like a client's, and stays without an answer.
-    let _ =
-        std::net::TcpStream::connect_timeout(&"192.0.2.254:80".parse().unwrap(), std::time::Duration::from_millis(200));
+    let _ = TcpStream::connect_timeout(&"192.0.2.254:80".parse().unwrap(), Duration::from_millis(200));
     // The kernel updates the counters every two seconds.
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(4));
     let row = |text: &str| -> Vec<String> {
         let found = text.lines().find(|line| line.contains("192.0.2.12:80")).unwrap_or_default();
         found.split_whitespace().map(str::to_owned).collect()
@@ -282,6 +285,147 @@ fn what_ipvs_has_beside_its_services() {
     );
     assert_eq!(steps("unmark"), "");
     assert!(!run("tc qdisc show dev eth0").contains("clsact"));
+}
+
+/// What it is, its state, and where.
+#[test]
+fn a_program_in_c_follows_neighbours_interfaces_and_addresses() {
+    load_ipv6();
+    network();
+    ip("route add default via 192.168.0.1 dev eth0");
+    let steps = |steps: &str| {
+        let output = try_run(&format!("{} {steps}", program("link")));
+        assert!(output.status.success() && output.stderr.is_empty(), "{steps}: {output:?}");
+        said(&output.stdout)
+    };
+    let text = steps("monitor");
+    let mut seen = text.lines();
+    for line in [
+        "1 1 0x80 eth0 02:00:00:00:00:77 192.168.0.77",
+        "2 1 0x20 eth0  192.168.0.77",
+        "5 1 0   2001:db8::78",
+        "6 1 0   2001:db8::78",
+        "3 1 0 early  ",
+        "3 1 0 seen  ",
+        "4 1 0 seen  ",
+    ] {
+        assert!(seen.any(|found| found == line), "{line:?} is not in {text}, or earlier");
+    }
+    let mac = |interface: &str| {
+        let shown = ip(&format!("-o link show dev {interface}"));
+        shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap_or_default().to_owned()
+    };
+    let text = steps("neighbours");
+    let expected = format!(
+        "192.168.0.12 eth0 02:00:00:00:00:12 0x80 0\nown: {}\nanswers: {}\nsilent:\ngateways: 192.168.0.1\n\
+         through eth0, 192.168.0.1\nthrough eth0, on the link\n",
+        mac("eth0"),
+        mac("eth1")
+    );
+    assert_eq!(text, expected);
+    let shown = ip("neigh show to 192.168.0.66 dev eth0");
+    assert!(!shown.is_empty(), "nobody was asked");
+
+    assert_eq!(steps("advertise"), "placed 1, then 0\nadvertised: 192.0.2.7\n");
+    assert!(ip("-o addr show to 192.0.2.7 dev lo").contains("scope host"));
+    assert_eq!(ip("-o addr show to 192.0.2.7 dev eth0"), "");
+    assert!(ip("route show table 86").contains("unreachable 192.0.2.7 proto 86"), "{}", ip("route show table 86"));
+    assert_eq!(steps("unadvertise"), "advertised:\n");
+    assert_eq!(ip("route show table 86"), "");
+}
+
+#[test]
+fn a_program_in_c_marks_its_own_requests_and_classifies() {
+    load_ipv6();
+    network();
+    let steps = |steps: &str| {
+        let output = try_run(&format!("{} {steps}", program("link")));
+        assert!(output.status.success() && output.stderr.is_empty(), "{steps}: {output:?}");
+        said(&output.stdout)
+    };
+    // The backend that is found is nftables where the kernel has it.
+    let marked = || {
+        let xtables = ["iptables-legacy-save -t mangle", "ip6tables-legacy-save -t mangle"];
+        let nft = Command::new("nft").args(["list", "ruleset"]).output();
+        xtables.map(run).concat() + &nft.map(|output| said(&output.stdout)).unwrap_or_default()
+    };
+    let has = |vip: &str, mark: u32| {
+        let (short, long) = (format!("{mark:#x}"), format!("{mark:#010x}"));
+        marked().lines().any(|line| line.contains(vip) && (line.contains(&short) || line.contains(&long)))
+    };
+    let text = steps("own-requests");
+    assert!(text.starts_with("192.168.0.254 77\n2001:db8::fe 78\nbackend ") && text.ends_with(", all\n"), "{text}");
+    assert!(has("192.168.0.254", 77) && has("2001:db8::fe", 78), "{}", marked());
+    let text = steps("one-own-request");
+    assert!(text.starts_with("192.168.0.254 77\nbackend "), "{text}");
+    assert!(has("192.168.0.254", 77) && !has("2001:db8::fe", 78), "{}", marked());
+    assert_eq!(steps("no-own-requests"), "removed 1, then 0\n");
+    assert!(!has("192.168.0.254", 77), "{}", marked());
+
+    let filters = || run("tc filter show dev eth0 ingress");
+    let known = "  192.168.0.254:80 11 12 13\n  [2001:db8::fe]:81 14 0 0\n  02:00:00:00:00:12 3\n";
+    assert_eq!(steps("classify"), format!("eth0, current 1, 0 openings, 0 local\n{known}"));
+    assert_eq!(filters().matches("pref 308 bpf").count(), 2, "{}", filters());
+    // Comes in by eth0: from a namespace of its own, at the other end.
+    try_run("ip netns add other");
+    ip("link set eth1 netns other");
+    let other = |command: &str| try_run(&format!("ip netns exec other {command}"));
+    for command in
+        ["ip link set eth1 up", "ip addr add 192.168.0.1/24 dev eth1", "ip route add 192.168.0.254 via 192.168.0.11"]
+    {
+        assert!(other(command).status.success(), "{command}");
+    }
+    ip("addr add 192.168.0.254/32 dev lo");
+    let connect =
+        || TcpStream::connect_timeout(&"192.168.0.254:80".parse().unwrap(), Duration::from_millis(300)).is_ok();
+    let client = Netns::named("other").unwrap();
+    assert!(!client.run(connect).unwrap(), "nothing listens");
+    drop(client);
+    let text = steps("classified");
+    assert!(text.starts_with("eth0, current 1, 1 openings, 0 local\n") && text.ends_with(known), "{text}");
+    assert_eq!(steps("unclassify"), "");
+    assert!(!filters().contains("pref 308"), "{}", filters());
+    let _ = try_run("ip netns del other");
+}
+
+#[test]
+fn a_program_in_c_drives_weights_and_fixes() {
+    network();
+    let _ = std::fs::remove_dir_all("/run/lvs-link");
+    // Only a VIP whose servers listen is advertised.
+    let _server = TcpListener::bind("0.0.0.0:80").unwrap();
+    let output = try_run(&format!("{} driver", program("link")));
+    let text = said(&output.stdout);
+    assert!(output.status.success() && output.stderr.is_empty(), "{text}{}", said(&output.stderr));
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("  ")).collect();
+    let status = |drained: &str| format!("{drained}, digest 1, 1 advertised, first of the interfaces eth0, no failure");
+    let attached = "eth0, current 1, 0 openings, 0 local";
+    let edited = "-a -t 192.168.0.254:80 -r 192.168.0.11:80 -g -w 9";
+    assert_eq!(
+        lines,
+        [
+            "task 1, role 17, LVS_OK",
+            &status("drained 0, had weight 0"),
+            attached,
+            "task 6, role 0, LVS_OK",
+            &status("drained 1, had weight 1"),
+            attached,
+            "task 6, role 0, LVS_OK",
+            "task 7, role 0, LVS_OK",
+            "task 3, role 0, LVS_OK",
+            edited,
+            "task 8, role 0, LVS_OK",
+        ],
+        "{text}"
+    );
+    assert!(text.contains("  192.168.0.254:80 ") && text.contains("  02:00:00:00:00:12 "), "{text}");
+    assert!(ip("route show table 86").contains("unreachable 192.168.0.254"));
+    assert_eq!(run("cat /proc/sys/net/ipv4/vs/sloppy_tcp"), "1\n");
+    let table = ipvsadm("-Sn");
+    for server in ["192.168.0.11:80 -g -w 1", "192.168.0.12:80 -g -w "] {
+        assert!(table.lines().any(|line| line.contains("-t 192.168.0.254:80") && line.contains(server)), "{table}");
+    }
+    assert!(run("tc filter show dev eth0 ingress").contains("pref 308 bpf"));
 }
 
 /// The first interpreter that has cffi.
@@ -352,6 +496,13 @@ fn a_guest_in_another_process() {
     assert_eq!(guest("no-clone"), "errno 1\n");
     guest("few-descriptors");
     guest("no-proc");
+    // What it tries in another namespace is tried by a process, not by a thread.
+    let trace = format!("/tmp/lvs-dr-clones-{}", std::process::id());
+    let output = try_run(&format!("strace -f -o {trace} -e trace=clone,clone3,unshare {} audit", program("guest")));
+    let refused = said(&output.stdout);
+    assert!(output.status.success() && refused.lines().count() == 1 && refused.contains("no-such-one"), "{output:?}");
+    let trace = std::fs::read_to_string(trace).unwrap();
+    assert!(trace.contains("CLONE_NEWNET") && !trace.contains("CLONE_THREAD"), "{trace}");
     // No thread, whose stack and arena would be locked too.
     let text = guest("locked-memory");
     println!("{text}");

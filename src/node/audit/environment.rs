@@ -7,9 +7,8 @@ use std::path::Path;
 use super::elections::{self, Answered, Keepalived};
 use super::keepalived;
 use crate::error::{Cause, Error, Result};
-use crate::ipvs::{Detail, Ipvs, Scheduler, ServiceId, Table, Timeouts};
+use crate::ipvs::{Detail, Scheduler, ServiceId, Table, Timeouts};
 use crate::marks::Firewall;
-use crate::netlink::in_new_namespace;
 use crate::node::Node;
 use crate::node::listeners::{self, Sockets};
 use crate::sysctl;
@@ -66,7 +65,7 @@ impl Environment {
         Ok(Environment {
             timeouts: node.ipvs.timeouts()?,
             astray: astray(node, table)?,
-            refused: refused(table, seen),
+            refused: refused(node, table, seen),
             unserved: listeners::unserved(node, table)?,
             firewall: Firewall::read(node.ipvs.netns())?,
             conntrack: sysctl::read_number(node.ipvs.netns(), "net/ipv4/vs/conntrack")?.is_some_and(|value| value != 0),
@@ -156,10 +155,9 @@ fn unordered(node: &mut Node, seen: &Table) -> Result<Vec<ServiceId>> {
     Ok(found)
 }
 
-/// Tries the services in a namespace made for it: nothing else knows what schedulers can be
-/// loaded. Those whose like is in the table are not tried. Where no namespace can be made, none is
-/// found.
-fn refused(table: &Table, seen: &Table) -> Vec<(ServiceId, String)> {
+/// Tries the services: nothing else knows what schedulers can be loaded. Those whose like is in
+/// the table are not tried.
+fn refused(node: &mut Node, table: &Table, seen: &Table) -> Vec<(ServiceId, String)> {
     let proven = |wanted: &crate::ipvs::Service| {
         seen.services().any(|found| {
             found.service.scheduler == wanted.scheduler
@@ -167,17 +165,10 @@ fn refused(table: &Table, seen: &Table) -> Vec<(ServiceId, String)> {
                 && found.service.id.family() == wanted.id.family()
         })
     };
-    let doubtful: Vec<_> = table.services().map(|content| content.service).filter(|s| !proven(s)).collect();
+    let doubtful: Vec<_> = table.services().map(|content| content.service).filter(|s| !proven(s)).cloned().collect();
     if doubtful.is_empty() {
         return Vec::new();
     }
-    let try_all = || {
-        let mut ipvs = Ipvs::open().ok()?;
-        let refused = doubtful.iter().filter_map(|service| match ipvs.add_service(service) {
-            Err(error) if error.cause() != Some(Cause::Permission) => Some((service.id, error.to_string())),
-            _ => None,
-        });
-        Some(refused.collect())
-    };
-    in_new_namespace(try_all).ok().flatten().unwrap_or_default()
+    let refused = node.ipvs.refused(&doubtful);
+    refused.into_iter().map(|(id, error)| (id, error.to_string())).collect()
 }

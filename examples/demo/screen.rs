@@ -83,8 +83,7 @@ impl Screen {
         lines.extend(axis.texts(seconds).iter().map(|texts| self.row("seconds", DIM, texts, "")));
         let bin = axis.bin(0).end.as_secs_f64();
         let texts = [
-            "VIP   ━ on bond0, or a next hop   ┅ on bond0, but no table   ─ on lo   (gap) nowhere   × cable out"
-                .to_string(),
+            "VIP   ━ directs   ┅ directs without a table   ─ on lo   (gap) nowhere   × cable out".to_string(),
             format!("bars  requests in {bin:.2} s, full height: all that were sent; sessions answering, of {SESSIONS}"),
             "out   a health check takes the dead node out; until then its share of requests fails".to_string(),
         ];
@@ -297,6 +296,6 @@ mod tests {
     #[test]
     fn the_table_has_a_figure_for_each_way() {
         assert!(line(&plain(100), "  sessions kept").ends_with("1 of 3        1 of 3"));
-        assert!(line(&plain(100), "  another node").ends_with("0.50 s        0.50 s"));
+        assert!(line(&plain(100), "  packets go to").ends_with("0.50 s        0.50 s"));
     }
 }

@@ -58,7 +58,8 @@ pub(crate) struct Way {
     pub(crate) title: &'static str,
     /// Whether a planned move can be done by `lvs-node handover`.
     pub(crate) hands_over: bool,
-    /// Whether `lvs-node watch` runs in each node and reads keepalived's FIFO.
+    /// Whether `lvs-node watch` runs in each node and reads keepalived's FIFO,
+    /// where there is one.
     pub(crate) watched: bool,
     /// Whether routers spread connections over all nodes, and no VRRP is spoken.
     pub(crate) routes: bool,

@@ -38,10 +38,11 @@
  *
  * The process. A thread of the library is started where a handle's network namespace is not that of the calling
  * thread; it blocks all signals, and has ended when the call returns. Otherwise there is none: nft(8) and iptables(8),
- * which functions for a node run, and processes that try what the kernel can load, are waited for by their descriptors. That the program
- * ignores SIGCHLD, or waits for any child, does no harm. After fork(2) the child gets LVS_ERR_FORKED from its parent's
- * handles; freed there, they change nothing for the parent. Descriptors are closed by execve(2). Where /proc is not
- * mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or LVS_ERR_PERMISSION.
+ * which functions for a node run, and processes that try what the kernel can load, are waited for by their
+ * descriptors. That the program ignores SIGCHLD, or waits for any child, does no harm. After fork(2) the child gets
+ * LVS_ERR_FORKED from its parent's handles; freed there, they change nothing for the parent. Descriptors are closed by
+ * execve(2). Where /proc is not mounted or a system call is forbidden, calls fail with LVS_ERR_SYSTEM or
+ * LVS_ERR_PERMISSION.
  */
 
 #ifndef LVS_DR_H

@@ -2709,6 +2709,9 @@ int lvs_node_open(const char *netns, const struct lvs_node_config *config, struc
 /**
  * Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is
  * ignored.
+ *
+ * A node keeps the packet sockets by which it has announced VIPs and asked for the director, one
+ * each. Closing one waits for a grace period of RCU, some 10 ms.
  */
 void lvs_node_free(struct lvs_node *node);
 

@@ -515,6 +515,9 @@ pub unsafe extern "C" fn lvs_node_open(
 
 /// Frees a node. The changes that it made stay; lvs_node_release() takes them back. NULL is
 /// ignored.
+///
+/// A node keeps the packet sockets by which it has announced VIPs and asked for the director, one
+/// each. Closing one waits for a grace period of RCU, some 10 ms.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_free(node: Option<Box<lvs_node>>) {
     let _ = caught(|| drop(node));

@@ -570,7 +570,8 @@
 #define LVS_PACKETS_OPENING 2
 
 /**
- * The size of an interface's name in a structure, in octets, with the NUL at its end: IF_NAMESIZE.
+ * The size of an interface's name in a structure, in octets, with the NUL at its end:
+ * IF_NAMESIZE.
  */
 #define LVS_INTERFACE_SIZE 16
 
@@ -630,8 +631,8 @@
 #define LVS_BACKEND_NFT 1
 
 /**
- * xtables, by iptables(8) and ip6tables(8): rules of chain OUTPUT in table mangle with the comment
- * `lvs-dr`.
+ * xtables, by iptables(8) and ip6tables(8): rules of chain OUTPUT in table mangle with the
+ * comment `lvs-dr`.
  */
 #define LVS_BACKEND_XTABLES 2
 
@@ -788,18 +789,18 @@ typedef struct lvs_arp lvs_arp;
  * Attaches a BPF program to an interface that marks arriving TCP packets by whether a socket of
  * this node takes them, and changes what it knows.
  *
- * A packet of this node's connections gets `local`; one with SYN from a peer gets `local`, one from
- * elsewhere none. A packet without SYN that no socket takes gets `elsewhere`, or `before` and the
- * number of the peer that it comes from, or `local`. The marks lead to IPVS services of yours. The
- * manual of the crate (marks::Classifier) and docs/ecmp.md say more.
+ * A packet of this node's connections gets `local`; one with SYN from a peer gets `local`, one
+ * from elsewhere none. A packet without SYN that no socket takes gets `elsewhere`, or `before`
+ * and the number of the peer that it comes from, or `local`. The marks lead to IPVS services of
+ * yours. The manual of the crate (marks::Classifier) and docs/ecmp.md say more.
  *
  * Takes Linux 5.8, and CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN in the initial user namespace.
  */
 typedef struct lvs_classifier lvs_classifier;
 
 /**
- * Classifiers that are attached, and what they know and have counted. Several threads may read one
- * list.
+ * Classifiers that are attached, and what they know and have counted. Several threads may read
+ * one list.
  */
 typedef struct lvs_classifiers lvs_classifiers;
 
@@ -829,9 +830,9 @@ typedef struct lvs_findings lvs_findings;
 typedef struct lvs_ipvs lvs_ipvs;
 
 /**
- * Sets the marks of packets that programs of this node send to a VIP, in one network namespace: IPVS
- * schedules these too, and a mark leads them to a service of yours with this node as its only
- * destination. A namespace has one set of marks, whichever process has set it: a node with
+ * Sets the marks of packets that programs of this node send to a VIP, in one network namespace:
+ * IPVS schedules these too, and a mark leads them to a service of yours with this node as its
+ * only destination. A namespace has one set of marks, whichever process has set it: a node with
  * LVS_FENCE_MARKS and LVS_OWN_REQUESTS_SERVED_HERE replaces what this sets.
  *
  * A call runs nft(8) or iptables(8), one after the other: milliseconds where nothing has to be
@@ -842,7 +843,8 @@ typedef struct lvs_ipvs lvs_ipvs;
 typedef struct lvs_local_marks lvs_local_marks;
 
 /**
- * Marks that are in force, as they were when the list was made. Several threads may read one list.
+ * Marks that are in force, as they were when the list was made. Several threads may read one
+ * list.
  */
 typedef struct lvs_marked lvs_marked;
 
@@ -1542,9 +1544,9 @@ typedef struct lvs_node_status {
      */
     uint32_t reached;
     /**
-     * 1 if neighbours do not learn of a VIP on `lo`: on each interface whose link reaches clients,
-     * the kernel neither answers ARP requests for it nor names it as the sender of its own.
-     * Otherwise 0.
+     * 1 if neighbours do not learn of a VIP on `lo`: on each interface whose link reaches
+     * clients, the kernel neither answers ARP requests for it nor names it as the sender of its
+     * own. Otherwise 0.
      */
     uint32_t hidden;
     /**
@@ -2536,16 +2538,13 @@ int lvs_vips_relocate(struct lvs_vips *vips,
                       int *changed);
 
 /**
- * Places a VIP: sees to it that it sits on interface `to` and nowhere else. It is added before it is
- * removed elsewhere: from `lo`, and from every interface where this library has added it. Before
- * Linux 5.18 that is not known, and lvs_vips_relocate() is to be told from where. Otherwise as
- * lvs_vips_add(). Fails with LVS_ERR_FOREIGN when it sits on another interface where another program
- * has added it; nothing is changed then.
+ * Places a VIP: sees to it that it sits on interface `to` and nowhere else. It is added before it
+ * is removed elsewhere: from `lo`, and from every interface where this library has added it.
+ * Before Linux 5.18 that is not known, and lvs_vips_relocate() is to be told from where.
+ * Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when it sits on another interface where
+ * another program has added it; nothing is changed then.
  */
-int lvs_vips_place(struct lvs_vips *vips,
-                   const char *vip,
-                   const char *to,
-                   int *changed);
+int lvs_vips_place(struct lvs_vips *vips, const char *vip, const char *to, int *changed);
 
 /**
  * Adds the route by which a routing daemon (BIRD, FRR) learns that it is to advertise a VIP:
@@ -2562,8 +2561,8 @@ int lvs_vips_advertise(struct lvs_vips *vips, const char *vip);
 int lvs_vips_unadvertise(struct lvs_vips *vips, const char *vip);
 
 /**
- * Lists the addresses that have such a route. `advertised`: is set to the list, which may be empty;
- * free it with lvs_texts_free().
+ * Lists the addresses that have such a route. `advertised`: is set to the list, which may be
+ * empty; free it with lvs_texts_free().
  */
 int lvs_vips_advertised(struct lvs_vips *vips, struct lvs_texts **advertised);
 
@@ -2881,24 +2880,24 @@ int lvs_node_known_connections(struct lvs_node *node, size_t *count);
 int lvs_node_announce_again(struct lvs_node *node);
 
 /**
- * Places VIPs again that another program has removed, and looks at nothing else: for a program that
- * follows the kernel's notifications (lvs_monitor). `done`, the blocking time and the errors: as
- * with lvs_node_repair().
+ * Places VIPs again that another program has removed, and looks at nothing else: for a program
+ * that follows the kernel's notifications (lvs_monitor). `done`, the blocking time and the
+ * errors: as with lvs_node_repair().
  */
 int lvs_node_restore_vips(struct lvs_node *node, char **done);
 
 /**
- * The role that keepalived's VIPs show. `role`: is set to LVS_ROLE_MASTER where all of them are on
- * the interface, LVS_ROLE_BACKUP where none is, and LVS_ROLE_NONE where some are, or the node moves
- * its VIPs itself. Changes nothing.
+ * The role that keepalived's VIPs show. `role`: is set to LVS_ROLE_MASTER where all of them are
+ * on the interface, LVS_ROLE_BACKUP where none is, and LVS_ROLE_NONE where some are, or the node
+ * moves its VIPs itself. Changes nothing.
  */
 int lvs_node_shown_role(struct lvs_node *node, uint32_t *role);
 
 /**
- * Says why lvs_node_release() would break connections now: the node's table sends new ones to this
- * node, beside other servers. `reason`: is set to a text, to be freed with lvs_text_free(), or to
- * NULL where it breaks none, as far as the table says. Changes nothing. Takes as long as the table
- * is large. The errors are those of lvs_node_plan_release().
+ * Says why lvs_node_release() would break connections now: the node's table sends new ones to
+ * this node, beside other servers. `reason`: is set to a text, to be freed with lvs_text_free(),
+ * or to NULL where it breaks none, as far as the table says. Changes nothing. Takes as long as
+ * the table is large. The errors are those of lvs_node_plan_release().
  */
 int lvs_node_still_used(struct lvs_node *node, char **reason);
 
@@ -2906,10 +2905,10 @@ int lvs_node_still_used(struct lvs_node *node, char **reason);
  * Asks the director's lvs_supervisor to send all its connections. Blocks for `limit_ms`
  * milliseconds at most.
  *
- * `answer`: is set to LVS_ASKED_... `known` and `total`: with LVS_ASKED_LEARNED, are set to how many
- * of how many connections this node knows now, otherwise to 0; NULL if they are not needed. Fails
- * with LVS_ERR_SYSTEM where the sync interface is missing or down, and LVS_ERR_INVALID where the
- * file of the key cannot be used.
+ * `answer`: is set to LVS_ASKED_... `known` and `total`: with LVS_ASKED_LEARNED, are set to how
+ * many of how many connections this node knows now, otherwise to 0; NULL if they are not needed.
+ * Fails with LVS_ERR_SYSTEM where the sync interface is missing or down, and LVS_ERR_INVALID
+ * where the file of the key cannot be used.
  */
 int lvs_node_ask_for_connections(struct lvs_node *node,
                                  uint32_t limit_ms,
@@ -2980,8 +2979,8 @@ const struct lvs_destinations *lvs_status_destinations(const struct lvs_status *
 const struct lvs_sync_daemons *lvs_status_sync_daemons(const struct lvs_status *status);
 
 /**
- * The rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other groups
- * of the node among them, for lvs_rules_get(). Empty with LVS_FENCE_CLEAR.
+ * The rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other
+ * groups of the node among them, for lvs_rules_get(). Empty with LVS_FENCE_CLEAR.
  */
 const struct lvs_rules *lvs_status_rules(const struct lvs_status *status);
 
@@ -3007,9 +3006,9 @@ const struct lvs_texts *lvs_status_drift(const struct lvs_status *status);
 const struct lvs_texts *lvs_status_warnings(const struct lvs_status *status);
 
 /**
- * The classifiers that mark packets on the node's interfaces, with what they know and have counted,
- * for lvs_classifiers_get(). Empty unless `vip_owner` is LVS_VIP_OWNER_ROUTES, and without the
- * privileges that reading them takes (lvs_classifier).
+ * The classifiers that mark packets on the node's interfaces, with what they know and have
+ * counted, for lvs_classifiers_get(). Empty unless `vip_owner` is LVS_VIP_OWNER_ROUTES, and
+ * without the privileges that reading them takes (lvs_classifier).
  */
 const struct lvs_classifiers *lvs_status_classifiers(const struct lvs_status *status);
 
@@ -3027,8 +3026,8 @@ const struct lvs_texts *lvs_status_interfaces(const struct lvs_status *status);
 /**
  * Whether a destination was drained, by lvs_node_weigh() or LVS_TASK_WEIGH. `id`: the service.
  * `address`: the destination, "192.168.0.11:80". `drained`: is set to 1 or 0. `weight`: is set to
- * the weight that it had before, 0 if it was not drained; NULL if it is not needed. Does not block.
- * Fails with LVS_ERR_INVALID.
+ * the weight that it had before, 0 if it was not drained; NULL if it is not needed. Does not
+ * block. Fails with LVS_ERR_INVALID.
  */
 int lvs_status_drained(const struct lvs_status *status,
                        const char *id,
@@ -3037,21 +3036,24 @@ int lvs_status_drained(const struct lvs_status *status,
                        uint32_t *weight);
 
 /**
- * A digest of the node's services in the kernel, to be compared with other nodes'. `table`: is set
- * to that of services, destinations and weights. `order`: is set to that of the order in which the
- * kernel lists the destinations of services with scheduler mh, whose hash tables depend on it. NULL
- * for what is not needed. Both stay comparable between nodes of one version. Does not block.
+ * A digest of the node's services in the kernel, to be compared with other nodes'. `table`: is
+ * set to that of services, destinations and weights. `order`: is set to that of the order in
+ * which the kernel lists the destinations of services with scheduler mh, whose hash tables depend
+ * on it. NULL for what is not needed. Both stay comparable between nodes of one version. Does not
+ * block.
  */
 int lvs_status_digest(const struct lvs_status *status, uint64_t *table, uint64_t *order);
 
 /**
- * Fills `failure` with the last role or release that was not reached, where none was since; set its
- * `size` before. The texts in it belong to the status, and live as long as that. Does not block.
+ * Fills `failure` with the last role or release that was not reached, where none was since; set
+ * its `size` before. The texts in it belong to the status, and live as long as that. Does not
+ * block.
  */
 int lvs_status_failure(const struct lvs_status *status, struct lvs_failure *failure);
 
 /**
- * Frees a list that a function has made. NULL is ignored. The lists of a status are freed with it.
+ * Frees a list that a function has made. NULL is ignored. The lists of a status are freed with
+ * it.
  */
 void lvs_texts_free(struct lvs_texts *texts);
 
@@ -3095,14 +3097,14 @@ int lvs_findings_get(const struct lvs_findings *findings,
 void lvs_findings_free(struct lvs_findings *findings);
 
 /**
- * Plans what lvs_node_fix() would do. Changes nothing, and takes no lock. `plan` and the errors: as
- * with lvs_node_plan().
+ * Plans what lvs_node_fix() would do. Changes nothing, and takes no lock. `plan` and the errors:
+ * as with lvs_node_plan().
  */
 int lvs_node_plan_fix(struct lvs_node *node, char **plan);
 
 /**
- * Does what it can about an audit's findings, those where `is_fixable` is 1: lvs_node_repair(), and
- * what that leaves to an operator. `done`, the blocking time and the errors: as with
+ * Does what it can about an audit's findings, those where `is_fixable` is 1: lvs_node_repair(),
+ * and what that leaves to an operator. `done`, the blocking time and the errors: as with
  * lvs_node_repair().
  */
 int lvs_node_fix(struct lvs_node *node, char **done);
@@ -3203,8 +3205,8 @@ int lvs_monitor_open(const char *netns, struct lvs_monitor **monitor);
 void lvs_monitor_free(struct lvs_monitor *monitor);
 
 /**
- * The descriptor of the monitor: it is readable when lvs_monitor_next() has an event. Otherwise as
- * lvs_driver_fd().
+ * The descriptor of the monitor: it is readable when lvs_monitor_next() has an event. Otherwise
+ * as lvs_driver_fd().
  */
 int lvs_monitor_fd(const struct lvs_monitor *monitor);
 
@@ -3213,8 +3215,8 @@ int lvs_monitor_fd(const struct lvs_monitor *monitor);
  * events are left.
  *
  * `event` is filled; set its `size` before. Its kind is LVS_EVENT_NONE when there is none at
- * present. Does not wait for an event. The kernel is asked for the name of a neighbour's interface
- * where it is not known yet. Fails with LVS_ERR_SYSTEM.
+ * present. Does not wait for an event. The kernel is asked for the name of a neighbour's
+ * interface where it is not known yet. Fails with LVS_ERR_SYSTEM.
  */
 int lvs_monitor_next(struct lvs_monitor *monitor, struct lvs_event *event);
 
@@ -3267,9 +3269,9 @@ int lvs_marks_gateways(struct lvs_marks *marks, struct lvs_texts **gateways);
 
 /**
  * Finds by which interface packets of this node to an address leave. `interface`: is set to its
- * name, or to NULL where there is no route; that of the node's own addresses is "lo". `gateway`: is
- * set to the next hop, or to NULL where the address is on the interface's link; NULL if it is not
- * needed. Free both with lvs_text_free(). Sends nothing to the network.
+ * name, or to NULL where there is no route; that of the node's own addresses is "lo". `gateway`:
+ * is set to the next hop, or to NULL where the address is on the interface's link; NULL if it is
+ * not needed. Free both with lvs_text_free(). Sends nothing to the network.
  */
 int lvs_marks_route_to(struct lvs_marks *marks,
                        const char *address,
@@ -3282,10 +3284,11 @@ int lvs_marks_route_to(struct lvs_marks *marks,
  *
  * `netns`: as with lvs_vips_open(). `limit_ms`: for how long it waits for an answer, in
  * milliseconds. `linger_ms`: for how long it waits for further answers after the first, within
- * `limit_ms`. `macs`: is set to the list, which may be empty; free it with lvs_texts_free(). Blocks
- * for `limit_ms` at most, and for a grace period of RCU, some 10 ms, by which the kernel closes the
- * socket. Fails with LVS_ERR_INVALID (an address that is no VIP's, an interface that is not like
- * Ethernet), LVS_ERR_NO_INTERFACE, LVS_ERR_INTERFACE_DOWN, and LVS_ERR_SYSTEM (EPERM).
+ * `limit_ms`. `macs`: is set to the list, which may be empty; free it with lvs_texts_free().
+ * Blocks for `limit_ms` at most, and for a grace period of RCU, some 10 ms, by which the kernel
+ * closes the socket. Fails with LVS_ERR_INVALID (an address that is no VIP's, an interface that
+ * is not like Ethernet), LVS_ERR_NO_INTERFACE, LVS_ERR_INTERFACE_DOWN, and LVS_ERR_SYSTEM
+ * (EPERM).
  */
 int lvs_who_has(const char *netns,
                 const char *interface,
@@ -3314,16 +3317,16 @@ void lvs_local_marks_free(struct lvs_local_marks *marks);
 int lvs_local_marks_observe(struct lvs_local_marks *marks, struct lvs_marked **found);
 
 /**
- * Sets these marks and no others. Marks that are right already stay. nftables replaces all at once;
- * with xtables a packet gets the old mark or the new one meanwhile.
+ * Sets these marks and no others. Marks that are right already stay. nftables replaces all at
+ * once; with xtables a packet gets the old mark or the new one meanwhile.
  *
- * `wanted`: `count` structures, up to 4096, each with its `size` set; NULL where `count` is 0. They
- * are copied. `found`: is set to the marks that are in force then, to be freed with
+ * `wanted`: `count` structures, up to 4096, each with its `size` set; NULL where `count` is 0.
+ * They are copied. `found`: is set to the marks that are in force then, to be freed with
  * lvs_marked_free(); NULL if it is not needed. That no backend can set a mark is no error: it is
- * absent from the list, and lvs_marked_reason() says why. Fails with LVS_ERR_INVALID for an address
- * that is no VIP's or that has two marks, and nothing is changed then; with LVS_ERR_NOT_VERIFIED
- * when another process changes the marks at the same time; and as lvs_local_marks, which also says
- * for how long it blocks.
+ * absent from the list, and lvs_marked_reason() says why. Fails with LVS_ERR_INVALID for an
+ * address that is no VIP's or that has two marks, and nothing is changed then; with
+ * LVS_ERR_NOT_VERIFIED when another process changes the marks at the same time; and as
+ * lvs_local_marks, which also says for how long it blocks.
  */
 int lvs_local_marks_apply(struct lvs_local_marks *marks,
                           const struct lvs_local_mark *wanted,
@@ -3343,8 +3346,9 @@ int lvs_local_marks_remove(struct lvs_local_marks *marks, int *removed);
 uint32_t lvs_marked_backend(const struct lvs_marked *marked);
 
 /**
- * Returns why there is no backend, or none for one of the address families, and what to do: a text
- * that belongs to the list, and lives as long as that. NULL where nothing is missing, and for NULL.
+ * Returns why there is no backend, or none for one of the address families, and what to do: a
+ * text that belongs to the list, and lives as long as that. NULL where nothing is missing, and
+ * for NULL.
  */
 const char *lvs_marked_reason(const struct lvs_marked *marked);
 
@@ -3354,8 +3358,8 @@ const char *lvs_marked_reason(const struct lvs_marked *marked);
 size_t lvs_marked_count(const struct lvs_marked *marked);
 
 /**
- * Fills `mark` with the entry of this index, counted from 0; set its `size` before. The text in it
- * belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
+ * Fills `mark` with the entry of this index, counted from 0; set its `size` before. The text in
+ * it belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
  */
 int lvs_marked_get(const struct lvs_marked *marked, size_t index, struct lvs_local_mark *mark);
 
@@ -3388,12 +3392,13 @@ void lvs_classifier_free(struct lvs_classifier *classifier);
  * Makes what the classifier on an interface knows this; attaches it where there is none, and adds
  * the qdisc clsact where there is neither that nor ingress. Repeating it is no error.
  *
- * `services`: `service_count` structures, up to 4096; `peers`: `peer_count` structures, up to 1024.
- * Each has its `size` set; NULL where the count is 0. They are copied. Each service and each peer
- * changes in one step, those that are added before others go. The counters go on. The first call
- * takes the time of the kernel's verifier, some milliseconds. Fails with LVS_ERR_INVALID,
- * LVS_ERR_NO_INTERFACE, LVS_ERR_NO_MODULE where the kernel does not let this process use bpf(2),
- * LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN where another program's filter has the priority.
+ * `services`: `service_count` structures, up to 4096; `peers`: `peer_count` structures, up to
+ * 1024. Each has its `size` set; NULL where the count is 0. They are copied. Each service and
+ * each peer changes in one step, those that are added before others go. The counters go on. The
+ * first call takes the time of the kernel's verifier, some milliseconds. Fails with
+ * LVS_ERR_INVALID, LVS_ERR_NO_INTERFACE, LVS_ERR_NO_MODULE where the kernel does not let this
+ * process use bpf(2), LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN where another program's filter has
+ * the priority.
  */
 int lvs_classifier_apply(struct lvs_classifier *classifier,
                          const char *interface,
@@ -3403,8 +3408,8 @@ int lvs_classifier_apply(struct lvs_classifier *classifier,
                          size_t peer_count);
 
 /**
- * Removes the classifier of this owner from an interface, with all that it knows. A missing one is
- * no error. The qdisc stays: lvs_marks_clear() removes it. Fails with LVS_ERR_PERMISSION.
+ * Removes the classifier of this owner from an interface, with all that it knows. A missing one
+ * is no error. The qdisc stays: lvs_marks_clear() removes it. Fails with LVS_ERR_PERMISSION.
  */
 int lvs_classifier_remove(struct lvs_classifier *classifier, const char *interface);
 
@@ -3423,16 +3428,16 @@ int lvs_classifier_observe(struct lvs_classifier *classifier,
 size_t lvs_classifiers_count(const struct lvs_classifiers *classifiers);
 
 /**
- * Fills `attached` with the entry of this index, counted from 0; set its `size` before. The text in
- * it belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
+ * Fills `attached` with the entry of this index, counted from 0; set its `size` before. The text
+ * in it belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
  */
 int lvs_classifiers_get(const struct lvs_classifiers *classifiers,
                         size_t index,
                         struct lvs_attached *attached);
 
 /**
- * Fills `service` with a service of the classifier of this index: that of the index `number`, both
- * counted from 0. Otherwise as lvs_classifiers_get().
+ * Fills `service` with a service of the classifier of this index: that of the index `number`,
+ * both counted from 0. Otherwise as lvs_classifiers_get().
  */
 int lvs_classifiers_service(const struct lvs_classifiers *classifiers,
                             size_t index,
@@ -3449,8 +3454,8 @@ int lvs_classifiers_peer(const struct lvs_classifiers *classifiers,
                          struct lvs_classifier_peer *peer);
 
 /**
- * Frees a list of lvs_classifier_observe(). NULL is ignored. A list of lvs_status_classifiers() is
- * freed with its status.
+ * Frees a list of lvs_classifier_observe(). NULL is ignored. A list of lvs_status_classifiers()
+ * is freed with its status.
  */
 void lvs_classifiers_free(struct lvs_classifiers *classifiers);
 
@@ -3474,8 +3479,8 @@ int lvs_driver_reconfigure(struct lvs_driver *driver, const struct lvs_node_conf
  * Frees a driver. A task that is under way is given up, as by a process that is killed: what was
  * done stays, and the next request goes on from there. NULL is ignored.
  *
- * A driver keeps the packet sockets by which it has announced VIPs and asked for the director, one
- * each. Closing one waits for a grace period of RCU, some 10 ms.
+ * A driver keeps the packet sockets by which it has announced VIPs and asked for the director,
+ * one each. Closing one waits for a grace period of RCU, some 10 ms.
  */
 void lvs_driver_free(struct lvs_driver *driver);
 
@@ -3489,18 +3494,16 @@ int lvs_driver_fd(const struct lvs_driver *driver);
 /**
  * Asks for a task. Does not block; lvs_driver_dispatch() carries it out.
  *
- * `task`: LVS_TASK_... but LVS_TASK_WEIGH. `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise. A role and a
- * release supersede what this driver has under way, and earlier requests of other processes. The
- * other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors of the task are
- * reported.
+ * `task`: LVS_TASK_... but LVS_TASK_WEIGH. `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise.
+ * A role and a release supersede what this driver has under way, and earlier requests of other
+ * processes. The other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors
+ * of the task are reported.
  */
-int lvs_driver_request(struct lvs_driver *driver,
-                       uint32_t task,
-                       uint32_t role);
+int lvs_driver_request(struct lvs_driver *driver, uint32_t task, uint32_t role);
 
 /**
- * Asks for LVS_TASK_WEIGH. `server`, `change` and `weight`: as with lvs_node_weigh(). Otherwise as
- * lvs_driver_request().
+ * Asks for LVS_TASK_WEIGH. `server`, `change` and `weight`: as with lvs_node_weigh(). Otherwise
+ * as lvs_driver_request().
  */
 int lvs_driver_request_weigh(struct lvs_driver *driver,
                              const char *server,
@@ -3531,8 +3534,8 @@ int lvs_driver_cancel(struct lvs_driver *driver);
 
 /**
  * Sets which other node directs, as lvs_node_set_director(), without waiting: fails with
- * LVS_ERR_LOCKED while another process, or a task of this driver, works on the node. It can be said
- * again later.
+ * LVS_ERR_LOCKED while another process, or a task of this driver, works on the node. It can be
+ * said again later.
  */
 int lvs_driver_set_director(struct lvs_driver *driver, const char *director);
 

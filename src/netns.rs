@@ -92,9 +92,9 @@ impl Netns {
     /// Runs `work` in this namespace and returns what it returns.
     ///
     /// Where the calling thread is elsewhere, a thread is started for `work` and ends with it: the
-    /// caller never changes its namespace, and so cannot be left in the wrong one. The thread blocks
-    /// all signals, and a program that `work` starts inherits that: it ignores `SIGTERM` unless it
-    /// sets its mask itself.
+    /// caller never changes its namespace, and so cannot be left in the wrong one. The thread
+    /// blocks all signals, and a program that `work` starts inherits that: it ignores `SIGTERM`
+    /// unless it sets its mask itself.
     ///
     /// # Errors
     /// [`Error::System`] when the namespace cannot be entered (it needs `CAP_SYS_ADMIN`, see

@@ -121,7 +121,7 @@ pub(crate) fn measure(way: &Way, nodes: usize, kind: Kind, progress: &mut Progre
         };
 
         let mut turn = stage.change(kind)?;
-        // Servers are told one after the other.
+        // `lvs-node drain` and `undrain` run on one node after the other.
         let told = matches!(kind, Kind::Join | Kind::Drain).then(|| stage.start.elapsed());
         turn.until = told.unwrap_or(turn.last_change()) + AFTERMATH;
         stage.pause_until(turn.until)?;

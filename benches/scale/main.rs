@@ -1,7 +1,8 @@
-//! `cargo bench --bench scale`: how far a cluster of which every node directs can grow, by a model.
+//! `cargo bench --bench scale`: how far a cluster of which every node directs can grow, by a
+//! model.
 //!
-//! The model has the table of scheduler mh as ip_vs_mh.c builds it (4093 places, every member at the
-//! places of its own permutation, members of weight 0 replaced by hashing again), routers that
+//! The model has the table of scheduler mh as ip_vs_mh.c builds it (4093 places, every member at
+//! the places of its own permutation, members of weight 0 replaced by hashing again), routers that
 //! spread sessions over their next hops, and the classifier's rules (docs/ecmp.md). Nodes are
 //! servers and next hops. What is counted is exact for the model; the permutations are drawn anew,
 //! as the kernel's depend on addresses.
@@ -165,7 +166,8 @@ fn held() {
     println!("What a node holds, whatever the number of sessions: tables of mh in the kernel, MB.\n");
     println!("| nodes | 1 service | 10 services | 64 services |\n|---:|---:|---:|---:|");
     for size in SIZES {
-        // The service's, that of the other nodes, and for each other node that of the servers before.
+        // The service's, that of the other nodes, and for each other node that of the servers
+        // before.
         let tables = 2 + (size - 1);
         let megabytes = |services: usize| (services * tables * PLACES * size_of::<usize>()) as f64 / 1e6;
         println!("| {size} | {:.1} | {:.1} | {:.1} |", megabytes(1), megabytes(10), megabytes(64));

@@ -12,10 +12,10 @@ use crate::marks::{Attached, Classification, Classifier, Counters, Mac, ServiceM
 /// Attaches a BPF program to an interface that marks arriving TCP packets by whether a socket of
 /// this node takes them, and changes what it knows.
 ///
-/// A packet of this node's connections gets `local`; one with SYN from a peer gets `local`, one from
-/// elsewhere none. A packet without SYN that no socket takes gets `elsewhere`, or `before` and the
-/// number of the peer that it comes from, or `local`. The marks lead to IPVS services of yours. The
-/// manual of the crate (marks::Classifier) and docs/ecmp.md say more.
+/// A packet of this node's connections gets `local`; one with SYN from a peer gets `local`, one
+/// from elsewhere none. A packet without SYN that no socket takes gets `elsewhere`, or `before`
+/// and the number of the peer that it comes from, or `local`. The marks lead to IPVS services of
+/// yours. The manual of the crate (marks::Classifier) and docs/ecmp.md say more.
 ///
 /// Takes Linux 5.8, and CAP_NET_ADMIN, CAP_BPF and CAP_SYS_ADMIN in the initial user namespace.
 pub struct lvs_classifier(Held<Classifier>);
@@ -28,8 +28,8 @@ impl Opened for lvs_classifier {
     }
 }
 
-/// Classifiers that are attached, and what they know and have counted. Several threads may read one
-/// list.
+/// Classifiers that are attached, and what they know and have counted. Several threads may read
+/// one list.
 pub struct lvs_classifiers(Vec<AttachedTexts>);
 
 /// A service whose packets a classifier marks.
@@ -229,12 +229,13 @@ pub extern "C" fn lvs_classifier_free(classifier: Option<Box<lvs_classifier>>) {
 /// Makes what the classifier on an interface knows this; attaches it where there is none, and adds
 /// the qdisc clsact where there is neither that nor ingress. Repeating it is no error.
 ///
-/// `services`: `service_count` structures, up to 4096; `peers`: `peer_count` structures, up to 1024.
-/// Each has its `size` set; NULL where the count is 0. They are copied. Each service and each peer
-/// changes in one step, those that are added before others go. The counters go on. The first call
-/// takes the time of the kernel's verifier, some milliseconds. Fails with LVS_ERR_INVALID,
-/// LVS_ERR_NO_INTERFACE, LVS_ERR_NO_MODULE where the kernel does not let this process use bpf(2),
-/// LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN where another program's filter has the priority.
+/// `services`: `service_count` structures, up to 4096; `peers`: `peer_count` structures, up to
+/// 1024. Each has its `size` set; NULL where the count is 0. They are copied. Each service and
+/// each peer changes in one step, those that are added before others go. The counters go on. The
+/// first call takes the time of the kernel's verifier, some milliseconds. Fails with
+/// LVS_ERR_INVALID, LVS_ERR_NO_INTERFACE, LVS_ERR_NO_MODULE where the kernel does not let this
+/// process use bpf(2), LVS_ERR_PERMISSION, and LVS_ERR_FOREIGN where another program's filter has
+/// the priority.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_classifier_apply(
     classifier: Handle<lvs_classifier>,
@@ -261,8 +262,8 @@ pub unsafe extern "C" fn lvs_classifier_apply(
     })
 }
 
-/// Removes the classifier of this owner from an interface, with all that it knows. A missing one is
-/// no error. The qdisc stays: lvs_marks_clear() removes it. Fails with LVS_ERR_PERMISSION.
+/// Removes the classifier of this owner from an interface, with all that it knows. A missing one
+/// is no error. The qdisc stays: lvs_marks_clear() removes it. Fails with LVS_ERR_PERMISSION.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_classifier_remove(classifier: Handle<lvs_classifier>, interface: Text) -> c_int {
     guard(|| {
@@ -295,8 +296,8 @@ pub extern "C" fn lvs_classifiers_count(classifiers: Option<&lvs_classifiers>) -
     classifiers.map_or(0, |classifiers| classifiers.0.len())
 }
 
-/// Fills `attached` with the entry of this index, counted from 0; set its `size` before. The text in
-/// it belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
+/// Fills `attached` with the entry of this index, counted from 0; set its `size` before. The text
+/// in it belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_classifiers_get(
     classifiers: Option<&lvs_classifiers>,
@@ -312,8 +313,8 @@ pub unsafe extern "C" fn lvs_classifiers_get(
     })
 }
 
-/// Fills `service` with a service of the classifier of this index: that of the index `number`, both
-/// counted from 0. Otherwise as lvs_classifiers_get().
+/// Fills `service` with a service of the classifier of this index: that of the index `number`,
+/// both counted from 0. Otherwise as lvs_classifiers_get().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_classifiers_service(
     classifiers: Option<&lvs_classifiers>,
@@ -357,8 +358,8 @@ pub unsafe extern "C" fn lvs_classifiers_peer(
     })
 }
 
-/// Frees a list of lvs_classifier_observe(). NULL is ignored. A list of lvs_status_classifiers() is
-/// freed with its status.
+/// Frees a list of lvs_classifier_observe(). NULL is ignored. A list of lvs_status_classifiers()
+/// is freed with its status.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_classifiers_free(classifiers: Option<Box<lvs_classifiers>>) {
     let _ = caught(|| drop(classifiers));

@@ -138,8 +138,8 @@ pub unsafe extern "C" fn lvs_driver_reconfigure(driver: Handle<lvs_driver>, conf
 /// Frees a driver. A task that is under way is given up, as by a process that is killed: what was
 /// done stays, and the next request goes on from there. NULL is ignored.
 ///
-/// A driver keeps the packet sockets by which it has announced VIPs and asked for the director, one
-/// each. Closing one waits for a grace period of RCU, some 10 ms.
+/// A driver keeps the packet sockets by which it has announced VIPs and asked for the director,
+/// one each. Closing one waits for a grace period of RCU, some 10 ms.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_free(driver: Option<Box<lvs_driver>>) {
     let _ = caught(|| drop(driver));
@@ -155,10 +155,10 @@ pub extern "C" fn lvs_driver_fd(driver: Option<&lvs_driver>) -> c_int {
 
 /// Asks for a task. Does not block; lvs_driver_dispatch() carries it out.
 ///
-/// `task`: LVS_TASK_... but LVS_TASK_WEIGH. `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise. A role and a
-/// release supersede what this driver has under way, and earlier requests of other processes. The
-/// other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors of the task are
-/// reported.
+/// `task`: LVS_TASK_... but LVS_TASK_WEIGH. `role`: LVS_ROLE_..., with LVS_TASK_ROLE; 0 otherwise.
+/// A role and a release supersede what this driver has under way, and earlier requests of other
+/// processes. The other tasks wait for it. Fails with LVS_ERR_INVALID, LVS_ERR_SYSTEM; the errors
+/// of the task are reported.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_request(driver: Handle<lvs_driver>, task: u32, role: u32) -> c_int {
     guard(|| {
@@ -185,8 +185,8 @@ pub extern "C" fn lvs_driver_request(driver: Handle<lvs_driver>, task: u32, role
     })
 }
 
-/// Asks for LVS_TASK_WEIGH. `server`, `change` and `weight`: as with lvs_node_weigh(). Otherwise as
-/// lvs_driver_request().
+/// Asks for LVS_TASK_WEIGH. `server`, `change` and `weight`: as with lvs_node_weigh(). Otherwise
+/// as lvs_driver_request().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_request_weigh(
     driver: Handle<lvs_driver>,
@@ -229,8 +229,8 @@ pub extern "C" fn lvs_driver_cancel(driver: Handle<lvs_driver>) -> c_int {
 }
 
 /// Sets which other node directs, as lvs_node_set_director(), without waiting: fails with
-/// LVS_ERR_LOCKED while another process, or a task of this driver, works on the node. It can be said
-/// again later.
+/// LVS_ERR_LOCKED while another process, or a task of this driver, works on the node. It can be
+/// said again later.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_driver_set_director(driver: Handle<lvs_driver>, director: Text) -> c_int {
     guard(|| {

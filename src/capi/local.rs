@@ -16,13 +16,13 @@ use crate::marks::{Backend, LocalMarks, LocalObserved};
 pub const LVS_BACKEND_NONE: u32 = 0;
 /// nftables, by nft(8): `table inet lvs-dr`, all of it.
 pub const LVS_BACKEND_NFT: u32 = 1;
-/// xtables, by iptables(8) and ip6tables(8): rules of chain OUTPUT in table mangle with the comment
-/// `lvs-dr`.
+/// xtables, by iptables(8) and ip6tables(8): rules of chain OUTPUT in table mangle with the
+/// comment `lvs-dr`.
 pub const LVS_BACKEND_XTABLES: u32 = 2;
 
-/// Sets the marks of packets that programs of this node send to a VIP, in one network namespace: IPVS
-/// schedules these too, and a mark leads them to a service of yours with this node as its only
-/// destination. A namespace has one set of marks, whichever process has set it: a node with
+/// Sets the marks of packets that programs of this node send to a VIP, in one network namespace:
+/// IPVS schedules these too, and a mark leads them to a service of yours with this node as its
+/// only destination. A namespace has one set of marks, whichever process has set it: a node with
 /// LVS_FENCE_MARKS and LVS_OWN_REQUESTS_SERVED_HERE replaces what this sets.
 ///
 /// A call runs nft(8) or iptables(8), one after the other: milliseconds where nothing has to be
@@ -39,7 +39,8 @@ impl Opened for lvs_local_marks {
     }
 }
 
-/// Marks that are in force, as they were when the list was made. Several threads may read one list.
+/// Marks that are in force, as they were when the list was made. Several threads may read one
+/// list.
 pub struct lvs_marked {
     backend: u32,
     reason: Option<CString>,
@@ -125,16 +126,16 @@ pub extern "C" fn lvs_local_marks_observe(
     })
 }
 
-/// Sets these marks and no others. Marks that are right already stay. nftables replaces all at once;
-/// with xtables a packet gets the old mark or the new one meanwhile.
+/// Sets these marks and no others. Marks that are right already stay. nftables replaces all at
+/// once; with xtables a packet gets the old mark or the new one meanwhile.
 ///
-/// `wanted`: `count` structures, up to 4096, each with its `size` set; NULL where `count` is 0. They
-/// are copied. `found`: is set to the marks that are in force then, to be freed with
+/// `wanted`: `count` structures, up to 4096, each with its `size` set; NULL where `count` is 0.
+/// They are copied. `found`: is set to the marks that are in force then, to be freed with
 /// lvs_marked_free(); NULL if it is not needed. That no backend can set a mark is no error: it is
-/// absent from the list, and lvs_marked_reason() says why. Fails with LVS_ERR_INVALID for an address
-/// that is no VIP's or that has two marks, and nothing is changed then; with LVS_ERR_NOT_VERIFIED
-/// when another process changes the marks at the same time; and as lvs_local_marks, which also says
-/// for how long it blocks.
+/// absent from the list, and lvs_marked_reason() says why. Fails with LVS_ERR_INVALID for an
+/// address that is no VIP's or that has two marks, and nothing is changed then; with
+/// LVS_ERR_NOT_VERIFIED when another process changes the marks at the same time; and as
+/// lvs_local_marks, which also says for how long it blocks.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_local_marks_apply(
     marks: Handle<lvs_local_marks>,
@@ -172,8 +173,9 @@ pub extern "C" fn lvs_marked_backend(marked: Option<&lvs_marked>) -> u32 {
     marked.map_or(LVS_BACKEND_NONE, |marked| marked.backend)
 }
 
-/// Returns why there is no backend, or none for one of the address families, and what to do: a text
-/// that belongs to the list, and lives as long as that. NULL where nothing is missing, and for NULL.
+/// Returns why there is no backend, or none for one of the address families, and what to do: a
+/// text that belongs to the list, and lives as long as that. NULL where nothing is missing, and
+/// for NULL.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_marked_reason(marked: Option<&lvs_marked>) -> *const c_char {
     marked.and_then(|marked| marked.reason.as_ref()).map_or(ptr::null(), |reason| reason.as_ptr())
@@ -185,8 +187,8 @@ pub extern "C" fn lvs_marked_count(marked: Option<&lvs_marked>) -> usize {
     marked.map_or(0, |marked| marked.marks.len())
 }
 
-/// Fills `mark` with the entry of this index, counted from 0; set its `size` before. The text in it
-/// belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
+/// Fills `mark` with the entry of this index, counted from 0; set its `size` before. The text in
+/// it belongs to the list, and lives as long as the list. Fails with LVS_ERR_INDEX.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_marked_get(marked: Option<&lvs_marked>, index: usize, mark: *mut lvs_local_mark) -> c_int {
     guard(|| {

@@ -1,4 +1,4 @@
-//! What the kernel tells of neighbours, interfaces and addresses: as it happens, and as a list.
+//! The kernel's notifications about neighbours, interfaces and addresses, and lists of them.
 
 use std::ffi::{c_char, c_int};
 use std::mem::{MaybeUninit, size_of};
@@ -11,7 +11,8 @@ use super::report::{LVS_ADDRESS_SIZE, address_text, lvs_texts};
 use super::status::{caught, guard};
 use crate::marks::{Event, Monitor, Neighbour, NeighbourState, who_has};
 
-/// The size of an interface's name in a structure, in octets, with the NUL at its end: IF_NAMESIZE.
+/// The size of an interface's name in a structure, in octets, with the NUL at its end:
+/// IF_NAMESIZE.
 pub const LVS_INTERFACE_SIZE: usize = 16;
 /// The size of a MAC address in a structure, in octets, with the NUL at its end.
 pub const LVS_MAC_SIZE: usize = 24;
@@ -199,8 +200,8 @@ pub extern "C" fn lvs_monitor_free(monitor: Option<Box<lvs_monitor>>) {
     let _ = caught(|| drop(monitor));
 }
 
-/// The descriptor of the monitor: it is readable when lvs_monitor_next() has an event. Otherwise as
-/// lvs_driver_fd().
+/// The descriptor of the monitor: it is readable when lvs_monitor_next() has an event. Otherwise
+/// as lvs_driver_fd().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_monitor_fd(monitor: Option<&lvs_monitor>) -> c_int {
     monitor.map_or(-1, |monitor| monitor.descriptor)
@@ -210,8 +211,8 @@ pub extern "C" fn lvs_monitor_fd(monitor: Option<&lvs_monitor>) -> c_int {
 /// events are left.
 ///
 /// `event` is filled; set its `size` before. Its kind is LVS_EVENT_NONE when there is none at
-/// present. Does not wait for an event. The kernel is asked for the name of a neighbour's interface
-/// where it is not known yet. Fails with LVS_ERR_SYSTEM.
+/// present. Does not wait for an event. The kernel is asked for the name of a neighbour's
+/// interface where it is not known yet. Fails with LVS_ERR_SYSTEM.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_monitor_next(monitor: Handle<lvs_monitor>, event: *mut lvs_event) -> c_int {
     guard(|| {
@@ -311,9 +312,9 @@ pub extern "C" fn lvs_marks_gateways(
 }
 
 /// Finds by which interface packets of this node to an address leave. `interface`: is set to its
-/// name, or to NULL where there is no route; that of the node's own addresses is "lo". `gateway`: is
-/// set to the next hop, or to NULL where the address is on the interface's link; NULL if it is not
-/// needed. Free both with lvs_text_free(). Sends nothing to the network.
+/// name, or to NULL where there is no route; that of the node's own addresses is "lo". `gateway`:
+/// is set to the next hop, or to NULL where the address is on the interface's link; NULL if it is
+/// not needed. Free both with lvs_text_free(). Sends nothing to the network.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_marks_route_to(
     marks: Handle<lvs_marks>,
@@ -336,10 +337,11 @@ pub extern "C" fn lvs_marks_route_to(
 ///
 /// `netns`: as with lvs_vips_open(). `limit_ms`: for how long it waits for an answer, in
 /// milliseconds. `linger_ms`: for how long it waits for further answers after the first, within
-/// `limit_ms`. `macs`: is set to the list, which may be empty; free it with lvs_texts_free(). Blocks
-/// for `limit_ms` at most, and for a grace period of RCU, some 10 ms, by which the kernel closes the
-/// socket. Fails with LVS_ERR_INVALID (an address that is no VIP's, an interface that is not like
-/// Ethernet), LVS_ERR_NO_INTERFACE, LVS_ERR_INTERFACE_DOWN, and LVS_ERR_SYSTEM (EPERM).
+/// `limit_ms`. `macs`: is set to the list, which may be empty; free it with lvs_texts_free().
+/// Blocks for `limit_ms` at most, and for a grace period of RCU, some 10 ms, by which the kernel
+/// closes the socket. Fails with LVS_ERR_INVALID (an address that is no VIP's, an interface that
+/// is not like Ethernet), LVS_ERR_NO_INTERFACE, LVS_ERR_INTERFACE_DOWN, and LVS_ERR_SYSTEM
+/// (EPERM).
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_who_has(
     netns: Text,

@@ -785,17 +785,17 @@ pub extern "C" fn lvs_node_announce_again(node: Handle<lvs_node>) -> c_int {
     guard(|| Ok(node.lock("node")?.announce_again()?))
 }
 
-/// Places VIPs again that another program has removed, and looks at nothing else: for a program that
-/// follows the kernel's notifications (lvs_monitor). `done`, the blocking time and the errors: as
-/// with lvs_node_repair().
+/// Places VIPs again that another program has removed, and looks at nothing else: for a program
+/// that follows the kernel's notifications (lvs_monitor). `done`, the blocking time and the
+/// errors: as with lvs_node_repair().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_restore_vips(node: Handle<lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| node.lock("node")?.carry_out(done, |node, _| node.restore_vips()))
 }
 
-/// The role that keepalived's VIPs show. `role`: is set to LVS_ROLE_MASTER where all of them are on
-/// the interface, LVS_ROLE_BACKUP where none is, and LVS_ROLE_NONE where some are, or the node moves
-/// its VIPs itself. Changes nothing.
+/// The role that keepalived's VIPs show. `role`: is set to LVS_ROLE_MASTER where all of them are
+/// on the interface, LVS_ROLE_BACKUP where none is, and LVS_ROLE_NONE where some are, or the node
+/// moves its VIPs itself. Changes nothing.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_shown_role(node: Handle<lvs_node>, role: Option<&mut MaybeUninit<u32>>) -> c_int {
     guard(|| {
@@ -805,10 +805,10 @@ pub extern "C" fn lvs_node_shown_role(node: Handle<lvs_node>, role: Option<&mut 
     })
 }
 
-/// Says why lvs_node_release() would break connections now: the node's table sends new ones to this
-/// node, beside other servers. `reason`: is set to a text, to be freed with lvs_text_free(), or to
-/// NULL where it breaks none, as far as the table says. Changes nothing. Takes as long as the table
-/// is large. The errors are those of lvs_node_plan_release().
+/// Says why lvs_node_release() would break connections now: the node's table sends new ones to
+/// this node, beside other servers. `reason`: is set to a text, to be freed with lvs_text_free(),
+/// or to NULL where it breaks none, as far as the table says. Changes nothing. Takes as long as
+/// the table is large. The errors are those of lvs_node_plan_release().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_still_used(node: Handle<lvs_node>, reason: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
@@ -828,10 +828,10 @@ pub const LVS_ASKED_NO_DIRECTOR: u32 = 3;
 /// Asks the director's lvs_supervisor to send all its connections. Blocks for `limit_ms`
 /// milliseconds at most.
 ///
-/// `answer`: is set to LVS_ASKED_... `known` and `total`: with LVS_ASKED_LEARNED, are set to how many
-/// of how many connections this node knows now, otherwise to 0; NULL if they are not needed. Fails
-/// with LVS_ERR_SYSTEM where the sync interface is missing or down, and LVS_ERR_INVALID where the
-/// file of the key cannot be used.
+/// `answer`: is set to LVS_ASKED_... `known` and `total`: with LVS_ASKED_LEARNED, are set to how
+/// many of how many connections this node knows now, otherwise to 0; NULL if they are not needed.
+/// Fails with LVS_ERR_SYSTEM where the sync interface is missing or down, and LVS_ERR_INVALID
+/// where the file of the key cannot be used.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_ask_for_connections(
     node: Handle<lvs_node>,

@@ -88,9 +88,9 @@ pub struct lvs_node_status {
     pub role: u32,
     /// 1 if that role was reached, otherwise 0.
     pub reached: u32,
-    /// 1 if neighbours do not learn of a VIP on `lo`: on each interface whose link reaches clients,
-    /// the kernel neither answers ARP requests for it nor names it as the sender of its own.
-    /// Otherwise 0.
+    /// 1 if neighbours do not learn of a VIP on `lo`: on each interface whose link reaches
+    /// clients, the kernel neither answers ARP requests for it nor names it as the sender of its
+    /// own. Otherwise 0.
     pub hidden: u32,
     /// arp_ignore, as it counts on the interface: the greater of its own and that of "all". -1:
     /// there is no such interface.
@@ -338,8 +338,8 @@ pub extern "C" fn lvs_status_sync_daemons(status: Option<&lvs_status>) -> Option
     status.map(|status| &status.sync_daemons)
 }
 
-/// The rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other groups
-/// of the node among them, for lvs_rules_get(). Empty with LVS_FENCE_CLEAR.
+/// The rules of LVS_FENCE_MARKS that the kernel has on the node's interfaces, those of other
+/// groups of the node among them, for lvs_rules_get(). Empty with LVS_FENCE_CLEAR.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_status_rules(status: Option<&lvs_status>) -> Option<&lvs_rules> {
     status.map(|status| &status.rules)
@@ -370,9 +370,9 @@ pub extern "C" fn lvs_status_warnings(status: Option<&lvs_status>) -> Option<&lv
     status.map(|status| &status.warnings)
 }
 
-/// The classifiers that mark packets on the node's interfaces, with what they know and have counted,
-/// for lvs_classifiers_get(). Empty unless `vip_owner` is LVS_VIP_OWNER_ROUTES, and without the
-/// privileges that reading them takes (lvs_classifier).
+/// The classifiers that mark packets on the node's interfaces, with what they know and have
+/// counted, for lvs_classifiers_get(). Empty unless `vip_owner` is LVS_VIP_OWNER_ROUTES, and
+/// without the privileges that reading them takes (lvs_classifier).
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_status_classifiers(status: Option<&lvs_status>) -> Option<&lvs_classifiers> {
     status.map(|status| &status.classifiers)
@@ -393,8 +393,8 @@ pub extern "C" fn lvs_status_interfaces(status: Option<&lvs_status>) -> Option<&
 
 /// Whether a destination was drained, by lvs_node_weigh() or LVS_TASK_WEIGH. `id`: the service.
 /// `address`: the destination, "192.168.0.11:80". `drained`: is set to 1 or 0. `weight`: is set to
-/// the weight that it had before, 0 if it was not drained; NULL if it is not needed. Does not block.
-/// Fails with LVS_ERR_INVALID.
+/// the weight that it had before, 0 if it was not drained; NULL if it is not needed. Does not
+/// block. Fails with LVS_ERR_INVALID.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_status_drained(
     status: Option<&lvs_status>,
@@ -412,10 +412,11 @@ pub extern "C" fn lvs_status_drained(
     })
 }
 
-/// A digest of the node's services in the kernel, to be compared with other nodes'. `table`: is set
-/// to that of services, destinations and weights. `order`: is set to that of the order in which the
-/// kernel lists the destinations of services with scheduler mh, whose hash tables depend on it. NULL
-/// for what is not needed. Both stay comparable between nodes of one version. Does not block.
+/// A digest of the node's services in the kernel, to be compared with other nodes'. `table`: is
+/// set to that of services, destinations and weights. `order`: is set to that of the order in
+/// which the kernel lists the destinations of services with scheduler mh, whose hash tables depend
+/// on it. NULL for what is not needed. Both stay comparable between nodes of one version. Does not
+/// block.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_status_digest(
     status: Option<&lvs_status>,
@@ -430,8 +431,9 @@ pub extern "C" fn lvs_status_digest(
     })
 }
 
-/// Fills `failure` with the last role or release that was not reached, where none was since; set its
-/// `size` before. The texts in it belong to the status, and live as long as that. Does not block.
+/// Fills `failure` with the last role or release that was not reached, where none was since; set
+/// its `size` before. The texts in it belong to the status, and live as long as that. Does not
+/// block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn lvs_status_failure(status: Option<&lvs_status>, failure: *mut lvs_failure) -> c_int {
     guard(|| {
@@ -450,7 +452,8 @@ pub unsafe extern "C" fn lvs_status_failure(status: Option<&lvs_status>, failure
     })
 }
 
-/// Frees a list that a function has made. NULL is ignored. The lists of a status are freed with it.
+/// Frees a list that a function has made. NULL is ignored. The lists of a status are freed with
+/// it.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_texts_free(texts: Option<Box<lvs_texts>>) {
     let _ = caught(|| drop(texts));
@@ -520,8 +523,8 @@ pub extern "C" fn lvs_findings_free(findings: Option<Box<lvs_findings>>) {
     let _ = caught(|| drop(findings));
 }
 
-/// Plans what lvs_node_fix() would do. Changes nothing, and takes no lock. `plan` and the errors: as
-/// with lvs_node_plan().
+/// Plans what lvs_node_fix() would do. Changes nothing, and takes no lock. `plan` and the errors:
+/// as with lvs_node_plan().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_plan_fix(node: Handle<lvs_node>, plan: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {
     guard(|| {
@@ -531,8 +534,8 @@ pub extern "C" fn lvs_node_plan_fix(node: Handle<lvs_node>, plan: Option<&mut Ma
     })
 }
 
-/// Does what it can about an audit's findings, those where `is_fixable` is 1: lvs_node_repair(), and
-/// what that leaves to an operator. `done`, the blocking time and the errors: as with
+/// Does what it can about an audit's findings, those where `is_fixable` is 1: lvs_node_repair(),
+/// and what that leaves to an operator. `done`, the blocking time and the errors: as with
 /// lvs_node_repair().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_node_fix(node: Handle<lvs_node>, done: Option<&mut MaybeUninit<*mut c_char>>) -> c_int {

@@ -214,11 +214,11 @@ pub extern "C" fn lvs_vips_relocate(
     })
 }
 
-/// Places a VIP: sees to it that it sits on interface `to` and nowhere else. It is added before it is
-/// removed elsewhere: from `lo`, and from every interface where this library has added it. Before
-/// Linux 5.18 that is not known, and lvs_vips_relocate() is to be told from where. Otherwise as
-/// lvs_vips_add(). Fails with LVS_ERR_FOREIGN when it sits on another interface where another program
-/// has added it; nothing is changed then.
+/// Places a VIP: sees to it that it sits on interface `to` and nowhere else. It is added before it
+/// is removed elsewhere: from `lo`, and from every interface where this library has added it.
+/// Before Linux 5.18 that is not known, and lvs_vips_relocate() is to be told from where.
+/// Otherwise as lvs_vips_add(). Fails with LVS_ERR_FOREIGN when it sits on another interface where
+/// another program has added it; nothing is changed then.
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_place(
     vips: Handle<lvs_vips>,
@@ -255,8 +255,8 @@ pub extern "C" fn lvs_vips_unadvertise(vips: Handle<lvs_vips>, vip: Text) -> c_i
     })
 }
 
-/// Lists the addresses that have such a route. `advertised`: is set to the list, which may be empty;
-/// free it with lvs_texts_free().
+/// Lists the addresses that have such a route. `advertised`: is set to the list, which may be
+/// empty; free it with lvs_texts_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn lvs_vips_advertised(
     vips: Handle<lvs_vips>,

@@ -265,7 +265,7 @@ impl FromStr for Table {
         loop {
             number += 1;
             let wrong = |reason: String| Error::parse(number, reason);
-            let line = match words.alike(&last) {
+            let line = match words.alike(last.as_ref()) {
                 Some((id, destination)) => Ok(Line::Destination(id, destination)),
                 None => read_line(&mut words, &mut known, &mut last),
             };
@@ -461,8 +461,8 @@ impl<'a> Words<'a> {
     }
 
     /// Takes a line that differs from this one in its address alone, and says what it adds.
-    fn alike(&mut self, last: &Option<Around<'_>>) -> Option<(ServiceId, Destination)> {
-        let Around { before, behind, service, destination } = last.as_ref()?;
+    fn alike(&mut self, last: Option<&Around<'_>>) -> Option<(ServiceId, Destination)> {
+        let Around { before, behind, service, destination } = last?;
         let rest = self.text[self.at..].strip_prefix(before)?;
         let length = rest.bytes().position(|octet| octet.is_ascii_whitespace()).unwrap_or(rest.len());
         let address = endpoint(&rest[..length])?;

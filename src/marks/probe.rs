@@ -37,10 +37,10 @@ const FRAME: usize = 512;
 ///   unspecified: the holder then advertises the address to all nodes, and a node that is just
 ///   checking the address for duplicates gives it up.
 ///
-/// Blocks at most `limit`, plus the time to open and close a socket (some 10 ms: the kernel waits for
-/// a grace period of RCU). The question is sent at once, and again
-/// after half of `limit` if no answer arrived. After the first answer the call waits for further
-/// ones for `linger` (within `limit`); with zero it returns at once.
+/// Blocks at most `limit`, plus the time to open and close a socket (some 10 ms: the kernel waits
+/// for a grace period of RCU). The question is sent at once, and again after half of `limit` if no
+/// answer arrived. After the first answer the call waits for further ones for `linger` (within
+/// `limit`); with zero it returns at once.
 ///
 /// A link that carries nothing (no carrier, or an interface without neighbours such as `dummy0`)
 /// gives an empty answer after `limit`.

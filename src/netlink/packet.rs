@@ -53,8 +53,8 @@ fn send(socket: &OwnedFd, to: &LinkAddress, payload: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Sockets of one network namespace that ask a link, kept for the next question, as closing one
-/// takes some 10 ms, see [`FrameSender`]. One that nobody holds receives nothing.
+/// Sockets of one network namespace that ask a link. They are kept for the next question, as
+/// closing one takes some 10 ms, see [`FrameSender`]. A kept socket receives no frames until then.
 #[derive(Debug, Default)]
 pub(crate) struct PacketSockets(Vec<Arc<PacketSocket>>);
 
@@ -128,8 +128,8 @@ impl PacketSocket {
         LinkAddress::of(&self.socket).is_ok_and(|LinkAddress(own)| own.sll_ifindex == self.interface as i32)
     }
 
-    /// The interface's own address. The error is its type, `ARPHRD_...` in linux/if_arp.h, where it
-    /// is no Ethernet interface.
+    /// The interface's own address. The error is its type, `ARPHRD_...` in linux/if_arp.h, where
+    /// it is no Ethernet interface.
     pub(crate) fn ethernet_address(&self) -> io::Result<Result<[u8; 6], u16>> {
         let LinkAddress(own) = LinkAddress::of(&self.socket)?;
         let address = own.sll_addr.first_chunk::<6>().filter(|_| own.sll_halen == 6);

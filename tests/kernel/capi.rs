@@ -324,7 +324,7 @@ fn a_program_in_c_follows_neighbours_interfaces_and_addresses() {
     );
     assert_eq!(text, expected);
     let shown = ip("neigh show to 192.168.0.66 dev eth0");
-    assert!(!shown.is_empty(), "nobody was asked");
+    assert!(!shown.is_empty(), "the kernel has no entry for the neighbour that was to be resolved");
 
     assert_eq!(steps("advertise"), "placed 1, then 0\nadvertised: 192.0.2.7\n");
     assert!(ip("-o addr show to 192.0.2.7 dev lo").contains("scope host"));

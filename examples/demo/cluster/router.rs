@@ -162,7 +162,7 @@ impl Drop for Router {
     }
 }
 
-/// Returns the next hops to the VIP, if a line of `ip -o monitor route` tells of them.
+/// Returns the next hops to the VIP, if a line of `ip -o monitor route` is about its route.
 fn changed(line: &str, vip: &str) -> Option<u64> {
     let (deleted, route) = line.strip_prefix("Deleted ").map_or((false, line), |route| (true, route));
     let words: Vec<&str> = route.split_whitespace().collect();

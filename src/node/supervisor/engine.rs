@@ -851,8 +851,8 @@ impl Engine {
         new
     }
 
-    /// Tells what a change or a look warns of, unless it was told the last time. What is the same
-    /// for all groups is told with the first group's.
+    /// Reports the warnings of a change or a look that the last one did not have. Those of the
+    /// whole node are reported with the first group's.
     fn warn(&mut self, group: Group, mut warnings: Vec<String>, actions: &mut Vec<Action>) {
         if group == 0 {
             warnings.extend_from_slice(&self.counts.unequal);

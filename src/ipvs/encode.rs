@@ -44,6 +44,14 @@ pub(super) fn encode(change: &Change, octets: &mut Vec<u8>) {
     }
 }
 
+/// Writes the request of an index: appends the attributes and returns the command.
+pub(super) fn requests(changes: &[Change]) -> impl Fn(usize, &mut Vec<u8>) -> u8 {
+    |index, octets| {
+        encode(&changes[index], octets);
+        command(&changes[index]) as u8
+    }
+}
+
 /// The command of the request for a change.
 pub(super) fn command(change: &Change) -> Command {
     match change {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::encode::{check, command, encode, explain};
+use super::encode::{check, explain, requests};
 use super::{Change, Ipvs, Plan, ServiceId, Table};
 use crate::error::{Cause, Error, Result};
 use crate::netlink::Stopped;
@@ -57,11 +57,7 @@ impl Ipvs {
         let goes = |change: &Change| matches!(change, Change::RemoveService(_) | Change::RemoveDestination(..));
         let mut start = 0;
         for some in table.chunk_by(|one, next| goes(one) == goes(next)) {
-            let write = |index: usize, octets: &mut Vec<u8>| {
-                encode(&some[index], octets);
-                command(&some[index]) as u8
-            };
-            let (index, failure, done) = match self.socket.batch(some.len(), write) {
+            let (index, failure, done) = match self.socket.batch(some.len(), requests(some)) {
                 Ok(()) => {
                     start += some.len();
                     continue;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::encode::{check, command, encode, explain};
+use super::encode::{check, explain, requests};
 use super::{Change, Ipvs, Service, ServiceId};
 use crate::background::{Waits, wait_for};
 use crate::error::{Cause, Error, Result};
@@ -34,11 +34,7 @@ impl Ipvs {
             check(&Change::AddService(pair.0.clone()))?;
             changes.extend([add(pair), Change::RemoveService(*pair.1)]);
         }
-        let write = |index: usize, octets: &mut Vec<u8>| {
-            encode(&changes[index], octets);
-            command(&changes[index]) as u8
-        };
-        match self.socket.trial(Within::Namespace, changes.len(), write) {
+        match self.socket.trial(Within::Namespace, changes.len(), requests(&changes)) {
             Ok(requests) => Ok(Trial { services, requests }),
             Err(failure) => Err(failure.explain("try", "the schedulers of the services", |errno| {
                 super::encode::cause(super::wire::Command::NewService, errno)
@@ -50,18 +46,16 @@ impl Ipvs {
     /// made for it and goes with it. Where none can be made, none is refused.
     pub(crate) fn refused(&mut self, services: &[Service]) -> Vec<(ServiceId, Error)> {
         let changes: Vec<Change> = services.iter().cloned().map(Change::AddService).collect();
-        let write = |index: usize, octets: &mut Vec<u8>| {
-            encode(&changes[index], octets);
-            command(&changes[index]) as u8
+        let Ok(mut trial) = self.socket.trial(Within::OwnNamespace, changes.len(), requests(&changes)) else {
+            return Vec::new();
         };
-        let Ok(mut requests) = self.socket.trial(Within::OwnNamespace, changes.len(), write) else { return Vec::new() };
         wait_for(|waits| async move {
             let (until, mut refused) = (Instant::now() + LIMIT, Vec::new());
-            if requests.answer(&waits, until).await.is_err() {
+            if trial.answer(&waits, until).await.is_err() {
                 return refused;
             }
             for (service, change) in services.iter().zip(&changes) {
-                match requests.answer(&waits, until).await.map_err(|failure| explain(change, failure)) {
+                match trial.answer(&waits, until).await.map_err(|failure| explain(change, failure)) {
                     Err(error @ Error::Refused { .. }) if error.cause() != Some(Cause::Permission) => {
                         refused.push((service.id, error));
                     }
